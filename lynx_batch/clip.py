@@ -1,0 +1,104 @@
+"""One requested video and its name.
+
+A ClipId is a digest of everything that changes the picture and of nothing else, so the same request finds the same
+commit whatever the run, the order, the number of GPUs or the codec settings were.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+
+from lynx_model.spec import RenderParams
+
+CONTRACT_VERSION = 1
+"""Raised when a change of this code changes pixels; every ClipId changes with it."""
+
+CLIP_ID_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderIdentity:
+    """What renders a run's clips, as far as it changes the picture: fingerprints of the weights, and the precision."""
+
+    base: str
+    id_adapter: str
+    ref_adapter: str | None
+    face_pack: str
+    identity_encoder: str
+    is_parity: bool
+    precision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRequest:
+    """A manifest row that obeys every rule; its photo was not read yet.
+
+    `subject_uri` is absolute. Where `is_seed_given` is False, the seed in `params` is a place holder that `identify`
+    replaces.
+    """
+
+    row: int
+    subject_uri: str
+    params: RenderParams
+    is_seed_given: bool
+    clip_name: str | None = None
+    subject_id: str | None = None
+    face_index: int | None = None
+    priority: int = 0
+    consent_ref: str | None = None
+    consent_expires_at: datetime | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """One requested video, named by `clip_id`; nothing about it is decided later."""
+
+    clip_id: str
+    photo_sha256: str
+    request: ClipRequest
+
+    @property
+    def params(self) -> RenderParams:
+        return self.request.params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A manifest row that will not be rendered, and why. `error_type` is a class name of the error tree."""
+
+    row: int
+    error_type: str
+    error: str
+
+
+def identify(request: ClipRequest, *, photo_sha256: str, identity: RenderIdentity) -> ClipSpec:
+    """The clip that `request` asks for, with its seed settled and its name."""
+    if not request.is_seed_given:
+        seed = int(_digest(request, photo_sha256, identity, with_seed=False)[:8], 16)
+        request = replace(request, params=replace(request.params, seed=seed))
+    digest = _digest(request, photo_sha256, identity, with_seed=True)
+    return ClipSpec(clip_id=digest[:CLIP_ID_LENGTH], photo_sha256=photo_sha256, request=request)
+
+
+def _digest(request: ClipRequest, photo_sha256: str, identity: RenderIdentity, *, with_seed: bool) -> str:
+    params = asdict(request.params)
+    if not with_seed:
+        del params["seed"]
+    return hashlib.sha256(
+        canonical_json(
+            {
+                "contract": CONTRACT_VERSION,
+                "params": params,
+                "photo_sha256": photo_sha256,
+                "face_index": request.face_index,
+                "identity": asdict(identity),
+            }
+        )
+    ).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """The one UTF-8 text of a JSON value: sorted keys, no spaces, shortest numbers, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

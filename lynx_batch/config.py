@@ -1,0 +1,180 @@
+"""The run file: what to render, with which model, where to and on what.
+
+Relative paths in a run file are relative to that file; paths given on the command line are relative to the working
+directory. Unknown keys are errors.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lynx_batch.errors import ConfigError
+from lynx_model.spec import DEFAULT_NEGATIVE_PROMPT, ModelSource
+
+PATH_KEYS = ("manifest", "output", "model.base", "model.adapters", "model.adapters.id", "model.adapters.ref")
+"""Keys whose value is a path or URI; relative ones are made absolute."""
+
+NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
+"""Keys whose value is a path only if it holds a slash; a bare word is a name."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterConfig(_Section):
+    """Adapter folders, which may come from different variants. `ref: null` switches the Ref-adapter off."""
+
+    id: str
+    ref: str | None = None
+
+
+def _one_folder_is_both(value: object) -> object:
+    return {"id": value, "ref": value} if isinstance(value, str) else value
+
+
+class ModelConfig(_Section):
+    """A Diffusers base folder, and one adapter folder or `{id: ..., ref: ...}`."""
+
+    base: str
+    adapters: Annotated[AdapterConfig, BeforeValidator(_one_folder_is_both)]
+
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource(base=self.base, id_adapter=self.adapters.id, ref_adapter=self.adapters.ref)
+
+
+class FacesConfig(_Section):
+    """How a photo becomes a subject.
+
+    `pack` is a folder or a name below the models folder (`free` is the commercially usable one). `identity` is `arcface`
+    (what the published adapters expect), `pack` (the pack's own recogniser) or a file in facexlib's layout. `parity`
+    repeats the original's RGB-into-BGR landmarks.
+    """
+
+    pack: str = "free"
+    identity: str = "arcface"
+    parity: bool = False
+
+
+class EngineConfig(_Section):
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: Literal["auto", "sdpa"] = "auto"
+
+
+class DefaultsConfig(_Section):
+    """What a null manifest cell means; the fields of `RenderParams` except the prompt. No seed: one is derived per clip."""
+
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    fps: int = 16
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    guidance_scale_image: float | None = 2.0
+    ip_scale: float = 1.0
+    ref_scale: float = 1.0
+    seed: int | None = None
+    flow_shift: float | None = None
+
+
+class VideoConfig(_Section):
+    """How frames become a file; none of this changes a clip's name."""
+
+    crf: int = Field(default=18, ge=0, le=51)
+
+
+class ClusterConfig(_Section):
+    """`address: local` starts a Ray of its own; anything else is an existing cluster's. `max_groups: null` is as many as fit."""
+
+    address: str = "local"
+    gpus_per_group: Literal["auto", 1, 2, 3, 4, 6, 8] = "auto"
+    max_groups: int | None = Field(default=None, ge=1)
+
+
+class RetryConfig(_Section):
+    max_attempts: int = Field(default=3, ge=1)
+
+
+class RunConfig(_Section):
+    manifest: str
+    output: str
+    model: ModelConfig
+    faces: FacesConfig = FacesConfig()
+    engine: EngineConfig = EngineConfig()
+    defaults: DefaultsConfig = DefaultsConfig()
+    video: VideoConfig = VideoConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    retry: RetryConfig = RetryConfig()
+
+
+def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
+    """The run file at `path` with `overrides` ({"a.b": value}) laid over it.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not YAML, or a key or value breaks a rule; every fault is named.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"run file {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")
+    _make_paths_absolute(content, path.resolve().parent)
+    for key, value in overrides.items():
+        _put(content, key, _absolute(key, value, Path.cwd()))
+    return parse_run_config(content, source=f"run file {path}")
+
+
+def parse_run_config(content: dict[str, Any], *, source: str) -> RunConfig:
+    """`content` as a RunConfig. Raises ConfigError naming `source` and every faulty key, value and rule."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}{_shown(e)}" for e in error.errors()]
+        raise ConfigError("\n".join([f"{source}:", *faults])) from error
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """`a.b=c` as ("a.b", c), c being read as YAML. Raises ConfigError if there is no `=`."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {text!r}: must be KEY=VALUE, such as engine.precision=float32")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: {error}") from error
+
+
+def _shown(error: Any) -> str:
+    return "" if error["type"] in ("missing", "extra_forbidden") else f" (got {error['input']!r})"
+
+
+def _make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
+    for key in PATH_KEYS + NAME_OR_PATH_KEYS:
+        *parents, last = key.split(".")
+        section: Any = content
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section:
+            section[last] = _absolute(key, section[last], folder)
+
+
+def _absolute(key: str, value: object, folder: Path) -> object:
+    """`value`, or the absolute path that it means if `key` holds a path."""
+    is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
+    if not is_path or not isinstance(value, str) or "://" in value:
+        return value
+    return str((folder / Path(value).expanduser()).resolve())
+
+
+def _put(content: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(content.get(parent), dict):
+            content[parent] = {}
+        content = content[parent]
+    content[last] = value

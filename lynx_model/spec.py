@@ -1,0 +1,123 @@
+"""The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynx_model.errors import InvalidParams
+from lynx_model.geometry import check_num_frames, check_size
+
+DEFAULT_NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, blurred background, static, subtitles, style, works, paintings, images, overall gray, "
+    "worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
+    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, "
+    "three legs, many people in the background, walking backwards"
+)
+"""The negative prompt that Lynx was published with. Source: bytedance/lynx infer.py at 3a6a91a (Apache-2.0)."""
+
+EMBEDDING_SIZE = 512
+ALIGNED_FACE_PX = 256
+UNIT_LENGTH_TOLERANCE = 1e-3
+MAX_SEED = 2**63 - 2  # the reference picture is encoded with seed + 1, and seeds are signed 64-bit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderParams:
+    """What to render of a subject, and how; every field changes the picture.
+
+    `guidance_scale_image=None` means two guidance branches, `guidance_scale<=1` one. `flow_shift=None` takes the base
+    model's own. Sizes are in pixels, `seed` is the clip's only source of randomness.
+
+    Raises:
+        InvalidParams: If a field breaks its rule; the error names field, value and rule.
+    """
+
+    prompt: str
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    fps: int = 16
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    guidance_scale_image: float | None = 2.0
+    ip_scale: float = 1.0
+    ref_scale: float = 1.0
+    seed: int = 42
+    flow_shift: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise InvalidParams("prompt", self.prompt, "must not be empty")
+        check_size("width", self.width)
+        check_size("height", self.height)
+        check_num_frames(self.num_frames)
+        _check_range("fps", self.fps, 1, 120)
+        _check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
+        _check_range("guidance_scale", self.guidance_scale, 0, 100)
+        if self.guidance_scale_image is not None:
+            _check_range("guidance_scale_image", self.guidance_scale_image, 0, 100)
+        _check_range("ip_scale", self.ip_scale, 0, 10)
+        _check_range("ref_scale", self.ref_scale, 0, 10)
+        _check_range("seed", self.seed, 0, MAX_SEED)
+        if self.flow_shift is not None:
+            _check_range("flow_shift", self.flow_shift, 0.01, 100)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidParams(name, value, f"must be between {low} and {high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """A person as the model sees them. `encoder=None`: the caller vouches for the embedding.
+
+    Args:
+        face_embedding: float32 (512,), unit length.
+        aligned_face: uint8 (256, 256, 3) RGB, as the Ref-adapter reads it; None is enough for lite.
+        encoder: Name of the identity encoder that made the embedding.
+
+    Neither array appears in the representation: embeddings and crops must not reach a log.
+    """
+
+    face_embedding: NDArray[np.float32] = field(repr=False)
+    aligned_face: NDArray[np.uint8] | None = field(repr=False, default=None)
+    encoder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.face_embedding.shape != (EMBEDDING_SIZE,):
+            raise InvalidParams("face_embedding.shape", self.face_embedding.shape, f"must be ({EMBEDDING_SIZE},)")
+        length = float(np.linalg.norm(self.face_embedding))
+        if not abs(length - 1) <= UNIT_LENGTH_TOLERANCE:
+            raise InvalidParams("|face_embedding|", length, "must be of unit length")
+        wanted = (ALIGNED_FACE_PX, ALIGNED_FACE_PX, 3)
+        face = self.aligned_face
+        if face is not None and (face.shape != wanted or face.dtype != np.uint8):
+            raise InvalidParams("aligned_face", (face.shape, str(face.dtype)), f"must be {wanted} uint8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelPlan:
+    """How the ranks of one group share a clip. `ulysses` ranks hold an equal share of the tokens each."""
+
+    ulysses: int = 1
+
+    def __post_init__(self) -> None:
+        if self.ulysses < 1:
+            raise InvalidParams("ulysses", self.ulysses, "must be at least 1")
+
+    @property
+    def num_ranks(self) -> int:
+        return self.ulysses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where the weights lie: a Diffusers folder and the adapter folders; `ref_adapter=None` switches the Ref-adapter off."""
+
+    base: str
+    id_adapter: str
+    ref_adapter: str | None = None
