@@ -5,10 +5,10 @@ directory. Unknown keys are errors.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lynx_batch.errors import ConfigError
 from lynx_model.spec import DEFAULT_NEGATIVE_PROMPT, ModelSource
@@ -31,19 +31,16 @@ class AdapterConfig(_Section):
     ref: str | None = None
 
 
-def _one_folder_is_both(value: object) -> object:
-    return {"id": value, "ref": value} if isinstance(value, str) else value
-
-
 class ModelConfig(_Section):
     """A Diffusers base folder, and one adapter folder or `{id: ..., ref: ...}`."""
 
     base: str
-    adapters: Annotated[AdapterConfig, BeforeValidator(_one_folder_is_both)]
+    adapters: str | AdapterConfig
 
     @property
     def source(self) -> ModelSource:
-        return ModelSource(base=self.base, id_adapter=self.adapters.id, ref_adapter=self.adapters.ref)
+        """Where the weights lie; looks into a single adapter folder to see which adapters it holds."""
+        return ModelSource.of(self.base, self.adapters if isinstance(self.adapters, str) else dict(self.adapters))
 
 
 class FacesConfig(_Section):

@@ -1,7 +1,9 @@
 """The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ DEFAULT_NEGATIVE_PROMPT = (
     "three legs, many people in the background, walking backwards"
 )
 """The negative prompt that Lynx was published with. Source: bytedance/lynx infer.py at 3a6a91a (Apache-2.0)."""
+
+REF_FILE = "ref_layers.safetensors"
+"""The file that makes an adapter folder a Ref-adapter."""
 
 EMBEDDING_SIZE = 512
 ALIGNED_FACE_PX = 256
@@ -121,3 +126,14 @@ class ModelSource:
     base: str
     id_adapter: str
     ref_adapter: str | None = None
+
+    @classmethod
+    def of(cls, base: str, adapters: str | Mapping[str, str | None]) -> "ModelSource":
+        """From one adapter folder (its Ref-adapter is used if it holds one), or `{"id": folder, "ref": folder or None}`."""
+        if isinstance(adapters, str):
+            has_ref = (Path(adapters) / REF_FILE).is_file()
+            return cls(base=base, id_adapter=adapters, ref_adapter=adapters if has_ref else None)
+        id_adapter = adapters.get("id")
+        if set(adapters) - {"id", "ref"} or id_adapter is None:
+            raise InvalidParams("adapters", dict(adapters), 'must be a folder or {"id": folder, "ref": folder or None}')
+        return cls(base=base, id_adapter=id_adapter, ref_adapter=adapters.get("ref"))

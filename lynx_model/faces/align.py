@@ -1,0 +1,66 @@
+"""Five facial landmarks -> the two upright crops that the model reads.
+
+Landmarks are float (5, 2) in pixels (x, y) of the picture: the person's right eye (the left one in the picture), the
+other eye, nose tip, and the corners of the mouth in the order of the eyes.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lynx_model.errors import InvalidParams
+from lynx_model.spec import ALIGNED_FACE_PX
+
+IDENTITY_CROP_PX = 112
+
+ARCFACE_LANDMARKS = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Where the landmarks lie in a crop of 112 px. Source: insightface 2.1 utils/face_align.py, `arcface_dst`."""
+
+REFERENCE_FACE_RATIO = 0.8
+REFERENCE_SHIFT_Y_PX = 10
+"""Source: bytedance/lynx modules/common/face_utils.py at 3a6a91a, `align_face` as `extend_face_crop` calls it."""
+
+
+def align_face_for_identity(image_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The face as ArcFace recognisers expect it: uint8 (112, 112, 3), black where the picture ends."""
+    return _warp(image_rgb, landmarks, ARCFACE_LANDMARKS, IDENTITY_CROP_PX)
+
+
+def align_face_for_reference(image_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The face with hair and chin, as the Ref-adapter reads it: uint8 (256, 256, 3), black where the picture ends."""
+    return _warp(image_rgb, landmarks, _reference_landmarks(), ALIGNED_FACE_PX)
+
+
+def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The rotation, scale and shift that bring `source` nearest to `target`, as a 2x3 matrix.
+
+    In the plane a similarity is z -> a z + b over complex numbers, so Umeyama's least squares (IEEE PAMI 13(4), 1991)
+    need no singular values: `a` is one quotient.
+
+    Args:
+        source: (N, 2) points, not all the same.
+        target: (N, 2) points.
+    """
+    z, w = source @ (1, 1j), target @ (1, 1j)
+    z_centred, w_centred = z - z.mean(), w - w.mean()
+    a = np.vdot(z_centred, w_centred) / np.vdot(z_centred, z_centred).real
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def _reference_landmarks() -> NDArray[np.float64]:
+    centre = IDENTITY_CROP_PX / 2
+    shrunk = (ARCFACE_LANDMARKS + (0, REFERENCE_SHIFT_Y_PX) - centre) * REFERENCE_FACE_RATIO + centre
+    return shrunk * 2 + (ALIGNED_FACE_PX / 2 - IDENTITY_CROP_PX, 0)
+
+
+def _warp(
+    image_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating], target: NDArray[np.float64], size_px: int
+) -> NDArray[np.uint8]:
+    if landmarks.shape != target.shape or not np.isfinite(landmarks).all() or np.ptp(landmarks, axis=0).max() == 0:
+        raise InvalidParams("landmarks.shape", landmarks.shape, "must be five different points (x, y)")
+    matrix = similarity(landmarks.astype(np.float64), target)
+    crop = cv2.warpAffine(image_rgb, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
+    return np.asarray(crop, dtype=np.uint8)

@@ -1,0 +1,117 @@
+"""How the ranks of one group share a clip's tokens.
+
+Only base self-attention looks at other tokens; everything else in a block is local to a token, so a rank keeps an equal
+share of the tokens and swaps tokens for heads around self-attention (Ulysses, arXiv 2309.14509).
+"""
+
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lynx_model.attention import attend
+from lynx_model.errors import InvalidParams
+from lynx_model.spec import ParallelPlan
+
+
+class TokenSharding(Protocol):
+    """One sequence of tokens, spread over ranks."""
+
+    def shard(self, tokens_BTX: Tensor) -> Tensor:
+        """This rank's share of all tokens (dimension 1)."""
+
+    def attend(self, query_BTHD: Tensor, key_BTHD: Tensor, value_BTHD: Tensor) -> Tensor:
+        """Attention of this rank's queries over the keys of all ranks."""
+
+    def gather(self, tokens_BTX: Tensor) -> Tensor:
+        """All tokens, on every rank, from each rank's share."""
+
+
+class WholeSequence:
+    """Every token is here."""
+
+    def shard(self, tokens_BTX: Tensor) -> Tensor:
+        return tokens_BTX
+
+    def attend(self, query_BTHD: Tensor, key_BTHD: Tensor, value_BTHD: Tensor) -> Tensor:
+        return attend(query_BTHD, key_BTHD, value_BTHD)
+
+    def gather(self, tokens_BTX: Tensor) -> Tensor:
+        return tokens_BTX
+
+
+class UlyssesSharding:
+    """`num_tokens` tokens in equal shares; the last share is padded, and no query ever attends to padding."""
+
+    def __init__(self, group: dist.ProcessGroup, num_tokens: int) -> None:
+        self.group, self.num_tokens = group, num_tokens
+        self.rank, self.num_ranks = group.rank(), group.size()
+        self.share = -(-num_tokens // self.num_ranks)
+
+    def shard(self, tokens_BTX: Tensor) -> Tensor:
+        tokens = tokens_BTX[:, self.rank * self.share : (self.rank + 1) * self.share]
+        padding = self.share - tokens.shape[1]
+        if not padding:
+            return tokens.contiguous()
+        return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], padding, *tokens.shape[2:])], dim=1)
+
+    def attend(self, query_BTHD: Tensor, key_BTHD: Tensor, value_BTHD: Tensor) -> Tensor:
+        query, key, value = self._tokens_for_heads(torch.stack([query_BTHD, key_BTHD, value_BTHD])).unbind()
+        attended = attend(query, key[:, : self.num_tokens], value[:, : self.num_tokens])
+        return self._heads_for_tokens(attended)
+
+    def gather(self, tokens_BTX: Tensor) -> Tensor:
+        shares = [torch.empty_like(tokens_BTX) for _ in range(self.num_ranks)]
+        dist.all_gather(shares, tokens_BTX.contiguous(), group=self.group)
+        return torch.cat(shares, dim=1)[:, : self.num_tokens]
+
+    def _tokens_for_heads(self, x_ZBtHD: Tensor) -> Tensor:
+        """(Z, B, T/P, H, D) -> (Z, B, T, H/P, D)."""
+        swapped_PZBthD = self._swap(x_ZBtHD.unflatten(3, (self.num_ranks, -1)).movedim(3, 0))
+        return swapped_PZBthD.movedim(0, 2).flatten(2, 3)
+
+    def _heads_for_tokens(self, x_BThD: Tensor) -> Tensor:
+        """(B, T, H/P, D) -> (B, T/P, H, D)."""
+        swapped_PBthD = self._swap(x_BThD.unflatten(1, (self.num_ranks, -1)).movedim(1, 0))
+        return swapped_PBthD.movedim(0, 2).flatten(2, 3)
+
+    def _swap(self, x_P: Tensor) -> Tensor:
+        received = torch.empty_like(x_P, memory_format=torch.contiguous_format)
+        dist.all_to_all_single(received, x_P.contiguous(), group=self.group)
+        return received
+
+
+class ParallelContext:
+    """A ParallelPlan carried out: hands out the sharding of a sequence.
+
+    Raises:
+        InvalidParams: If the model's heads do not divide, or the plan wants other than the ranks that are there.
+    """
+
+    def __init__(self, plan: ParallelPlan, *, num_heads: int) -> None:
+        if num_heads % plan.ulysses:
+            raise InvalidParams("ulysses", plan.ulysses, f"must divide the model's {num_heads} attention heads")
+        num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+        if plan.num_ranks not in (1, num_ranks):
+            raise InvalidParams("plan", plan, f"needs {plan.num_ranks} ranks, but {num_ranks} are connected")
+        self.plan = plan
+
+    def sharding(self, num_tokens: int) -> TokenSharding:
+        if self.plan.num_ranks == 1 or dist.group.WORLD is None:
+            return WholeSequence()
+        return UlyssesSharding(dist.group.WORLD, num_tokens)
+
+
+def connect(*, rank: int, num_ranks: int, init_method: str, backend: str, timeout_s: float) -> None:
+    """Joins the group's other ranks; blocks until all are there or `timeout_s` has passed."""
+    dist.init_process_group(
+        backend, init_method=init_method, rank=rank, world_size=num_ranks, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def disconnect() -> None:
+    """Leaves the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,184 @@
+"""LynxPipeline: one subject + one prompt + parameters -> frames, on the devices it is given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynx_model import sampler, vae
+from lynx_model.adapters import CrossAttentionInputs, KeysValues
+from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
+from lynx_model.faces.reader import FaceReader
+from lynx_model.guidance import combine, plan_branches
+from lynx_model.spec import ALIGNED_FACE_PX, EMBEDDING_SIZE, ModelSource, ParallelPlan, RenderParams, Subject
+from lynx_model.transformer import BlockConditioning, Conditioning
+from lynx_model.weights import LoadedModel, load_model
+
+REFERENCE_PROMPT = "image of a face"
+"""What the Ref-adapter was trained to read beside the reference picture. Source: lynx_pipeline.py:140 at 3a6a91a."""
+
+NUM_CACHED_PROMPTS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedClip:
+    """A clip whose step-invariant part is computed: the conditioning of each of its guidance branches."""
+
+    params: RenderParams
+    branches: tuple[Conditioning, ...]
+
+
+class LynxPipeline:
+    """The model, loaded; renders any number of clips.
+
+    Made by `load`. Not safe for concurrent use: one clip at a time.
+    """
+
+    def __init__(self, model: LoadedModel, *, device: torch.device, dtype: torch.dtype, faces: FaceReader | None) -> None:
+        self.device, self.dtype = device, dtype
+        self.adapters = model.adapters
+        self._model, self._faces = model, faces
+        self._embed_text = lru_cache(maxsize=NUM_CACHED_PROMPTS)(model.text_encoder.embed)
+
+    @classmethod
+    def load(
+        cls,
+        base: str,
+        adapters: str | Mapping[str, str | None],
+        device: str = "cuda",
+        dtype: str = "bfloat16",
+        loras: Sequence[str] = (),
+        faces: FaceReader | None = None,
+        plan: ParallelPlan | None = None,
+    ) -> "LynxPipeline":
+        """Loads the model from local folders.
+
+        Args:
+            base: A Diffusers folder of Wan2.1-T2V.
+            adapters: One published adapter folder, or {"id": folder, "ref": folder or None} to mix variants.
+            device: Where the model goes, such as "cuda" or "cpu".
+            dtype: "bfloat16" or "float32".
+            loras: LoRA files; none is supported yet.
+            faces: Needed only for `read_subject`.
+            plan: How connected ranks share each clip; None renders on this device alone.
+
+        Raises:
+            MissingFile: If a file is not there.
+            WeightsMismatch: If a tensor is missing, surplus or misshapen.
+            InvalidParams: If the plan does not fit the model or the ranks.
+        """
+        if loras:
+            raise InvalidParams("loras", tuple(loras), "LoRA files are not supported")
+        source = ModelSource.of(base, adapters)
+        place, number = torch.device(device), getattr(torch, dtype)
+        model = load_model(source, device=place, dtype=number)
+        model.transformer.connect(plan or ParallelPlan())
+        return cls(model, device=place, dtype=number, faces=faces)
+
+    def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
+        """The person in a photo (H, W, 3).
+
+        Raises:
+            FaceError: If there is no usable face, or several and no `face_index`.
+            MissingFile: If the pipeline was loaded without `faces`.
+        """
+        if self._faces is None:
+            raise MissingFile("read_subject needs a FaceReader: pass faces= to LynxPipeline.load")
+        return self._faces.read(image_rgb, face_index)
+
+    @torch.inference_mode()
+    def prepare(self, subject: Subject, params: RenderParams) -> PreparedClip:
+        """Computes what stays the same at every step: keys and values of text, identity and reference.
+
+        Raises:
+            EncoderMismatch: If the subject's embedding is not what the adapters were trained on.
+            InvalidParams: If the Ref-adapter needs an aligned face that the subject lacks.
+        """
+        self._check(subject)
+        branches = plan_branches(params, has_image_guidance=self.adapters.has_image_guidance)
+        text = {kind: self._text(kind, params) for kind in {branch.has_prompt for branch in branches}}
+        seen = {kind: self._seen(kind, subject, params) for kind in {branch.has_subject for branch in branches}}
+        return PreparedClip(
+            params=params,
+            branches=tuple(_join(text[branch.has_prompt], seen[branch.has_subject]) for branch in branches),
+        )
+
+    @torch.inference_mode()
+    def sample(self, clip: PreparedClip, on_step: sampler.OnStep | None = None) -> Tensor:
+        """The latents of a prepared clip, float32 (1, 16, 1 + (F - 1) / 4, H / 8, W / 8).
+
+        `on_step(done, in_all)` is called between steps; what it raises stops the clip there.
+        """
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            inputs = latents.to(self.dtype)
+            velocities = [self._model.transformer(inputs, timestep, branch).float() for branch in clip.branches]
+            return combine(velocities, clip.params)
+
+        noise = sampler.draw_noise(clip.params, self.device)
+        scheduler = sampler.make_schedule(self._model.scheduler_config, clip.params, self.device)
+        return sampler.denoise(predict, noise, scheduler, on_step)
+
+    def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
+        """Latents of a subject and parameters: `sample` of `prepare`."""
+        return self.sample(self.prepare(subject, params), on_step)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Frames of latents, uint8 (F, H, W, 3) RGB on the host."""
+        return vae.decode_frames(self._model.vae, latents)
+
+    def _check(self, subject: Subject) -> None:
+        expected = self.adapters.identity_encoder
+        if subject.encoder not in (None, expected):
+            raise EncoderMismatch(
+                f"identity encoder {subject.encoder!r}: the adapters take embeddings of {expected!r} only; "
+                f"choose it with faces.identity"
+            )
+        if self.adapters.has_ref and subject.aligned_face is None:
+            raise InvalidParams("aligned_face", None, "the Ref-adapter needs an aligned face")
+
+    def _text(self, has_prompt: bool, params: RenderParams) -> Sequence[KeysValues]:
+        embedding = self._embed_text(params.prompt if has_prompt else params.negative_prompt)
+        return self._model.transformer.text_keys_values(embedding)
+
+    def _seen(self, has_subject: bool, subject: Subject, params: RenderParams) -> "Seen":
+        """What each block sees of the subject: its identity, and its reference picture.
+
+        Without a subject that is an embedding of zeros (not the same as tokens of zeros) and a mid-grey picture.
+        """
+        embedding = subject.face_embedding if has_subject else np.zeros(EMBEDDING_SIZE, np.float32)
+        embedding_BNE = torch.from_numpy(embedding).to(self.device, self.dtype).view(1, 1, -1)
+        identity = self._model.transformer.identity_keys_values(self._model.resampler(embedding_BNE))
+        reference = self._reference(subject.aligned_face if has_subject else None, params)
+        return [
+            (layer and layer.scaled(params.ip_scale), reference_layer and reference_layer.scaled(params.ref_scale))
+            for layer, reference_layer in zip(identity, reference, strict=True)
+        ]
+
+    def _reference(self, face: NDArray[np.uint8] | None, params: RenderParams) -> Sequence[KeysValues | None]:
+        transformer = self._model.transformer
+        if transformer.ref_adapter is None:
+            return [None] * len(transformer.blocks)
+        shape = (3, ALIGNED_FACE_PX, ALIGNED_FACE_PX)
+        picture = torch.zeros(shape) if face is None else torch.from_numpy(face).permute(2, 0, 1) / 127.5 - 1
+        latents = vae.encode_picture(self._model.vae, picture, seed=params.seed + 1)
+        text = transformer.text_keys_values(self._embed_text(REFERENCE_PROMPT))
+        return transformer.reference_keys_values(latents.to(self.dtype), text)
+
+
+Seen = Sequence[tuple[KeysValues | None, KeysValues | None]]
+"""Per block: keys and values of the identity, and of the reference picture."""
+
+
+def _join(text: Sequence[KeysValues], seen: Seen) -> Conditioning:
+    return Conditioning(
+        tuple(
+            BlockConditioning(CrossAttentionInputs(block_text, identity), reference)
+            for block_text, (identity, reference) in zip(text, seen, strict=True)
+        )
+    )

@@ -1,0 +1,164 @@
+"""LynxTransformer: diffusers' Wan DiT with the adapters, fed with conditioning that is computed once per clip.
+
+Shapes: B batch, C latent channels, F H W latent frames, rows and columns, T tokens, S tokens attended to, X features.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from lynx_model.adapters import (
+    CrossAttentionInputs,
+    CrossAttentionProcessor,
+    IdAdapterLayer,
+    KeysValues,
+    RefAdapterLayer,
+    SelfAttentionInputs,
+    SelfAttentionProcessor,
+    text_keys_values,
+)
+from lynx_model.errors import WeightsMismatch
+from lynx_model.headers import AdapterSpec
+from lynx_model.parallel import ParallelContext, WholeSequence
+from lynx_model.spec import ParallelPlan
+
+
+class BlockConditioning(NamedTuple):
+    """What one block attends to, for one guidance branch."""
+
+    cross: CrossAttentionInputs
+    reference: KeysValues | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What every block attends to, for one guidance branch; the same at every step."""
+
+    blocks: tuple[BlockConditioning, ...]
+
+
+class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
+    """The frozen Wan2.1 DiT and the adapters' layers; one forward is one guidance branch of one step."""
+
+    id_adapter: nn.ModuleList
+    ref_adapter: nn.ModuleList | None
+    parallel: ParallelContext
+
+    def attach_adapters(self, spec: AdapterSpec) -> None:
+        """Adds the adapters' (still empty) layers and makes every block read them.
+
+        Raises:
+            WeightsMismatch: If the adapters were made for another base model.
+        """
+        channels = self.config.num_attention_heads * self.config.attention_head_dim
+        _check_fit(spec, num_blocks=len(self.blocks), channels=channels)
+        self.id_stride = len(self.blocks) // spec.num_id_layers
+        self.id_adapter = nn.ModuleList(
+            IdAdapterLayer(
+                token_size=spec.token_size,
+                channels=channels,
+                has_bias=spec.has_id_bias,
+                num_registers=spec.num_registers,
+            )
+            for _ in range(spec.num_id_layers)
+        )
+        self.ref_adapter = nn.ModuleList(RefAdapterLayer(channels) for _ in self.blocks) if spec.has_ref else None
+        for block in self.blocks:
+            block.attn1.set_processor(SelfAttentionProcessor())
+            block.attn2.set_processor(CrossAttentionProcessor())
+
+    def connect(self, plan: ParallelPlan) -> None:
+        """Shares later forwards with the group's other ranks, as `plan` says."""
+        self.parallel = ParallelContext(plan, num_heads=self.config.num_attention_heads)
+
+    def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
+        """Per block, what a text embedding looks like to it."""
+        text_BSC = self.condition_embedder.text_embedder(text_BSX)
+        return tuple(text_keys_values(text_BSC, block.attn2) for block in self.blocks)
+
+    def identity_keys_values(self, tokens_BSX: Tensor) -> tuple[KeysValues | None, ...]:
+        """Per block, what the identity tokens look like to it; None for a block without an ID-adapter layer."""
+        return tuple(
+            self.id_adapter[index // self.id_stride].keys_values(tokens_BSX, block.attn2)
+            if index % self.id_stride == 0
+            else None
+            for index, block in enumerate(self.blocks)
+        )
+
+    def reference_keys_values(self, latents_BCFHW: Tensor, text: Sequence[KeysValues]) -> tuple[KeysValues, ...]:
+        """Per block, what the reference picture looks like to it.
+
+        The picture's latents go through the DiT once, at timestep 0 and without adapters; each block's input to
+        self-attention is what its Ref-adapter layer reads. Needs a Ref-adapter.
+        """
+        assert self.ref_adapter is not None
+        conditioning = Conditioning(tuple(BlockConditioning(CrossAttentionInputs(kv, None), None) for kv in text))
+        timestep = torch.zeros(len(latents_BCFHW), dtype=torch.long, device=latents_BCFHW.device)
+        attentions = [block.attn1 for block in self.blocks]
+        with _recorded_inputs(attentions) as features:
+            self._run_blocks(latents_BCFHW, timestep, conditioning, is_parallel=False)
+        layers = zip(self.ref_adapter, features, attentions, strict=True)
+        return tuple(layer.keys_values(feature, attention) for layer, feature, attention in layers)
+
+    def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
+        tokens_BTX = self._run_blocks(latents_BCFHW, timestep_B, conditioning, is_parallel=True)
+        return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
+
+    def _run_blocks(
+        self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, *, is_parallel: bool
+    ) -> Tensor:
+        tokens_BTX = self.patch_embedding(latents_BCFHW).flatten(2).transpose(1, 2)
+        sharding = self.parallel.sharding(tokens_BTX.shape[1]) if is_parallel else WholeSequence()
+        cos, sin = self.rope(latents_BCFHW)
+        # diffusers repeats each angle for both channels of a pair; one of them is enough
+        cos, sin = (sharding.shard(angles[..., ::2]) for angles in (cos, sin))
+        tokens_BTX = sharding.shard(tokens_BTX)
+        time_BX, modulation = self._embed_time(timestep_B, tokens_BTX.dtype)
+        for block, given in zip(self.blocks, conditioning.blocks, strict=True):
+            inputs = SelfAttentionInputs(cos, sin, sharding, given.reference)
+            tokens_BTX = block(tokens_BTX, given.cross, modulation, inputs)
+        return sharding.gather(self._project(tokens_BTX, time_BX))
+
+    def _embed_time(self, timestep_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        embedder = self.condition_embedder
+        angles = embedder.timesteps_proj(timestep_B).to(embedder.time_embedder.linear_1.weight.dtype)
+        time_BX = embedder.time_embedder(angles).to(dtype)
+        return time_BX, embedder.time_proj(embedder.act_fn(time_BX)).unflatten(1, (6, -1))
+
+    def _project(self, tokens_BTX: Tensor, time_BX: Tensor) -> Tensor:
+        shift, scale = (self.scale_shift_table + time_BX.unsqueeze(1)).chunk(2, dim=1)
+        normed = (self.norm_out(tokens_BTX.float()) * (1 + scale) + shift).type_as(tokens_BTX)
+        return self.proj_out(normed)  # type: ignore[no-any-return]
+
+    def _unpatchify(self, tokens_BTX: Tensor, shape: torch.Size) -> Tensor:
+        batch, _, frames, rows, columns = shape
+        f, h, w = self.config.patch_size
+        patches = tokens_BTX.reshape(batch, frames // f, rows // h, columns // w, f, h, w, -1)
+        return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+@contextmanager
+def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collects the first argument of each module's next call, in the order of the calls."""
+    inputs: list[Tensor] = []
+    hooks = [module.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for module in modules]
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_fit(spec: AdapterSpec, *, num_blocks: int, channels: int) -> None:
+    if spec.channels != channels:
+        raise WeightsMismatch(f"adapters were made for {spec.channels} channels, but the base model has {channels}")
+    if num_blocks % spec.num_id_layers:
+        raise WeightsMismatch(f"ID-adapter has {spec.num_id_layers} layers, which do not divide {num_blocks} blocks")
+    if spec.has_ref and spec.num_ref_layers != num_blocks:
+        raise WeightsMismatch(f"Ref-adapter has {spec.num_ref_layers} layers, but the base model has {num_blocks} blocks")

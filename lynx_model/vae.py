@@ -1,0 +1,39 @@
+"""Pixels <-> latents through Wan's VAE; latents are normalised per channel, as the DiT sees them.
+
+Shapes: B batch, C channels, F frames, H rows, W columns.
+"""
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def encode_picture(vae: AutoencoderKLWan, picture_CHW: Tensor, *, seed: int) -> Tensor:
+    """(1, C, 1, H/8, W/8) latents of one picture in -1..1, drawn from its posterior with noise from the CPU's `seed`.
+
+    Source: bytedance/lynx modules/full/lynx_pipeline.py:114-138 at 3a6a91a.
+    """
+    pixels_BCFHW = picture_CHW.to(vae.device, vae.dtype)[None, :, None]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    latents_BCFHW = vae.encode(pixels_BCFHW).latent_dist.sample(generator)
+    mean, std = _statistics(vae, latents_BCFHW)
+    return (latents_BCFHW - mean) * (1 / std)  # type: ignore[no-any-return]
+
+
+def decode_frames(vae: AutoencoderKLWan, latents_BCFHW: Tensor) -> NDArray[np.uint8]:
+    """uint8 (F, H, W, 3) RGB frames of one clip, on the host."""
+    latents_BCFHW = latents_BCFHW.to(vae.device, vae.dtype)
+    mean, std = _statistics(vae, latents_BCFHW)
+    pixels_BCFHW = vae.decode(latents_BCFHW * std + mean).sample
+    grey_levels = ((pixels_BCFHW[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return grey_levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (1, -1, 1, 1, 1)
+    return (
+        torch.tensor(vae.config.latents_mean, device=like.device, dtype=like.dtype).view(shape),
+        torch.tensor(vae.config.latents_std, device=like.device, dtype=like.dtype).view(shape),
+    )

@@ -1,0 +1,152 @@
+"""Checkpoint -> modules: strict, and streamed tensor by tensor into the wanted dtype.
+
+Every dimension comes from configs and tensor headers. A module is built without memory, its tensors are compared with
+the files' headers before anything is read, and then each one is read, cast and put in place.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.headers import AdapterSpec, describe_adapters, read_header
+from lynx_model.resampler import Resampler
+from lynx_model.spec import ModelSource
+from lynx_model.text import TextEncoder
+from lynx_model.transformer import LynxTransformer
+
+TIED_NAMES = {"shared.weight": "encoder.embed_tokens.weight"}
+"""UMT5's one token embedding has two names; a file may hold either or both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """Every module of Lynx, in evaluation mode on its device."""
+
+    transformer: LynxTransformer
+    resampler: Resampler
+    vae: AutoencoderKLWan
+    text_encoder: TextEncoder
+    scheduler_config: dict[str, Any]
+    adapters: AdapterSpec
+
+
+def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """The model at `source`.
+
+    Raises:
+        MissingFile: If a file is not there.
+        WeightsMismatch: If a tensor is missing, surplus or misshapen; names file, tensor, expected and found.
+    """
+    base, placed = Path(source.base), _Placement(device, dtype)
+    id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
+    adapters = describe_adapters(id_folder, ref_folder)
+    with init_empty_weights(include_buffers=False):
+        transformer = LynxTransformer.from_config(read_json(base / "transformer" / "config.json"))
+        vae = AutoencoderKLWan.from_config(read_json(base / "vae" / "config.json"))
+        encoder = UMT5EncoderModel(UMT5Config.from_dict(read_json(base / "text_encoder" / "config.json")))
+        resampler = Resampler(**adapters.resampler)
+    placed.fill(transformer, base / "transformer")
+    placed.fill(vae, base / "vae")
+    placed.fill(encoder, base / "text_encoder")
+    placed.fill(resampler, id_folder / "resampler.safetensors")
+    with init_empty_weights(include_buffers=False):
+        transformer.attach_adapters(adapters)
+    placed.fill(transformer.id_adapter, id_folder / "ip_layers.safetensors")
+    if ref_folder is not None and transformer.ref_adapter is not None:
+        placed.fill(transformer.ref_adapter, ref_folder / "ref_layers.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+    return LoadedModel(
+        transformer=transformer,
+        resampler=resampler,
+        vae=vae,
+        text_encoder=TextEncoder(tokenizer, encoder),
+        scheduler_config=read_json(base / "scheduler" / "scheduler_config.json"),
+        adapters=adapters,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Puts checkpoints into modules on one device, in one dtype (but for what diffusers keeps in float32)."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def fill(self, module: nn.Module, checkpoint: Path) -> None:
+        """Gives every parameter of `module` its tensor from `checkpoint`, a file or the folder of one."""
+        files = [checkpoint] if checkpoint.suffix else checkpoint_files(checkpoint)
+        tied = _tied_names(module, files)
+        check_tensors(module, files, tied)
+        kept = getattr(module, "_keep_in_fp32_modules", None) or ()
+        for file in files:
+            with safe_open(file, framework="pt", device=str(self.device)) as tensors:
+                for name in tensors.keys():  # noqa: SIM118  a handle, not a mapping
+                    dtype = torch.float32 if set(name.split(".")) & set(kept) else self.dtype
+                    tensor = nn.Parameter(tensors.get_tensor(name).to(dtype), requires_grad=False)
+                    for alias in {name, tied.get(name, name)}:
+                        _put(module, alias, tensor)
+        module.to(self.device).eval()
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Diffusers or transformers folder, sharded or not."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        names = sorted(set(read_json(indices[0])["weight_map"].values()))
+        return [folder / name for name in names]
+    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return [folder / name]
+    raise MissingFile(f"{folder}: holds no diffusion_pytorch_model.safetensors, model.safetensors or their index")
+
+
+def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) -> None:
+    """Raises WeightsMismatch unless `files` hold exactly the parameters of `module`, in their shapes."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    seen: set[str] = set()
+    for file in files:
+        for name, header in read_header(file).items():
+            if name not in expected:
+                raise WeightsMismatch(f"{file}: tensor {name}: expected none of this name, found shape {header.shape}")
+            if expected[name] != header.shape:
+                raise WeightsMismatch(f"{file}: tensor {name}: expected shape {expected[name]}, found {header.shape}")
+            seen |= {name, tied.get(name, name)}
+    for name in expected.keys() - seen:
+        raise WeightsMismatch(f"{files[0]}: tensor {name}: expected shape {expected[name]}, found no such tensor")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises MissingFile or WeightsMismatch."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFile(f"{file}: no such file") from error
+    except ValueError as error:
+        raise WeightsMismatch(f"{file}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsMismatch(f"{file}: must hold a JSON object")
+    return content
+
+
+def _tied_names(module: nn.Module, files: list[Path]) -> dict[str, str]:
+    """For tensors that a file may hold under one of two names: the name found -> the name not found."""
+    if not isinstance(module, UMT5EncoderModel):
+        return {}
+    found = {name for file in files for name in read_header(file)}
+    pairs = [*TIED_NAMES.items(), *((b, a) for a, b in TIED_NAMES.items())]
+    return {name: other for name, other in pairs if name in found and other not in found}
+
+
+def _put(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(parent)
+    setattr(owner, leaf, parameter)
