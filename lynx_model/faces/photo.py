@@ -1,7 +1,6 @@
 """Bytes of a photo -> upright RGB pixels."""
 
 import struct
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -10,14 +9,14 @@ from PIL import Image, ImageOps
 
 from lynx_model.errors import UnreadableImage
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 """What cameras and picture editors write; Pillow's other decoders only widen what a stranger's file can reach."""
 
 MAX_PIXELS = 80_000_000
 """More is refused before it is decoded. Below the size at which Pillow itself suspects a decompression bomb."""
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-"""What Pillow's decoders raise for a damaged file."""
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
+"""What Pillow's decoders raise for damaged files, found by damaging files."""
 
 
 def read_photo(data: bytes) -> NDArray[np.uint8]:

@@ -1,0 +1,106 @@
+"""A photo -> the faces in it, as boxes and landmarks in the photo's pixels."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from insightface.app import FaceAnalysis
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+
+from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.pack import FacePack
+
+DETECTOR_SIZE_PX = (640, 640)
+"""The size that the original detects at; insightface 2 would merge a run at 128 px into it."""
+
+MIN_FACE_PX = 64
+"""A face whose box is narrower or lower than this has too few pixels to tell people apart."""
+
+MARGIN = 0.5
+"""Frame put around a picture for the second look, as a share of its sides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectedFace:
+    """`box` is (left, top, right, bottom) and `landmarks` (5, 2), both in pixels of the photo, also outside of it."""
+
+    box: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+    @property
+    def size_px(self) -> int:
+        """The shorter side of the box."""
+        left, top, right, bottom = self.box
+        return int(min(right - left, bottom - top))
+
+
+def load_networks(pack: FacePack, modules: list[str], device: str) -> dict[str, Any]:
+    """The networks of `pack` by task: those of `modules` ("detection", "recognition") that it holds.
+
+    Raises:
+        MissingFile: If the pack holds no detector that gives landmarks.
+        WeightsMismatch: If a file in it is no ONNX network.
+    """
+    try:
+        analysis = FaceAnalysis(name=str(pack.folder), allowed_modules=modules, providers=_providers(device))
+    except AssertionError as error:  # how insightface says that there is no detector
+        raise MissingFile(f"face pack {pack.folder}: must hold a face detector (SCRFD)") from error
+    except (InvalidProtobuf, InvalidGraph, Fail) as error:
+        raise WeightsMismatch(f"face pack {pack.folder}: every *.onnx file must be a network ({error})") from error
+    analysis.prepare(ctx_id=0 if device.startswith("cuda") else -1, det_size=DETECTOR_SIZE_PX)
+    networks: dict[str, Any] = analysis.models
+    if not networks["detection"].use_kps:
+        raise MissingFile(f"face pack {pack.folder}: its face detector must give five landmarks")
+    return networks
+
+
+def find_faces(detector: Any, image_rgb: NDArray[np.uint8], *, is_parity: bool = False) -> list[DetectedFace]:
+    """All faces, from left to right by the left side of their boxes.
+
+    A face that fills the picture is larger than the detector's largest anchor. So where no usable face is found, the
+    picture gets a second look with a wide black frame around it.
+
+    Args:
+        detector: The "detection" network of `load_networks`.
+        image_rgb: uint8 (H, W, 3).
+        is_parity: Feed RGB where the detector expects BGR, as the original does.
+    """
+    picture = image_rgb if is_parity else np.ascontiguousarray(image_rgb[..., ::-1])
+    faces = _detect(detector, picture)
+    if not _usable(faces):
+        framed = _detect_framed(detector, picture)
+        faces = framed if _usable(framed) else faces
+    return sorted(faces, key=lambda face: float(face.box[0]))
+
+
+def _usable(faces: list[DetectedFace]) -> list[DetectedFace]:
+    return [face for face in faces if face.size_px >= MIN_FACE_PX]
+
+
+def _detect(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
+    if max(picture.shape[:2]) >= max(DETECTOR_SIZE_PX) * min(picture.shape[:2]):
+        return []  # less than a pixel of its shorter side would reach the detector, which fails on that
+    boxes, landmarks = detector.detect(picture)
+    return [DetectedFace(box=box[:4], landmarks=points) for box, points in zip(boxes, landmarks, strict=True)]
+
+
+def _detect_framed(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
+    """Faces of the picture with a frame around it, in pixels of the picture alone."""
+    down, right = (round(side * MARGIN) for side in picture.shape[:2])
+    framed = np.pad(picture, ((down, down), (right, right), (0, 0)))
+    shift = np.array([right, down], dtype=np.float32)
+    return [
+        DetectedFace(box=face.box - np.tile(shift, 2), landmarks=face.landmarks - shift)
+        for face in _detect(detector, framed)
+    ]
+
+
+def _providers(device: str) -> list[Any]:
+    on_cpu: list[Any] = ["CPUExecutionProvider"]
+    if not device.startswith("cuda") or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return on_cpu
+    index = int(re.sub(r"\D", "", device) or 0)
+    return [("CUDAExecutionProvider", {"device_id": index}), *on_cpu]
