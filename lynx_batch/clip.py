@@ -63,6 +63,11 @@ class ClipSpec:
     def params(self) -> RenderParams:
         return self.request.params
 
+    @property
+    def name(self) -> str:
+        """What a person calls the clip."""
+        return self.request.clip_name or self.clip_id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:

@@ -62,7 +62,7 @@ class IdAdapterLayer(nn.Module):
         self.registers = nn.Parameter(torch.empty(1, num_registers, token_size)) if num_registers else None
         self.has_own_key_norm = not has_bias
 
-    def keys_values(self, tokens_BSC: Tensor, attention: WanAttention) -> KeysValues:
+    def forward(self, tokens_BSC: Tensor, attention: WanAttention) -> KeysValues:
         if self.registers is not None:
             tokens_BSC = torch.cat([tokens_BSC, self.registers.expand(len(tokens_BSC), -1, -1)], dim=1)
         key = self.to_k_ip(tokens_BSC)
@@ -78,7 +78,7 @@ class RefAdapterLayer(nn.Module):
         self.to_k_ref = nn.Linear(channels, channels)
         self.to_v_ref = nn.Linear(channels, channels)
 
-    def keys_values(self, features_BSC: Tensor, attention: WanAttention) -> KeysValues:
+    def forward(self, features_BSC: Tensor, attention: WanAttention) -> KeysValues:
         return _by_head(attention.norm_k(self.to_k_ref(features_BSC)), self.to_v_ref(features_BSC), attention.heads)
 
 

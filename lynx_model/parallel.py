@@ -111,6 +111,16 @@ def connect(*, rank: int, num_ranks: int, init_method: str, backend: str, timeou
     )
 
 
+def all_agree(is_ready: bool) -> bool:
+    """Whether every connected rank is ready; blocks until all have said so."""
+    if not dist.is_initialized():
+        return is_ready
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    vote = torch.tensor(int(is_ready), device=device)
+    dist.all_reduce(vote, dist.ReduceOp.MIN)
+    return bool(vote.item())
+
+
 def disconnect() -> None:
     """Leaves the group, if there is one."""
     if dist.is_initialized():

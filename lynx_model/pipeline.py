@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 from lynx_model import sampler, vae
 from lynx_model.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
-from lynx_model.faces.reader import FaceReader
 from lynx_model.guidance import combine, plan_branches
 from lynx_model.spec import ALIGNED_FACE_PX, EMBEDDING_SIZE, ModelSource, ParallelPlan, RenderParams, Subject
 from lynx_model.transformer import BlockConditioning, Conditioning
 from lynx_model.weights import LoadedModel, load_model
+
+if TYPE_CHECKING:
+    from lynx_model.faces.reader import FaceReader
 
 REFERENCE_PROMPT = "image of a face"
 """What the Ref-adapter was trained to read beside the reference picture. Source: lynx_pipeline.py:140 at 3a6a91a."""
@@ -38,7 +41,9 @@ class LynxPipeline:
     Made by `load`. Not safe for concurrent use: one clip at a time.
     """
 
-    def __init__(self, model: LoadedModel, *, device: torch.device, dtype: torch.dtype, faces: FaceReader | None) -> None:
+    def __init__(
+        self, model: LoadedModel, *, device: torch.device, dtype: torch.dtype, faces: "FaceReader | None"
+    ) -> None:
         self.device, self.dtype = device, dtype
         self.adapters = model.adapters
         self._model, self._faces = model, faces
@@ -52,7 +57,7 @@ class LynxPipeline:
         device: str = "cuda",
         dtype: str = "bfloat16",
         loras: Sequence[str] = (),
-        faces: FaceReader | None = None,
+        faces: "FaceReader | None" = None,
         plan: ParallelPlan | None = None,
     ) -> "LynxPipeline":
         """Loads the model from local folders.

@@ -31,35 +31,49 @@ class PerceiverAttention(nn.Module):
         return self.to_out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _heads(self, x_BTW: Tensor) -> Tensor:
-        return x_BTW.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        x_BTHW: Tensor = x_BTW.unflatten(2, (self.num_heads, -1))
+        return x_BTHW.transpose(1, 2)
+
+
+class ResamplerLayer(nn.ModuleList):
+    """Attention and a feed-forward network, each around a residual; a list, because checkpoints number the two."""
+
+    def __init__(self, width: int, inner_width: int, ff_width: int) -> None:
+        widen, narrow = nn.Linear(width, ff_width, bias=False), nn.Linear(ff_width, width, bias=False)
+        feed_forward = nn.Sequential(nn.LayerNorm(width), widen, nn.GELU(), narrow)
+        super().__init__([PerceiverAttention(width, inner_width), feed_forward])
+
+    def forward(self, embeddings_BNW: Tensor, queries_BQW: Tensor) -> Tensor:
+        attention, feed_forward = self
+        queries_BQW = queries_BQW + attention(embeddings_BNW, queries_BQW)
+        return queries_BQW + feed_forward(queries_BQW)  # type: ignore[no-any-return]
 
 
 class Resampler(nn.Module):
     """Turns N identity embeddings of one face into Q tokens that the ID-adapter attends to."""
 
     def __init__(
-        self, *, depth: int, width: int, inner_width: int, ff_width: int, num_queries: int, embedding_size: int, token_size: int
+        self,
+        *,
+        depth: int,
+        width: int,
+        inner_width: int,
+        ff_width: int,
+        num_queries: int,
+        embedding_size: int,
+        token_size: int,
     ) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.empty(1, num_queries, width))
         self.proj_in = nn.Linear(embedding_size, width)
         self.proj_out = nn.Linear(width, token_size)
         self.norm_out = nn.LayerNorm(token_size)
-        self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(width, inner_width), _feed_forward(width, ff_width)]) for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(ResamplerLayer(width, inner_width, ff_width) for _ in range(depth))
 
     def forward(self, embeddings_BNE: Tensor) -> Tensor:
         """(B, N, E) -> (B, Q, D)."""
         embeddings_BNW = self.proj_in(embeddings_BNE)
         queries_BQW = self.latents.expand(len(embeddings_BNE), -1, -1)
-        for attend, feed_forward in self.layers:  # type: ignore[misc]
-            queries_BQW = queries_BQW + attend(embeddings_BNW, queries_BQW)
-            queries_BQW = queries_BQW + feed_forward(queries_BQW)
+        for layer in self.layers:
+            queries_BQW = layer(embeddings_BNW, queries_BQW)
         return self.norm_out(self.proj_out(queries_BQW))  # type: ignore[no-any-return]
-
-
-def _feed_forward(width: int, ff_width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, ff_width, bias=False), nn.GELU(), nn.Linear(ff_width, width, bias=False)
-    )

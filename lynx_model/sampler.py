@@ -32,7 +32,7 @@ def make_schedule(config: dict[str, object], params: RenderParams, device: torch
     shift = {} if params.flow_shift is None else {"flow_shift": params.flow_shift}
     scheduler = UniPCMultistepScheduler.from_config({**config, **shift})
     scheduler.set_timesteps(
-        sigmas=np.linspace(0.999, 0.0, params.num_inference_steps + 1)[:-1],  # type: ignore[arg-type]
+        sigmas=np.linspace(0.999, 0.0, params.num_inference_steps + 1)[:-1],
         device=device,
     )
     return scheduler

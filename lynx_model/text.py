@@ -30,7 +30,8 @@ class TextEncoder:
         ).to(self._encoder.device)
         with torch.inference_mode():
             embedding_BSX: Tensor = self._encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-            return embedding_BSX * tokens.attention_mask.unsqueeze(-1)
+            mask_BS: Tensor = tokens.attention_mask
+            return embedding_BSX * mask_BS.unsqueeze(-1)
 
 
 def clean_prompt(prompt: str) -> str:

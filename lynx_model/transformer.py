@@ -84,9 +84,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     def identity_keys_values(self, tokens_BSX: Tensor) -> tuple[KeysValues | None, ...]:
         """Per block, what the identity tokens look like to it; None for a block without an ID-adapter layer."""
         return tuple(
-            self.id_adapter[index // self.id_stride].keys_values(tokens_BSX, block.attn2)
-            if index % self.id_stride == 0
-            else None
+            self.id_adapter[index // self.id_stride](tokens_BSX, block.attn2) if index % self.id_stride == 0 else None
             for index, block in enumerate(self.blocks)
         )
 
@@ -103,7 +101,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         with _recorded_inputs(attentions) as features:
             self._run_blocks(latents_BCFHW, timestep, conditioning, is_parallel=False)
         layers = zip(self.ref_adapter, features, attentions, strict=True)
-        return tuple(layer.keys_values(feature, attention) for layer, feature, attention in layers)
+        return tuple(layer(feature, attention) for layer, feature, attention in layers)
 
     def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
@@ -161,4 +159,6 @@ def _check_fit(spec: AdapterSpec, *, num_blocks: int, channels: int) -> None:
     if num_blocks % spec.num_id_layers:
         raise WeightsMismatch(f"ID-adapter has {spec.num_id_layers} layers, which do not divide {num_blocks} blocks")
     if spec.has_ref and spec.num_ref_layers != num_blocks:
-        raise WeightsMismatch(f"Ref-adapter has {spec.num_ref_layers} layers, but the base model has {num_blocks} blocks")
+        raise WeightsMismatch(
+            f"Ref-adapter has {spec.num_ref_layers} layers, but the base model has {num_blocks} blocks"
+        )

@@ -4,7 +4,6 @@ Every dimension comes from configs and tensor headers. A module is built without
 the files' headers before anything is read, and then each one is read, cast and put in place.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,18 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.headers import AdapterSpec, describe_adapters, read_header
+from lynx_model.errors import MissingFile
+from lynx_model.headers import (
+    ID_FILE,
+    RESAMPLER_FILE,
+    AdapterSpec,
+    compare_tensors,
+    describe_adapters,
+    read_header,
+    read_json,
+)
 from lynx_model.resampler import Resampler
-from lynx_model.spec import ModelSource
+from lynx_model.spec import REF_FILE, ModelSource
 from lynx_model.text import TextEncoder
 from lynx_model.transformer import LynxTransformer
 
@@ -57,12 +64,12 @@ def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype)
     placed.fill(transformer, base / "transformer")
     placed.fill(vae, base / "vae")
     placed.fill(encoder, base / "text_encoder")
-    placed.fill(resampler, id_folder / "resampler.safetensors")
+    placed.fill(resampler, id_folder / RESAMPLER_FILE)
     with init_empty_weights(include_buffers=False):
         transformer.attach_adapters(adapters)
-    placed.fill(transformer.id_adapter, id_folder / "ip_layers.safetensors")
+    placed.fill(transformer.id_adapter, id_folder / ID_FILE)
     if ref_folder is not None and transformer.ref_adapter is not None:
-        placed.fill(transformer.ref_adapter, ref_folder / "ref_layers.safetensors")
+        placed.fill(transformer.ref_adapter, ref_folder / REF_FILE)
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     return LoadedModel(
         transformer=transformer,
@@ -110,31 +117,15 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) -> None:
-    """Raises WeightsMismatch unless `files` hold exactly the parameters of `module`, in their shapes."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    seen: set[str] = set()
+    """Raises WeightsMismatch unless `files` together hold exactly the parameters of `module`, in their shapes."""
+    missing = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for file in files:
-        for name, header in read_header(file).items():
-            if name not in expected:
-                raise WeightsMismatch(f"{file}: tensor {name}: expected none of this name, found shape {header.shape}")
-            if expected[name] != header.shape:
-                raise WeightsMismatch(f"{file}: tensor {name}: expected shape {expected[name]}, found {header.shape}")
-            seen |= {name, tied.get(name, name)}
-    for name in expected.keys() - seen:
-        raise WeightsMismatch(f"{files[0]}: tensor {name}: expected shape {expected[name]}, found no such tensor")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises MissingFile or WeightsMismatch."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFile(f"{file}: no such file") from error
-    except ValueError as error:
-        raise WeightsMismatch(f"{file}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsMismatch(f"{file}: must hold a JSON object")
-    return content
+        found = read_header(file)
+        compare_tensors(file, {name: missing[name] for name in found if name in missing}, found)
+        for name in found:
+            missing.pop(name)
+            missing.pop(tied.get(name, name), None)
+    compare_tensors(files[0], missing, {})
 
 
 def _tied_names(module: nn.Module, files: list[Path]) -> dict[str, str]:

@@ -18,8 +18,6 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.align import IDENTITY_CROP_PX
 from lynx_model.spec import EMBEDDING_SIZE
 
-ARCFACE_ENCODER = "arcface-ir-se50"
-
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 """(channels, units); the first unit of each stage halves the picture."""
 

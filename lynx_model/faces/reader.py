@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -10,14 +9,11 @@ from numpy.typing import NDArray
 
 from lynx_model.errors import FaceTooSmall, MissingFile, NoFaceFound, SeveralFaces, WeightsMismatch
 from lynx_model.faces.align import IDENTITY_CROP_PX, align_face_for_identity, align_face_for_reference
-from lynx_model.faces.arcface import ARCFACE_ENCODER, load_arcface
+from lynx_model.faces.arcface import load_arcface
 from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, find_faces, load_networks
+from lynx_model.faces.identity import ARCFACE_ENCODER, OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import FacePack, find_pack
-from lynx_model.published import models_root
 from lynx_model.spec import EMBEDDING_SIZE, Subject
-
-ARCFACE_FILE = Path("arcface", "recognition_arcface_ir_se50.pth")
-"""Where `lynx-batch models pull` puts it, below the models folder."""
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 (112, 112, 3) RGB -> float32 (512,) of unit length."""
@@ -48,7 +44,7 @@ class FaceReader:
             WeightsMismatch: If a network is not the one that it should be.
         """
         found = find_pack(pack)
-        if identity == "pack":
+        if identity == OWN_RECOGNISER:
             networks = load_networks(found, ["detection", "recognition"], device)
             embed, encoder = _recogniser(found, networks), found.identity_encoder
         else:
@@ -102,8 +98,7 @@ def _list(faces: list[DetectedFace]) -> str:
 
 
 def _arcface(identity: str, device: str) -> Embed:
-    file = models_root() / ARCFACE_FILE if identity == "arcface" else Path(identity)
-    arcface = load_arcface(file, device)
+    arcface = load_arcface(arcface_file(identity), device)
     return lambda crop_rgb: arcface.embed(crop_rgb[None])[0]
 
 

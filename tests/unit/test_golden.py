@@ -1,15 +1,12 @@
 """The numbers of the original: every reference case in float32 on the CPU."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import RenderParams, Subject
+from tests.models import ROOT, load_tiny
 
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "jobs" / "demo" / "model"
 GOLDEN = ROOT / "tests" / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 
@@ -36,19 +33,10 @@ def load_case(name: str) -> tuple[str, RenderParams, dict[str, np.ndarray]]:
         return case["variant"], params, dict(arrays)
 
 
-def load_pipeline(variant: str) -> LynxPipeline:
-    return LynxPipeline.load(
-        base=str(MODEL / "Wan2.1-T2V-tiny-Diffusers"),
-        adapters=str(MODEL / f"lynx_{variant}"),
-        device="cpu",
-        dtype="float32",
-    )
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_latents_and_frames_equal_the_originals(name: str) -> None:
     variant, params, expected = load_case(name)
-    pipe = load_pipeline(variant)
+    pipe = load_tiny(variant)
     subject = Subject(face_embedding=expected["face_embedding"], aligned_face=expected.get("aligned_face"))
 
     latents = pipe.denoise(subject, params)

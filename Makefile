@@ -1,0 +1,53 @@
+# Every target runs the tools of .venv; the first one that needs it builds it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+FACES := .cache/faces/free
+
+.DEFAULT_GOAL := check
+.PHONY: setup demo test check lint types layers fast fix clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps facexlib
+	touch $@
+
+$(FACES): | $(READY)
+	$(BIN)/lynx-batch models build-free-faces $@
+
+demo: $(READY) $(FACES)
+	$(BIN)/lynx-batch manifest build --photos jobs/demo/subjects --prompts jobs/demo/prompts.txt --out out/demo/manifest.parquet
+	$(BIN)/lynx-batch render jobs/demo/run.yaml
+	$(BIN)/lynx-batch render jobs/demo/lite.yaml
+	$(BIN)/lynx-batch status out/demo --clips
+	$(BIN)/lynx-batch status out/demo-lite --clips
+
+test: $(READY) $(FACES)
+	$(BIN)/pytest tests
+
+check: lint types layers fast
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+fast: $(READY) $(FACES)
+	$(BIN)/pytest tests/unit
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .cache out

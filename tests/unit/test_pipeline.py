@@ -1,0 +1,134 @@
+"""What LynxPipeline promises beyond the reference cases, on the tiny model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lynx_model.errors import EncoderMismatch, Interrupted, InvalidParams
+from lynx_model.pipeline import LynxPipeline
+from lynx_model.spec import RenderParams, Subject
+from tests.models import MODEL, load_tiny
+
+PARAMS = RenderParams(prompt="a person waves", width=64, height=48, num_frames=9, num_inference_steps=2, seed=7)
+
+
+def make_subject(seed: int = 0, encoder: str | None = None) -> Subject:
+    random = np.random.default_rng(seed)
+    embedding = random.standard_normal(512).astype(np.float32)
+    face = random.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    return Subject(face_embedding=embedding / np.linalg.norm(embedding), aligned_face=face, encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def full() -> LynxPipeline:
+    return load_tiny("full")
+
+
+@pytest.fixture(scope="module")
+def lite() -> LynxPipeline:
+    return load_tiny("lite")
+
+
+def test_the_same_clip_gives_identical_latents_twice(full: LynxPipeline) -> None:
+    first, second = (full.denoise(make_subject(), PARAMS) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_clip_does_not_depend_on_the_clips_before_it(full: LynxPipeline) -> None:
+    alone = full.denoise(make_subject(), PARAMS)
+    full.denoise(make_subject(1), replace(PARAMS, prompt="another", seed=8, num_frames=5))
+    assert torch.equal(full.denoise(make_subject(), PARAMS), alone)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "another"},
+        {"negative_prompt": "another"},
+        {"seed": 8},
+        {"guidance_scale": 3.0},
+        {"guidance_scale_image": 1.0},
+        {"guidance_scale_image": None},
+        {"ip_scale": 0.5},
+        {"ref_scale": 0.0},
+        {"num_inference_steps": 3},
+        {"flow_shift": 8.0},
+    ],
+    ids=str,
+)
+def test_every_parameter_changes_the_picture(full: LynxPipeline, change: dict[str, object]) -> None:
+    subject = make_subject()
+    changed = full.denoise(subject, replace(PARAMS, **change))
+    assert (changed - full.denoise(subject, PARAMS)).abs().max() > 1e-4
+
+
+def test_a_strength_of_zero_switches_an_adapter_off(full: LynxPipeline) -> None:
+    off = replace(PARAMS, ip_scale=0.0, ref_scale=0.0)
+    assert torch.equal(full.denoise(make_subject(0), off), full.denoise(make_subject(1), off))
+
+
+def test_lite_ignores_the_image_guidance(lite: LynxPipeline) -> None:
+    with_two = lite.denoise(make_subject(), replace(PARAMS, guidance_scale_image=None))
+    assert torch.equal(lite.denoise(make_subject(), PARAMS), with_two)
+
+
+def test_guidance_of_one_reads_no_negative_prompt(full: LynxPipeline) -> None:
+    one = replace(PARAMS, guidance_scale=1.0)
+    other = replace(one, negative_prompt="another", guidance_scale_image=None)
+    assert torch.equal(full.denoise(make_subject(), one), full.denoise(make_subject(), other))
+
+
+def test_the_mix_of_lite_identity_and_reference_is_lite_when_the_reference_is_off(lite: LynxPipeline) -> None:
+    mix = load_tiny({"id": str(MODEL / "lynx_lite"), "ref": str(MODEL / "lynx_full")})
+    two_branches = replace(PARAMS, guidance_scale_image=None)
+
+    off = mix.denoise(make_subject(), replace(two_branches, ref_scale=0.0))
+    on = mix.denoise(make_subject(), two_branches)
+
+    expected = lite.denoise(make_subject(), two_branches)
+    assert (off - expected).abs().max() < 1e-5
+    assert (on - expected).abs().max() > 1e-3
+
+
+def test_bfloat16_is_close_to_float32(full: LynxPipeline) -> None:
+    low = load_tiny("full", dtype="bfloat16").denoise(make_subject(), PARAMS)
+    assert low.dtype == torch.float32
+    assert (low - full.denoise(make_subject(), PARAMS)).abs().mean() < 0.05
+
+
+def test_progress_is_reported_after_each_step_and_can_stop_the_clip(full: LynxPipeline) -> None:
+    seen = []
+
+    def stop_after_two(step: int, num_steps: int) -> None:
+        seen.append((step, num_steps))
+        if step == 2:
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        full.denoise(make_subject(), replace(PARAMS, num_inference_steps=5), stop_after_two)
+    assert seen == [(1, 5), (2, 5)]
+
+
+def test_frames_have_the_size_that_was_asked_for(full: LynxPipeline) -> None:
+    frames = full.decode(full.denoise(make_subject(), replace(PARAMS, width=80, height=32, num_frames=5)))
+    assert frames.shape == (5, 32, 80, 3)
+    assert frames.dtype == np.uint8
+
+
+def test_an_embedding_of_an_undeclared_encoder_is_refused(full: LynxPipeline) -> None:
+    with pytest.raises(EncoderMismatch, match="arcface-ir-se50"):
+        full.denoise(make_subject(encoder="arcface-ir-se50"), PARAMS)
+    full.denoise(make_subject(encoder="sface-512"), replace(PARAMS, num_inference_steps=1))
+
+
+def test_the_reference_adapter_needs_an_aligned_face(full: LynxPipeline, lite: LynxPipeline) -> None:
+    faceless = replace(make_subject(), aligned_face=None)
+    with pytest.raises(InvalidParams, match="aligned_face"):
+        full.denoise(faceless, PARAMS)
+    lite.denoise(faceless, PARAMS)
+
+
+def test_unknown_adapter_roles_are_refused() -> None:
+    with pytest.raises(InvalidParams, match="adapters"):
+        load_tiny({"id": str(MODEL / "lynx_lite"), "reference": str(MODEL / "lynx_full")})
