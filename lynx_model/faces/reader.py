@@ -11,8 +11,9 @@ from lynx_model.errors import FaceTooSmall, MissingFile, NoFaceFound, SeveralFac
 from lynx_model.faces.align import IDENTITY_CROP_PX, align_face_for_identity, align_face_for_reference
 from lynx_model.faces.arcface import load_arcface
 from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, find_faces, load_networks
-from lynx_model.faces.identity import ARCFACE_ENCODER, OWN_RECOGNISER, arcface_file
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import FacePack, find_pack
+from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
 from lynx_model.spec import EMBEDDING_SIZE, Subject
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -49,7 +50,7 @@ class FaceReader:
             embed, encoder = _recogniser(found, networks), found.identity_encoder
         else:
             networks = load_networks(found, ["detection"], device)
-            embed, encoder = _arcface(identity, device), ARCFACE_ENCODER
+            embed, encoder = _arcface(identity, device), PUBLISHED_IDENTITY_ENCODER
         return cls(detector=networks["detection"], embed=embed, encoder=encoder, is_parity=is_parity)
 
     def read(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:

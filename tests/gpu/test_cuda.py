@@ -1,0 +1,59 @@
+"""The tiny model on real GPUs: the same numbers as on the CPU, and the same on several as on one."""
+
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lynx_model import parallel
+from lynx_model.spec import ParallelPlan, RenderParams
+from tests.integration.test_parallel import free_port
+from tests.models import load_tiny
+from tests.unit.test_pipeline import make_subject
+
+PARAMS = RenderParams(prompt="a person waves", width=96, height=80, num_frames=9, num_inference_steps=4)
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.parametrize("variant", ["full", "lite"])
+def test_float32_latents_on_a_gpu_are_those_of_the_cpu(variant: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    on_cpu = load_tiny(variant).denoise(make_subject(), PARAMS)
+    on_gpu = load_tiny(variant, device="cuda").denoise(make_subject(), PARAMS).cpu()
+    assert (on_gpu - on_cpu).abs().max() < 1e-4
+
+
+@pytest.mark.gpu(1)
+def test_the_same_clip_gives_identical_latents_twice_in_bfloat16() -> None:
+    pipe = load_tiny("full", device="cuda", dtype="bfloat16")
+    first, second = (pipe.denoise(make_subject(), PARAMS) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.isfinite(first).all()
+
+
+def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
+    torch.cuda.set_device(rank)
+    parallel.connect(
+        rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="nccl", timeout_s=120
+    )
+    pipe = load_tiny("full", device=f"cuda:{rank}", plan=ParallelPlan(ulysses=num_ranks))
+    np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), replace(PARAMS, width=48)).cpu().numpy())
+    parallel.disconnect()
+
+
+@pytest.mark.gpu(2)
+def test_two_gpus_that_share_the_tokens_agree_with_one(tmp_path: Path) -> None:
+    context, port, out = multiprocessing.get_context("spawn"), free_port(), str(tmp_path / "latents")
+    ranks = [context.Process(target=denoise_on_gpu, args=(rank, 2, port, out)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(240)
+    assert [process.exitcode for process in ranks] == [0, 0]
+
+    alone = load_tiny("full", device="cuda").denoise(make_subject(), replace(PARAMS, width=48)).cpu().numpy()
+    for rank in range(2):
+        assert np.abs(np.load(f"{out}-{rank}.npy") - alone).max() < 1e-4
