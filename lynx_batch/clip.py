@@ -8,7 +8,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 
+from lynx_model.errors import InvalidParams
 from lynx_model.spec import RenderParams
 
 CONTRACT_VERSION = 1
@@ -78,6 +80,16 @@ class Rejection:
     error: str
 
 
+@lru_cache(maxsize=10_000)
+def broken_rule(field: str, value: object) -> str | None:
+    """The rule that `value` breaks as the field of that name of RenderParams, whatever the other fields are."""
+    try:
+        RenderParams(**({"prompt": "any"} | {field: value}))  # type: ignore[arg-type]
+    except InvalidParams as error:
+        return error.rule
+    return None
+
+
 def identify(request: ClipRequest, *, photo_sha256: str, identity: RenderIdentity) -> ClipSpec:
     """The clip that `request` asks for, with its seed settled and its name."""
     if not request.is_seed_given:
@@ -88,7 +100,8 @@ def identify(request: ClipRequest, *, photo_sha256: str, identity: RenderIdentit
 
 
 def _digest(request: ClipRequest, photo_sha256: str, identity: RenderIdentity, *, with_seed: bool) -> str:
-    params = asdict(request.params)
+    # 5 and 5.0 are the same guidance, so they must be the same text.
+    params = {n: int(v) if isinstance(v, float) and v.is_integer() else v for n, v in asdict(request.params).items()}
     if not with_seed:
         del params["seed"]
     return hashlib.sha256(

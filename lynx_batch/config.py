@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
+from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
 from lynx_model.spec import DEFAULT_NEGATIVE_PROMPT, ModelSource
 
@@ -77,6 +79,14 @@ class DefaultsConfig(_Section):
     seed: int | None = None
     flow_shift: float | None = None
 
+    @field_validator("*")
+    @classmethod
+    def _obeys_the_model(cls, value: object, info: ValidationInfo) -> object:
+        rule = broken_rule(str(info.field_name), value) if value is not None else None
+        if rule is not None:
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return value
+
 
 class VideoConfig(_Section):
     """How frames become a file; none of this changes a clip's name."""
@@ -107,6 +117,10 @@ class RunConfig(_Section):
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
 
+    def to_yaml(self) -> bytes:
+        """The run file with every key settled, as a run's record keeps it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), allow_unicode=True, sort_keys=False).encode()
+
 
 def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     """The run file at `path` with `overrides` ({"a.b": value}) laid over it.
@@ -116,7 +130,7 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"run file {path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")

@@ -2,29 +2,43 @@
 
 Permanent
 ├── ConfigError            a run file, manifest or argument breaks a rule (exit code 2)
+├── ConsentExpired         the subject's consent has run out
 ├── PhotoChanged           the photo is not the one that the run was planned with
 ├── MissingObject          nothing lies at the URI
+├── StoreRefused           the store will not let us read what lies at the URI
+├── UnreadableRecord       a record of the ledger is not one that this version can read
 └── UnsafeStore            the store does not honour create-only puts
 Transient
-└── GroupLost              a rank of the group died
+├── GroupLost              a rank of the group died
+├── TooManyFaults          machines fail again and again, so the run stopped (exit code 4)
+└── StoreUnavailable       the store cannot be reached, or does not take what is written to it
 """
 
 from lynx_model.errors import LynxError, Permanent, Transient
 
 __all__ = [
     "ConfigError",
+    "ConsentExpired",
     "GroupLost",
     "LynxError",
     "MissingObject",
     "Permanent",
     "PhotoChanged",
+    "StoreRefused",
+    "StoreUnavailable",
+    "TooManyFaults",
     "Transient",
+    "UnreadableRecord",
     "UnsafeStore",
 ]
 
 
 class ConfigError(Permanent):
     """A run file, manifest or argument breaks a rule; nothing was started."""
+
+
+class ConsentExpired(Permanent):
+    """The subject's consent has run out."""
 
 
 class PhotoChanged(Permanent):
@@ -35,9 +49,25 @@ class MissingObject(Permanent):
     """Nothing lies at the URI."""
 
 
+class StoreRefused(Permanent):
+    """The store will not let us read what lies at the URI."""
+
+
+class UnreadableRecord(Permanent):
+    """A record of the ledger is not one that this version can read."""
+
+
 class UnsafeStore(Permanent):
     """The store does not honour create-only puts, so commits could be doubled."""
 
 
 class GroupLost(Transient):
     """A worker of the group died, so the group cannot go on."""
+
+
+class TooManyFaults(Transient):
+    """Machines fail again and again, so the run stopped; running again goes on."""
+
+
+class StoreUnavailable(Transient):
+    """The store cannot be reached, or does not take what is written to it: never the fault of a clip."""

@@ -1,9 +1,9 @@
 """Which clip is next, and what becomes of each: a state machine over values, without Ray, clock or I/O.
 
 waiting ──take──▶ running ──rendered──▶ rendered
-   ▲                 ├──failed (permanent)──▶ rejected
-   ├──give_back──────┤
-   └──failed (attempts left)   failed (none left)──▶ failed
+   ▲                 ├──failed (input)──▶ rejected
+   ├─failed (machine)┤
+   └─failed (clip, attempts left)   (none left)──▶ failed
 """
 
 import heapq
@@ -20,6 +20,14 @@ class ClipState(StrEnum):
     RENDERED = "rendered"
     REJECTED = "rejected"
     FAILED = "failed"
+
+
+class Fault(StrEnum):
+    """Whose fault a failed attempt is: the clip's input (another try cannot help), the clip's, or the machine's."""
+
+    INPUT = "input"
+    CLIP = "clip"
+    MACHINE = "machine"
 
 
 class Schedule:
@@ -45,17 +53,15 @@ class Schedule:
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
-    def failed(self, clip_id: str, *, is_permanent: bool) -> ClipState:
-        """Ends an attempt that failed through the clip's own fault; tells what becomes of the clip."""
-        if is_permanent:
+    def failed(self, clip_id: str, fault: Fault) -> ClipState:
+        """Ends an attempt that failed; tells what becomes of the clip. A fault of the machine uses up no attempt."""
+        if fault is Fault.MACHINE:
+            return self._move(clip_id, ClipState.WAITING)
+        if fault is Fault.INPUT:
             return self._end_attempt(clip_id, ClipState.REJECTED)
         if self._attempts[clip_id] + 1 >= self._max_attempts:
             return self._end_attempt(clip_id, ClipState.FAILED)
         return self._end_attempt(clip_id, ClipState.WAITING)
-
-    def give_back(self, clip_id: str) -> None:
-        """Ends an attempt that the machine spoilt: it does not count."""
-        self._move(clip_id, ClipState.WAITING)
 
     def state(self, clip_id: str) -> ClipState:
         return self._state[clip_id]

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from lynx_batch.clip import ClipRequest, ClipSpec
-from lynx_batch.planning.schedule import ClipState, Schedule
+from lynx_batch.planning.schedule import ClipState, Fault, Schedule
 from lynx_model.spec import RenderParams
 
 
@@ -31,9 +31,9 @@ def test_clips_come_by_priority_then_in_the_manifests_order() -> None:
 def test_a_clip_out_of_attempts_has_failed() -> None:
     schedule = Schedule([clip("a")], max_attempts=2)
     taken(schedule)
-    assert schedule.failed("a", is_permanent=False) is ClipState.WAITING
+    assert schedule.failed("a", Fault.CLIP) is ClipState.WAITING
     taken(schedule)
-    assert schedule.failed("a", is_permanent=False) is ClipState.FAILED
+    assert schedule.failed("a", Fault.CLIP) is ClipState.FAILED
     assert schedule.attempts("a") == 2
     assert schedule.is_finished
 
@@ -41,13 +41,13 @@ def test_a_clip_out_of_attempts_has_failed() -> None:
 def test_a_clip_that_cannot_succeed_is_rejected_at_once() -> None:
     schedule = Schedule([clip("a")], max_attempts=3)
     taken(schedule)
-    assert schedule.failed("a", is_permanent=True) is ClipState.REJECTED
+    assert schedule.failed("a", Fault.INPUT) is ClipState.REJECTED
 
 
 def test_a_fault_of_the_machine_uses_up_no_attempt() -> None:
     schedule = Schedule([clip("a")], max_attempts=1)
     for _ in range(10):
-        schedule.give_back(taken(schedule))
+        schedule.failed(taken(schedule), Fault.MACHINE)
     assert schedule.attempts("a") == 0
     schedule.rendered(taken(schedule))
     assert schedule.state("a") is ClipState.RENDERED
@@ -68,18 +68,16 @@ class ClipsOfARun(RuleBasedStateMachine):
             assert clip.clip_id not in self.running
             self.running.add(clip.clip_id)
 
-    @rule(data=st.data(), end=st.sampled_from(["rendered", "failed", "rejected", "lost"]))
-    def end(self, data: st.DataObject, end: str) -> None:
+    @rule(data=st.data(), fault=st.sampled_from([None, *Fault]))
+    def end(self, data: st.DataObject, fault: Fault | None) -> None:
         if not self.running:
             return
         clip_id = data.draw(st.sampled_from(sorted(self.running)))
         self.running.remove(clip_id)
-        if end == "rendered":
+        if fault is None:
             self.schedule.rendered(clip_id)
-        elif end == "lost":
-            self.schedule.give_back(clip_id)
         else:
-            self.schedule.failed(clip_id, is_permanent=end == "rejected")
+            self.schedule.failed(clip_id, fault)
 
     @invariant()
     def every_clip_is_in_one_state(self) -> None:

@@ -1,0 +1,56 @@
+"""The command line. Each command is in the module of its subject; this one joins them and ends each with its exit code."""
+
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lynx_batch.cli.ledger import retry, status
+from lynx_batch.cli.manifest import manifest_app
+from lynx_batch.cli.models import models_app
+from lynx_batch.cli.render import one, render
+from lynx_batch.errors import LynxError, Transient
+from lynx_batch.telemetry import configure_logging
+
+EXIT_FAULTY = 2
+EXIT_STOPPED = 4
+
+
+class _Commands(TyperGroup):
+    """The one place where an error becomes a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LynxError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(EXIT_STOPPED if isinstance(error, Transient) else EXIT_FAULTY) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables, which may be signed URLs
+    help="Face photos and prompts become videos that look like these people, thousands of times, on a Ray cluster.",
+)
+app.add_typer(manifest_app, name="manifest")
+app.add_typer(models_app, name="models")
+for command in (render, one, status, retry):
+    app.command()(command)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"lynx-batch {version('lynx-batch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    configure_logging()

@@ -1,0 +1,183 @@
+"""`manifest build`, `manifest check` and `manifest show`."""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lynx_batch.config import DefaultsConfig, FacesConfig, load_run_config
+from lynx_batch.errors import ConfigError
+
+# pyarrow takes a while to load, so intake is imported by the commands that need it.
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lynx_batch.clip import ClipRequest
+    from lynx_batch.intake.problems import RowProblem
+
+MAX_PROBLEMS_SHOWN = 50
+EXIT_FAULTY = 2
+WIDTH_IN_A_FILE = 160
+
+manifest_app = typer.Typer(help="Build, check and look at manifests.", no_args_is_help=True)
+
+ManifestArgument = Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file or folder: path or any URI.")]
+WhereOption = Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")]
+
+
+@manifest_app.command()
+def build(
+    out: Annotated[str, typer.Option(help="Where the manifest goes: a path or any URI.")],
+    photos: Annotated[str | None, typer.Option(help="A folder of photos, one person each.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="A text file, one prompt a line.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 1,2,3; else a seed is derived for each clip.")] = None,
+    rows: Annotated[
+        str | None, typer.Option("--from", help="A .csv or .jsonl file with the manifest's columns.")
+    ] = None,
+) -> None:
+    """Build a manifest: each photo with each prompt and each seed, or from a table file."""
+    from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
+    from lynx_batch.intake.manifest import write_manifest
+
+    if rows is not None and photos is None and prompts is None and seeds is None:
+        table = build_from_table_file(rows)
+    elif rows is None and photos is not None and prompts is not None:
+        table = build_from_folder(photos, read_prompts(prompts), _parse_seeds(seeds))
+    else:
+        raise ConfigError("manifest build: takes --photos and --prompts, and maybe --seeds; or --from alone")
+    write_manifest(place_photos(table, out), out)
+    typer.echo(f"{out}: {table.num_rows} rows")
+
+
+@manifest_app.command()
+def check(
+    manifest: ManifestArgument,
+    run: Annotated[Path | None, typer.Option(help="The run file whose defaults and face pack count.")] = None,
+    photos: Annotated[bool, typer.Option("--photos", help="Also read each photo and find its face, on CPUs.")] = False,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Rows may ask for the same clip.")
+    ] = False,
+    problems_file: Annotated[
+        Path | None, typer.Option("--problems", help="Write every problem to this file, one JSON object a line.")
+    ] = None,
+) -> None:
+    """Check every row of a manifest and show all that is wrong with it. Exit code 2 if anything is."""
+    from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired
+    from lynx_batch.intake.manifest import folder_of, read_manifest
+
+    config = load_run_config(run, {}) if run else None
+    table = read_manifest(manifest)
+    requests, problems = check_rows(table, config.defaults if config else DefaultsConfig(), folder_of(manifest))
+    if not allow_duplicates:
+        problems += find_duplicates(requests)
+    kept, expired = reject_expired(requests, datetime.now(UTC))
+    if photos:
+        problems += _check_photos(kept, config.faces if config else FacesConfig())
+    problems.sort(key=lambda problem: problem.row)
+    if problems_file:
+        _write_problems(problems, problems_file)
+    _conclude(manifest, table.num_rows, problems, len(expired))
+
+
+@manifest_app.command()
+def show(
+    manifest: ManifestArgument,
+    limit: Annotated[int, typer.Option(min=0, help="At most this many rows.")] = 20,
+    where: WhereOption = None,
+) -> None:
+    """Show rows of a manifest; columns without a value are left out."""
+    from lynx_batch.intake.manifest import read_manifest
+
+    chosen = read_manifest(manifest, where)
+    _console().print(_as_table(chosen.slice(0, limit)))
+    typer.echo(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
+
+
+def _parse_seeds(text: str | None) -> list[int] | None:
+    from lynx_batch.clip import broken_rule
+
+    if text is None:
+        return None
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: must be whole numbers with commas between, such as 1,2,3") from None
+    for seed in seeds:
+        rule = broken_rule("seed", seed)
+        if rule is not None:
+            raise ConfigError(f"--seeds {text!r}: {seed} {rule}")
+    return seeds
+
+
+def _check_photos(requests: "list[ClipRequest]", faces: FacesConfig) -> "list[RowProblem]":
+    from lynx_batch.intake.faces import check_faces, find_photo_problems
+
+    return find_photo_problems(requests, check_faces(((r.subject_uri, r.face_index) for r in requests), faces))
+
+
+def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
+    """Values that JSON has no word for, such as NaN and times, are written as text."""
+    lines = [
+        json.dumps(
+            asdict(p) | {"value": p.value if isinstance(p.value, (int, str)) else str(p.value)}, ensure_ascii=False
+        )
+        for p in problems
+    ]
+    try:
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--problems {file}: {error.strerror}") from error
+
+
+def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]", num_expired: int) -> None:
+    from lynx_batch.intake.problems import shorten
+    from lynx_batch.storage import redact
+
+    if num_expired:
+        typer.echo(f"{num_expired} row(s) will be rejected: their consent has expired")
+    if not problems:
+        typer.echo(f"{redact(manifest)}: {num_rows} rows, no problem")
+        return
+    table = Table("row", "column", "value", "rule")
+    for problem in problems[:MAX_PROBLEMS_SHOWN]:
+        _add_row(table, [str(problem.row), problem.column, shorten(problem.value), problem.rule])
+    _console().print(table)
+    num_faulty = len({problem.row for problem in problems})
+    hidden = f"; {len(problems) - MAX_PROBLEMS_SHOWN} more: --problems FILE has all"
+    typer.echo(
+        f"{redact(manifest)}: {len(problems)} problem(s) in {num_faulty} of {num_rows} rows"
+        + (hidden if len(problems) > MAX_PROBLEMS_SHOWN else "")
+    )
+    raise typer.Exit(EXIT_FAULTY)
+
+
+def _as_table(rows: "pa.Table") -> Table:
+    names = [name for name in rows.column_names if rows[name].null_count < rows.num_rows or name == "row"]
+    table = Table(*names)
+    for cells in rows.select(names).to_pylist():
+        _add_row(table, [_as_text(name, cell) for name, cell in cells.items()])
+    return table
+
+
+def _as_text(name: str, cell: object) -> str:
+    from lynx_batch.storage import redact
+
+    if cell is None:
+        return ""
+    return redact(str(cell)) if name == "subject_uri" else str(cell)
+
+
+def _add_row(table: Table, cells: list[str]) -> None:
+    table.add_row(*map(Text, cells))  # not plain strings: "[b]" in a prompt would be taken for markup
+
+
+def _console() -> Console:
+    """As wide as the terminal; a file gets lines that a person can still read."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE)

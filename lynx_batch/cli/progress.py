@@ -1,0 +1,86 @@
+"""What a person sees while a run goes on: a live display on a terminal, plain lines anywhere else."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lynx_batch.execution.driver import Progress
+
+LINE_EVERY_S = 10.0
+
+
+class Estimate:
+    """Seconds until the last clip, from the pace of this run so far."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def remaining_s(self, progress: "Progress") -> float | None:
+        """None while nothing is finished. Steps of running clips count as their part of a clip."""
+        done = progress.num_rendered + sum(step / num_steps for _, step, num_steps in progress.running if num_steps)
+        if done == 0:
+            return None
+        left = progress.num_rendered + progress.num_left - done
+        return (time.monotonic() - self._started_s) / done * left
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Callable[["Progress"], None]]:
+    """A function that shows a run's progress, for as long as the run takes."""
+    estimate = Estimate()
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield lambda progress: live.update(_panel(progress, estimate.remaining_s(progress)))
+    else:
+        yield _line_printer(console, estimate)
+
+
+def _line_printer(console: Console, estimate: Estimate) -> Callable[["Progress"], None]:
+    last_s, last_done = time.monotonic(), 0
+
+    def show(progress: "Progress") -> None:
+        nonlocal last_s, last_done
+        done = progress.num_rendered + progress.num_rejected + progress.num_failed
+        if done == last_done and time.monotonic() - last_s < LINE_EVERY_S:
+            return
+        last_s, last_done = time.monotonic(), done
+        console.print(_headline(progress, estimate.remaining_s(progress)), highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _panel(progress: "Progress", remaining_s: float | None) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for name, step, num_steps in progress.running:
+        table.add_row(
+            name, ProgressBar(total=max(num_steps, 1), completed=step, width=24), f"step {step} of {num_steps}"
+        )
+    return Group(Text(_headline(progress, remaining_s)), table)
+
+
+def _headline(progress: "Progress", remaining_s: float | None) -> str:
+    parts = [f"{progress.num_rendered} rendered", f"{len(progress.running)} running"]
+    parts += [f"{progress.num_left - len(progress.running)} waiting"]
+    if progress.num_rejected:
+        parts.append(f"{progress.num_rejected} rejected")
+    if progress.num_failed:
+        parts.append(f"{progress.num_failed} failed")
+    if progress.num_groups_loading:
+        parts.append(f"{progress.num_groups_loading} group(s) loading")
+    if remaining_s is not None:
+        parts.append(f"about {_duration(remaining_s)} left")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

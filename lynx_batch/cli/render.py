@@ -1,0 +1,108 @@
+"""`render`: a run file -> committed clips. `one`: a single clip, here and now."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from lynx_batch.cli.progress import shown
+from lynx_batch.config import RunConfig, load_run_config, parse_override
+from lynx_batch.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from lynx_batch.execution.run import RunSummary
+
+EXIT_INCOMPLETE = 3
+EXIT_STOPPED = 4
+
+
+def render(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to render, with which model, where to.")],
+    manifest: Annotated[str | None, typer.Option(help="Another manifest than the run file's.")] = None,
+    output: Annotated[str | None, typer.Option(help="Another output location than the run file's.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+    address: Annotated[str | None, typer.Option(help="An existing Ray cluster instead of a local one.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,
+    where: Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")] = None,
+    allow_invalid: Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")] = False,
+    allow_duplicates: Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")] = False,
+) -> None:
+    """Render every row of a manifest that is not committed yet.
+
+    Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered;
+    4 stopped (run again to go on).
+    """
+    from lynx_batch.execution.prepare import Selection
+    from lynx_batch.execution.run import render as run
+
+    configure_logging()
+    config = _load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
+    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    console = Console(file=sys.stdout)
+    _stop_on_sigterm()
+    with shown(console) as watch:
+        summary = run(config, selection, announce=lambda text: console.print(text, highlight=False), watch=watch)
+    raise typer.Exit(_conclude(summary, console))
+
+
+def _load(run_file: Path, options: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    return load_run_config(run_file, given | dict(parse_override(text) for text in overrides or ()))
+
+
+def _stop_on_sigterm() -> None:
+    """A polite kill ends a run as Ctrl-C does: what is committed stays, what runs is abandoned."""
+
+    def stop(signal_number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _conclude(summary: "RunSummary", console: Console) -> int:
+    """Says how the run ended; gives the exit code."""
+    counts = {outcome: num for outcome, num in summary.counts.items() if num}
+    line = ", ".join(f"{num} {outcome}" for outcome, num in counts.items()) or "nothing to do: the manifest has no rows"
+    if summary.num_rendered_before:
+        line += f" ({summary.num_rendered_before} of them before this run)"
+    console.print(f"run {summary.run_id}: {line}", highlight=False)
+    if summary.stopped_by:
+        console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", highlight=False)
+        return EXIT_STOPPED
+    return 0 if summary.is_complete else EXIT_INCOMPLETE
+
+
+def one(
+    photo: Annotated[str, typer.Argument(help="A photo of one person: a path or any URI.")],
+    prompt: Annotated[str, typer.Argument(help="What the person does; or a text file that says so.")],
+    run_file: Annotated[
+        Path | None, typer.Option("--run", help="Model and defaults; else the published weights.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the MP4 goes.")] = Path("clip.mp4"),
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+) -> None:
+    """Render a single clip in this process, without a cluster."""
+    from lynx_batch.execution.one import published_config, render_one
+
+    configure_logging()
+    console = Console()
+    config = _load(run_file, {}, overrides) if run_file else published_config()
+    text = Path(prompt).read_text(encoding="utf-8").strip() if Path(prompt).is_file() else prompt
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("denoising", total=None)
+        clip = render_one(
+            config,
+            photo=photo,
+            prompt=text,
+            out=out,
+            announce=console.print,
+            on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),
+        )
+    params = clip.params
+    console.print(
+        f"{out}: {params.num_frames} frames of {params.width}x{params.height} at {params.fps} fps, seed {params.seed}"
+    )

@@ -1,0 +1,74 @@
+"""Frames -> an uploaded, hashed object below the output location."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynx_batch import storage
+from lynx_batch.delivery.video import encode_mp4, write_poster
+from lynx_batch.errors import StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredClip:
+    """One attempt's video in the store. URIs are relative to the output location, so that it can be moved whole."""
+
+    clip_uri: str
+    poster_uri: str
+    sha256: str
+    num_bytes: int
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+    encode_s: float
+    upload_s: float
+
+
+def deliver(
+    frames_FHWC: NDArray[np.uint8], *, output: str, clip_id: str, attempt: str, fps: int, crf: int
+) -> DeliveredClip:
+    """Encodes the frames and uploads them with a poster; nobody else writes at an attempt's name.
+
+    Raises:
+        StoreUnavailable: If the store does not take them, or holds another size than was sent.
+    """
+    clip_uri = f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4"
+    poster_uri = clip_uri.removesuffix(".mp4") + ".jpg"
+    with TemporaryDirectory(prefix="lynx-batch-") as scratch:
+        video, poster = Path(scratch, "clip.mp4"), Path(scratch, "clip.jpg")
+        started_s = time.perf_counter()
+        encode_mp4(frames_FHWC, video, fps=fps, crf=crf)
+        write_poster(frames_FHWC, poster)
+        encoded_s = time.perf_counter()
+        _upload(poster, storage.join(output, poster_uri))
+        _upload(video, storage.join(output, clip_uri))
+        uploaded_s = time.perf_counter()
+        with video.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        num_bytes = video.stat().st_size
+    num_frames, height, width, _ = frames_FHWC.shape
+    return DeliveredClip(
+        clip_uri=clip_uri,
+        poster_uri=poster_uri,
+        sha256=sha256,
+        num_bytes=num_bytes,
+        num_frames=num_frames,
+        fps=fps,
+        width=width,
+        height=height,
+        encode_s=encoded_s - started_s,
+        upload_s=uploaded_s - encoded_s,
+    )
+
+
+def _upload(file: Path, uri: str) -> None:
+    storage.upload(file, uri)
+    sent, stored = file.stat().st_size, storage.stat(uri)
+    if stored is None or stored.num_bytes != sent:
+        raise StoreUnavailable(f"{storage.redact(uri)}: sent {sent} bytes, but the store holds {stored}")

@@ -1,0 +1,74 @@
+"""The Ray cluster that a run works on, and how many groups fit it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from lynx_batch.config import ClusterConfig
+from lynx_batch.errors import ConfigError
+
+LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """Where workers can run: GPUs, or CPU cores in a cluster without GPUs."""
+
+    resource: str
+    per_node: tuple[int, ...]
+
+    def num_groups(self, group_size: int, max_groups: int | None) -> int:
+        """How many groups of `group_size` fit; a group never spans nodes.
+
+        Raises:
+            ConfigError: If not one fits.
+        """
+        num_fitting = sum(num_slots // group_size for num_slots in self.per_node)
+        if not num_fitting:
+            most = max(self.per_node, default=0)
+            raise ConfigError(
+                f"cluster.gpus_per_group={group_size}: no node has that many; the largest has {most} {self.resource}s"
+            )
+        return min(num_fitting, max_groups or num_fitting)
+
+    def bundle(self) -> dict[str, float]:
+        """What one worker takes from its node."""
+        return {"CPU": 1} if self.resource == "CPU" else {"GPU": 1, "CPU": 1}
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[Slots]:
+    """A connection to the cluster for the time of a run.
+
+    `address: local` always starts a Ray of its own, whatever clusters this machine belongs to, and ends it.
+
+    Raises:
+        ConfigError: If no cluster answers at `config.address`.
+    """
+    is_local = config.address == "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES} if is_local else {}
+    try:
+        ray.init(
+            address=config.address,
+            namespace="lynx-batch",
+            log_to_driver=False,
+            configure_logging=False,
+            **local_options,
+        )
+    except ConnectionError as error:
+        raise ConfigError(f"cluster.address={config.address!r}: no Ray cluster answers there: {error}") from error
+    try:
+        yield find_slots()
+    finally:
+        ray.shutdown()
+
+
+def find_slots() -> Slots:
+    """The slots of the connected cluster's living nodes."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    resource = "GPU" if any(node.get("GPU", 0) >= 1 for node in nodes) else "CPU"
+    return Slots(resource=resource, per_node=tuple(int(node.get(resource, 0)) for node in nodes))

@@ -1,0 +1,145 @@
+"""The main loop of a run: assign clips to groups, start them, record what came of them."""
+
+import itertools
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+import structlog
+
+from lynx_batch.errors import GroupLost, TooManyFaults
+from lynx_batch.execution.cluster import Slots
+from lynx_batch.execution.group import Group
+from lynx_batch.execution.tasks import Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.planning.schedule import ClipState, Fault, Schedule
+
+log = structlog.get_logger()
+
+POLL_S = 0.5
+MAX_FAULTS_IN_A_ROW = 5
+"""A run stops after this many faults of the machine while not one clip ended: they are not passing ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is, for whoever watches it. `running` holds (clip name, steps done, steps in all)."""
+
+    num_rendered: int
+    num_rejected: int
+    num_failed: int
+    num_left: int
+    running: tuple[tuple[str, int, int], ...]
+    num_groups_loading: int
+
+
+class Recorder(Protocol):
+    """Told of each ended attempt."""
+
+    def rendered(self, task: RenderTask, group: str, result: Rendered) -> None: ...
+
+    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState) -> None: ...
+
+
+class Driver:
+    """Renders every clip of a schedule on as many groups as fit.
+
+    Call `run` once. Whatever ends it, a finished schedule or an exception, no actor and no placement group is left.
+    """
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        settings: WorkerSettings,
+        slots: Slots,
+        num_groups: int,
+        recorder: Recorder,
+        watch: Callable[[Progress], None],
+    ) -> None:
+        self._schedule, self._settings, self._slots, self._num_groups = schedule, settings, slots, num_groups
+        self._recorder, self._watch = recorder, watch
+        self._groups: list[Group] = []
+        self._names = (f"g{number}" for number in itertools.count())
+        self._num_faults = 0
+
+    def run(self) -> None:
+        """Returns when every clip has ended.
+
+        Raises:
+            TooManyFaults: If the machine fails again and again and no clip ends in between.
+            Permanent: If the model cannot be loaded.
+        """
+        try:
+            while not self._schedule.is_finished:
+                self._assign()
+                for group, ref in self._answered():
+                    self._record(group, ref)
+                self._watch(self._progress())
+        finally:
+            for group in self._groups:
+                group.end()
+
+    def _assign(self) -> None:
+        """Keeps as many groups as there is work for, and gives each idle one the next clip."""
+        while len(self._groups) < min(self._num_groups, self._schedule.num_unfinished):
+            self._groups.append(Group(next(self._names), self._settings, self._slots))
+        for group in self._groups:
+            if group.is_ready and group.task is None and (clip := self._schedule.take()):
+                group.start(RenderTask(clip=clip, attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}"))
+
+    def _answered(self) -> list[tuple[Group, Any]]:
+        """Waits a moment for answers of the workers."""
+        awaited = {ref: group for group in self._groups for ref in group.refs}
+        ready, _ = ray.wait(list(awaited), timeout=POLL_S)
+        return [(awaited[ref], ref) for ref in ready]
+
+    def _record(self, group: Group, ref: Any) -> None:
+        task = group.task
+        try:
+            answer = group.receive(ref)
+        except GroupLost as loss:
+            self._lose(group, loss)
+            return
+        if isinstance(answer, Loaded):
+            log.info("group_ready", group=group.name, device=answer.device, load_s=round(answer.load_s, 2))
+        elif isinstance(answer, Rendered) and task is not None:
+            self._num_faults = 0
+            self._schedule.rendered(task.clip.clip_id)
+            self._recorder.rendered(task, group.name, answer)
+        elif isinstance(answer, Failed):
+            self._fail(task, group, answer)
+        if group.is_broken:
+            self._remove(group)
+
+    def _lose(self, group: Group, loss: GroupLost) -> None:
+        log.warning("group_lost", group=group.name, error=str(loss))
+        self._remove(group)
+        self._fail(group.task, group, Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE))
+
+    def _fail(self, task: RenderTask | None, group: Group, failure: Failed) -> None:
+        """Ends an attempt (a group may also die between two); stops the run if nothing but faults is left to come."""
+        if task is not None:
+            state = self._schedule.failed(task.clip.clip_id, failure.fault)
+            self._recorder.failed(task, group.name, failure, state)
+        self._num_faults = self._num_faults + 1 if failure.fault is Fault.MACHINE else 0
+        if self._num_faults >= MAX_FAULTS_IN_A_ROW:
+            raise TooManyFaults(f"{self._num_faults} faults in a row, and no clip ended: {failure.error}")
+
+    def _remove(self, group: Group) -> None:
+        self._groups.remove(group)
+        group.end()
+
+    def _progress(self) -> Progress:
+        for group in self._groups:
+            group.poll_step()
+        busy = [(group.task.clip.name, *group.step) for group in self._groups if group.task is not None]
+        return Progress(
+            num_rendered=self._schedule.count(ClipState.RENDERED),
+            num_rejected=self._schedule.count(ClipState.REJECTED),
+            num_failed=self._schedule.count(ClipState.FAILED),
+            num_left=self._schedule.num_unfinished,
+            running=tuple(busy),
+            num_groups_loading=sum(not group.is_ready for group in self._groups),
+        )

@@ -1,0 +1,130 @@
+"""Run file + manifest -> clips that can be rendered, and rows that cannot; before Ray or a GPU is asked for anything."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
+from lynx_batch.config import RunConfig
+from lynx_batch.errors import ConfigError
+from lynx_batch.intake.check import check_rows, find_duplicate_clips, reject_expired
+from lynx_batch.intake.manifest import folder_of, read_manifest
+from lynx_batch.intake.photos import hash_photos
+from lynx_batch.intake.problems import RowProblem
+from lynx_model.errors import EncoderMismatch
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
+from lynx_model.faces.pack import find_pack
+from lynx_model.fingerprint import fingerprint_file, fingerprint_folder
+from lynx_model.headers import describe_adapters
+from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
+
+MAX_PROBLEMS_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows of the manifest a run takes, and how strict it is with the others."""
+
+    where: str | None = None
+    limit: int | None = None
+    allow_invalid: bool = False
+    allow_duplicates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRun:
+    """Every row of the manifest, as a clip or a rejection."""
+
+    manifest: pa.Table
+    identity: RenderIdentity
+    clips: list[ClipSpec]
+    rejections: list[Rejection]
+
+
+def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedRun:
+    """Reads and checks everything that a run of `config` needs.
+
+    Raises:
+        ConfigError: If rows break rules (all are named) or the manifest cannot be read.
+        MissingFile, WeightsMismatch, EncoderMismatch: If the model is not complete, or not one.
+    """
+    manifest = read_manifest(config.manifest, selection.where, selection.limit)
+    return prepare_rows(config, manifest, folder_of(config.manifest), selection, now)
+
+
+def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
+    """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
+    identity = identify_model(config)
+    requests, problems = check_rows(manifest, config.defaults, base)
+    if problems and not selection.allow_invalid:
+        raise ConfigError(describe_problems(problems))
+    requests, expired = reject_expired(requests, now)
+    clips, unreadable = _identify(requests, identity)
+    duplicates = find_duplicate_clips(clips)
+    if duplicates and not selection.allow_duplicates:
+        raise ConfigError(describe_problems(duplicates))
+    return PreparedRun(
+        manifest=manifest,
+        identity=identity,
+        clips=clips,
+        rejections=[*_reject_invalid(problems), *expired, *unreadable],
+    )
+
+
+def identify_model(config: RunConfig) -> RenderIdentity:
+    """Fingerprints of everything that the run file names and that changes the picture.
+
+    Raises:
+        EncoderMismatch: If `faces.identity` gives another embedding than the adapters take.
+        MissingFile, WeightsMismatch: If a folder is not complete.
+    """
+    source, pack = config.model.source, find_pack(config.faces.pack)
+    id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
+    adapters = describe_adapters(id_folder, ref_folder)
+    is_own = config.faces.identity == OWN_RECOGNISER
+    encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
+    if encoder != adapters.identity_encoder:
+        raise EncoderMismatch(
+            f"faces.identity={config.faces.identity!r} gives embeddings of {encoder!r}, "
+            f"but {id_folder} declares {adapters.identity_encoder!r}"
+        )
+    pack_fingerprint = fingerprint_folder(pack.folder)
+    return RenderIdentity(
+        base=fingerprint_folder(Path(source.base)),
+        id_adapter=fingerprint_folder(id_folder),
+        ref_adapter=fingerprint_folder(ref_folder) if ref_folder else None,
+        face_pack=pack_fingerprint,
+        identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(config.faces.identity)),
+        is_parity=config.faces.parity,
+        precision=config.engine.precision,
+    )
+
+
+def describe_problems(problems: list[RowProblem]) -> str:
+    """All problems on a line each, as far as they fit a screen."""
+    lines = [f"the manifest breaks {len(problems)} rule(s); nothing was started:"]
+    lines += [f"  {problem}" for problem in problems[:MAX_PROBLEMS_SHOWN]]
+    if len(problems) > MAX_PROBLEMS_SHOWN:
+        lines.append(f"  ... and {len(problems) - MAX_PROBLEMS_SHOWN} more: `lynx-batch manifest check` lists all")
+    return "\n".join(lines)
+
+
+def _identify(requests: list[ClipRequest], identity: RenderIdentity) -> tuple[list[ClipSpec], list[Rejection]]:
+    clips, rejections = [], []
+    photos = hash_photos(request.subject_uri for request in requests)
+    for request in requests:
+        photo = photos[request.subject_uri]
+        if isinstance(photo, str):
+            clips.append(identify(request, photo_sha256=photo, identity=identity))
+        else:
+            rejections.append(Rejection(row=request.row, error_type=photo.error_type, error=photo.error))
+    return clips, rejections
+
+
+def _reject_invalid(problems: list[RowProblem]) -> list[Rejection]:
+    by_row: dict[int, list[str]] = {}
+    for problem in problems:
+        by_row.setdefault(problem.row, []).append(str(problem))
+    return [Rejection(row=row, error_type="InvalidRow", error="; ".join(texts)) for row, texts in by_row.items()]

@@ -1,0 +1,67 @@
+"""What driver and workers say to each other; all of it small, none of it pixels."""
+
+from dataclasses import dataclass
+
+from lynx_batch.clip import ClipSpec, RenderIdentity
+from lynx_batch.config import EngineConfig, FacesConfig
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.planning.schedule import Fault
+from lynx_model.spec import ModelSource, ParallelPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker needs to know once, whatever clips it renders."""
+
+    run_id: str
+    output: str
+    model: ModelSource
+    faces: FacesConfig
+    engine: EngineConfig
+    identity: RenderIdentity
+    plan: ParallelPlan
+    crf: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderTask:
+    """One attempt at one clip, sent to every rank of a group."""
+
+    clip: ClipSpec
+    attempt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A worker has its model and waits for clips."""
+
+    device: str
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Helped:
+    """A rank other than the first has done its share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """The clip is committed; `commit` is the record in the store, which may be another attempt's."""
+
+    commit: CommitRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The attempt failed.
+
+    `breaks_group`: other ranks may wait for this one for ever.
+    """
+
+    error_type: str
+    error: str
+    fault: Fault
+    breaks_group: bool = False
+
+
+AttemptResult = Helped | Rendered | Failed

@@ -1,0 +1,76 @@
+"""The Ray actor: one rank of a group, on one GPU (or one CPU slot where there are no GPUs)."""
+
+import os
+import socket
+import time
+
+import ray
+import torch
+
+from lynx_batch.execution.renderer import Renderer
+from lynx_batch.execution.tasks import AttemptResult, Loaded, RenderTask, WorkerSettings
+from lynx_batch.telemetry import configure_logging
+from lynx_model import parallel
+
+COLLECTIVE_TIMEOUT_S = 600.0
+"""After how long a rank gives up on the others: longer than any one step or decode takes."""
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+class Worker:
+    """Renders its share of every clip that its group is given; never restarted alone, for its group dies with it.
+
+    `progress` has a thread of its own, so a clip's step can be asked for while it is rendered.
+    """
+
+    def __init__(self, settings: WorkerSettings, rank: int) -> None:
+        configure_logging()
+        self._settings, self._rank = settings, rank
+        self._step = (0, 0)
+
+    def address(self) -> str:
+        """Where the group's ranks meet: a free port on this node."""
+        host = ray.util.get_node_ip_address() if self._settings.plan.num_ranks > 1 else "127.0.0.1"
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"tcp://{host}:{probe.getsockname()[1]}"
+
+    def load(self, address: str) -> Loaded:
+        """Meets the other ranks at `address` and loads the model."""
+        started_s, device = time.perf_counter(), self._claim_device()
+        num_ranks = self._settings.plan.num_ranks
+        if num_ranks > 1:
+            backend = "nccl" if device.startswith("cuda") else "gloo"
+            parallel.connect(
+                rank=self._rank,
+                num_ranks=num_ranks,
+                init_method=address,
+                backend=backend,
+                timeout_s=COLLECTIVE_TIMEOUT_S,
+            )
+        self._renderer = Renderer(self._settings, rank=self._rank, device=device)
+        return Loaded(device=device, load_s=time.perf_counter() - started_s)
+
+    def render(self, task: RenderTask) -> AttemptResult:
+        self._step = (0, task.clip.params.num_inference_steps)
+        return self._renderer.render(task, self._note_step)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def progress(self) -> tuple[int, int]:
+        """(steps done, steps in all) of the clip being rendered."""
+        return self._step
+
+    def _note_step(self, step: int, num_steps: int) -> None:
+        self._step = (step, num_steps)
+
+    def _claim_device(self) -> str:
+        """This rank's own device. All GPUs of the node stay visible to it, so that ranks can reach each other's memory."""
+        if not torch.cuda.is_available():
+            torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+            return "cpu"
+        (gpu_id,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        local_rank = visible.split(",").index(gpu_id) if visible else int(gpu_id)
+        os.environ["LOCAL_RANK"] = str(local_rank)
+        torch.cuda.set_device(local_rank)
+        return f"cuda:{local_rank}"

@@ -1,0 +1,192 @@
+"""Photos and prompts, or rows of text -> a manifest."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import structlog
+
+from lynx_batch.errors import ConfigError
+from lynx_batch.intake.cells import read_cell
+from lynx_batch.intake.problems import shorten
+from lynx_batch.intake.schema import SCHEMA, explain_columns
+from lynx_batch.storage import list_files, read_bytes, redact, resolve
+
+log = structlog.get_logger()
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".mpo", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+MAX_FAULTS_SHOWN = 50
+
+Line = tuple[int, dict[str, object] | str]
+"""Number of a line, from 1, and its cells, or what is wrong with it as a whole."""
+
+
+def build_from_folder(photos: str, prompts: Sequence[str], seeds: Sequence[int] | None) -> pa.Table:
+    """A row for each photo right in the folder, each prompt and each seed; without seeds, one is derived later.
+
+    `subject_id` is the name of the photo's file, `clip_name` such as `eileen-collins-p01-s42`.
+
+    Raises:
+        ConfigError: If there is no photo or no prompt, or a prompt or seed comes twice.
+    """
+    if not prompts:
+        raise ConfigError("prompts: there must be at least one")
+    _refuse_repeated("prompt", prompts)
+    _refuse_repeated("seed", seeds or ())
+    named_photos = _name_photos(_list_photos(photos))
+    rows = [
+        {
+            "subject_uri": uri,
+            "prompt": prompt,
+            "clip_name": f"{subject}-p{number:02}" + ("" if seed is None else f"-s{seed}"),
+            "subject_id": subject,
+            "seed": seed,
+        }
+        for (subject, uri), (number, prompt), seed in product(
+            named_photos.items(), enumerate(prompts, start=1), seeds or (None,)
+        )
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def build_from_table_file(uri: str) -> pa.Table:
+    """The rows of a `.csv` (with a line of column names) or `.jsonl` file; relative photos start from its folder.
+
+    An empty CSV cell is null.
+
+    Raises:
+        ConfigError: If a column or cell is not of the schema; every fault is named with line, column, value and rule.
+    """
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    address = uri.partition("?")[0] if "://" in uri else uri
+    reader = readers.get(PurePosixPath(address).suffix.lower())
+    source, folder = redact(uri), address.rpartition("/")[0] or "."
+    if reader is None:
+        raise ConfigError(f"{source}: must be a .csv or .jsonl file")
+    rows, faults = [], []
+    for number, cells in reader(read_text(uri), source):
+        row, found = ({}, [cells]) if isinstance(cells, str) else _read_row(cells)
+        faults += [f"line {number}: {fault}" for fault in found]
+        rows.append(_locate(row, folder))
+    if faults:
+        raise ConfigError(_list_faults(source, faults))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def place_photos(table: pa.Table, manifest: str) -> pa.Table:
+    """`table` with photos as the manifest that is written to `manifest` names them.
+
+    Local photos of a local manifest are relative to its folder, so that both can move together.
+    """
+    folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
+
+    def place(uri: str | None) -> str | None:
+        if uri is None or "://" in uri or not uri.strip():
+            return uri
+        return os.path.abspath(uri) if folder is None else os.path.relpath(os.path.abspath(uri), folder)
+
+    placed = pa.array(map(place, table["subject_uri"].to_pylist()), SCHEMA.field("subject_uri").type)
+    return table.set_column(table.column_names.index("subject_uri"), "subject_uri", placed)
+
+
+def read_prompts(uri: str) -> list[str]:
+    """One prompt a line; empty lines do not count."""
+    lines = (line.strip() for line in read_text(uri).split("\n"))
+    return [line for line in lines if line]
+
+
+def read_text(uri: str) -> str:
+    """Raises ConfigError if the file is not UTF-8."""
+    try:
+        return read_bytes(uri).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{redact(uri)}: must be UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _list_photos(folder: str) -> list[str]:
+    names = sorted(file.uri for file in list_files(folder) if "/" not in file.uri.removeprefix(folder).strip("/"))
+    photos = [uri for uri in names if PurePosixPath(uri).suffix.lower() in PHOTO_SUFFIXES]
+    if not photos:
+        raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({', '.join(PHOTO_SUFFIXES)})")
+    others = [PurePosixPath(uri).name for uri in names if uri not in photos]
+    if others:
+        log.info("files_that_are_no_photos", num_files=len(others), files=others[:MAX_FAULTS_SHOWN])
+    return photos
+
+
+def _name_photos(uris: list[str]) -> dict[str, str]:
+    """The subject of each photo -> its URI: the file's name, with its suffix where that alone tells two apart."""
+    num_photos = Counter(PurePosixPath(uri).stem for uri in uris)
+    names = [PurePosixPath(uri) for uri in uris]
+    return {n.stem if num_photos[n.stem] == 1 else n.name: uri for n, uri in zip(names, uris, strict=True)}
+
+
+def _refuse_repeated(what: str, values: Sequence[object]) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{what} {shorten(repeated[0])}: must not come twice")
+
+
+def _read_csv(text: str, source: str) -> Iterator[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        faults = explain_columns(names)
+        if faults:
+            raise ConfigError(_list_faults(source, [f"line 1: {fault}" for fault in faults]))
+        last = reader.line_num
+        for cells in reader:
+            if cells:
+                yield last + 1, _pair(names, cells)
+            last = reader.line_num
+    except csv.Error as error:
+        raise ConfigError(f"{source}: line {reader.line_num}: must be CSV ({error})") from error
+
+
+def _pair(names: list[str], cells: list[str]) -> dict[str, object] | str:
+    if len(cells) != len(names):
+        return f"must have {len(names)} cells, as line 1 has; it has {len(cells)}"
+    return {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
+
+
+def _read_jsonl(text: str, source: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _read_object(line)
+
+
+def _read_object(line: str) -> dict[str, object] | str:
+    try:
+        cells = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"must be a JSON object ({error})"
+    if not isinstance(cells, dict):
+        return f"must be a JSON object, not {shorten(cells)}"
+    return "; ".join(explain_columns(cells)) or cells
+
+
+def _read_row(cells: dict[str, object]) -> tuple[dict[str, object], list[str]]:
+    row, faults = {}, []
+    for name, cell in cells.items():
+        try:
+            row[name] = read_cell(cell, SCHEMA.field(name).type)
+        except ValueError as rule:
+            faults.append(f"{name}={shorten(cell)}: {rule}")
+    return row, faults
+
+
+def _locate(row: dict[str, object], folder: str) -> dict[str, object]:
+    uri = row.get("subject_uri")
+    return row | {"subject_uri": resolve(uri, folder)} if isinstance(uri, str) and uri.strip() else row
+
+
+def _list_faults(source: str, faults: list[str]) -> str:
+    shown = faults[:MAX_FAULTS_SHOWN]
+    more = [f"... and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
+    return "\n  ".join([f"{source}: {len(faults)} fault(s)", *shown, *more])

@@ -1,0 +1,66 @@
+"""A cell of CSV, JSON or a folder name such as `seed=7` -> the value that its column holds."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from lynx_batch.intake.schema import EXPECTATIONS, REAL, TAGS, TEXT, TIME, WHOLE
+
+WHOLE_LIMIT = 2**63
+
+
+def read_cell(value: object, kind: pa.DataType) -> object:
+    """`value` as a column of type `kind` holds it; numbers, times and tags may be written as text. None stays None.
+
+    Raises:
+        ValueError: If it cannot be; the error's text is the rule.
+    """
+    if value is None:
+        return None
+    readers = {TEXT: _text, WHOLE: _whole, REAL: _real, TIME: _time, TAGS: _tags}
+    try:
+        return readers[kind](value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"must be {EXPECTATIONS[kind]}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()  # half of a surrogate pair is no text
+    return value
+
+
+def _number(value: object) -> int | float:
+    if isinstance(value, str):
+        return int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    return value
+
+
+def _whole(value: object) -> int:
+    number = _number(value)
+    if number != math.floor(number) or not -WHOLE_LIMIT <= number < WHOLE_LIMIT:
+        raise ValueError
+    return int(number)
+
+
+def _real(value: object) -> float:
+    return float(_number(value))
+
+
+def _time(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise TypeError
+    time = datetime.fromisoformat(value.strip())
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _tags(value: object) -> list[tuple[str, str]]:
+    tags = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(tags, dict):
+        raise TypeError
+    return [(_text(name), _text(tag)) for name, tag in tags.items()]

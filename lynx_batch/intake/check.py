@@ -1,0 +1,142 @@
+"""Rows of a manifest -> requests for clips, or everything that is wrong with them. Reads nothing."""
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, broken_rule
+from lynx_batch.config import DefaultsConfig
+from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
+from lynx_batch.intake.problems import RowProblem
+from lynx_batch.intake.schema import REQUIRED, ROW, SCHEMA
+from lynx_batch.storage import redact, resolve
+from lynx_model.spec import RenderParams
+
+NUM_ROWS_AT_ONCE = 10_000
+CONSENT_EXPIRED = "ConsentExpired"
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+PARAM_COLUMNS = frozenset(field.name for field in fields(RenderParams)) & frozenset(SCHEMA.names)
+OTHER_COLUMNS = ("clip_name", "subject_id", "face_index", "priority", "consent_ref", "consent_expires_at")
+"""What a request takes from its row as it is."""
+
+
+def check_rows(table: pa.Table, defaults: DefaultsConfig, base: str) -> tuple[list[ClipRequest], list[RowProblem]]:
+    """The requests of all good rows, and all problems of all bad ones, both in the rows' order.
+
+    Args:
+        table: From `read_manifest`.
+        defaults: What a null cell means.
+        base: The folder that relative photos are in: `folder_of` the manifest.
+    """
+    requests, problems = [], []
+    for cells in _rows(table):
+        faults = [*_explain_cells(cells), *explain_guidance(cells, defaults)]
+        problems += [RowProblem(row=cells[ROW], column=c, value=value, rule=rule) for c, value, rule in faults]
+        if not faults:
+            requests.append(_request(cells, defaults, base))
+    return requests, problems
+
+
+def find_duplicates(requests: Iterable[ClipRequest]) -> list[RowProblem]:
+    """Rows that ask for the same clip as an earlier one, as far as it shows before the photos are read."""
+    return _find_repeated(
+        (request.row, "subject_uri", redact(request.subject_uri), _what_shows(request)) for request in requests
+    )
+
+
+def find_duplicate_clips(clips: Iterable[ClipSpec]) -> list[RowProblem]:
+    """Rows whose clip is that of an earlier one."""
+    return _find_repeated((clip.request.row, "clip_id", clip.clip_id, clip.clip_id) for clip in clips)
+
+
+def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list[ClipRequest], list[Rejection]]:
+    """The requests whose consent still holds at `now`, and the rejections of the others."""
+    kept, rejections = [], []
+    for request in requests:
+        expires_at = request.consent_expires_at
+        if expires_at is None or now < expires_at:
+            kept.append(request)
+        else:
+            error = f"consent_expires_at={expires_at.isoformat()}: must be in the future"
+            rejections.append(Rejection(row=request.row, error_type=CONSENT_EXPIRED, error=error))
+    return kept, rejections
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Each row's cells that are not null."""
+    for batch in table.to_batches(max_chunksize=NUM_ROWS_AT_ONCE):
+        columns = [column.to_pylist() for column in batch.columns]
+        for cells in zip(*columns, strict=True):
+            yield {name: cell for name, cell in zip(table.column_names, cells, strict=True) if cell is not None}
+
+
+def _explain_cells(cells: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with each cell of a row by itself."""
+    for name in REQUIRED:
+        if name not in cells:
+            yield name, None, "must not be null"
+    for name, value in cells.items():
+        if name in PARAM_COLUMNS:
+            rule = broken_rule(name, value)
+        else:
+            rule = OTHER_RULES[name](value) if name in OTHER_RULES else None
+        if rule is not None:
+            yield name, redact(value) if name == "subject_uri" else value, rule
+
+
+def _explain_uri(uri: str) -> str | None:
+    if not uri.strip():
+        return "must not be empty"
+    return "must not hold line breaks or other control characters" if CONTROL.search(uri) else None
+
+
+def _explain_face_index(index: int) -> str | None:
+    return None if index >= 0 else "must be at least 0"
+
+
+def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
+    nulls = [name for name, value in tags if value is None]
+    return f"tag {nulls[0]!r} must not be null" if nulls else None
+
+
+OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
+    "subject_uri": _explain_uri,
+    "face_index": _explain_face_index,
+    "tags": _explain_tags,
+}
+
+
+def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> ClipRequest:
+    given = {name: cells[name] for name in PARAM_COLUMNS & cells.keys()}
+    params = defaults.model_dump() | given | settle_guidance(cells)
+    is_seed_given = params["seed"] is not None
+    if not is_seed_given:
+        del params["seed"]
+    return ClipRequest(
+        row=cells[ROW],
+        subject_uri=resolve(cells["subject_uri"], base),
+        params=RenderParams(**params),
+        is_seed_given=is_seed_given,
+        tags=dict(cells.get("tags", ())),
+        **{name: cells[name] for name in OTHER_COLUMNS if name in cells},
+    )
+
+
+def _what_shows(request: ClipRequest) -> Hashable:
+    return request.subject_uri, request.face_index, request.is_seed_given, request.params
+
+
+def _find_repeated(rows: Iterable[tuple[int, str, str, Hashable]]) -> list[RowProblem]:
+    """Each row (number, column, value, what it asks for) that asks for the same as an earlier one."""
+    first_row: dict[Hashable, int] = {}
+    problems = []
+    for row, column, value, wish in rows:
+        first = first_row.setdefault(wish, row)
+        if first != row:
+            rule = f"must not ask for the same clip as row {first}"
+            problems.append(RowProblem(row=row, column=column, value=value, rule=rule))
+    return problems

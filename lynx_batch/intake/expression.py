@@ -1,0 +1,117 @@
+"""`--where EXPR`: chooses rows of a manifest by what their cells hold.
+
+The language is a corner of Python's: columns (and `row`), literals and lists of literals, `== != < <= > >=`, `in`,
+`not in`, `is None`, `is not None`, `and`, `or`, `not` and parentheses. A null cell compares as neither true nor false, so
+only `is None` finds it.
+"""
+
+import ast
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lynx_batch.errors import ConfigError
+from lynx_batch.intake.cells import read_cell
+from lynx_batch.intake.schema import ROW, SCHEMA, TAGS, nearest
+
+MAX_LENGTH = 10_000
+COLUMNS = {ROW: pa.int64()} | {field.name: field.type for field in SCHEMA if field.type != TAGS}
+
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+def filter_rows(table: pa.Table, where: str) -> pa.Table:
+    """The rows of `table` for which `where` is true, in their order.
+
+    Raises:
+        ConfigError: If `where` is outside of the language; the message names the part that is.
+    """
+    missing = {name: pa.nulls(table.num_rows, kind) for name, kind in COLUMNS.items() if name not in table.column_names}
+    try:
+        expression = _condition(ast.parse(_checked(where), mode="eval").body)
+        complete = pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **missing})
+        kept = complete.filter(expression)
+    except SyntaxError as error:
+        raise ConfigError(f"--where {where!r}: {error.msg}; an example is: seed == 7 and width in [480, 832]") from None
+    except (ValueError, pa.ArrowException, RecursionError) as error:
+        raise ConfigError(f"--where {where!r}: {error}") from None
+    return kept.select(table.column_names).sort_by(ROW)
+
+
+def _checked(where: str) -> str:
+    if len(where) > MAX_LENGTH:
+        raise ValueError(f"must be at most {MAX_LENGTH} characters")
+    return where.strip()
+
+
+def _condition(node: ast.expr) -> pc.Expression:
+    match node:
+        case ast.BoolOp(op=ast.And(), values=values):
+            return _joined(operator.and_, values)
+        case ast.BoolOp(values=values):
+            return _joined(operator.or_, values)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return ~_condition(operand)
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return _comparison(left, op, right)
+        case ast.Compare():
+            raise ValueError(f"{ast.unparse(node)!r}: compare two things at a time, joined by `and`")
+    raise ValueError(f"{ast.unparse(node)!r}: must be a comparison, such as seed == 7")
+
+
+def _joined(join: Callable[[Any, Any], Any], nodes: list[ast.expr]) -> pc.Expression:
+    first, *others = map(_condition, nodes)
+    for other in others:
+        first = join(first, other)
+    return first
+
+
+def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
+    column, kind = _column(left)
+    match op, right:
+        case ast.Is(), ast.Constant(value=None):
+            return column.is_null()
+        case ast.IsNot(), ast.Constant(value=None):
+            return column.is_valid()
+        case ((ast.In() | ast.NotIn()), (ast.List(elts=items) | ast.Tuple(elts=items))):
+            found = column.isin(pa.array([_literal(item, kind) for item in items], kind))
+            return pc.if_else(
+                column.is_valid(), found if isinstance(op, ast.In) else ~found, pa.scalar(None, pa.bool_())
+            )
+    if type(op) not in COMPARISONS:
+        raise ValueError("`in` takes a list such as [1, 2], and `is` takes None")
+    if isinstance(right, ast.Name):
+        return COMPARISONS[type(op)](column, _column(right)[0])
+    return COMPARISONS[type(op)](column, pa.scalar(_literal(right, kind), kind))
+
+
+def _column(node: ast.expr) -> tuple[pc.Expression, pa.DataType]:
+    if not isinstance(node, ast.Name):
+        raise ValueError(f"{ast.unparse(node)!r}: must be a column, on the left of its comparison")  # noqa: TRY004
+    if node.id not in COLUMNS:
+        raise ValueError(f"column {node.id!r}: unknown; the nearest known one is {nearest(node.id, COLUMNS)!r}")
+    return pc.field(node.id), COLUMNS[node.id]
+
+
+def _literal(node: ast.expr, kind: pa.DataType) -> object:
+    shown = ast.unparse(node)
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"{shown!r}: must be a literal, such as 7 or 'text'") from None
+    if value is None:
+        raise ValueError("a comparison with None is never true: write `is None` or `is not None`")
+    try:
+        return read_cell(value, kind)
+    except ValueError as rule:
+        raise ValueError(f"{shown!r}: {rule}, as its column is") from None

@@ -1,0 +1,107 @@
+"""A manifest at a URI: a Parquet file, or a folder of them whose sub-folders may be named `column=value`."""
+
+import io
+import os
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lynx_batch.errors import ConfigError, MissingObject
+from lynx_batch.intake.cells import read_cell
+from lynx_batch.intake.expression import filter_rows
+from lynx_batch.intake.schema import ROW, SCHEMA, conform
+from lynx_batch.storage import list_files, read_bytes, redact, stat, write_bytes
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def read_manifest(uri: str, where: str | None = None, limit: int | None = None) -> pa.Table:
+    """The manifest's rows with its own columns in the schema's types, after a column `row`.
+
+    `row` is the 0-based position in the whole manifest (the parts of a folder in the order of their names), whatever
+    `where` and `limit` leave out. At most `limit` rows are given of those that `where` chooses.
+
+    Raises:
+        ConfigError: If it is not a manifest of this version, or `where` is faulty; every fault of the columns is named.
+        MissingObject: If nothing lies at `uri`.
+    """
+    parts = [conform(table, source) for source, table in _read_parts(uri)]
+    table = pa.concat_tables(parts, promote_options="default")
+    table = table.select([name for name in SCHEMA.names if name in table.column_names])
+    table = table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
+    if where is not None:
+        table = filter_rows(table, where)
+    return table.slice(0, limit)
+
+
+def write_manifest(table: pa.Table, uri: str) -> None:
+    """Puts a table of the manifest's schema at `uri`, in place of what was there."""
+    buffer = io.BytesIO()
+    pq.write_table(table.cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata), buffer)
+    write_bytes(uri, buffer.getvalue())
+
+
+def folder_of(uri: str) -> str:
+    """The absolute folder that the relative `subject_uri`s of the manifest at `uri` start from."""
+    if "://" not in uri:
+        uri = os.path.abspath(uri)
+    is_file = stat(uri) is not None
+    address = uri.partition("?")[0] if "://" in uri else uri
+    return address.rpartition("/")[0] if is_file else address.rstrip("/")
+
+
+def _read_parts(uri: str) -> Iterator[tuple[str, pa.Table]]:
+    """Each Parquet file with its name for messages, and the columns of the folders that it lies in."""
+    for file in _list_parts(uri):
+        source = f"manifest {redact(file)}"
+        yield source, _with_folder_columns(_read_parquet(file, source), _path_below(uri, file), source)
+
+
+def _list_parts(uri: str) -> list[str]:
+    """Names that begin with `_` or `.` are the notes of the program that wrote the folder."""
+    if stat(uri) is not None:
+        return [uri]
+    files = [file.uri for file in list_files(uri)]
+    if not files:
+        raise MissingObject(f"manifest {redact(uri)}: nothing lies there")
+    parts = sorted(file for file in files if not _is_hidden(_path_below(uri, file)))
+    if not parts:
+        raise ConfigError(f"manifest {redact(uri)}: must hold a Parquet file")
+    return parts
+
+
+def _path_below(uri: str, file: str) -> str:
+    return file.removeprefix(uri).strip("/")
+
+
+def _is_hidden(path: str) -> bool:
+    return any(name.startswith(("_", ".")) for name in path.split("/"))
+
+
+def _read_parquet(uri: str, source: str) -> pa.Table:
+    try:
+        return pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{source}: must be a Parquet file ({error})") from error
+
+
+def _with_folder_columns(table: pa.Table, path: str, source: str) -> pa.Table:
+    for name, text in (folder.split("=", 1) for folder in path.split("/")[:-1] if "=" in folder):
+        if name in table.column_names:
+            raise ConfigError(f"{source}: column {name!r} must not be both in the file and in a folder's name")
+        table = table.append_column(name, _folder_column(name, text, table.num_rows, source))
+    return table
+
+
+def _folder_column(name: str, text: str, num_rows: int, source: str) -> pa.Array:
+    if name not in SCHEMA.names:
+        return pa.nulls(num_rows)  # `conform` says what is wrong with the name
+    kind = SCHEMA.field(name).type
+    try:
+        value = None if text == HIVE_NULL else read_cell(unquote(text), kind)
+    except ValueError as rule:
+        raise ConfigError(f"{source}: folder {name}={text!r}: {rule}") from None
+    return pa.array([value] * num_rows, kind)

@@ -1,0 +1,24 @@
+"""What is wrong with a row of a manifest, as it is told."""
+
+from dataclasses import dataclass
+
+MAX_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowProblem:
+    """A cell that breaks a rule. `row` is the row's 0-based position in the manifest; `value` may be shown to anybody."""
+
+    row: int
+    column: str
+    value: object
+    rule: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.column}={shorten(self.value)}: {self.rule}"
+
+
+def shorten(value: object) -> str:
+    """`value` on one line, cut where it grows too long to read."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -1,0 +1,132 @@
+"""The manifest's columns, schema version 1: their types, and what a table must look like to be a manifest.
+
+A foreign table is taken as it comes wherever nothing is lost: any integer, float or decimal for a number as long as its
+value fits, any kind of string for text, dates and timestamps without a zone as UTC.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.types as kinds
+
+from lynx_batch.errors import ConfigError
+
+MANIFEST_VERSION = 1
+VERSION_KEY = b"lynx_manifest_version"
+
+ROW = "row"
+"""The column that reading adds: the row's 0-based position in the whole manifest."""
+
+TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
+TIME = pa.timestamp("us", tz="UTC")
+TAGS = pa.map_(pa.string(), pa.string())
+
+REQUIRED = ("subject_uri", "prompt")
+SCHEMA = pa.schema(
+    [
+        ("subject_uri", TEXT),
+        ("prompt", TEXT),
+        ("clip_name", TEXT),
+        ("subject_id", TEXT),
+        ("negative_prompt", TEXT),
+        ("seed", WHOLE),
+        ("width", WHOLE),
+        ("height", WHOLE),
+        ("num_frames", WHOLE),
+        ("fps", WHOLE),
+        ("num_inference_steps", WHOLE),
+        ("guidance_scale", REAL),
+        ("guidance_scale_image", REAL),
+        ("num_guidance_branches", WHOLE),
+        ("ip_scale", REAL),
+        ("ref_scale", REAL),
+        ("priority", WHOLE),
+        ("face_index", WHOLE),
+        ("consent_ref", TEXT),
+        ("consent_expires_at", TIME),
+        ("tags", TAGS),
+    ],
+    metadata={VERSION_KEY: str(MANIFEST_VERSION)},
+)
+
+EXPECTATIONS = {
+    TEXT: "text",
+    WHOLE: "a whole number of at most 64 bits",
+    REAL: "a number",
+    TIME: "a time such as 2027-01-31T12:00:00Z",
+    TAGS: "a map of text to text",
+}
+"""What a column of each type takes, in words."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of `known` that `name` most resembles, for a message."""
+    return max(known, key=lambda candidate: difflib.SequenceMatcher(None, name.lower(), candidate).ratio())
+
+
+def explain_columns(names: Iterable[str]) -> list[str]:
+    """What is wrong with a manifest that has the columns `names`; empty if nothing is."""
+    present = list(names)
+    repeated = sorted({name for name in present if present.count(name) > 1})
+    unknown = [name for name in present if name not in SCHEMA.names]
+    return [
+        *(f"column {name!r}: must appear once" for name in repeated),
+        *(f"column {name!r}: unknown; the nearest known one is {nearest(name, SCHEMA.names)!r}" for name in unknown),
+        *(f"column {name!r}: required, but missing" for name in REQUIRED if name not in present),
+    ]
+
+
+def conform(table: pa.Table, source: str) -> pa.Table:
+    """`table` with the manifest's types; it need not have every optional column.
+
+    Raises:
+        ConfigError: If a column is unknown, missing or of a wrong type, or the table follows another version of the
+            schema. Every fault is named, after `source`.
+    """
+    faults = [*_explain_version(table), *explain_columns(table.column_names)]
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in [] if faults else table.column_names:
+        try:
+            columns[name] = _cast(table[name], SCHEMA.field(name).type)
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            faults.append(f"column {name!r} of type {table[name].type}: {error}")
+    if faults:
+        raise ConfigError("\n  ".join([f"{source}:", *faults]))
+    return pa.table(columns)
+
+
+def _explain_version(table: pa.Table) -> list[str]:
+    found = (table.schema.metadata or {}).get(VERSION_KEY, str(MANIFEST_VERSION).encode()).decode(errors="replace")
+    if found == str(MANIFEST_VERSION):
+        return []
+    return [f"{VERSION_KEY.decode()}={found!r}: this release reads version {MANIFEST_VERSION}"]
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    found = column.type.value_type if kinds.is_dictionary(column.type) else column.type
+    if not _is_taken(found, wanted):
+        raise ValueError(f"must be {EXPECTATIONS[wanted]}")
+    # Nanoseconds are the only thing that may be lost: pandas writes them for every time.
+    is_fine = kinds.is_timestamp(found) and found.unit == "ns"
+    cast = column.cast(wanted, safe=not is_fine)
+    cast.validate(full=True)
+    if wanted == TIME:
+        cast.to_pylist()  # a year that Python cannot count to is an error here, not somewhere later
+    return cast
+
+
+def _is_taken(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if wanted == TEXT:
+        taken = _is_text(found)
+    elif wanted == TIME:
+        taken = kinds.is_timestamp(found) or kinds.is_date(found)
+    elif wanted == TAGS:
+        taken = kinds.is_map(found) and _is_text(found.key_type) and _is_text(found.item_type)
+    else:
+        taken = kinds.is_integer(found) or kinds.is_floating(found) or kinds.is_decimal(found)
+    return taken or bool(kinds.is_null(found))
+
+
+def _is_text(found: pa.DataType) -> bool:
+    return bool(kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_string_view(found))

@@ -1,0 +1,157 @@
+"""The metadata table: one row for each manifest row of a run, with its outcome, its resolved inputs and its results."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipSpec
+from lynx_batch.ledger.commits import CommitRecord
+
+STAGES = ("subject_s", "text_s", "denoise_s", "decode_s", "encode_s", "upload_s")
+UTC_TIME = pa.timestamp("us", tz="UTC")
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("clip_id", pa.string()),
+        ("outcome", pa.string()),
+        ("rendered_by_run", pa.string()),
+        ("attempts", pa.int32()),
+        ("error_type", pa.string()),
+        ("error", pa.string()),
+        ("subject_uri", pa.string()),
+        ("subject_id", pa.string()),
+        ("clip_name", pa.string()),
+        ("photo_sha256", pa.string()),
+        ("face_index", pa.int32()),
+        ("priority", pa.int32()),
+        ("consent_ref", pa.string()),
+        ("consent_expires_at", UTC_TIME),
+        ("tags", pa.map_(pa.string(), pa.string())),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("fps", pa.int32()),
+        ("num_inference_steps", pa.int32()),
+        ("guidance_scale", pa.float64()),
+        ("guidance_scale_image", pa.float64()),
+        ("ip_scale", pa.float64()),
+        ("ref_scale", pa.float64()),
+        ("flow_shift", pa.float64()),
+        ("seed", pa.int64()),
+        ("attempt", pa.string()),
+        ("committed_at", UTC_TIME),
+        ("clip_uri", pa.string()),
+        ("poster_uri", pa.string()),
+        ("sha256", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("group_size", pa.int32()),
+        ("device", pa.string()),
+        *((stage, pa.float64()) for stage in STAGES),
+        ("model", pa.map_(pa.string(), pa.string())),
+        ("software", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+
+class Outcome(StrEnum):
+    """How a manifest row ended in a run.
+
+    rendered: its commit exists. rejected: bad input or consent. failed: its attempts are used up. abandoned: the run
+    ended first.
+    """
+
+    RENDERED = "rendered"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowOutcome:
+    """One manifest row at the end of a run; `clip` is None for a row that never became one."""
+
+    row: int
+    outcome: Outcome
+    clip: ClipSpec | None = None
+    attempts: int = 0
+    error_type: str | None = None
+    error: str | None = None
+    commit: CommitRecord | None = None
+
+
+def write_metadata(output: str, run_id: str, outcomes: Iterable[RowOutcome]) -> None:
+    """Puts the metadata of a finished run, in the manifest's order."""
+    rows = [_as_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.row)]
+    parquet = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parquet)
+    storage.write_bytes(metadata_uri(output, run_id), parquet.getvalue())
+
+
+def read_metadata(output: str) -> pa.Table:
+    """All finished runs' metadata as one table, with a column `run`; no rows if there is none."""
+    folder = storage.join(output, "metadata")
+    filesystem, path = storage.arrow_filesystem(folder)
+    schema = SCHEMA.append(pa.field("run", pa.string()))
+    if not any(storage.list_files(folder)):
+        return schema.empty_table()
+    partitioning = ds.partitioning(pa.schema([("run", pa.string())]), flavor="hive")
+    return ds.dataset(path, schema, format="parquet", filesystem=filesystem, partitioning=partitioning).to_table()
+
+
+def latest_per_clip(table: pa.Table) -> pa.Table:
+    """For each clip, its row in the newest run that names it; run ids sort by time."""
+    ordered = table.filter(pc.is_valid(table["clip_id"])).sort_by([("run", "descending"), ("row", "ascending")])
+    position = pa.array(np.arange(ordered.num_rows))
+    first = ordered.select(["clip_id"]).append_column("position", position).group_by("clip_id", use_threads=False)
+    return ordered.take(first.aggregate([("position", "min")])["position_min"])
+
+
+def metadata_uri(output: str, run_id: str) -> str:
+    return storage.join(output, "metadata", f"run={run_id}", "part-00000.parquet")
+
+
+def _as_row(outcome: RowOutcome) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "row": outcome.row,
+        "outcome": outcome.outcome,
+        "attempts": outcome.attempts,
+        "error_type": outcome.error_type,
+        "error": outcome.error,
+    }
+    if outcome.clip is not None:
+        row |= dict(_inputs(outcome.clip))
+    if outcome.commit is not None:
+        row |= dict(_results(outcome.commit))
+    return row
+
+
+def _inputs(clip: ClipSpec) -> Iterator[tuple[str, Any]]:
+    request = clip.request
+    yield from asdict(request.params).items()
+    yield "clip_id", clip.clip_id
+    yield "photo_sha256", clip.photo_sha256
+    yield "subject_uri", storage.redact(request.subject_uri)
+    yield "tags", list(request.tags.items())
+    for name in ("subject_id", "clip_name", "face_index", "priority", "consent_ref", "consent_expires_at"):
+        yield name, getattr(request, name)
+
+
+def _results(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
+    yield "rendered_by_run", commit.run_id
+    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes", "group_size", "device"):
+        yield name, getattr(commit, name)
+    yield from commit.stage_s.items()
+    yield "model", [(name, str(value)) for name, value in commit.identity.items() if value is not None]
+    yield "software", list(commit.software.items())

@@ -1,0 +1,40 @@
+"""The run record: what a run was asked to do, written before it does anything."""
+
+import io
+import json
+import secrets
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lynx_batch import storage
+
+
+def new_run_id(now: datetime) -> str:
+    """A name that sorts by time and is nobody else's."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def write_run_record(
+    output: str, run_id: str, *, run_yaml: bytes, manifest: pa.Table, environment: dict[str, str]
+) -> None:
+    """Puts `runs/<run_id>/`: the run file with every key settled, the manifest's rows that were chosen, the software."""
+    folder = storage.join(output, "runs", run_id)
+    parquet = io.BytesIO()
+    pq.write_table(manifest, parquet)
+    storage.write_bytes(storage.join(folder, "run.yaml"), run_yaml)
+    storage.write_bytes(storage.join(folder, "manifest.parquet"), parquet.getvalue())
+    storage.write_bytes(storage.join(folder, "environment.json"), json.dumps(environment, indent=1).encode())
+
+
+def list_runs(output: str) -> list[str]:
+    """The runs of an output location, oldest first."""
+    prefix = storage.join(output, "runs")
+    return sorted({file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)})
+
+
+def count_rows(output: str, run_id: str) -> int:
+    """How many rows of its manifest a run was asked for."""
+    file = storage.read_bytes(storage.join(output, "runs", run_id, "manifest.parquet"))
+    return int(pq.read_metadata(io.BytesIO(file)).num_rows)

@@ -1,0 +1,337 @@
+"""Objects by URI: a local path, `file://`, `s3://`, `gs://`, `az://`, `https://`, `memory://`.
+
+The only module that imports fsspec. Endpoints and credentials come from the environment, as each store's own library
+reads them. Every function may be called from any thread and any process. A transient fault is tried again for a few
+seconds and then is a StoreUnavailable; messages show redacted URIs only.
+"""
+
+import errno
+import os
+import re
+import shutil
+import stat as file_modes
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from posixpath import normpath
+from typing import Any, TypeVar
+
+import fsspec
+import pyarrow.fs
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from lynx_batch.errors import ConfigError, MissingObject, StoreRefused, StoreUnavailable, UnsafeStore
+
+NUM_TRIES = 3
+NUM_PARALLEL_READS = 32
+
+CLIENT_LIBRARIES = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google"})
+"""Packages whose exceptions mean that a store failed."""
+
+HOPELESS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ELOOP})
+"""Error numbers of a request that will fail every time."""
+
+RENEWABLE = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"})
+"""S3 error codes that s3fs reports as a lack of permission, and that the next credentials cure."""
+
+# `abfs://container@account` is an address, not a user.
+_USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?\s]*@")
+_QUERY = re.compile(r"\?[^\s'\"<>()]*")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of a store. `version` changes with its content: an etag, else the time of its last change."""
+
+    uri: str
+    num_bytes: int
+    version: str
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with `parts` below it, each parted by one slash."""
+    for part in filter(None, (part.strip("/") for part in parts)):
+        uri = uri + part if uri.endswith("/") else f"{uri}/{part}"
+    return uri
+
+
+def resolve(uri: str, base: str) -> str:
+    """`uri` itself if it is absolute, else what it means in the folder `base`; `..` never leaves a bucket."""
+    if "://" in uri or os.path.isabs(uri):
+        return uri
+    if _local_path(base) is not None:
+        return join(base, uri)
+    scheme, _, address = base.partition("://")
+    bucket, _, folder = address.partition("/")
+    return f"{scheme}://{bucket}{normpath(f'/{folder}/{uri}'.replace('//', '/'))}"
+
+
+def redact(uri: str) -> str:
+    """`uri` as it may be shown: without query string and user name. A local path stays as it is."""
+    return uri if "://" not in uri else _USERINFO.sub("://", uri.partition("?")[0])
+
+
+def read_bytes(uri: str) -> bytes:
+    """Raises MissingObject, StoreRefused or StoreUnavailable."""
+    path = _local_path(uri)
+    if path is not None:
+        return _reading(uri, path.read_bytes)
+    store, key = _remote(uri)
+    return _reading(uri, partial(store.cat_file, key))
+
+
+def read_each(uris: Iterable[str]) -> Iterator[bytes]:
+    """The content of each of `uris`, in their order, many being read at once; raises as `read_bytes` does."""
+    with ThreadPoolExecutor(NUM_PARALLEL_READS, thread_name_prefix="storage") as pool:
+        yield from pool.map(read_bytes, uris)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Puts `data` at `uri`, in place of what was there; a reader sees the old or the new, never a part."""
+    path = _local_path(uri)
+    if path is not None:
+        return _writing(uri, partial(_replace, path, partial(_write_durably, data=data)))
+    store, key = _remote(uri)
+    return _writing(uri, partial(store.pipe_file, key, data))
+
+
+def upload(local_path: Path, uri: str) -> None:
+    """As `write_bytes`, with the content of a local file."""
+    path = _local_path(uri)
+    if path is not None:
+        return _writing(uri, partial(_replace, path, partial(shutil.copyfile, local_path)))
+    store, key = _remote(uri)
+    return _writing(uri, partial(store.put_file, str(local_path), key))
+
+
+def create_only(uri: str, data: bytes) -> bool:
+    """Puts `data` at `uri` unless something is there: of any number of callers at most one is told True.
+
+    False may also mean that this very call put it and lost the answer, so whoever must know reads what is there.
+
+    Raises:
+        UnsafeStore: If the file system of a local path has no hard links.
+        StoreUnavailable: If it stays unknown whether the put arrived.
+    """
+    path = _local_path(uri)
+    if path is not None:
+        return _writing(uri, partial(_create_locally, path, data))
+    return _writing(uri, partial(_create_remotely, uri, data))
+
+
+def delete(uri: str) -> None:
+    """Removes the file at `uri`; there being none is no error."""
+    path = _local_path(uri)
+    if path is not None:
+        return _writing(uri, partial(path.unlink, missing_ok=True))
+    return _writing(uri, partial(_delete_remotely, uri))
+
+
+def stat(uri: str) -> StoredFile | None:
+    """What is known of the file at `uri`; None if there is none."""
+    with suppress(MissingObject):
+        path = _local_path(uri)
+        if path is not None:
+            return _reading(uri, partial(_stat_locally, uri, path))
+        store, key = _remote(uri)
+        return _stored_file(uri, _reading(uri, partial(store.info, key)))
+    return None
+
+
+def list_files(prefix: str) -> Iterator[StoredFile]:
+    """Every file below the folder `prefix`, at any depth and in no order; a file lists itself, a missing one nothing."""
+    path = _local_path(prefix)
+    if path is not None:
+        yield from _list_locally(prefix, path)
+        return
+    store, key = _remote(prefix)
+    found: Mapping[str, Mapping[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
+    for name, info in found.items():
+        stored = _stored_file(join(prefix, name.removeprefix(key)), info)
+        if stored is not None:
+            yield stored
+
+
+def probe_create_only(output: str) -> None:
+    """Makes sure, by trying, that the store of `output` honours create-only puts.
+
+    Raises:
+        UnsafeStore: If it does not, so that a clip could be committed twice.
+    """
+    uri = join(output, "commits", f"probe-{uuid.uuid4().hex}")
+    try:
+        create_only(uri, b"first")
+        if create_only(uri, b"second") or read_bytes(uri) != b"first":
+            raise UnsafeStore(f"output={redact(output)!r}: the store must refuse a create-only put of what exists")
+    finally:
+        delete(uri)
+
+
+def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """What pyarrow's readers and writers take for `uri`: a file system and a path in it."""
+    path = _local_path(uri)
+    if path is not None:
+        return pyarrow.fs.LocalFileSystem(), str(path)
+    store, key = _remote(uri)
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store)), key
+
+
+def _local_path(uri: str) -> Path | None:
+    path = uri.removeprefix("file://")
+    return None if "://" in path else Path(path)
+
+
+def _remote(uri: str) -> tuple[Any, str]:
+    """The store and the key in it. Listings are not cached: other processes write to the same store."""
+    try:
+        store, key = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"uri={redact(uri)!r}: {error}") from error
+    return store, str(key)
+
+
+def _reading(uri: str, operation: Callable[[], T]) -> T:
+    try:
+        return _persistently(operation)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise MissingObject(f"{redact(uri)}: nothing lies there") from None
+    except Exception as error:
+        if not _is_from_store(error):
+            raise
+        # `from None`: the original's message may hold a signed URL.
+        kind = StoreUnavailable if _is_transient(error) else StoreRefused
+        raise kind(_story(uri, error)) from None
+
+
+def _writing(uri: str, operation: Callable[[], T]) -> T:
+    try:
+        return _persistently(operation)
+    except Exception as error:
+        if not _is_from_store(error):
+            raise
+        raise StoreUnavailable(_story(uri, error)) from None
+
+
+def _persistently(operation: Callable[[], T]) -> T:
+    wait = wait_exponential_jitter(initial=0.2, max=2)
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient), stop=stop_after_attempt(NUM_TRIES), wait=wait, reraise=True
+    )
+    return retrying(operation)
+
+
+def _is_from_store(error: BaseException) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in CLIENT_LIBRARIES
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, PermissionError):
+        response = getattr(error.__cause__, "response", None) or {}
+        return response.get("Error", {}).get("Code") in RENEWABLE
+    if isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return False
+    status = getattr(error, "status", None)  # of an HTTP answer
+    if isinstance(status, int) and 400 <= status < 500:
+        return status in (408, 429)
+    return _is_from_store(error) and getattr(error, "errno", None) not in HOPELESS
+
+
+def _story(uri: str, error: Exception) -> str:
+    text = _USERINFO.sub("://", _QUERY.sub("", str(error)))
+    return f"{redact(uri)}: {type(error).__name__}: {text}"
+
+
+def _create_remotely(uri: str, data: bytes) -> bool:
+    store, key = _remote(uri)
+    try:
+        store.pipe_file(key, data, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # Some S3 servers answer a lost race without naming the condition, which s3fs reports as EINVAL.
+        if error.errno == errno.EINVAL and stat(uri) is not None:
+            return False
+        raise
+    return True
+
+
+def _delete_remotely(uri: str) -> None:
+    store, key = _remote(uri)
+    with suppress(FileNotFoundError):
+        store.rm_file(key)
+
+
+def _stored_file(uri: str, info: Mapping[str, Any]) -> StoredFile | None:
+    if info["type"] != "file":
+        return None
+    versions = (info.get(key) for key in ("ETag", "etag", "LastModified", "last_modified", "mtime", "created"))
+    return StoredFile(uri=uri, num_bytes=info["size"] or 0, version=str(next(filter(None, versions), "")))
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    with _temporary_beside(path) as temporary:
+        write(temporary)
+        temporary.replace(path)
+
+
+def _create_locally(path: Path, data: bytes) -> bool:
+    with _temporary_beside(path) as temporary:
+        _write_durably(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise UnsafeStore(f"{path.parent}: the file system must have hard links") from error
+            raise
+    return True
+
+
+def _stat_locally(uri: str, path: Path) -> StoredFile | None:
+    status = path.stat()
+    if not file_modes.S_ISREG(status.st_mode):
+        return None
+    return StoredFile(uri=uri, num_bytes=status.st_size, version=str(status.st_mtime_ns))
+
+
+def _list_locally(uri: str, path: Path) -> Iterator[StoredFile]:
+    if not path.is_dir():
+        stored = stat(uri)
+        if stored is not None:
+            yield stored
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            with suppress(FileNotFoundError):  # removed meanwhile
+                stored = None if _is_temporary(name) else _stat_locally(join(uri, file.relative_to(path).as_posix()), file)
+                if stored is not None:
+                    yield stored

@@ -1,0 +1,246 @@
+"""`lynx-batch render` as its user runs it: a process of its own, a real local Ray, real photos, MP4s that are decoded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from tests.models import BASE, MODEL, ROOT
+
+pytestmark = pytest.mark.ray
+
+COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
+HOPPER = ROOT / "jobs" / "demo" / "subjects" / "grace-hopper.jpg"
+DEADLINE_S = 120
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A run file with small clips on the tiny model, and what came of it."""
+
+    folder: Path
+    face_pack: Path
+    rows: list[dict[str, object]]
+    steps: int = 2
+    settings: dict[str, object] = field(default_factory=dict)
+    output: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.output = self.output or str(self.folder / "out")
+        pq.write_table(pa.Table.from_pylist(self.rows), self.folder / "manifest.parquet")
+        content = {
+            "manifest": "manifest.parquet",
+            "output": self.output,
+            "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
+            "faces": {"pack": str(self.face_pack), "identity": "pack"},
+            "engine": {"precision": "float32"},
+            "defaults": {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": self.steps},
+            **self.settings,
+        }
+        (self.folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
+        target = self.output if command == "status" else str(self.folder / "run.yaml")
+        program = str(Path(sys.executable).with_name("lynx-batch"))
+        return subprocess.Popen(
+            [program, command, target, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.env},
+        )
+
+    def run(self, *options: str, command: str = "render") -> "Result":
+        process = self.start(*options, command=command)
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+        return Result(process.returncode, stdout, stderr)
+
+    def metadata(self) -> list[dict[str, object]]:
+        """The rows of the newest run."""
+        newest = max((Path(self.output) / "metadata").iterdir())
+        return sorted(pq.read_table(newest, partitioning=None).to_pylist(), key=lambda row: row["row"])
+
+    def commits(self) -> list[dict[str, object]]:
+        files = sorted((Path(self.output) / "commits").rglob("*.json"))
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+    def num_commits(self) -> int:
+        return len(list((Path(self.output) / "commits").rglob("*.json")))
+
+
+@dataclass(frozen=True)
+class Result:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def row(photo: Path = COLLINS, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
+    return {"subject_uri": str(photo), "prompt": prompt, **cells}
+
+
+def decode(file: Path) -> np.ndarray:
+    with av.open(str(file)) as video:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+
+
+def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
+    def make(rows: list[dict[str, object]], **options: object) -> Job:
+        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, **options)
+
+    return make
+
+
+def test_every_row_becomes_a_committed_video_and_a_second_run_renders_nothing(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(), row(HOPPER, "她微笑着,看向镜头。", seed=7), row(HOPPER, fps=24, num_frames=9)])
+
+    first = job.run()
+    assert first.exit_code == 0, first.stderr
+    rendered = job.metadata()
+    assert [r["outcome"] for r in rendered] == ["rendered"] * 3
+    assert [r["seed"] for r in rendered][1] == 7
+    assert {commit["clip_id"] for commit in job.commits()} == {r["clip_id"] for r in rendered}
+    for r in rendered:
+        frames = decode(Path(job.output) / r["clip_uri"])
+        assert frames.shape == (r["num_frames"], 48, 64, 3)
+        assert frames.std() > 5, "a picture, if only of noise"
+
+    second = job.run()
+    assert second.exit_code == 0
+    assert "0 to render, 3 rendered before" in second.stdout
+    again = job.metadata()
+    assert [(r["clip_id"], r["attempt"], r["rendered_by_run"]) for r in again] == [
+        (r["clip_id"], r["attempt"], r["rendered_by_run"]) for r in rendered
+    ]
+
+    status = job.run(command="status")
+    assert status.exit_code == 0
+    assert "3" in status.stdout
+
+
+def test_a_group_of_two_ranks_renders_the_same_picture(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = make_job([row(seed=1)])
+    assert job.run().exit_code == 0
+    (alone,) = job.metadata()
+    wide = job.run("--set", "cluster.gpus_per_group=2", "--output", str(tmp_path / "wide"))
+    assert wide.exit_code == 0, wide.stderr
+    job.output, out = str(tmp_path / "wide"), job.output
+    (together,) = job.metadata()
+
+    assert together["clip_id"] == alone["clip_id"]
+    difference = decode(tmp_path / "wide" / together["clip_uri"]).astype(int) - decode(Path(out) / alone["clip_uri"])
+    assert abs(difference).max() <= 2
+
+
+def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
+    make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(COLLINS.read_bytes()[:2000])
+    plain = np.full((200, 200, 3), 128, np.uint8)
+    av.VideoFrame.from_ndarray(plain, format="rgb24").to_image().save(tmp_path / "faceless.png")
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    rows = [
+        row(tmp_path / "missing.jpg", consent_expires_at=None),
+        row(tmp_path / "broken.jpg", consent_expires_at=None),
+        row(tmp_path / "faceless.png", consent_expires_at=None),
+        row(consent_expires_at=yesterday),
+        row(HOPPER, consent_expires_at=yesterday + timedelta(days=30)),
+    ]
+    job = make_job(rows)
+
+    result = job.run()
+
+    assert result.exit_code == 3, result.stderr
+    outcomes = job.metadata()
+    assert [r["outcome"] for r in outcomes] == ["rejected"] * 4 + ["rendered"]
+    assert [r["error_type"] for r in outcomes] == [
+        "MissingObject",
+        "UnreadableImage",
+        "NoFaceFound",
+        "ConsentExpired",
+        None,
+    ]
+    again = job.run()
+    assert again.exit_code == 3
+    assert "0 to render" in again.stdout
+
+
+def test_bad_rows_are_all_told_before_anything_starts(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(width=100), row(num_frames=10), row(prompt=""), row(guidance_scale=-1.0), row()])
+
+    result = job.run()
+
+    assert result.exit_code == 2
+    for fault in ("row 0: width=100", "row 1: num_frames=10", "row 2: prompt=''", "row 3: guidance_scale=-1.0"):
+        assert fault in result.stderr
+    assert not Path(job.output).exists()
+
+
+def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(seed=seed) for seed in range(6)], steps=4)
+    process = job.start()
+    wait_until(lambda: job.num_commits() >= 2, process)
+    process.kill()
+    process.communicate()
+    committed = {commit["clip_id"]: commit["attempt"] for commit in job.commits()}
+    assert 2 <= len(committed) < 6
+
+    assert job.run().exit_code == 0
+
+    after = {commit["clip_id"]: commit["attempt"] for commit in job.commits()}
+    assert len(after) == 6
+    assert committed.items() <= after.items(), "what was committed is not rendered again"
+    assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
+
+
+def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(seed=seed) for seed in range(6)], steps=4)
+    process = job.start()
+    wait_until(lambda: job.num_commits() >= 1, process)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 4, stderr
+    assert "again" in stdout
+    counts = Counter(r["outcome"] for r in job.metadata())
+    assert counts["rendered"] + counts["abandoned"] == 6
+    assert counts["abandoned"] >= 1
+    assert job.run().exit_code == 0
+    assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
+
+
+def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(seed=seed) for seed in range(4)], steps=4)
+    process = job.start()
+    wait_until(lambda: job.num_commits() >= 1, process)
+    victim = next(p for p in psutil.Process(process.pid).children(recursive=True) if "Worker.render" in p.name_or_line())
+    victim.kill()
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 0, stderr
+    assert [r["attempts"] for r in job.metadata()] == [1] * 4
+    assert len(job.commits()) == 4

@@ -1,0 +1,156 @@
+import json
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lynx_batch.clip import CLIP_ID_LENGTH, ClipRequest, RenderIdentity, broken_rule, canonical_json, identify
+from lynx_model.spec import MAX_SEED, RenderParams
+
+IDENTITY = RenderIdentity(
+    base="b",
+    id_adapter="i",
+    ref_adapter="r",
+    face_pack="f",
+    identity_encoder="e",
+    is_parity=False,
+    precision="bfloat16",
+)
+PHOTO = "0" * 64
+
+PARAMS = st.fixed_dictionaries(
+    {
+        "prompt": st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip),
+        "negative_prompt": st.text(st.characters(exclude_categories=["Cs"])),
+        "width": st.integers(1, 100).map(lambda n: n * 16),
+        "height": st.integers(1, 100).map(lambda n: n * 16),
+        "num_frames": st.integers(0, 40).map(lambda n: n * 4 + 1),
+        "fps": st.integers(1, 120),
+        "num_inference_steps": st.integers(1, 1000),
+        "guidance_scale": st.floats(0, 100),
+        "guidance_scale_image": st.none() | st.floats(0, 100),
+        "ip_scale": st.floats(0, 10),
+        "ref_scale": st.floats(0, 10),
+        "seed": st.integers(0, MAX_SEED),
+        "flow_shift": st.none() | st.floats(0.01, 100),
+    }
+).map(lambda values: RenderParams(**values))
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("aä微 "),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner),
+    max_leaves=10,
+)
+
+
+def make_request(params: RenderParams, **changes: object) -> ClipRequest:
+    return replace(ClipRequest(row=0, subject_uri="/a.jpg", params=params, is_seed_given=True), **changes)
+
+
+def clip_id(request: ClipRequest, photo: str = PHOTO, identity: RenderIdentity = IDENTITY) -> str:
+    return identify(request, photo_sha256=photo, identity=identity).clip_id
+
+
+@given(PARAMS, PARAMS)
+def test_clips_share_a_name_exactly_if_all_parameters_are_equal(first: RenderParams, second: RenderParams) -> None:
+    assert (clip_id(make_request(first)) == clip_id(make_request(second))) == (first == second)
+
+
+@given(PARAMS, PARAMS)
+def test_each_single_parameter_is_part_of_the_name(params: RenderParams, other: RenderParams) -> None:
+    for field in fields(RenderParams):
+        value = getattr(other, field.name)
+        changed = replace(params, **{field.name: value})
+        is_same = getattr(params, field.name) == value
+        assert (clip_id(make_request(changed)) == clip_id(make_request(params))) == is_same
+
+
+@given(PARAMS)
+def test_what_does_not_change_pixels_does_not_change_the_name(params: RenderParams) -> None:
+    moved = make_request(
+        params,
+        row=7,
+        subject_uri="s3://elsewhere/b.jpg",
+        clip_name="name",
+        subject_id="ada",
+        priority=9,
+        consent_ref="c",
+        consent_expires_at=datetime(2030, 1, 1, tzinfo=UTC),
+        tags={"campaign": "x"},
+    )
+    assert clip_id(moved) == clip_id(make_request(params))
+
+
+def test_photo_and_face_index_are_part_of_the_name() -> None:
+    request = make_request(RenderParams(prompt="waves"))
+    names = {clip_id(request), clip_id(request, photo="1" * 64), clip_id(replace(request, face_index=0))}
+    assert len(names) == 3
+
+
+def test_every_part_of_the_model_is_part_of_the_name() -> None:
+    request = make_request(RenderParams(prompt="waves"))
+    changed = [
+        replace(IDENTITY, **{field.name: True if field.name == "is_parity" else "other"})
+        for field in fields(RenderIdentity)
+    ]
+    assert len({clip_id(request, identity=identity) for identity in [IDENTITY, *changed]}) == 1 + len(changed)
+
+
+def test_a_whole_number_names_the_same_clip_with_and_without_a_point() -> None:
+    assert RenderParams(prompt="waves", guidance_scale=5) == RenderParams(prompt="waves", guidance_scale=5.0)
+    first, second = (make_request(RenderParams(prompt="waves", guidance_scale=scale)) for scale in (5, 5.0))
+    assert clip_id(first) == clip_id(second)
+
+
+@given(PARAMS, st.integers(0, MAX_SEED))
+def test_without_a_seed_the_clip_gets_the_one_that_the_rest_of_it_decides(params: RenderParams, other: int) -> None:
+    clips = [
+        identify(make_request(replace(params, seed=seed), is_seed_given=False), photo_sha256=PHOTO, identity=IDENTITY)
+        for seed in (params.seed, other)
+    ]
+    assert clips[0] == clips[1]
+    explicit = make_request(clips[0].params)
+    assert clip_id(explicit) == clips[0].clip_id
+
+
+def test_without_seeds_different_clips_get_different_seeds() -> None:
+    requests = [make_request(RenderParams(prompt=f"waves {n} times"), is_seed_given=False) for n in range(100)]
+    seeds = {identify(r, photo_sha256=PHOTO, identity=IDENTITY).params.seed for r in requests}
+    assert len(seeds) == 100
+
+
+def test_the_name_of_a_clip_never_changes() -> None:
+    """A change of this value orphans every commit that exists: raise CONTRACT_VERSION only if pixels change."""
+    name = clip_id(make_request(RenderParams(prompt="一个人微笑", negative_prompt="blurred", seed=7)))
+    assert len(name) == CLIP_ID_LENGTH
+    assert name == "29ec13158b2eca87cc885bff0d55d284"
+
+
+@given(JSON)
+def test_canonical_json_says_the_same_and_has_one_form(value: object) -> None:
+    text = canonical_json(value)
+    assert json.loads(text) == value
+    assert canonical_json(json.loads(text)) == text
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers()))
+def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, int]) -> None:
+    assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+def test_canonical_json_has_no_nan() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))
+
+
+def test_a_rule_is_told_for_one_field_alone() -> None:
+    assert broken_rule("width", 832) is None
+    assert "multiple of 16" in str(broken_rule("width", 833))
+    assert broken_rule("prompt", " ") == "must not be empty"
+
+
+def test_every_default_obeys_its_rule() -> None:
+    for name, value in asdict(RenderParams(prompt="waves")).items():
+        assert broken_rule(name, value) is None

@@ -1,0 +1,108 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from lynx_batch.config import DefaultsConfig, RunConfig, load_run_config, parse_override, parse_run_config
+from lynx_batch.errors import ConfigError
+from lynx_model.spec import RenderParams
+
+JOBS = Path(__file__).parents[2] / "jobs"
+MINIMAL = "manifest: m.parquet\noutput: out\nmodel: {base: base, adapters: full}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("file", sorted(JOBS.rglob("*.yaml")), ids=lambda file: file.name)
+def test_every_run_file_of_the_project_loads(file: Path) -> None:
+    assert load_run_config(file, {}).manifest
+
+
+def test_relative_paths_start_from_the_run_file(tmp_path: Path) -> None:
+    config = load_run_config(write(tmp_path, MINIMAL + "faces: {pack: ./packs/mine}"), {})
+    assert config.manifest == str(tmp_path / "m.parquet")
+    assert config.model.adapters == str(tmp_path / "full")
+    assert config.faces.pack == str(tmp_path / "packs" / "mine")
+
+
+def test_uris_and_bare_names_stay_as_they_are(tmp_path: Path) -> None:
+    text = MINIMAL.replace("out\n", "s3://bucket/out\n") + "faces: {pack: free, identity: arcface}"
+    config = load_run_config(write(tmp_path, text), {})
+    assert (config.output, config.faces.pack, config.faces.identity) == ("s3://bucket/out", "free", "arcface")
+
+
+def test_paths_of_the_command_line_start_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load_run_config(write(tmp_path, MINIMAL), {"output": "mine"})
+    assert config.output == str(tmp_path / "elsewhere" / "mine")
+
+
+def test_an_override_replaces_one_key(tmp_path: Path) -> None:
+    overrides = dict(parse_override(text) for text in ("engine.precision=float32", "defaults.guidance_scale_image=null"))
+    config = load_run_config(write(tmp_path, MINIMAL + "defaults: {width: 480}"), overrides)
+    assert config.engine.precision == "float32"
+    assert config.defaults.guidance_scale_image is None
+    assert config.defaults.width == 480
+
+
+@pytest.mark.parametrize("text", ["engine.precision", "=float32", "a.b=[1"])
+def test_a_malformed_override_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        parse_override(text)
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    text = MINIMAL + "engine: {precison: float32}\nvideo: {crf: 99}\ndefaults: {width: 833, ip_scale: .nan, fps: many}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(write(tmp_path, text), {})
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "engine.precison",
+        "defaults.width",
+        "defaults.fps",
+        "defaults.ip_scale",
+        "video.crf",
+    ]
+    assert lines[1].strip() == "defaults.width: must be a positive multiple of 16 px; the nearest is 832 (got 833)"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words", "a: [1", "a: \x07"])
+def test_what_is_no_run_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
+        load_run_config(write(tmp_path, text), {})
+
+
+def test_a_run_file_that_is_missing_or_not_utf8_is_an_error_that_names_it(tmp_path: Path) -> None:
+    for content in (None, "manifest: 中文".encode("gbk")):
+        if content:
+            (tmp_path / "run.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"run\.yaml"):
+            load_run_config(tmp_path / "run.yaml", {})
+
+
+def test_defaults_are_those_of_the_model_except_for_the_seed() -> None:
+    defaults = DefaultsConfig()
+    params = RenderParams(prompt="any")
+    names = {field.name for field in fields(RenderParams)} - {"prompt"}
+    assert set(DefaultsConfig.model_fields) == names
+    assert {n: getattr(defaults, n) for n in names - {"seed"}} == {n: getattr(params, n) for n in names - {"seed"}}
+    assert defaults.seed is None
+
+
+def test_a_run_file_written_again_means_the_same(tmp_path: Path) -> None:
+    config = load_run_config(write(tmp_path, MINIMAL + "defaults: {negative_prompt: 模糊, seed: 7}"), {})
+    (tmp_path / "again.yaml").write_bytes(config.to_yaml())
+    assert load_run_config(tmp_path / "again.yaml", {}) == config
+
+
+def test_a_config_from_values_names_its_source() -> None:
+    with pytest.raises(ConfigError, match=r"^here:\n  manifest: Field required"):
+        parse_run_config({"output": "o", "model": {"base": "b", "adapters": "a"}}, source="here")
+    assert RunConfig.model_config["frozen"]

@@ -1,0 +1,220 @@
+"""Rows become requests, or problems."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lynx_batch.clip import ClipRequest, RenderIdentity, identify
+from lynx_batch.config import DefaultsConfig
+from lynx_batch.intake.check import check_rows, find_duplicate_clips, find_duplicates, reject_expired
+from lynx_batch.intake.problems import RowProblem
+from lynx_batch.intake.schema import SCHEMA
+
+GOOD = {"subject_uri": "a.jpg", "prompt": "一个人微笑"}
+NAN = float("nan")
+NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipRequest], list[RowProblem]]:
+    table = pa.Table.from_pylist([GOOD | row for row in rows], schema=SCHEMA)
+    table = table.add_column(0, "row", pa.array(range(10, 10 + len(rows)), pa.int64()))
+    return check_rows(table, DefaultsConfig(**defaults), "/photos")
+
+
+def request_of(row: dict[str, object], **defaults: object) -> ClipRequest:
+    requests, problems = check(row, **defaults)
+    assert problems == []
+    return requests[0]
+
+
+def columns_of(row: dict[str, object], **defaults: object) -> list[str]:
+    requests, problems = check(row, **defaults)
+    assert bool(requests) != bool(problems)
+    return [problem.column for problem in problems]
+
+
+def test_a_null_cell_means_the_runs_default_and_a_cell_overrides_it() -> None:
+    params = request_of({"height": 320}, width=480, height=640, guidance_scale_image=None, flow_shift=3.0).params
+    assert (params.width, params.height, params.guidance_scale_image, params.flow_shift) == (480, 320, None, 3.0)
+    assert params.prompt == "一个人微笑"
+
+
+@pytest.mark.parametrize(("cell", "default", "is_given"), [(5, None, True), (None, 6, True), (None, None, False)])
+def test_a_seed_is_given_by_the_row_or_by_the_run_or_not_at_all(
+    cell: int | None, default: int | None, is_given: bool
+) -> None:
+    request = request_of({"seed": cell}, seed=default)
+    assert request.is_seed_given == is_given
+    if is_given:
+        assert request.params.seed == (cell or default)
+
+
+def test_a_request_keeps_what_its_row_says_of_the_clip() -> None:
+    expires_at = datetime(2030, 1, 1, tzinfo=UTC)
+    request = request_of(
+        {
+            "clip_name": "ada-1",
+            "subject_id": "ada",
+            "face_index": 0,
+            "priority": -3,
+            "consent_ref": "c1",
+            "consent_expires_at": expires_at,
+            "tags": [("campaign", "x")],
+        }
+    )
+    assert (request.row, request.subject_uri) == (10, "/photos/a.jpg")
+    assert (request.clip_name, request.subject_id, request.face_index, request.priority) == ("ada-1", "ada", 0, -3)
+    assert (request.consent_ref, request.consent_expires_at, request.tags) == ("c1", expires_at, {"campaign": "x"})
+
+
+@pytest.mark.parametrize("uri", ["/x/a.jpg", "s3://bucket/a.jpg", "https://host/a.jpg?sig=1"])
+def test_an_absolute_photo_stays_where_it_is(uri: str) -> None:
+    assert request_of({"subject_uri": uri}).subject_uri == uri
+
+
+def test_all_problems_of_all_rows_are_told_at_once() -> None:
+    requests, problems = check(
+        {"width": 833, "num_frames": 80, "guidance_scale": NAN},
+        {},
+        {"prompt": " ", "subject_uri": None, "seed": -1, "face_index": -1, "num_guidance_branches": 4},
+    )
+    assert [request.row for request in requests] == [11]
+    assert [(problem.row, problem.column) for problem in problems] == [
+        (10, "width"),
+        (10, "num_frames"),
+        (10, "guidance_scale"),
+        (12, "subject_uri"),
+        (12, "prompt"),
+        (12, "seed"),
+        (12, "face_index"),
+        (12, "num_guidance_branches"),
+    ]
+    assert str(problems[0]) == "row 10: width=833: must be a positive multiple of 16 px; the nearest is 832"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"subject_uri": ""},
+        {"subject_uri": "a.jpg\n"},
+        {"subject_uri": "a\0.jpg"},
+        {"prompt": None},
+        {"prompt": "\u3000"},
+        {"fps": 0},
+        {"num_inference_steps": 2**40},
+        {"guidance_scale": float("inf")},
+        {"guidance_scale_image": -1.0},
+        {"ip_scale": NAN},
+        {"ref_scale": 11.0},
+        {"seed": 2**63 - 1},
+        {"height": -(2**63)},
+        {"tags": [("campaign", None)]},
+    ],
+    ids=str,
+)
+def test_a_cell_that_breaks_a_rule_is_a_problem_of_its_column(row: dict[str, object]) -> None:
+    assert columns_of(row) == list(row)
+
+
+@pytest.mark.parametrize("row", [{"negative_prompt": ""}, {"subject_uri": "Bildschirmfoto\u202f1 微.jpg"}, {"ip_scale": 0.0}])
+def test_unusual_cells_that_break_no_rule_are_taken(row: dict[str, object]) -> None:
+    assert columns_of(row) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "defaults", "scales"),
+    [
+        ({"num_guidance_branches": 1}, {}, (1.0, None)),
+        ({"num_guidance_branches": 1, "guidance_scale": 0.5}, {}, (1.0, None)),
+        ({"num_guidance_branches": 2}, {}, (5.0, None)),
+        ({"num_guidance_branches": 2, "guidance_scale": 3.0}, {"guidance_scale": 1.0}, (3.0, None)),
+        ({"num_guidance_branches": 3}, {}, (5.0, 2.0)),
+        ({"num_guidance_branches": 3, "guidance_scale_image": 1.5}, {"guidance_scale_image": None}, (5.0, 1.5)),
+        ({"guidance_scale": 1.0, "guidance_scale_image": 0.5}, {}, (1.0, 0.5)),
+    ],
+)
+def test_a_number_of_branches_settles_the_scales(
+    row: dict[str, object], defaults: dict[str, object], scales: tuple[float, float | None]
+) -> None:
+    params = request_of(row, **defaults).params
+    assert (params.guidance_scale, params.guidance_scale_image) == scales
+
+
+@pytest.mark.parametrize(
+    ("row", "defaults", "columns"),
+    [
+        ({"num_guidance_branches": 0}, {}, ["num_guidance_branches"]),
+        ({"num_guidance_branches": 1, "guidance_scale": 5.0}, {}, ["guidance_scale"]),
+        (
+            {"num_guidance_branches": 1, "guidance_scale": 5.0, "guidance_scale_image": 2.0},
+            {},
+            ["guidance_scale", "guidance_scale_image"],
+        ),
+        ({"num_guidance_branches": 2, "guidance_scale_image": 2.0}, {}, ["guidance_scale_image"]),
+        ({"num_guidance_branches": 2, "guidance_scale": 1.0}, {}, ["guidance_scale"]),
+        ({"num_guidance_branches": 2}, {"guidance_scale": 1.0}, ["guidance_scale"]),
+        ({"num_guidance_branches": 3}, {"guidance_scale_image": None}, ["guidance_scale_image"]),
+        ({"num_guidance_branches": 3, "guidance_scale": 0.0}, {}, ["guidance_scale"]),
+        ({"num_guidance_branches": 3, "guidance_scale": NAN}, {}, ["guidance_scale"]),
+    ],
+)
+def test_a_number_of_branches_that_the_scales_contradict_is_a_problem(
+    row: dict[str, object], defaults: dict[str, object], columns: list[str]
+) -> None:
+    assert columns_of(row, **defaults) == columns
+
+
+def test_a_problem_is_one_line_and_shows_no_signature() -> None:
+    _, problems = check({"subject_uri": "https://host/a.jpg?sig=secret\n"}, {"prompt": "\n" * 1000})
+    for problem in problems:
+        assert "secret" not in repr(problem)
+        assert "\n" not in str(problem)
+        assert len(str(problem)) < 200
+
+
+@given(st.lists(st.sampled_from([{}, {"seed": 1}, {"seed": -1}, {"width": 7}, {"prompt": None, "fps": 0}])))
+def test_every_row_is_either_a_request_or_has_a_problem(rows: list[dict[str, object]]) -> None:
+    requests, problems = check(*rows)
+    good, bad = [request.row for request in requests], {problem.row for problem in problems}
+    assert sorted([*good, *bad]) == list(range(10, 10 + len(rows)))
+
+
+def test_rows_that_ask_for_the_same_clip_are_found_before_photos_are_read() -> None:
+    requests, _ = check({}, {"seed": 7}, {"clip_name": "another", "priority": 4}, {"face_index": 0}, {"seed": 7})
+    problems = find_duplicates(requests)
+    assert [(problem.row, problem.rule) for problem in problems] == [
+        (12, "must not ask for the same clip as row 10"),
+        (14, "must not ask for the same clip as row 11"),
+    ]
+
+
+def test_copies_of_a_photo_ask_for_the_same_clip() -> None:
+    identity = RenderIdentity(
+        base="b",
+        id_adapter="i",
+        ref_adapter=None,
+        face_pack="f",
+        identity_encoder="e",
+        is_parity=False,
+        precision="float32",
+    )
+    requests, _ = check({"subject_uri": "a.jpg"}, {"subject_uri": "copy.jpg"}, {"subject_uri": "b.jpg"})
+    assert find_duplicates(requests) == []
+    photos = ["0" * 64, "0" * 64, "1" * 64]
+    clips = [identify(r, photo_sha256=p, identity=identity) for r, p in zip(requests, photos, strict=True)]
+    (problem,) = find_duplicate_clips(clips)
+    assert (problem.row, problem.column, problem.value) == (11, "clip_id", clips[0].clip_id)
+
+
+def test_a_consent_holds_until_it_expires() -> None:
+    request = request_of({})
+    at = {row: NOW + timedelta(seconds=row) for row in (-1, 0, 1)}
+    requests = [replace(request, row=row, consent_expires_at=time) for row, time in at.items()]
+    kept, rejections = reject_expired([request, *requests], NOW)
+    assert [r.row for r in kept] == [10, 1]
+    assert [(r.row, r.error_type) for r in rejections] == [(-1, "ConsentExpired"), (0, "ConsentExpired")]
+    assert rejections[1].error == "consent_expires_at=2026-07-01T12:00:00+00:00: must be in the future"

@@ -1,0 +1,49 @@
+"""`check --photos`: every photo is searched for the face that its rows mean, with the real detector in real processes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lynx_batch.config import FacesConfig
+from lynx_batch.errors import LynxError
+from lynx_batch.intake.faces import check_faces
+from lynx_model.errors import MissingFile
+
+SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
+COLLINS, HOPPER = (str(SUBJECTS / f"{name}.jpg") for name in ("eileen-collins", "grace-hopper"))
+
+
+def write_group(file: Path) -> str:
+    """Both people side by side."""
+    pictures = [Image.open(photo).convert("RGB").resize((400, 400)) for photo in (COLLINS, HOPPER)]
+    Image.fromarray(np.hstack([np.asarray(picture) for picture in pictures])).save(file)
+    return str(file)
+
+
+def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_pack: Path) -> None:
+    group, blank, broken = write_group(tmp_path / "group.png"), str(tmp_path / "blank.png"), str(tmp_path / "broken.jpg")
+    Image.new("RGB", (200, 200), "grey").save(blank)
+    Path(broken).write_bytes(b"no picture")
+    missing = str(tmp_path / "none.jpg")
+    portraits = [(COLLINS, None), (HOPPER, 0), (group, None), (group, 1), (group, 2), (blank, None)]
+    portraits += [(broken, None), (missing, None), (COLLINS, None)]
+    problems = check_faces(portraits, FacesConfig(pack=str(face_pack)), num_processes=2)
+    assert {portrait: problem.error_type for portrait, problem in problems.items()} == {
+        (group, None): "SeveralFaces",
+        (group, 2): "NoFaceFound",
+        (blank, None): "NoFaceFound",
+        (broken, None): "UnreadableImage",
+        (missing, None): "MissingObject",
+    }
+
+
+def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match="face pack"):
+        check_faces([(COLLINS, None)], FacesConfig(pack=str(tmp_path / "none")))
+
+
+def test_no_portraits_have_no_problems() -> None:
+    assert check_faces([], FacesConfig()) == {}
+    assert issubclass(MissingFile, LynxError)

@@ -1,0 +1,185 @@
+"""What is read as a manifest, and what is refused."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lynx_batch.errors import ConfigError, MissingObject
+from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
+from lynx_batch.intake.schema import MANIFEST_VERSION, SCHEMA, VERSION_KEY
+
+
+def write(path: Path, **columns: object) -> str:
+    """A Parquet file of `columns`, with the required ones filled in."""
+    num_rows = max((len(column) for column in columns.values()), default=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    required = {name: ["any"] * num_rows for name in ("subject_uri", "prompt") if name not in columns}
+    pq.write_table(pa.table({**required, **columns}), path)
+    return str(path)
+
+
+def read_column(path: Path, name: str, column: object) -> list[object]:
+    return read_manifest(write(path / "m.parquet", **{name: column}))[name].to_pylist()
+
+
+def test_a_written_manifest_says_its_version_and_is_read_again(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(
+        [{"subject_uri": "a.jpg", "prompt": "一个人微笑", "seed": 2**62, "tags": [("campaign", "x")]}], schema=SCHEMA
+    )
+    write_manifest(table, str(tmp_path / "folder" / "m.parquet"))
+    metadata = pq.read_schema(tmp_path / "folder" / "m.parquet").metadata
+    assert metadata[VERSION_KEY] == str(MANIFEST_VERSION).encode()
+    read = read_manifest(str(tmp_path / "folder" / "m.parquet"))
+    assert read.drop_columns("row").to_pylist() == table.to_pylist()
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"subject_uri": ["a"], "prompt": ["b"]}).replace_schema_metadata({VERSION_KEY: "2"})
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(ConfigError, match="'2': this release reads version 1"):
+        read_manifest(str(tmp_path / "m.parquet"))
+
+
+def test_every_faulty_column_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
+    uri = write(tmp_path / "m.parquet", promt=["x"], Guidance_Scale=[1.0], sed=[1])
+    pq.write_table(pq.read_table(uri).drop_columns("prompt"), uri)
+    with pytest.raises(ConfigError) as caught:
+        read_manifest(uri)
+    assert str(caught.value).splitlines()[1:] == [
+        "  column 'promt': unknown; the nearest known one is 'prompt'",
+        "  column 'Guidance_Scale': unknown; the nearest known one is 'guidance_scale'",
+        "  column 'sed': unknown; the nearest known one is 'seed'",
+        "  column 'prompt': required, but missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("seed", ["7"]),
+        ("seed", [7.5]),
+        ("seed", [True]),
+        ("seed", pa.array([2**64 - 1], pa.uint64())),
+        ("width", [float("nan")]),
+        ("prompt", [5]),
+        ("prompt", pa.array([b"bytes"])),
+        ("ip_scale", ["1.0"]),
+        ("consent_expires_at", ["2030-01-01"]),
+        ("consent_expires_at", pa.array([2**62], pa.timestamp("us"))),
+        ("tags", [{"campaign": "x"}]),
+        ("tags", pa.array([[("n", 1)]], pa.map_(pa.string(), pa.int64()))),
+    ],
+)
+def test_a_column_of_a_wrong_type_is_refused_by_name(tmp_path: Path, name: str, column: object) -> None:
+    with pytest.raises(ConfigError, match=f"column '{name}'"):
+        read_column(tmp_path, name, column)
+
+
+def test_text_that_is_not_utf8_is_refused_by_column(tmp_path: Path) -> None:
+    broken = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe"))
+    with pytest.raises(ConfigError, match="column 'prompt'"):
+        read_column(tmp_path, "prompt", broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "expected"),
+    [
+        ("seed", pa.array([7], pa.int8()), 7),
+        ("seed", pa.array([7], pa.uint64()), 7),
+        ("width", [832.0], 832),
+        ("guidance_scale", [5], 5.0),
+        ("guidance_scale", [Decimal("5.5")], 5.5),
+        ("prompt", pa.array(["微笑"], pa.large_string()), "微笑"),
+        ("prompt", pa.array(["微笑"], pa.string_view()), "微笑"),
+        ("subject_id", pa.array(["ada"]).dictionary_encode(), "ada"),
+        ("clip_name", pa.nulls(1), None),
+        ("tags", pa.nulls(1), None),
+        ("tags", pa.array([[("a", "b")]], pa.map_(pa.large_string(), pa.large_string())), [("a", "b")]),
+        ("consent_expires_at", pa.array([1], pa.timestamp("ns")), datetime(1970, 1, 1, tzinfo=UTC)),
+        ("consent_expires_at", [datetime(2030, 1, 1)], datetime(2030, 1, 1, tzinfo=UTC)),
+        ("consent_expires_at", [date(2030, 1, 1)], datetime(2030, 1, 1, tzinfo=UTC)),
+        ("consent_expires_at", pa.array([0], pa.timestamp("s", "Asia/Tokyo")), datetime(1970, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_what_other_writers_write_is_taken_if_nothing_is_lost(
+    tmp_path: Path, name: str, column: object, expected: object
+) -> None:
+    assert read_column(tmp_path, name, column) == [expected]
+
+
+def test_rows_keep_their_position_in_the_whole_manifest(tmp_path: Path) -> None:
+    uri = write(tmp_path / "m.parquet", seed=list(range(10)))
+    chosen = read_manifest(uri, where="seed >= 4", limit=3)
+    assert chosen["row"].to_pylist() == [4, 5, 6]
+    assert chosen["seed"].to_pylist() == [4, 5, 6]
+    assert read_manifest(uri, limit=0).num_rows == 0
+
+
+def test_parts_of_a_folder_are_one_manifest_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "part-1.parquet", seed=[2, 3])
+    write(tmp_path / "m" / "part-0.parquet", prompt=["a", "b"])
+    (tmp_path / "m" / "_SUCCESS").touch()
+    table = read_manifest(str(tmp_path / "m"))
+    assert table["row"].to_pylist() == [0, 1, 2, 3]
+    assert table["seed"].to_pylist() == [None, None, 2, 3]
+
+
+def test_names_of_folders_are_columns_of_the_schemas_types(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "subject_id=007" / "seed=5" / "p.parquet")
+    write(tmp_path / "m" / "subject_id=%E5%BE%AE%20x" / "seed=__HIVE_DEFAULT_PARTITION__" / "p.parquet")
+    table = read_manifest(str(tmp_path / "m"))
+    assert table["subject_id"].to_pylist() == ["微 x", "007"]
+    assert table["seed"].to_pylist() == [None, 5]
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("prompt=x", "column 'prompt' must not be both"),
+        ("sed=5", "column 'sed': unknown; the nearest known one is 'seed'"),
+        ("seed=five", "folder seed='five': must be a whole number"),
+    ],
+)
+def test_a_folder_that_is_no_column_of_its_own_is_refused(tmp_path: Path, folder: str, message: str) -> None:
+    write(tmp_path / "m" / folder / "p.parquet")
+    with pytest.raises(ConfigError, match=message):
+        read_manifest(str(tmp_path / "m"))
+
+
+def test_a_fault_of_a_later_part_is_found_and_its_file_named(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "a.parquet")
+    write(tmp_path / "m" / "b.parquet", sed=[5])
+    with pytest.raises(ConfigError, match=r"b\.parquet:\n  column 'sed'"):
+        read_manifest(str(tmp_path / "m"))
+
+
+def test_nothing_at_all_is_missing_and_a_folder_without_parts_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(MissingObject, match=r"m\.parquet"):
+        read_manifest(str(tmp_path / "m.parquet"))
+    (tmp_path / "_SUCCESS").touch()
+    with pytest.raises(ConfigError, match="must hold a Parquet file"):
+        read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"subject_uri,prompt\n", b"PAR1....PAR1"])
+def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.parquet").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"m\.parquet: must be a Parquet file"):
+        read_manifest(str(tmp_path / "m.parquet"))
+
+
+def test_a_manifest_without_rows_is_one(tmp_path: Path) -> None:
+    pq.write_table(SCHEMA.empty_table(), tmp_path / "m.parquet")
+    assert read_manifest(str(tmp_path / "m.parquet")).num_rows == 0
+
+
+def test_photos_start_from_the_manifests_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "m.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("m.parquet") == str(tmp_path)
+    assert folder_of(str(tmp_path / "m.parquet")) == str(tmp_path)
+    assert folder_of(str(tmp_path)) == str(tmp_path)

@@ -1,0 +1,211 @@
+"""Photos and prompts, or rows of text, become a manifest."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lynx_batch.config import DefaultsConfig
+from lynx_batch.errors import ConfigError, MissingObject
+from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
+from lynx_batch.intake.check import check_rows
+from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
+from lynx_batch.intake.schema import SCHEMA
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("grace-hopper.PNG", "艾达.jpg", "CREDITS.md", "more/another.jpg"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def build_text(tmp_path: Path, name: str, text: str) -> pa.Table:
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    return build_from_table_file(str(tmp_path / name))
+
+
+def test_every_photo_meets_every_prompt_and_every_seed(photos: Path) -> None:
+    table = build_from_folder(str(photos), ["waves", "微笑"], [1, 2])
+    assert table.schema.equals(SCHEMA, check_metadata=True)
+    assert table.num_rows == 2 * 2 * 2
+    rows = table.select(["subject_id", "prompt", "seed", "clip_name"]).to_pylist()
+    assert rows[1] == {"subject_id": "grace-hopper", "prompt": "waves", "seed": 2, "clip_name": "grace-hopper-p01-s2"}
+    assert rows[6] == {"subject_id": "艾达", "prompt": "微笑", "seed": 1, "clip_name": "艾达-p02-s1"}
+    assert len(set(table["clip_name"].to_pylist())) == table.num_rows
+
+
+def test_without_seeds_the_column_is_null_and_names_do_not_tell_one(photos: Path) -> None:
+    table = build_from_folder(str(photos), ["waves"], None)
+    assert table["seed"].null_count == 2
+    assert table["clip_name"].to_pylist() == ["grace-hopper-p01", "艾达-p01"]
+
+
+def test_photos_that_differ_in_their_suffix_alone_are_two_subjects(photos: Path) -> None:
+    (photos / "艾达.png").write_bytes(b"x")
+    table = build_from_folder(str(photos), ["waves"], None)
+    assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达.jpg", "艾达.png"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "message"),
+    [
+        ([], None, "prompts: there must be at least one"),
+        (["waves", "waves"], None, "prompt 'waves': must not come twice"),
+        (["waves"], [1, 2, 1], "seed 1: must not come twice"),
+    ],
+)
+def test_what_would_make_no_clip_or_one_twice_is_refused(
+    photos: Path, prompts: list[str], seeds: list[int] | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_from_folder(str(photos), prompts, seeds)
+
+
+def test_a_folder_without_photos_is_refused(photos: Path) -> None:
+    for folder in (photos / "none", photos.parent):
+        with pytest.raises(ConfigError, match="must be a folder with a photo"):
+            build_from_folder(str(folder), ["waves"], None)
+
+
+def test_prompts_are_the_lines_that_are_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("\ufeffwaves\r\n\r\n  微笑\u2028站着 \n".encode())
+    assert read_prompts(str(tmp_path / "p.txt")) == ["waves", "微笑\u2028站着"]
+
+
+def test_a_text_file_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("微笑".encode("gbk"))
+    with pytest.raises(ConfigError, match=r"p\.txt: must be UTF-8"):
+        read_prompts(str(tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_photos_of_a_built_manifest_are_found_from_where_it_was_written(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_elsewhere: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = "out/deep/m.parquet"
+    if is_elsewhere:
+        (tmp_path / "real" / "deep").mkdir(parents=True)
+        (tmp_path / "out").symlink_to(tmp_path / "real")
+    table = place_photos(build_from_folder("photos", ["waves"], None), out)
+    write_manifest(table, out)
+    assert table["subject_uri"][0].as_py() == "../../photos/grace-hopper.PNG"
+    monkeypatch.chdir("/")
+    uri = str(tmp_path / out)
+    requests, _ = check_rows(read_manifest(uri), DefaultsConfig(), folder_of(uri))
+    for request in requests:
+        assert os.path.isabs(request.subject_uri)
+        assert Path(request.subject_uri).read_bytes() == b"x"
+
+
+def test_photos_of_a_manifest_in_a_bucket_are_absolute() -> None:
+    table = pa.table({"subject_uri": ["a.jpg", "s3://b/c.jpg", None]})
+    placed = place_photos(table, "s3://b/m.parquet")["subject_uri"].to_pylist()
+    assert placed == [os.path.abspath("a.jpg"), "s3://b/c.jpg", None]
+    assert place_photos(table, "m.parquet")["subject_uri"].to_pylist() == ["a.jpg", "s3://b/c.jpg", None]
+
+
+def test_cells_of_csv_get_the_types_of_their_columns(tmp_path: Path) -> None:
+    text = (
+        "\ufeffsubject_uri,prompt,seed,width,guidance_scale,consent_expires_at,tags\r\n"
+        '/a.jpg,"微笑, 挥手",9007199254740993,832.0,5,2030-01-01,"{""campaign"": ""x""}"\r\n'
+        "\r\n"
+        's3://b/c.jpg,"two\nlines",,,,2030-01-01T00:00:00+01:00,\r\n'
+    )
+    rows = build_text(tmp_path, "rows.CSV", text).to_pylist()
+    assert {name: cell for name, cell in rows[0].items() if cell is not None} == {
+        "subject_uri": "/a.jpg",
+        "prompt": "微笑, 挥手",
+        "seed": 9007199254740993,
+        "width": 832,
+        "guidance_scale": 5.0,
+        "consent_expires_at": datetime(2030, 1, 1, tzinfo=UTC),
+        "tags": [("campaign", "x")],
+    }
+    assert rows[1]["prompt"] == "two\nlines"
+    assert rows[1]["seed"] is None
+    assert rows[1]["consent_expires_at"] == datetime(2029, 12, 31, 23, tzinfo=UTC)
+
+
+def test_lines_of_json_get_the_types_of_their_columns(tmp_path: Path) -> None:
+    lines = [
+        {"subject_uri": "a.jpg", "prompt": "微笑", "seed": 2**62 + 1, "ip_scale": 1, "tags": {"a": "b"}},
+        {"subject_uri": "/b.jpg", "prompt": "", "seed": None},
+    ]
+    rows = build_text(tmp_path, "rows.jsonl", "\n".join(json.dumps(line) for line in lines) + "\n\n").to_pylist()
+    assert rows[0]["subject_uri"] == str(tmp_path / "a.jpg")
+    assert (rows[0]["seed"], rows[0]["ip_scale"], rows[0]["tags"]) == (2**62 + 1, 1.0, [("a", "b")])
+    assert (rows[1]["prompt"], rows[1]["seed"]) == ("", None)
+
+
+def test_every_fault_of_csv_is_named_with_line_column_value_and_rule(tmp_path: Path) -> None:
+    text = 'subject_uri,prompt,seed,consent_expires_at\n"a\n.jpg",waves,one,never\nb.jpg,waves\nc.jpg,waves,1.5,\n'
+    with pytest.raises(ConfigError) as caught:
+        build_text(tmp_path, "rows.csv", text)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/rows.csv: 4 fault(s)",
+        "  line 2: seed='one': must be a whole number of at most 64 bits",
+        "  line 2: consent_expires_at='never': must be a time such as 2027-01-31T12:00:00Z",
+        "  line 4: must have 4 cells, as line 1 has; it has 2",
+        "  line 5: seed='1.5': must be a whole number of at most 64 bits",
+    ]
+
+
+def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_path: Path) -> None:
+    lines = [
+        '{"subject_uri": "a.jpg", "prompt": "waves", "seed": true, "tags": {"a": 1}}',
+        "[1]",
+        "{",
+        '{"subject_uri": "a.jpg", "promt": "waves"}',
+        '{"subject_uri": 5, "prompt": "\\ud800", "seed": 9223372036854775808, "width": NaN, "fps": Infinity}',
+    ]
+    with pytest.raises(ConfigError) as caught:
+        build_text(tmp_path, "rows.jsonl", "\n".join(lines))
+    starts = [
+        "line 1: seed=True: must be a whole number",
+        "line 1: tags={'a': 1}: must be a map of text to text",
+        "line 2: must be a JSON object, not [1]",
+        "line 3: must be a JSON object (",
+        "line 4: column 'promt': unknown; the nearest known one is 'prompt'; column 'prompt': required, but missing",
+        "line 5: subject_uri=5: must be text",
+        "line 5: prompt='\\ud800': must be text",
+        "line 5: seed=9223372036854775808: must be a whole number",
+        "line 5: width=nan: must be a whole number",
+        "line 5: fps=inf: must be a whole number",
+    ]
+    for line, start in zip(str(caught.value).splitlines()[1:], starts, strict=True):
+        assert line.strip().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rows.csv", "", "line 1: column 'subject_uri': required"),
+        ("rows.csv", "subject_uri,prompt,prompt\n", "column 'prompt': must appear once"),
+        ("rows.csv", "subject_uri,prompt,sed\n", "column 'sed': unknown; the nearest known one is 'seed'"),
+        ("rows.csv", 'subject_uri,prompt\na,"b" c\n', "line 2: must be CSV"),
+        ("rows.xlsx", "", r"must be a \.csv or \.jsonl file"),
+    ],
+)
+def test_a_file_that_is_no_table_of_the_schema_is_refused_by_name(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s){name}.*{message}"):
+        build_text(tmp_path, name, text)
+
+
+def test_thousands_of_faults_are_counted_and_not_all_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)1000 fault.*\.\.\. and 950 more") as caught:
+        build_text(tmp_path, "rows.csv", "subject_uri,prompt,seed\n" + "a,b,c\n" * 1000)
+    assert len(str(caught.value).splitlines()) == 52
+
+
+def test_a_missing_table_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingObject, match=r"rows\.csv"):
+        build_from_table_file(str(tmp_path / "rows.csv"))
