@@ -1,6 +1,7 @@
 """`manifest build`, `manifest check` and `manifest show`."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MAX_PROBLEMS_SHOWN = 50
 EXIT_FAULTY = 2
 WIDTH_IN_A_FILE = 160
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 manifest_app = typer.Typer(help="Build, check and look at manifests.", no_args_is_help=True)
 
@@ -175,7 +177,8 @@ def _as_text(name: str, cell: object) -> str:
 
 
 def _add_row(table: Table, cells: list[str]) -> None:
-    table.add_row(*map(Text, cells))  # not plain strings: "[b]" in a prompt would be taken for markup
+    """Cells are anybody's words: neither markup such as "[b]" nor a terminal's control characters may act."""
+    table.add_row(*(Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", cell)) for cell in cells))
 
 
 def _console() -> Console:

@@ -122,9 +122,9 @@ def _list_photos(folder: str) -> list[str]:
 
 def _name_photos(uris: list[str]) -> dict[str, str]:
     """The subject of each photo -> its URI: the file's name, with its suffix where that alone tells two apart."""
-    num_photos = Counter(PurePosixPath(uri).stem for uri in uris)
-    names = [PurePosixPath(uri) for uri in uris]
-    return {n.stem if num_photos[n.stem] == 1 else n.name: uri for n, uri in zip(names, uris, strict=True)}
+    files = [PurePosixPath(uri) for uri in uris]
+    taken = Counter([file.stem for file in files] + [file.name for file in files])
+    return {file.stem if taken[file.stem] == 1 else file.name: uri for file, uri in zip(files, uris, strict=True)}
 
 
 def _refuse_repeated(what: str, values: Sequence[object]) -> None:

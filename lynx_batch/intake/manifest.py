@@ -40,7 +40,7 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
 def write_manifest(table: pa.Table, uri: str) -> None:
     """Puts a table of the manifest's schema at `uri`, in place of what was there."""
     buffer = io.BytesIO()
-    pq.write_table(table.cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata), buffer)
+    pq.write_table(conform(table, "manifest").replace_schema_metadata(SCHEMA.metadata), buffer)
     write_bytes(uri, buffer.getvalue())
 
 

@@ -42,7 +42,9 @@ class Job:
 
     def __post_init__(self) -> None:
         self.output = self.output or str(self.folder / "out")
-        pq.write_table(pa.Table.from_pylist(self.rows), self.folder / "manifest.parquet")
+        columns = {name for row in self.rows for name in row}
+        table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in self.rows])
+        pq.write_table(table, self.folder / "manifest.parquet")
         content = {
             "manifest": "manifest.parquet",
             "output": self.output,
@@ -107,6 +109,12 @@ def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
+def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Ray workers that render for a driver with a Ray of its own."""
+    descendants = psutil.Process(driver.pid).children(recursive=True)
+    return [process for process in descendants if any("ray::Worker" in part for part in process.cmdline())]
+
+
 @pytest.fixture
 def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
     def make(rows: list[dict[str, object]], **options: object) -> Job:
@@ -164,9 +172,9 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     av.VideoFrame.from_ndarray(plain, format="rgb24").to_image().save(tmp_path / "faceless.png")
     yesterday = datetime.now(UTC) - timedelta(days=1)
     rows = [
-        row(tmp_path / "missing.jpg", consent_expires_at=None),
-        row(tmp_path / "broken.jpg", consent_expires_at=None),
-        row(tmp_path / "faceless.png", consent_expires_at=None),
+        row(tmp_path / "missing.jpg"),
+        row(tmp_path / "broken.jpg"),
+        row(tmp_path / "faceless.png"),
         row(consent_expires_at=yesterday),
         row(HOPPER, consent_expires_at=yesterday + timedelta(days=30)),
     ]
@@ -237,8 +245,7 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     job = make_job([row(seed=seed) for seed in range(4)], steps=4)
     process = job.start()
     wait_until(lambda: job.num_commits() >= 1, process)
-    victim = next(p for p in psutil.Process(process.pid).children(recursive=True) if "Worker.render" in p.name_or_line())
-    victim.kill()
+    workers_of(process)[0].kill()
     _, stderr = process.communicate(timeout=DEADLINE_S)
 
     assert process.returncode == 0, stderr

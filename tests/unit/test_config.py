@@ -45,7 +45,9 @@ def test_paths_of_the_command_line_start_from_the_working_directory(
 
 
 def test_an_override_replaces_one_key(tmp_path: Path) -> None:
-    overrides = dict(parse_override(text) for text in ("engine.precision=float32", "defaults.guidance_scale_image=null"))
+    overrides = dict(
+        parse_override(text) for text in ("engine.precision=float32", "defaults.guidance_scale_image=null")
+    )
     config = load_run_config(write(tmp_path, MINIMAL + "defaults: {width: 480}"), overrides)
     assert config.engine.precision == "float32"
     assert config.defaults.guidance_scale_image is None
@@ -59,7 +61,9 @@ def test_a_malformed_override_is_refused(text: str) -> None:
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
-    text = MINIMAL + "engine: {precison: float32}\nvideo: {crf: 99}\ndefaults: {width: 833, ip_scale: .nan, fps: many}\n"
+    text = (
+        MINIMAL + "engine: {precison: float32}\nvideo: {crf: 99}\ndefaults: {width: 833, ip_scale: .nan, fps: many}\n"
+    )
     with pytest.raises(ConfigError) as caught:
         load_run_config(write(tmp_path, text), {})
     lines = str(caught.value).splitlines()[1:]

@@ -120,7 +120,9 @@ def test_a_cell_that_breaks_a_rule_is_a_problem_of_its_column(row: dict[str, obj
     assert columns_of(row) == list(row)
 
 
-@pytest.mark.parametrize("row", [{"negative_prompt": ""}, {"subject_uri": "Bildschirmfoto\u202f1 微.jpg"}, {"ip_scale": 0.0}])
+@pytest.mark.parametrize(
+    "row", [{"negative_prompt": ""}, {"subject_uri": "Bildschirmfoto\u202f1 微.jpg"}, {"ip_scale": 0.0}]
+)
 def test_unusual_cells_that_break_no_rule_are_taken(row: dict[str, object]) -> None:
     assert columns_of(row) == []
 

@@ -23,7 +23,11 @@ def write_group(file: Path) -> str:
 
 
 def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_pack: Path) -> None:
-    group, blank, broken = write_group(tmp_path / "group.png"), str(tmp_path / "blank.png"), str(tmp_path / "broken.jpg")
+    group, blank, broken = (
+        write_group(tmp_path / "group.png"),
+        str(tmp_path / "blank.png"),
+        str(tmp_path / "broken.jpg"),
+    )
     Image.new("RGB", (200, 200), "grey").save(blank)
     Path(broken).write_bytes(b"no picture")
     missing = str(tmp_path / "none.jpg")

@@ -183,3 +183,12 @@ def test_photos_start_from_the_manifests_folder(tmp_path: Path, monkeypatch: pyt
     assert folder_of("m.parquet") == str(tmp_path)
     assert folder_of(str(tmp_path / "m.parquet")) == str(tmp_path)
     assert folder_of(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_manifest_in_a_store_is_read_and_its_photos_lie_beside_it() -> None:
+    table = pa.Table.from_pylist([{"subject_uri": "a.jpg", "prompt": "微笑"}], schema=SCHEMA)
+    for name in ("seed=1/a.parquet", "seed=2/b.parquet"):
+        write_manifest(table.drop_columns("seed"), f"memory://bucket/m/{name}")
+    assert read_manifest("memory://bucket/m")["seed"].to_pylist() == [1, 2]
+    assert folder_of("memory://bucket/m") == "memory://bucket/m"
+    assert folder_of("memory://bucket/m/seed=1/a.parquet") == "memory://bucket/m/seed=1"

@@ -47,9 +47,10 @@ def test_without_seeds_the_column_is_null_and_names_do_not_tell_one(photos: Path
 
 
 def test_photos_that_differ_in_their_suffix_alone_are_two_subjects(photos: Path) -> None:
-    (photos / "艾达.png").write_bytes(b"x")
+    for name in ("艾达.png", "艾达.jpg.png"):
+        (photos / name).write_bytes(b"x")
     table = build_from_folder(str(photos), ["waves"], None)
-    assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达.jpg", "艾达.png"]
+    assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达.jpg", "艾达.jpg.png", "艾达.png"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_prompts_are_the_lines_that_are_not_empty(tmp_path: Path) -> None:
 
 
 def test_a_text_file_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_bytes("微笑".encode("gbk"))
+    (tmp_path / "p.txt").write_bytes("微笑着".encode("gb18030"))
     with pytest.raises(ConfigError, match=r"p\.txt: must be UTF-8"):
         read_prompts(str(tmp_path / "p.txt"))
 

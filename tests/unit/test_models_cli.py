@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,3 +191,12 @@ def test_the_models_folder_is_chosen_by_the_environment(monkeypatch: pytest.Monk
     monkeypatch.delenv("LYNX_BATCH_MODELS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert models_root() == tmp_path / "cache" / "lynx-batch" / "models"
+
+
+def test_looking_at_weights_needs_neither_torch_nor_the_network() -> None:
+    modules = (
+        "lynx_batch.cli.models, lynx_model.check, lynx_model.fingerprint, lynx_model.headers, lynx_model.published"
+    )
+    heavy = {"torch", "ray", "diffusers", "transformers", "huggingface_hub", "onnx", "cv2"}
+    code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,33 @@
+"""The command line answers at once: nothing heavy is imported before a command needs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    *("torch", "ray", "diffusers", "transformers", "xfuser", "insightface", "cv2", "onnx", "onnxruntime", "av"),
+    *("huggingface_hub", "scipy", "skimage", "pandas"),
+}
+
+
+def modules_after(code: str) -> set[str]:
+    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "from lynx_batch.cli import app\n"
+        "for command in ([], ['manifest'], ['manifest', 'check'], ['models'], ['render']):\n"
+        "    try: app([*command, '--help'])\n"
+        "    except SystemExit as end: assert not end.code"
+    )
+    assert modules_after(program) & HEAVY == set()
+
+
+@pytest.mark.parametrize("module", ["check", "build", "manifest", "photos", "faces"])
+def test_intake_imports_nothing_heavy(module: str) -> None:
+    assert modules_after(f"import lynx_batch.intake.{module}, lynx_batch.config") & HEAVY == set()

@@ -1,0 +1,161 @@
+"""`lynx-batch manifest` as its user runs it."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from lynx_batch.cli import app
+from lynx_batch.intake.schema import SCHEMA
+
+SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
+PROMPTS = SUBJECTS.with_name("prompts.txt")
+
+
+@pytest.fixture(autouse=True)
+def stay_in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, ["manifest", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def write(*rows: dict[str, object]) -> None:
+    cells = [{"subject_uri": "a.jpg", "prompt": "微笑", **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(cells, schema=SCHEMA), "m.parquet")
+
+
+def test_the_demos_manifest_is_built_checked_and_shown() -> None:
+    built = run("build", "--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1,2", "--out", "out/m.parquet")
+    assert (built.exit_code, built.stdout) == (0, "out/m.parquet: 12 rows\n")
+    checked = run("check", "out/m.parquet")
+    assert (checked.exit_code, checked.stdout) == (0, "out/m.parquet: 12 rows, no problem\n")
+    shown = run("show", "out/m.parquet", "--where", "subject_id == 'grace-hopper' and seed == 2", "--limit", 2)
+    assert shown.exit_code == 0
+    assert "grace-hopper-p01-s2" in shown.stdout
+    assert "eileen" not in shown.stdout
+    assert "2 of 3 rows" in shown.stdout
+
+
+def test_the_demos_prompts_are_three_and_one_is_chinese() -> None:
+    prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
+    assert len(prompts) == 3
+    assert sum(any("\u4e00" <= sign <= "\u9fff" for sign in prompt) for prompt in prompts) == 1
+
+
+def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
+    Path("rows.csv").write_text("subject_uri,prompt,seed\nphotos/a.jpg,微笑,7\n", encoding="utf-8")
+    assert run("build", "--from", "rows.csv", "--out", "out/m.parquet").exit_code == 0
+    assert pq.read_table("out/m.parquet")["subject_uri"].to_pylist() == ["../photos/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--photos", SUBJECTS], "takes --photos and --prompts"),
+        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--from", "r.csv"], "or --from alone"),
+        (["--from", "r.csv", "--seeds", "1"], "or --from alone"),
+        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
+        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "-1"], "--seeds '-1': -1 must be between"),
+        (["--photos", "none", "--prompts", PROMPTS], "photos none: must be a folder"),
+        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: nothing lies there"),
+    ],
+)
+def test_what_cannot_be_built_ends_with_2_and_the_reason(arguments: list[object], message: str) -> None:
+    result = run("build", *arguments, "--out", "m.parquet")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not Path("m.parquet").exists()
+
+
+def test_a_manifest_that_cannot_be_written_is_a_message() -> None:
+    Path("file").touch()
+    result = run("build", "--photos", SUBJECTS, "--prompts", PROMPTS, "--out", "file/m.parquet")
+    assert result.exit_code in (2, 4)
+    assert result.stderr.splitlines()[-1].startswith("error: file/m.parquet: ")
+
+
+def test_all_problems_are_shown_and_end_with_2() -> None:
+    write(
+        {"width": 833},
+        {"num_frames": 80, "prompt": "[b]x[/nonsense]"},
+        {"prompt": " "},
+        {"guidance_scale": float("nan")},
+        {"seed": 3},
+        {"seed": 3},
+    )
+    result = run("check", "m.parquet", "--problems", "problems.jsonl")
+    assert result.exit_code == 2
+    assert "m.parquet: 5 problem(s) in 5 of 6 rows" in result.stdout
+    assert "must be a positive multiple of 16 px; the nearest is 832" in result.stdout
+    problems = [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
+    assert [(problem["row"], problem["column"], problem["value"]) for problem in problems] == [
+        (0, "width", 833),
+        (1, "num_frames", 80),
+        (2, "prompt", " "),
+        (3, "guidance_scale", "nan"),
+        (5, "subject_uri", str(Path.cwd() / "a.jpg")),
+    ]
+    assert run("check", "m.parquet", "--allow-duplicates").stdout.count("\n") < result.stdout.count("\n")
+
+
+def test_more_problems_than_fit_a_screen_are_counted() -> None:
+    write(*({"width": 833, "seed": seed} for seed in range(60)))
+    result = run("check", "m.parquet", "--problems", "problems.jsonl")
+    assert "60 problem(s) in 60 of 60 rows; 10 more: --problems FILE has all" in result.stdout
+    assert len(Path("problems.jsonl").read_text().splitlines()) == 60
+
+
+def test_a_run_files_defaults_count() -> None:
+    write({"num_guidance_branches": 2})
+    text = "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\ndefaults: {guidance_scale: 1.0}\n"
+    Path("run.yaml").write_text(text, encoding="utf-8")
+    assert run("check", "m.parquet").exit_code == 0
+    result = run("check", "m.parquet", "--run", "run.yaml")
+    assert result.exit_code == 2
+    assert "must be above 1 where num_guidance_branches is 2" in result.stdout
+
+
+def test_an_expired_consent_is_told_and_no_problem() -> None:
+    write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
+    result = run("check", "m.parquet")
+    assert result.exit_code == 0
+    assert "1 row(s) will be rejected: their consent has expired" in result.stdout
+
+
+def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
+    write({"subject_uri": str(SUBJECTS / "grace-hopper.jpg")}, {"subject_uri": "none.jpg"})
+    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
+    Path("run.yaml").write_text(text, encoding="utf-8")
+    result = run("check", "m.parquet", "--run", "run.yaml", "--photos", "--problems", "problems.jsonl")
+    assert result.exit_code == 2
+    (problem,) = map(json.loads, Path("problems.jsonl").read_text().splitlines())
+    assert (problem["row"], problem["value"]) == (1, str(tmp_path / "none.jpg"))
+    assert problem["rule"].startswith("MissingObject: ")
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_a_manifest_that_is_none_ends_with_2_and_the_reason(command: str) -> None:
+    result = run(command, "none.parquet")
+    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: nothing lies there\n")
+
+
+def test_a_faulty_where_ends_with_2_and_the_reason() -> None:
+    write({})
+    result = run("show", "m.parquet", "--where", "sed == 1")
+    assert result.exit_code == 2
+    assert "column 'sed': unknown; the nearest known one is 'seed'" in result.stderr
+
+
+def test_signatures_and_markup_are_not_shown() -> None:
+    write({"subject_uri": "https://host/a.jpg?sig=secret", "prompt": "[red]微笑[/nonsense] \x1b[31m"})
+    result = run("show", "m.parquet")
+    assert "secret" not in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "[red]微笑[/nonsense]" in result.stdout
