@@ -83,7 +83,8 @@ def read_bytes(uri: str) -> bytes:
     if path is not None:
         return _reading(uri, path.read_bytes)
     store, key = _remote(uri)
-    return _reading(uri, partial(store.cat_file, key))
+    content: bytes = _reading(uri, partial(store.cat_file, key))
+    return content
 
 
 def read_each(uris: Iterable[str]) -> Iterator[bytes]:
@@ -98,7 +99,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     if path is not None:
         return _writing(uri, partial(_replace, path, partial(_write_durably, data=data)))
     store, key = _remote(uri)
-    return _writing(uri, partial(store.pipe_file, key, data))
+    _writing(uri, partial(store.pipe_file, key, data))
+    return None
 
 
 def upload(local_path: Path, uri: str) -> None:
@@ -107,7 +109,8 @@ def upload(local_path: Path, uri: str) -> None:
     if path is not None:
         return _writing(uri, partial(_replace, path, partial(shutil.copyfile, local_path)))
     store, key = _remote(uri)
-    return _writing(uri, partial(store.put_file, str(local_path), key))
+    _writing(uri, partial(store.put_file, str(local_path), key))
+    return None
 
 
 def create_only(uri: str, data: bytes) -> bool:
@@ -219,7 +222,7 @@ def _writing(uri: str, operation: Callable[[], T]) -> T:
 
 
 def _persistently(operation: Callable[[], T]) -> T:
-    wait = wait_exponential_jitter(initial=0.2, max=2)
+    wait = wait_exponential_jitter(multiplier=0.2, max=2)
     retrying = Retrying(
         retry=retry_if_exception(_is_transient), stop=stop_after_attempt(NUM_TRIES), wait=wait, reraise=True
     )
@@ -332,6 +335,8 @@ def _list_locally(uri: str, path: Path) -> Iterator[StoredFile]:
         for name in names:
             file = Path(folder, name)
             with suppress(FileNotFoundError):  # removed meanwhile
-                stored = None if _is_temporary(name) else _stat_locally(join(uri, file.relative_to(path).as_posix()), file)
+                stored = (
+                    None if _is_temporary(name) else _stat_locally(join(uri, file.relative_to(path).as_posix()), file)
+                )
                 if stored is not None:
                     yield stored

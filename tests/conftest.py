@@ -6,7 +6,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-gpu", action="store_true", help="fail GPU tests where GPUs are missing, instead of skipping")
+    parser.addoption(
+        "--require-gpu", action="store_true", help="fail GPU tests where GPUs are missing, instead of skipping"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

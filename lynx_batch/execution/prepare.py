@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, StoreUnavailable
 from lynx_batch.intake.check import check_rows, find_duplicate_clips, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
@@ -118,6 +118,8 @@ def _identify(requests: list[ClipRequest], identity: RenderIdentity) -> tuple[li
         photo = photos[request.subject_uri]
         if isinstance(photo, str):
             clips.append(identify(request, photo_sha256=photo, identity=identity))
+        elif photo.is_transient:
+            raise StoreUnavailable(f"row {request.row}: subject_uri cannot be read now: {photo.error}")
         else:
             rejections.append(Rejection(row=request.row, error_type=photo.error_type, error=photo.error))
     return clips, rejections

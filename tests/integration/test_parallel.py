@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from lynx_model import parallel
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import ParallelPlan, RenderParams

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from lynx_model.spec import RenderParams, Subject
 from tests.models import ROOT, load_tiny
 

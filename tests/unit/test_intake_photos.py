@@ -80,4 +80,4 @@ def test_a_memory_that_cannot_be_written_is_no_fault(
     memory.mkdir(parents=True)
     hashes = write_photos(tmp_path, 1)
     assert hash_photos(hashes) == hashes
-    assert "photo_hashes_not_remembered" in capsys.readouterr().out
+    assert "photo_hashes_not_remembered" in "".join(capsys.readouterr())

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from lynx_model.errors import EncoderMismatch, Interrupted, InvalidParams
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import RenderParams, Subject

@@ -3,6 +3,7 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from lynx_batch.clip import ClipRequest, ClipSpec
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
 from lynx_model.spec import RenderParams
