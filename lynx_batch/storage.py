@@ -8,12 +8,11 @@ seconds and then is a StoreUnavailable; messages show redacted URIs only.
 import errno
 import os
 import re
-import shutil
 import stat as file_modes
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ import fsspec
 import pyarrow.fs
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from lynx_batch import local_files
 from lynx_batch.errors import ConfigError, MissingObject, StoreRefused, StoreUnavailable, UnsafeStore
 
 NUM_TRIES = 3
@@ -36,9 +36,12 @@ HOPELESS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLON
 """Error numbers of a request that will fail every time."""
 
 RENEWABLE = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"})
-"""S3 error codes that s3fs reports as a lack of permission, and that the next credentials cure."""
+"""S3 error codes that s3fs reports as a lack of permission, and that fresh credentials cure."""
 
-# `abfs://container@account` is an address, not a user.
+VERSION_KEYS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
+"""What the stores call the version of an object, the best first."""
+
+# In `abfs://container@account` the name before the @ is an address, not a user.
 _USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?\s]*@")
 _QUERY = re.compile(r"\?[^\s'\"<>()]*")
 
@@ -55,7 +58,7 @@ class StoredFile:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it, each parted by one slash."""
+    """`uri` with `parts` below it, each after one slash."""
     for part in filter(None, (part.strip("/") for part in parts)):
         uri = uri + part if uri.endswith("/") else f"{uri}/{part}"
     return uri
@@ -69,22 +72,21 @@ def resolve(uri: str, base: str) -> str:
         return join(base, uri)
     scheme, _, address = base.partition("://")
     bucket, _, folder = address.partition("/")
-    return f"{scheme}://{bucket}{normpath(f'/{folder}/{uri}'.replace('//', '/'))}"
+    return f"{scheme}://{bucket}{normpath(join('/', folder, uri))}"
 
 
 def redact(uri: str) -> str:
     """`uri` as it may be shown: without query string and user name. A local path stays as it is."""
-    return uri if "://" not in uri else _USERINFO.sub("://", uri.partition("?")[0])
+    return _USERINFO.sub("://", uri.partition("?")[0]) if "://" in uri else uri
 
 
 def read_bytes(uri: str) -> bytes:
-    """Raises MissingObject, StoreRefused or StoreUnavailable."""
+    """The whole object. Raises MissingObject, StoreRefused or StoreUnavailable."""
     path = _local_path(uri)
     if path is not None:
         return _reading(uri, path.read_bytes)
     store, key = _remote(uri)
-    content: bytes = _reading(uri, partial(store.cat_file, key))
-    return content
+    return _reading(uri, lambda: bytes(store.cat_file(key)))
 
 
 def read_each(uris: Iterable[str]) -> Iterator[bytes]:
@@ -97,20 +99,20 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Puts `data` at `uri`, in place of what was there; a reader sees the old or the new, never a part."""
     path = _local_path(uri)
     if path is not None:
-        return _writing(uri, partial(_replace, path, partial(_write_durably, data=data)))
+        _writing(uri, partial(local_files.replace, path, data))
+        return
     store, key = _remote(uri)
     _writing(uri, partial(store.pipe_file, key, data))
-    return None
 
 
 def upload(local_path: Path, uri: str) -> None:
     """As `write_bytes`, with the content of a local file."""
     path = _local_path(uri)
     if path is not None:
-        return _writing(uri, partial(_replace, path, partial(shutil.copyfile, local_path)))
+        _writing(uri, partial(local_files.replace_by_copy, path, local_path))
+        return
     store, key = _remote(uri)
     _writing(uri, partial(store.put_file, str(local_path), key))
-    return None
 
 
 def create_only(uri: str, data: bytes) -> bool:
@@ -124,7 +126,7 @@ def create_only(uri: str, data: bytes) -> bool:
     """
     path = _local_path(uri)
     if path is not None:
-        return _writing(uri, partial(_create_locally, path, data))
+        return _writing(uri, partial(local_files.create, path, data))
     return _writing(uri, partial(_create_remotely, uri, data))
 
 
@@ -141,24 +143,25 @@ def stat(uri: str) -> StoredFile | None:
     with suppress(MissingObject):
         path = _local_path(uri)
         if path is not None:
-            return _reading(uri, partial(_stat_locally, uri, path))
+            return _local_file(uri, _reading(uri, path.stat))
         store, key = _remote(uri)
-        return _stored_file(uri, _reading(uri, partial(store.info, key)))
+        return _remote_file(uri, _reading(uri, partial(store.info, key)))
     return None
 
 
 def list_files(prefix: str) -> Iterator[StoredFile]:
     """Every file below the folder `prefix`, at any depth and in no order; a file lists itself, a missing one nothing."""
     path = _local_path(prefix)
-    if path is not None:
-        yield from _list_locally(prefix, path)
-        return
-    store, key = _remote(prefix)
-    found: Mapping[str, Mapping[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
-    for name, info in found.items():
-        stored = _stored_file(join(prefix, name.removeprefix(key)), info)
-        if stored is not None:
-            yield stored
+    if path is None:
+        store, key = _remote(prefix)
+        infos: dict[str, dict[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
+        found = (_remote_file(join(prefix, name.removeprefix(key)), info) for name, info in infos.items())
+    elif path.is_dir():
+        entries = _reading(prefix, lambda: list(local_files.walk(path)))
+        found = (_local_file(join(prefix, name.removeprefix(str(path))), status) for name, status in entries)
+    else:
+        found = (file for file in [stat(prefix)])
+    yield from filter(None, found)
 
 
 def probe_create_only(output: str) -> None:
@@ -171,7 +174,7 @@ def probe_create_only(output: str) -> None:
     try:
         create_only(uri, b"first")
         if create_only(uri, b"second") or read_bytes(uri) != b"first":
-            raise UnsafeStore(f"output={redact(output)!r}: the store must refuse a create-only put of what exists")
+            raise UnsafeStore(f"output={redact(output)!r}: its store must refuse a create-only put of what exists")
     finally:
         delete(uri)
 
@@ -207,7 +210,7 @@ def _reading(uri: str, operation: Callable[[], T]) -> T:
     except Exception as error:
         if not _is_from_store(error):
             raise
-        # `from None`: the original's message may hold a signed URL.
+        # `from None`, because the text of the original may hold a signed URL.
         kind = StoreUnavailable if _is_transient(error) else StoreRefused
         raise kind(_story(uri, error)) from None
 
@@ -223,10 +226,8 @@ def _writing(uri: str, operation: Callable[[], T]) -> T:
 
 def _persistently(operation: Callable[[], T]) -> T:
     wait = wait_exponential_jitter(multiplier=0.2, max=2)
-    retrying = Retrying(
-        retry=retry_if_exception(_is_transient), stop=stop_after_attempt(NUM_TRIES), wait=wait, reraise=True
-    )
-    return retrying(operation)
+    stop = stop_after_attempt(NUM_TRIES)
+    return Retrying(retry=retry_if_exception(_is_transient), stop=stop, wait=wait, reraise=True)(operation)
 
 
 def _is_from_store(error: BaseException) -> bool:
@@ -239,15 +240,14 @@ def _is_transient(error: BaseException) -> bool:
         return response.get("Error", {}).get("Code") in RENEWABLE
     if isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
         return False
-    status = getattr(error, "status", None)  # of an HTTP answer
-    if isinstance(status, int) and 400 <= status < 500:
-        return status in (408, 429)
+    http_status = getattr(error, "status", None)
+    if isinstance(http_status, int) and 400 <= http_status < 500:
+        return http_status in (408, 429)
     return _is_from_store(error) and getattr(error, "errno", None) not in HOPELESS
 
 
 def _story(uri: str, error: Exception) -> str:
-    text = _USERINFO.sub("://", _QUERY.sub("", str(error)))
-    return f"{redact(uri)}: {type(error).__name__}: {text}"
+    return f"{redact(uri)}: {type(error).__name__}: {_USERINFO.sub('://', _QUERY.sub('', str(error)))}"
 
 
 def _create_remotely(uri: str, data: bytes) -> bool:
@@ -270,73 +270,14 @@ def _delete_remotely(uri: str) -> None:
         store.rm_file(key)
 
 
-def _stored_file(uri: str, info: Mapping[str, Any]) -> StoredFile | None:
-    if info["type"] != "file":
-        return None
-    versions = (info.get(key) for key in ("ETag", "etag", "LastModified", "last_modified", "mtime", "created"))
-    return StoredFile(uri=uri, num_bytes=info["size"] or 0, version=str(next(filter(None, versions), "")))
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    with _temporary_beside(path) as temporary:
-        write(temporary)
-        temporary.replace(path)
-
-
-def _create_locally(path: Path, data: bytes) -> bool:
-    with _temporary_beside(path) as temporary:
-        _write_durably(temporary, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                raise UnsafeStore(f"{path.parent}: the file system must have hard links") from error
-            raise
-    return True
-
-
-def _stat_locally(uri: str, path: Path) -> StoredFile | None:
-    status = path.stat()
+def _local_file(uri: str, status: os.stat_result) -> StoredFile | None:
     if not file_modes.S_ISREG(status.st_mode):
         return None
     return StoredFile(uri=uri, num_bytes=status.st_size, version=str(status.st_mtime_ns))
 
 
-def _list_locally(uri: str, path: Path) -> Iterator[StoredFile]:
-    if not path.is_dir():
-        stored = stat(uri)
-        if stored is not None:
-            yield stored
-        return
-    for folder, _, names in os.walk(path):
-        for name in names:
-            file = Path(folder, name)
-            with suppress(FileNotFoundError):  # removed meanwhile
-                stored = (
-                    None if _is_temporary(name) else _stat_locally(join(uri, file.relative_to(path).as_posix()), file)
-                )
-                if stored is not None:
-                    yield stored
+def _remote_file(uri: str, info: Mapping[str, Any]) -> StoredFile | None:
+    if info["type"] != "file":
+        return None
+    version = next((info[key] for key in VERSION_KEYS if info.get(key)), "")
+    return StoredFile(uri=uri, num_bytes=info["size"] or 0, version=str(version))

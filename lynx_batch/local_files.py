@@ -1,0 +1,92 @@
+"""Files of a local disk as objects of a store: written whole or not at all, created by one of many.
+
+A reader never sees a part of a file, because every file is written under another name beside its own first.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lynx_batch.errors import UnsafeStore
+
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`, in place of what was there."""
+    _replace(path, lambda temporary: _write_durably(temporary, data))
+
+
+def replace_by_copy(path: Path, source: Path) -> None:
+    """Puts a copy of `source` at `path`, in place of what was there."""
+    _replace(path, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Puts `data` at `path` unless something is there; of any number of callers one is told True.
+
+    Raises:
+        UnsafeStore: If the file system has no hard links.
+    """
+    with _temporary_beside(path) as temporary:
+        _write_durably(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in NO_HARD_LINKS:
+                raise UnsafeStore(f"{path.parent}: its file system must have hard links") from error
+            raise
+    return True
+
+
+def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status of every file below `folder`; a file that goes away meanwhile is left out.
+
+    Folders that are symbolic links are not entered, so that a cycle of them is harmless.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
+        elif not _is_temporary(entry.name) and entry.is_file():
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue
+            yield entry.path, status
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    with _temporary_beside(path) as temporary:
+        write(temporary)
+        temporary.replace(path)
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

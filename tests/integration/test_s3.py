@@ -1,0 +1,167 @@
+"""The same promises on object storage, spoken to a real S3 protocol server."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import boto3
+import pyarrow.dataset as ds
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from lynx_batch import storage
+from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
+from lynx_batch.ledger.commits import committed_clip_ids, read_commit
+from lynx_batch.ledger.metadata import Outcome, RowOutcome, read_metadata, write_metadata
+from tests.integration.test_render import HOPPER, Job, row
+from tests.unit.test_ledger import NUM_RACERS, clip, race, record, winners
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = ThreadedMotoServer(port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+def use_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Makes every S3 client of this process speak to `url`; s3fs keeps clients by their arguments alone."""
+    environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": url, "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    return environment
+
+
+@pytest.fixture
+def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    return use_endpoint(server, monkeypatch)
+
+
+@pytest.fixture
+def bucket(environment: dict[str, str], request: pytest.FixtureRequest) -> str:
+    name = "bucket-" + str(abs(hash(request.node.name)))
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}/out"
+
+
+def test_objects_are_written_read_listed_and_removed(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "video").write_bytes(b"frames")
+    storage.upload(tmp_path / "video", storage.join(bucket, "clips", "a.mp4"))
+    storage.write_bytes(storage.join(bucket, "b"), b"x")
+    assert {file.uri: file.num_bytes for file in storage.list_files(bucket)} == {
+        f"{bucket}/clips/a.mp4": 6,
+        f"{bucket}/b": 1,
+    }
+    storage.delete(storage.join(bucket, "b"))
+    assert storage.stat(storage.join(bucket, "b")) is None
+    with pytest.raises(MissingObject):
+        storage.read_bytes(storage.join(bucket, "b"))
+
+
+def test_a_race_for_one_commit_has_one_winner_whom_all_see(bucket: str) -> None:
+    for number in range(5):
+        place, barrier = storage.join(bucket, str(number)), threading.Barrier(NUM_RACERS)
+        racers = [threading.Thread(target=race, args=(place, n, barrier.wait)) for n in range(NUM_RACERS)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert winners(place) == {read_commit(place, "ab12").attempt}
+        assert committed_clip_ids(place) == {"ab12"}
+
+
+def test_a_sound_store_passes_the_probe_and_is_left_clean(bucket: str) -> None:
+    storage.probe_create_only(bucket)
+    assert list(storage.list_files(bucket)) == []
+
+
+def test_metadata_can_be_read_as_one_dataset(bucket: str) -> None:
+    write_metadata(bucket, "run-1", [RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record())])
+    assert read_metadata(bucket)["run"].to_pylist() == ["run-1"]
+    filesystem, path = storage.arrow_filesystem(storage.join(bucket, "metadata"))
+    assert ds.dataset(path, filesystem=filesystem, partitioning="hive").count_rows() == 1
+
+
+class ForgetfulServer(BaseHTTPRequestHandler):
+    """An S3 server that takes every put, whatever its condition says."""
+
+    objects: dict[str, bytes]
+    protocol_version = "HTTP/1.1"  # clients wait to be asked for what they put
+
+    def do_PUT(self) -> None:
+        self.objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200, b"")
+
+    def do_GET(self) -> None:
+        content = self.objects.get(self.path.partition("?")[0])
+        self._answer(200 if content is not None else 404, content or b"")
+
+    def do_DELETE(self) -> None:
+        self.objects.pop(self.path, None)
+        self._answer(204, b"")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stays silent."""
+
+    def _answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", '"0"')
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def forgetful_server() -> Iterator[str]:
+    handler = type("Handler", (ForgetfulServer,), {"objects": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+def test_a_store_that_ignores_the_condition_is_refused(monkeypatch: pytest.MonkeyPatch, forgetful_server: str) -> None:
+    use_endpoint(forgetful_server, monkeypatch)
+    with pytest.raises(UnsafeStore, match="create-only"):
+        storage.probe_create_only("s3://forgetful/out")
+
+
+def test_a_store_that_cannot_be_reached_is_told_apart_from_a_missing_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_endpoint("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        storage.read_bytes("s3://nowhere/a")
+
+
+@pytest.mark.ray
+def test_a_run_is_rendered_into_a_bucket_from_photos_in_a_bucket(
+    bucket: str, environment: dict[str, str], tmp_path: Path, face_pack: Path
+) -> None:
+    photo = storage.join(bucket, "photos", "hopper.jpg")
+    storage.upload(HOPPER, photo)
+    job = Job(
+        folder=tmp_path,
+        face_pack=face_pack,
+        rows=[row(), {**row(), "subject_uri": photo}],
+        output=storage.join(bucket, "run"),
+        env=environment,
+    )
+
+    first, second = job.run(), job.run()
+
+    assert first.exit_code == 0, first.stderr
+    assert "0 to render, 2 rendered before" in second.stdout
+    metadata = read_metadata(job.output).to_pylist()
+    assert [r["outcome"] for r in metadata] == ["rendered"] * 4
+    for clip_uri, num_bytes in {(r["clip_uri"], r["num_bytes"]) for r in metadata}:
+        stored = storage.stat(storage.join(job.output, clip_uri))
+        assert stored is not None
+        assert stored.num_bytes == num_bytes

@@ -1,0 +1,234 @@
+"""What makes a clip finished, and what an output location tells of its runs."""
+
+import multiprocessing
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipRequest, ClipSpec
+from lynx_batch.errors import MissingObject, UnreadableRecord
+from lynx_batch.ledger.commits import CommitRecord, commit, commit_uri, committed_clip_ids, read_commit, read_commits
+from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write_event
+from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.metadata import Outcome, RowOutcome, latest_per_clip, read_metadata, write_metadata
+from lynx_batch.ledger.runs import list_runs, new_run_id, write_run_record
+from lynx_batch.ledger.summary import summarise
+from lynx_model.spec import RenderParams
+
+NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+NUM_RACERS = 8
+
+
+def record(clip_id: str = "ab12", attempt: str = "run-1", run_id: str = "run") -> CommitRecord:
+    return CommitRecord(
+        clip_id=clip_id,
+        attempt=attempt,
+        run_id=run_id,
+        committed_at=NOW,
+        clip_uri=f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4",
+        poster_uri=f"clips/{clip_id[:2]}/{clip_id}/{attempt}.jpg",
+        sha256="0" * 64,
+        num_bytes=1000,
+        num_frames=5,
+        fps=16,
+        width=64,
+        height=48,
+        seed=1,
+        group_size=1,
+        device="cpu",
+        stage_s={"denoise_s": 1.5},
+        identity={"base": "f", "ref_adapter": None, "is_parity": False},
+        software={"torch": "2"},
+    )
+
+
+def clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
+    request = ClipRequest(
+        row=row,
+        subject_uri="s3://user:secret@bucket/a.jpg?signature=1",
+        params=RenderParams(prompt="她微笑着"),
+        is_seed_given=True,
+        tags={"team": "north"},
+        consent_expires_at=NOW,
+    )
+    return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
+
+
+def event(kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str = "run") -> AttemptEvent:
+    return AttemptEvent(
+        run_id=run_id,
+        clip_id=clip_id,
+        attempt=f"{run_id}-{minutes}",
+        row=0,
+        kind=kind,
+        at=NOW + timedelta(minutes=minutes),
+        error_type="OutOfMemory",
+        error="too big",
+    )
+
+
+def race(output: str, number: int, start: Callable[[], object]) -> None:
+    start()
+    winner = commit(output, record(attempt=f"racer-{number}"))
+    storage.write_bytes(storage.join(output, "seen", str(number)), winner.attempt.encode())
+
+
+def race_in_process(output: str, number: int, barrier: "multiprocessing.synchronize.Barrier") -> None:  # type: ignore[name-defined]
+    race(output, number, barrier.wait)
+
+
+def winners(output: str) -> set[str]:
+    return {storage.read_bytes(file.uri).decode() for file in storage.list_files(storage.join(output, "seen"))}
+
+
+def test_a_race_of_eight_processes_has_one_winner_whom_all_see(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(NUM_RACERS)
+    racers = [context.Process(target=race_in_process, args=(str(tmp_path), n, barrier)) for n in range(NUM_RACERS)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0] * NUM_RACERS
+    assert winners(str(tmp_path)) == {read_commit(str(tmp_path), "ab12").attempt}
+    assert committed_clip_ids(str(tmp_path)) == {"ab12"}
+
+
+@pytest.mark.parametrize("output", ["memory://race", None], ids=["memory", "local"])
+def test_races_of_threads_have_one_winner_each_time(tmp_path: Path, output: str | None) -> None:
+    for number in range(20):
+        place = storage.join(output or str(tmp_path), str(number))
+        barrier = threading.Barrier(NUM_RACERS)
+        racers = [threading.Thread(target=race, args=(place, n, barrier.wait)) for n in range(NUM_RACERS)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert winners(place) == {read_commit(place, "ab12").attempt}
+
+
+def test_a_put_whose_answer_was_lost_still_wins_when_it_is_repeated(tmp_path: Path) -> None:
+    mine = record(attempt="mine")
+    assert commit(str(tmp_path), mine) == mine
+    assert commit(str(tmp_path), mine) == mine
+    assert commit(str(tmp_path), record(attempt="late")) == mine
+
+
+def test_nobody_ever_reads_half_a_commit(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def read_on() -> None:
+        while not ended.is_set():
+            for clip_id in committed_clip_ids(str(tmp_path)):
+                assert read_commit(str(tmp_path), clip_id).clip_id == clip_id
+
+    faults: list[BaseException] = []
+    reader = threading.Thread(target=lambda: faults.extend(_fault_of(read_on)))
+    reader.start()
+    for number in range(200):
+        commit(str(tmp_path), record(clip_id=f"{number:032x}"))
+    ended.set()
+    reader.join()
+    assert faults == []
+
+
+def _fault_of(do: Callable[[], None]) -> list[BaseException]:
+    try:
+        do()
+    except BaseException as fault:  # noqa: BLE001 - handed to the test
+        return [fault]
+    return []
+
+
+def test_commits_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    written = [commit(str(tmp_path), record(clip_id=f"{n:032x}")) for n in range(5)]
+    assert read_commits(str(tmp_path), [r.clip_id for r in written]) == written
+
+
+def test_a_missing_or_foreign_commit_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(MissingObject):
+        read_commit(str(tmp_path), "ab12")
+    storage.write_bytes(commit_uri(str(tmp_path), "ab12"), b"{}")
+    with pytest.raises(UnreadableRecord, match="ab12"):
+        read_commit(str(tmp_path), "ab12")
+
+
+def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    assert given_up_before(output) == {}
+    write_event(output, event(EventKind.RETRIED, minutes=0))
+    assert given_up_before(output) == {}
+    write_event(output, event(EventKind.FAILED, minutes=1))
+    assert given_up_before(output)["ab12"].error == "too big"
+    write_event(output, event(EventKind.RETRY_REQUESTED, minutes=2))
+    assert given_up_before(output) == {}
+    write_event(output, event(EventKind.REJECTED, minutes=3, run_id="next"))
+    assert given_up_before(output)["ab12"].kind is EventKind.REJECTED
+    assert [e.kind for e in read_events(output, ["next"])] == [EventKind.REJECTED]
+
+
+def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    outcomes = [
+        RowOutcome(row=1, outcome=Outcome.REJECTED, error_type="InvalidRow", error="row 1: width=1"),
+        RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), attempts=1, commit=record()),
+    ]
+    write_metadata(output, "run", outcomes)
+
+    table = read_metadata(output)
+
+    first, second = table.to_pylist()
+    assert table.column_names[:7] == [
+        "row", "clip_id", "outcome", "rendered_by_run", "attempts", "error_type", "error",
+    ]  # fmt: skip
+    assert (first["outcome"], first["rendered_by_run"], first["denoise_s"]) == ("rendered", "run", 1.5)
+    assert (first["prompt"], first["tags"], first["run"]) == ("她微笑着", [("team", "north")], "run")
+    assert first["subject_uri"] == "s3://bucket/a.jpg"
+    assert (second["row"], second["outcome"], second["error"]) == (1, "rejected", "row 1: width=1")
+
+
+def test_metadata_of_several_runs_is_one_dataset_for_anybody(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    early, late = new_run_id(NOW), new_run_id(NOW + timedelta(days=1))
+    write_metadata(output, late, [RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record())])
+    write_metadata(output, early, [RowOutcome(row=0, outcome=Outcome.ABANDONED, clip=clip())])
+
+    assert ds.dataset(tmp_path / "metadata", partitioning="hive").count_rows() == 2
+    newest = latest_per_clip(read_metadata(output)).to_pylist()
+    assert [(row["run"], row["outcome"]) for row in newest] == [(late, "rendered")]
+
+
+def test_an_empty_location_has_no_metadata(tmp_path: Path) -> None:
+    assert latest_per_clip(read_metadata(str(tmp_path))).num_rows == 0
+    assert summarise(str(tmp_path)).num_committed == 0
+
+
+def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    for run_id in ("run-1", "run-2"):
+        write_run_record(output, run_id, run_yaml=b"", manifest=pa.table({"row": [0, 1]}), environment={})
+    commit(output, record())
+    write_metadata(
+        output,
+        "run-1",
+        [
+            RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record()),
+            RowOutcome(row=1, outcome=Outcome.FAILED, clip=clip("cd34", 1)),
+        ],
+    )
+    write_event(output, event(EventKind.FAILED, minutes=0, clip_id="cd34", run_id="run-2"))
+
+    summary = summarise(output)
+
+    assert list_runs(output) == ["run-1", "run-2"]
+    assert summary.num_committed == 1
+    finished, killed = summary.runs
+    assert (finished.is_finished, finished.num_rows, finished.counts) == (True, 2, {"rendered": 1, "failed": 1})
+    assert (killed.is_finished, killed.counts) == (False, {"failed": 1})
+    assert [e.clip_id for e in summary.given_up] == ["cd34"]

@@ -1,0 +1,107 @@
+"""Objects by URI, on local files and in memory; `tests/integration/test_s3.py` does the same on S3."""
+
+from pathlib import Path
+
+import pytest
+
+from lynx_batch import storage
+from lynx_batch.errors import ConfigError, MissingObject, StoreUnavailable, UnsafeStore
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    places = {"local": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{tmp_path.name}"}
+    return places[request.param]
+
+
+def test_what_is_written_is_read(folder: str) -> None:
+    uri = storage.join(folder, "a", "b.bin")
+    storage.write_bytes(uri, b"first")
+    storage.write_bytes(uri, b"second")
+    assert storage.read_bytes(uri) == b"second"
+    stored = storage.stat(uri)
+    assert stored is not None
+    assert stored.num_bytes == 6
+    storage.delete(uri)
+    storage.delete(uri)
+    assert storage.stat(uri) is None
+
+
+def test_a_local_file_is_uploaded(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "video").write_bytes(b"frames")
+    storage.upload(tmp_path / "video", storage.join(folder, "up", "video"))
+    assert storage.read_bytes(storage.join(folder, "up", "video")) == b"frames"
+
+
+def test_a_missing_object_is_named(folder: str) -> None:
+    with pytest.raises(MissingObject, match=r"nowhere\.jpg"):
+        storage.read_bytes(storage.join(folder, "nowhere.jpg"))
+
+
+def test_files_are_listed_at_any_depth_with_uris_that_can_be_read(folder: str) -> None:
+    names = {"l/a", "l/b/c", "l/b/d/e"}
+    for name in names:
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    files = list(storage.list_files(storage.join(folder, "l")))
+    assert {storage.read_bytes(file.uri).decode() for file in files} == names
+    assert {file.num_bytes for file in files} == {3, 5, 7}
+    assert list(storage.list_files(storage.join(folder, "nothing"))) == []
+
+
+def test_only_the_first_create_only_put_is_told_that_it_created(folder: str) -> None:
+    uri = storage.join(folder, "c", "once")
+    assert storage.create_only(uri, b"first")
+    assert not storage.create_only(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+
+
+def test_a_sound_store_passes_the_probe_and_is_left_clean(folder: str) -> None:
+    storage.probe_create_only(storage.join(folder, "out"))
+    assert list(storage.list_files(storage.join(folder, "out"))) == []
+
+
+def test_a_store_that_ignores_create_only_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store here does that by itself, so its put is replaced; a real one is in `test_s3.py`."""
+    monkeypatch.setattr(storage, "create_only", lambda uri, data: storage.write_bytes(uri, data) or True)
+    with pytest.raises(UnsafeStore, match="create-only"):
+        storage.probe_create_only(storage.join(folder, "out"))
+
+
+def test_nothing_is_left_of_a_put_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreUnavailable):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "base", "expected"),
+    [
+        ("a.jpg", "/photos", "/photos/a.jpg"),
+        ("/x/a.jpg", "/photos", "/x/a.jpg"),
+        ("s3://b/a.jpg", "/photos", "s3://b/a.jpg"),
+        ("a.jpg", "s3://b/photos", "s3://b/photos/a.jpg"),
+        ("../a.jpg", "s3://b/photos", "s3://b/a.jpg"),
+        ("../../../a.jpg", "s3://b/photos", "s3://b/a.jpg"),
+    ],
+)
+def test_relative_uris_start_from_their_folder(uri: str, base: str, expected: str) -> None:
+    assert storage.resolve(uri, base) == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://host/a.jpg?X-Amz-Signature=abc", "https://host/a.jpg"),
+        ("https://user:secret@host/a.jpg", "https://host/a.jpg"),
+        ("abfs://container@account/a.jpg", "abfs://container@account/a.jpg"),
+        ("/photos/what?.jpg", "/photos/what?.jpg"),
+    ],
+)
+def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
+    assert storage.redact(uri) == shown
+
+
+def test_an_unknown_scheme_is_an_error_of_the_one_who_wrote_it() -> None:
+    with pytest.raises(ConfigError, match="nosuch"):
+        storage.read_bytes("nosuch://bucket/a")
