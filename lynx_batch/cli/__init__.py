@@ -6,15 +6,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lynx_batch.cli import exits
 from lynx_batch.cli.ledger import retry, status
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
 from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.telemetry import configure_logging
-
-EXIT_FAULTY = 2
-EXIT_STOPPED = 4
 
 
 class _Commands(TyperGroup):
@@ -25,7 +23,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except LynxError as error:
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(EXIT_STOPPED if isinstance(error, Transient) else EXIT_FAULTY) from error
+            raise typer.Exit(exits.STOPPED if isinstance(error, Transient) else exits.FAULTY) from error
 
 
 app = typer.Typer(

@@ -1,17 +1,19 @@
 """`status` and `retry`: what an output location holds, from its objects alone, and taking up again what was given up."""
 
 import secrets
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lynx_batch import storage
 
 MAX_REASONS_SHOWN = 20
+WIDTH_IN_A_FILE = 160
 
 Output = Annotated[str, typer.Argument(metavar="OUT", help="The output location of a run file.")]
 
@@ -22,7 +24,7 @@ def status(
     """Tell what is committed, what was given up and why; needs no cluster."""
     from lynx_batch.ledger.summary import summarise
 
-    console, summary = Console(), summarise(output)
+    console, summary = Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE), summarise(output)
     console.print(f"{storage.redact(output)}: {summary.num_committed} clips committed", highlight=False, soft_wrap=True)
     table = Table("run", "rows", "state", "outcomes")
     for run in summary.runs:
@@ -58,8 +60,7 @@ def retry(output: Output) -> None:
 def _clip_table(output: str) -> Table:
     from lynx_batch.ledger.metadata import latest_per_clip, read_metadata
 
-    table = Table("clip", "outcome", "prompt", "video")
-    table.columns[-1].overflow = "fold"
+    table = Table("clip", "outcome", Column("prompt", no_wrap=True, max_width=24), Column("video", overflow="fold"))
     for row in latest_per_clip(read_metadata(output)).to_pylist():
         video = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
         table.add_row(row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], video)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lynx_batch.cli import exits
 from lynx_batch.config import DefaultsConfig, FacesConfig, load_run_config
 from lynx_batch.errors import ConfigError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from lynx_batch.intake.problems import RowProblem
 
 MAX_PROBLEMS_SHOWN = 50
-EXIT_FAULTY = 2
 WIDTH_IN_A_FILE = 160
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -157,7 +157,7 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]", num_ex
         f"{redact(manifest)}: {len(problems)} problem(s) in {num_faulty} of {num_rows} rows"
         + (hidden if len(problems) > MAX_PROBLEMS_SHOWN else "")
     )
-    raise typer.Exit(EXIT_FAULTY)
+    raise typer.Exit(exits.FAULTY)
 
 
 def _as_table(rows: "pa.Table") -> Table:

@@ -9,15 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from lynx_batch.cli import exits
 from lynx_batch.cli.progress import shown
 from lynx_batch.config import RunConfig, load_run_config, parse_override
-from lynx_batch.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from lynx_batch.execution.run import RunSummary
-
-EXIT_INCOMPLETE = 3
-EXIT_STOPPED = 4
 
 
 def render(
@@ -39,7 +36,6 @@ def render(
     from lynx_batch.execution.prepare import Selection
     from lynx_batch.execution.run import render as run
 
-    configure_logging()
     config = _load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     console = Console(file=sys.stdout)
@@ -72,8 +68,8 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     console.print(f"run {summary.run_id}: {line}", highlight=False)
     if summary.stopped_by:
         console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", highlight=False)
-        return EXIT_STOPPED
-    return 0 if summary.is_complete else EXIT_INCOMPLETE
+        return exits.STOPPED
+    return exits.DONE if summary.is_complete else exits.INCOMPLETE
 
 
 def one(
@@ -88,7 +84,6 @@ def one(
     """Render a single clip in this process, without a cluster."""
     from lynx_batch.execution.one import published_config, render_one
 
-    configure_logging()
     console = Console()
     config = _load(run_file, {}, overrides) if run_file else published_config()
     text = Path(prompt).read_text(encoding="utf-8").strip() if Path(prompt).is_file() else prompt

@@ -56,11 +56,11 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
 
 def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
     """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
-    identity = identify_model(config)
     requests, problems = check_rows(manifest, config.defaults, base)
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
+    identity = identify_model(config)
     clips, unreadable = _identify(requests, identity)
     duplicates = find_duplicate_clips(clips)
     if duplicates and not selection.allow_duplicates:

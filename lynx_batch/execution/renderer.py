@@ -112,7 +112,11 @@ class Renderer:
             identity=asdict(settings.identity),
             software=self._software,
         )
-        return Rendered(commit=commit(settings.output, record))
+        winner = commit(settings.output, record)
+        if winner.attempt != task.attempt:
+            for uri in (delivered.clip_uri, delivered.poster_uri):
+                storage.delete(storage.join(settings.output, uri))
+        return Rendered(commit=winner)
 
     def _read_subject_once(self, uri: str, sha256: str, face_index: int | None) -> Subject:
         photo = storage.read_bytes(uri)

@@ -50,12 +50,6 @@ def test_the_index_comes_before_the_frames(tmp_path: Path, frames: NDArray[np.ui
     assert content.index(b"moov") < content.index(b"mdat")
 
 
-def test_the_same_frames_give_the_same_bytes(tmp_path: Path, frames: NDArray[np.uint8]) -> None:
-    for name in ("a.mp4", "b.mp4"):
-        encode_mp4(frames, tmp_path / name, fps=16, crf=18)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-
-
 def test_a_delivered_clip_is_what_lies_there(tmp_path: Path, frames: NDArray[np.uint8]) -> None:
     delivered = deliver(frames, output=str(tmp_path), clip_id="ab12", attempt="run-1", fps=16, crf=18)
 

@@ -1,0 +1,13 @@
+"""What the exit code of a command says."""
+
+DONE = 0
+"""Every row was rendered, or the command did what it was asked."""
+
+FAULTY = 2
+"""An argument, the run file, the manifest or the model breaks a rule; nothing was started."""
+
+INCOMPLETE = 3
+"""Finished, but some rows were rejected or failed."""
+
+STOPPED = 4
+"""Stopped by the infrastructure or by somebody; running again goes on."""

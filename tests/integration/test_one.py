@@ -1,0 +1,55 @@
+"""`lynx-batch one`: a photo and a prompt become a file, without a cluster."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lynx_batch.cli import app
+from tests.integration.test_render import COLLINS, Job, decode, row
+
+SMALL = ["--set", "defaults.num_inference_steps=2"]
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, face_pack: Path) -> Path:
+    Job(folder=tmp_path, face_pack=face_pack, rows=[row()])
+    return tmp_path / "run.yaml"
+
+
+def test_a_photo_and_a_prompt_become_a_video(run_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "videos" / "clip.mp4"
+    result = CliRunner().invoke(
+        app, ["one", str(COLLINS), "A person waves.", "--run", str(run_file), "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    assert decode(out).shape == (5, 48, 64, 3)
+
+
+def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("她微笑着,看向镜头。\n", encoding="utf-8")
+    for name, prompt in (("a.mp4", "她微笑着,看向镜头。"), ("b.mp4", str(tmp_path / "prompt.txt"))):
+        command = ["one", str(COLLINS), prompt, "--run", str(run_file), "--out", str(tmp_path / name), *SMALL]
+        assert CliRunner().invoke(app, command).exit_code == 0
+    difference = decode(tmp_path / "a.mp4").astype(int) - decode(tmp_path / "b.mp4")
+    assert abs(difference).mean() < 2, "the same picture, but for the encoder"
+
+
+@pytest.mark.parametrize(
+    ("photo", "options", "fault"),
+    [
+        ("nowhere.jpg", [], "nowhere.jpg"),
+        (str(COLLINS), ["--set", "defaults.width=100"], "width"),
+        (str(COLLINS), ["--set", "faces.identity=arcface"], "arcface-ir-se50"),
+        (str(COLLINS), ["--set", "model.adapters=nowhere"], "nowhere"),
+    ],
+)
+def test_a_fault_is_told_before_anything_is_loaded(
+    run_file: Path, tmp_path: Path, photo: str, options: list[str], fault: str
+) -> None:
+    out = tmp_path / "clip.mp4"
+    result = CliRunner().invoke(app, ["one", photo, "Hi.", "--run", str(run_file), "--out", str(out), *options])
+    assert result.exit_code == 2
+    assert fault in result.stderr
+    assert "loading" not in result.output
+    assert not out.exists()
