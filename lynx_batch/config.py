@@ -13,13 +13,17 @@ from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
-from lynx_model.spec import DEFAULT_NEGATIVE_PROMPT, ModelSource
+from lynx_model.spec import ModelSource, RenderParams
 
 PATH_KEYS = ("manifest", "output", "model.base", "model.adapters", "model.adapters.id", "model.adapters.ref")
 """Keys whose value is a path or URI; relative ones are made absolute."""
 
 NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 """Keys whose value is a path only if it holds a slash; a bare word is a name."""
+
+
+PUBLISHED = RenderParams(prompt="any")
+"""What the model was published with."""
 
 
 class _Section(BaseModel):
@@ -66,18 +70,18 @@ class EngineConfig(_Section):
 class DefaultsConfig(_Section):
     """What a null manifest cell means; the fields of `RenderParams` except the prompt. No seed: one is derived per clip."""
 
-    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
-    width: int = 832
-    height: int = 480
-    num_frames: int = 81
-    fps: int = 16
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
-    guidance_scale_image: float | None = 2.0
-    ip_scale: float = 1.0
-    ref_scale: float = 1.0
+    negative_prompt: str = PUBLISHED.negative_prompt
+    width: int = PUBLISHED.width
+    height: int = PUBLISHED.height
+    num_frames: int = PUBLISHED.num_frames
+    fps: int = PUBLISHED.fps
+    num_inference_steps: int = PUBLISHED.num_inference_steps
+    guidance_scale: float = PUBLISHED.guidance_scale
+    guidance_scale_image: float | None = PUBLISHED.guidance_scale_image
+    ip_scale: float = PUBLISHED.ip_scale
+    ref_scale: float = PUBLISHED.ref_scale
     seed: int | None = None
-    flow_shift: float | None = None
+    flow_shift: float | None = PUBLISHED.flow_shift
 
     @field_validator("*")
     @classmethod

@@ -18,7 +18,7 @@ NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 
 def replace(path: Path, data: bytes) -> None:
     """Puts `data` at `path`, in place of what was there."""
-    _replace(path, lambda temporary: _write_durably(temporary, data))
+    _replace(path, lambda temporary: temporary.write_bytes(data))
 
 
 def replace_by_copy(path: Path, source: Path) -> None:
@@ -33,7 +33,8 @@ def create(path: Path, data: bytes) -> bool:
         UnsafeStore: If the file system has no hard links.
     """
     with _temporary_beside(path) as temporary:
-        _write_durably(temporary, data)
+        temporary.write_bytes(data)
+        _flush_to_disk(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -45,8 +46,10 @@ def create(path: Path, data: bytes) -> bool:
     return True
 
 
-def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Path and status of every file below `folder`; a file that goes away meanwhile is left out.
+def walk(folder: str, parent: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Name and status of every file below `folder`; a file that goes away meanwhile is left out.
+
+    A name starts below `folder`, with `parent` before it.
 
     Folders that are symbolic links are not entered, so that a cycle of them is harmless.
     """
@@ -56,18 +59,19 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from walk(Path(entry.path))
+            yield from walk(entry.path, f"{parent}{entry.name}/")
         elif not _is_temporary(entry.name) and entry.is_file():
             try:
                 status = entry.stat()
             except FileNotFoundError:
                 continue
-            yield entry.path, status
+            yield parent + entry.name, status
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     with _temporary_beside(path) as temporary:
         write(temporary)
+        _flush_to_disk(temporary)
         temporary.replace(path)
 
 
@@ -85,8 +89,7 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
+def _flush_to_disk(path: Path) -> None:
+    """A name must not survive a power cut that its content did not: a commit vouches for a video."""
+    with path.open("rb+") as file:
         os.fsync(file.fileno())

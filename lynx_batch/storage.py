@@ -157,8 +157,8 @@ def list_files(prefix: str) -> Iterator[StoredFile]:
         infos: dict[str, dict[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
         found = (_remote_file(join(prefix, name.removeprefix(key)), info) for name, info in infos.items())
     elif path.is_dir():
-        entries = _reading(prefix, lambda: list(local_files.walk(path)))
-        found = (_local_file(join(prefix, name.removeprefix(str(path))), status) for name, status in entries)
+        entries = _reading(prefix, lambda: list(local_files.walk(str(path))))
+        found = (_local_file(join(prefix, name), status) for name, status in entries)
     else:
         found = (file for file in [stat(prefix)])
     yield from filter(None, found)

@@ -2,7 +2,6 @@
 
 import secrets
 import sys
-from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -31,8 +30,7 @@ def status(
         outcomes = ", ".join(f"{num} {outcome}" for outcome, num in sorted(run.counts.items()))
         table.add_row(run.run_id, str(run.num_rows), "finished" if run.is_finished else "unfinished", outcomes)
     console.print(table)
-    reasons = Counter(f"{event.kind}: {event.error_type}: {event.error}" for event in summary.given_up)
-    for reason, num in reasons.most_common(MAX_REASONS_SHOWN):
+    for reason, num in summary.reasons.most_common(MAX_REASONS_SHOWN):
         console.print(f"{num} {reason}", highlight=False, markup=False, soft_wrap=True)
     if clips:
         console.print(_clip_table(output))

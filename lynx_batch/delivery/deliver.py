@@ -69,6 +69,7 @@ def deliver(
 
 def _upload(file: Path, uri: str) -> None:
     storage.upload(file, uri)
-    sent, stored = file.stat().st_size, storage.stat(uri)
-    if stored is None or stored.num_bytes != sent:
-        raise StoreUnavailable(f"{storage.redact(uri)}: sent {sent} bytes, but the store holds {stored}")
+    num_sent, stored = file.stat().st_size, storage.stat(uri)
+    num_stored = stored.num_bytes if stored else 0
+    if num_stored != num_sent:
+        raise StoreUnavailable(f"{storage.redact(uri)}: sent {num_sent} bytes, but the store holds {num_stored}")

@@ -1,6 +1,6 @@
 """Events: one small immutable object for each ended attempt, and for each wish to try a given-up clip again."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
 
@@ -46,13 +46,20 @@ def write_event(output: str, event: AttemptEvent) -> None:
     storage.write_bytes(uri, canonical_json(event.model_dump(mode="json")))
 
 
-def read_events(output: str, run_ids: Iterable[str] | None = None) -> list[AttemptEvent]:
-    """The events of some runs, or of all, in the order of their time."""
+def read_events(
+    output: str, run_ids: Iterable[str] | None = None, clip_ids: Collection[str] | None = None
+) -> list[AttemptEvent]:
+    """The events of some runs and clips, or of all, in the order of their time; others are listed, but not read."""
     folder = storage.join(output, "events")
     prefixes = [folder] if run_ids is None else [storage.join(folder, f"run={run_id}") for run_id in run_ids]
-    uris = [file.uri for prefix in prefixes for file in storage.list_files(prefix)]
+    listed = (file.uri for prefix in prefixes for file in storage.list_files(prefix))
+    uris = [uri for uri in listed if clip_ids is None or _clip_id_of(uri) in clip_ids]
     events = [_parse(uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
     return sorted(events, key=lambda event: event.at)
+
+
+def _clip_id_of(uri: str) -> str:
+    return uri.rpartition("/")[2].split("-")[1]
 
 
 def _parse(uri: str, data: bytes) -> AttemptEvent:

@@ -99,15 +99,19 @@ def write_metadata(output: str, run_id: str, outcomes: Iterable[RowOutcome]) -> 
     storage.write_bytes(metadata_uri(output, run_id), parquet.getvalue())
 
 
-def read_metadata(output: str) -> pa.Table:
-    """All finished runs' metadata as one table, with a column `run`; no rows if there is none."""
+def read_metadata(output: str, columns: list[str] | None = None) -> pa.Table:
+    """All finished runs' metadata as one table, with a column `run`; no rows if there is none.
+
+    `columns` are those to read, None is all.
+    """
     folder = storage.join(output, "metadata")
     filesystem, path = storage.arrow_filesystem(folder)
     schema = SCHEMA.append(pa.field("run", pa.string()))
     if not any(storage.list_files(folder)):
-        return schema.empty_table()
+        return schema.empty_table().select(columns or schema.names)
     partitioning = ds.partitioning(pa.schema([("run", pa.string())]), flavor="hive")
-    return ds.dataset(path, schema, format="parquet", filesystem=filesystem, partitioning=partitioning).to_table()
+    dataset = ds.dataset(path, schema, format="parquet", filesystem=filesystem, partitioning=partitioning)
+    return dataset.to_table(columns=columns)
 
 
 def latest_per_clip(table: pa.Table) -> pa.Table:

@@ -19,13 +19,22 @@ def new_run_id(now: datetime) -> str:
 def write_run_record(
     output: str, run_id: str, *, run_yaml: bytes, manifest: pa.Table, environment: dict[str, str]
 ) -> None:
-    """Puts `runs/<run_id>/`: the run file with every key settled, the manifest's rows that were chosen, the software."""
+    """Puts `runs/<run_id>/`: the run file with every key settled, the rows that were chosen, the software.
+
+    The rows' URIs are redacted: a signed one would outlive the run here.
+    """
     folder = storage.join(output, "runs", run_id)
     parquet = io.BytesIO()
-    pq.write_table(manifest, parquet)
+    pq.write_table(_redacted(manifest), parquet)
     storage.write_bytes(storage.join(folder, "run.yaml"), run_yaml)
     storage.write_bytes(storage.join(folder, "manifest.parquet"), parquet.getvalue())
     storage.write_bytes(storage.join(folder, "environment.json"), json.dumps(environment, indent=1).encode())
+
+
+def _redacted(manifest: pa.Table) -> pa.Table:
+    index = manifest.column_names.index("subject_uri")
+    uris = [uri and storage.redact(uri) for uri in manifest["subject_uri"].to_pylist()]
+    return manifest.set_column(index, manifest.field(index), pa.array(uris, manifest.field(index).type))
 
 
 def list_runs(output: str) -> list[str]:

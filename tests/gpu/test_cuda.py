@@ -17,11 +17,16 @@ from tests.unit.test_pipeline import make_subject
 PARAMS = RenderParams(prompt="a person waves", width=96, height=80, num_frames=9, num_inference_steps=4)
 
 
+def forbid_tf32() -> None:
+    """Convolutions would else round float32 inputs to 10 bits, differently in differently shaped calls."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.mark.gpu(1)
 @pytest.mark.parametrize("variant", ["full", "lite"])
 def test_float32_latents_on_a_gpu_are_those_of_the_cpu(variant: str) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    forbid_tf32()
     on_cpu = load_tiny(variant).denoise(make_subject(), PARAMS)
     on_gpu = load_tiny(variant, device="cuda").denoise(make_subject(), PARAMS).cpu()
     assert (on_gpu - on_cpu).abs().max() < 1e-4
@@ -36,6 +41,7 @@ def test_the_same_clip_gives_identical_latents_twice_in_bfloat16() -> None:
 
 
 def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
+    forbid_tf32()
     torch.cuda.set_device(rank)
     parallel.connect(
         rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="nccl", timeout_s=120
@@ -47,6 +53,7 @@ def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
 
 @pytest.mark.gpu(2)
 def test_two_gpus_that_share_the_tokens_agree_with_one(tmp_path: Path) -> None:
+    forbid_tf32()
     context, port, out = multiprocessing.get_context("spawn"), free_port(), str(tmp_path / "latents")
     ranks = [context.Process(target=denoise_on_gpu, args=(rank, 2, port, out)) for rank in range(2)]
     for process in ranks:

@@ -16,7 +16,7 @@ from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
 from lynx_batch.ledger.commits import committed_clip_ids, read_commit
 from lynx_batch.ledger.metadata import Outcome, RowOutcome, read_metadata, write_metadata
 from tests.integration.test_render import HOPPER, Job, row
-from tests.unit.test_ledger import NUM_RACERS, clip, race, record, winners
+from tests.unit.test_ledger import clip, race_in_threads, record, winners
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -67,12 +67,8 @@ def test_objects_are_written_read_listed_and_removed(bucket: str, tmp_path: Path
 
 def test_a_race_for_one_commit_has_one_winner_whom_all_see(bucket: str) -> None:
     for number in range(5):
-        place, barrier = storage.join(bucket, str(number)), threading.Barrier(NUM_RACERS)
-        racers = [threading.Thread(target=race, args=(place, n, barrier.wait)) for n in range(NUM_RACERS)]
-        for racer in racers:
-            racer.start()
-        for racer in racers:
-            racer.join()
+        place = storage.join(bucket, str(number))
+        race_in_threads(place)
         assert winners(place) == {read_commit(place, "ab12").attempt}
         assert committed_clip_ids(place) == {"ab12"}
 

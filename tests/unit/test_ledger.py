@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from lynx_batch import storage
@@ -73,10 +74,25 @@ def event(kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str =
     )
 
 
+def start_run(output: str, run_id: str) -> None:
+    uris = ["a.jpg", "https://host/b.jpg?signature=1"]
+    manifest = pa.table({"row": [0, 1], "subject_uri": uris})
+    write_run_record(output, run_id, run_yaml=b"", manifest=manifest, environment={})
+
+
 def race(output: str, number: int, start: Callable[[], object]) -> None:
     start()
     winner = commit(output, record(attempt=f"racer-{number}"))
     storage.write_bytes(storage.join(output, "seen", str(number)), winner.attempt.encode())
+
+
+def race_in_threads(output: str) -> None:
+    barrier = threading.Barrier(NUM_RACERS)
+    racers = [threading.Thread(target=race, args=(output, n, barrier.wait)) for n in range(NUM_RACERS)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
 
 
 def race_in_process(output: str, number: int, barrier: "multiprocessing.synchronize.Barrier") -> None:  # type: ignore[name-defined]
@@ -104,12 +120,7 @@ def test_a_race_of_eight_processes_has_one_winner_whom_all_see(tmp_path: Path) -
 def test_races_of_threads_have_one_winner_each_time(tmp_path: Path, output: str | None) -> None:
     for number in range(20):
         place = storage.join(output or str(tmp_path), str(number))
-        barrier = threading.Barrier(NUM_RACERS)
-        racers = [threading.Thread(target=race, args=(place, n, barrier.wait)) for n in range(NUM_RACERS)]
-        for racer in racers:
-            racer.start()
-        for racer in racers:
-            racer.join()
+        race_in_threads(place)
         assert winners(place) == {read_commit(place, "ab12").attempt}
 
 
@@ -162,6 +173,8 @@ def test_a_missing_or_foreign_commit_is_told_apart(tmp_path: Path) -> None:
 def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> None:
     output = str(tmp_path)
     assert given_up_before(output) == {}
+    start_run(output, "run")
+    start_run(output, "next")
     write_event(output, event(EventKind.RETRIED, minutes=0))
     assert given_up_before(output) == {}
     write_event(output, event(EventKind.FAILED, minutes=1))
@@ -171,6 +184,39 @@ def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> No
     write_event(output, event(EventKind.REJECTED, minutes=3, run_id="next"))
     assert given_up_before(output)["ab12"].kind is EventKind.REJECTED
     assert [e.kind for e in read_events(output, ["next"])] == [EventKind.REJECTED]
+
+
+def test_a_clip_that_a_finished_run_gave_up_stays_so_until_it_is_asked_for(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    start_run(output, "run")
+    for clip_id, kind in (("ab12", EventKind.FAILED), ("cd34", EventKind.RENDERED)):
+        write_event(output, event(kind, minutes=0, clip_id=clip_id))
+    failed = RowOutcome(row=0, outcome=Outcome.FAILED, clip=clip(), attempts=3)
+    rendered = RowOutcome(row=1, outcome=Outcome.RENDERED, clip=clip("cd34", 1), commit=record("cd34"))
+    write_metadata(output, "run", [failed, rendered])
+
+    assert set(given_up_before(output)) == {"ab12"}
+    write_event(output, event(EventKind.RETRY_REQUESTED, minutes=1))
+    assert given_up_before(output) == {}
+
+
+def test_a_committed_clip_is_not_given_up_whatever_another_run_made_of_it(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    start_run(output, "run")
+    commit(output, record())
+    write_event(output, event(EventKind.FAILED, minutes=1))
+    assert given_up_before(output) == {}
+    assert not summarise(output).reasons
+
+
+def test_events_of_other_clips_are_not_read(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    write_event(output, event(EventKind.FAILED, minutes=0))
+    foreign = storage.join(output, "events", "run=run", "20261121T080000.000000Z-cd34-run-1.json")
+    storage.write_bytes(foreign, b"not an event")
+    assert [e.clip_id for e in read_events(output, ["run"], {"ab12"})] == ["ab12"]
+    with pytest.raises(UnreadableRecord, match="cd34"):
+        read_events(output)
 
 
 def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
@@ -204,6 +250,12 @@ def test_metadata_of_several_runs_is_one_dataset_for_anybody(tmp_path: Path) -> 
     assert [(row["run"], row["outcome"]) for row in newest] == [(late, "rendered")]
 
 
+def test_a_run_record_keeps_no_signed_uri(tmp_path: Path) -> None:
+    start_run(str(tmp_path), "run")
+    manifest = pq.read_table(tmp_path / "runs" / "run" / "manifest.parquet")
+    assert manifest["subject_uri"].to_pylist() == ["a.jpg", "https://host/b.jpg"]
+
+
 def test_an_empty_location_has_no_metadata(tmp_path: Path) -> None:
     assert latest_per_clip(read_metadata(str(tmp_path))).num_rows == 0
     assert summarise(str(tmp_path)).num_committed == 0
@@ -211,18 +263,19 @@ def test_an_empty_location_has_no_metadata(tmp_path: Path) -> None:
 
 def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
     output = str(tmp_path)
-    for run_id in ("run-1", "run-2"):
-        write_run_record(output, run_id, run_yaml=b"", manifest=pa.table({"row": [0, 1]}), environment={})
+    start_run(output, "run-1")
+    start_run(output, "run-2")
     commit(output, record())
     write_metadata(
         output,
         "run-1",
         [
             RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record()),
-            RowOutcome(row=1, outcome=Outcome.FAILED, clip=clip("cd34", 1)),
+            RowOutcome(row=1, outcome=Outcome.FAILED, clip=clip("cd34", 1), error_type="OutOfMemory", error="too big"),
         ],
     )
-    write_event(output, event(EventKind.FAILED, minutes=0, clip_id="cd34", run_id="run-2"))
+    for minutes, kind in enumerate((EventKind.RETRIED, EventKind.RETRIED, EventKind.FAILED)):
+        write_event(output, event(kind, minutes=minutes, clip_id="cd34", run_id="run-2"))
 
     summary = summarise(output)
 
@@ -231,4 +284,4 @@ def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
     finished, killed = summary.runs
     assert (finished.is_finished, finished.num_rows, finished.counts) == (True, 2, {"rendered": 1, "failed": 1})
     assert (killed.is_finished, killed.counts) == (False, {"failed": 1})
-    assert [e.clip_id for e in summary.given_up] == ["cd34"]
+    assert summary.reasons == {"failed: OutOfMemory: too big": 1}

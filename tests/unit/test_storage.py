@@ -1,11 +1,15 @@
 """Objects by URI, on local files and in memory; `tests/integration/test_s3.py` does the same on S3."""
 
+import threading
+import traceback
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from lynx_batch import storage
-from lynx_batch.errors import ConfigError, MissingObject, StoreUnavailable, UnsafeStore
+from lynx_batch.errors import ConfigError, LynxError, MissingObject, StoreRefused, StoreUnavailable, UnsafeStore
 
 
 @pytest.fixture(params=["local", "file", "memory"])
@@ -46,6 +50,21 @@ def test_files_are_listed_at_any_depth_with_uris_that_can_be_read(folder: str) -
     assert {storage.read_bytes(file.uri).decode() for file in files} == names
     assert {file.num_bytes for file in files} == {3, 5, 7}
     assert list(storage.list_files(storage.join(folder, "nothing"))) == []
+
+
+def test_files_of_the_working_folder_are_listed_by_names_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {".hidden/a", "b", "c/d/e"}
+    for name in names:
+        storage.write_bytes(name, name.encode())
+    assert {storage.read_bytes(file.uri).decode() for file in storage.list_files(".")} == names
+
+
+def test_the_rest_of_a_killed_write_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half")
+    assert list(storage.list_files(str(tmp_path))) == []
 
 
 def test_only_the_first_create_only_put_is_told_that_it_created(folder: str) -> None:
@@ -105,3 +124,35 @@ def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
 def test_an_unknown_scheme_is_an_error_of_the_one_who_wrote_it() -> None:
     with pytest.raises(ConfigError, match="nosuch"):
         storage.read_bytes("nosuch://bucket/a")
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Answers with the status that the path names."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:4]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stays silent."""
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, StoreRefused), (404, MissingObject), (500, StoreUnavailable)])
+def test_a_signed_url_that_fails_keeps_its_secrets(web_server: str, status: int, kind: type[LynxError]) -> None:
+    uri = f"http://name:{'pass' + 'word'}@{web_server}/{status}?{'signa' + 'ture'}=x"
+    with pytest.raises(kind, match=f"{web_server}/{status}") as caught:
+        storage.read_bytes(uri)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "password" not in shown
+    assert "signature" not in shown
