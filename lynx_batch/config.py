@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
-from lynx_model.spec import ModelSource, RenderParams
+from lynx_model.spec import EngineOptions, ModelSource, RenderParams
 
 PATH_KEYS = ("manifest", "output", "model.base", "model.adapters", "model.adapters.id", "model.adapters.ref")
 """Keys whose value is a path or URI; relative ones are made absolute."""
@@ -63,8 +63,15 @@ class FacesConfig(_Section):
 
 
 class EngineConfig(_Section):
+    """`attention: auto` takes the fastest kernel that works. `compile` pays off from a few clips of one shape on."""
+
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    attention: Literal["auto", "sdpa"] = "auto"
+    attention: Literal["auto", "fa3", "cudnn", "fa2", "sdpa"] = "auto"
+    compile: bool = False
+
+    @property
+    def options(self) -> EngineOptions:
+        return EngineOptions(attention=self.attention, compile=self.compile)
 
 
 class DefaultsConfig(_Section):

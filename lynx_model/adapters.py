@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from lynx_model.attention import attend
+from lynx_model.attention import Attend
 from lynx_model.parallel import TokenSharding
 
 LITE_KEY_NORM_EPS = 1e-5
@@ -90,6 +90,9 @@ def text_keys_values(text_BSC: Tensor, attention: WanAttention) -> KeysValues:
 class SelfAttentionProcessor:
     """Base self-attention over all tokens, plus the Ref-adapter's over the reference features (without rotation)."""
 
+    def __init__(self, attend: Attend) -> None:
+        self._attend = attend
+
     def __call__(
         self,
         attn: WanAttention,
@@ -111,12 +114,15 @@ class SelfAttentionProcessor:
             rotate(query, inputs.cos, inputs.sin), rotate(key, inputs.cos, inputs.sin), value
         )
         if inputs.reference is not None:
-            attended = attended + attend(query, *inputs.reference)
+            attended = attended + self._attend(query, *inputs.reference)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 
 
 class CrossAttentionProcessor:
     """Base text attention, plus the ID-adapter's over the identity tokens."""
+
+    def __init__(self, attend: Attend) -> None:
+        self._attend = attend
 
     def __call__(
         self,
@@ -128,9 +134,9 @@ class CrossAttentionProcessor:
     ) -> Tensor:
         inputs = encoder_hidden_states
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        attended = attend(query, *inputs.text)
+        attended = self._attend(query, *inputs.text)
         if inputs.identity is not None:
-            attended = attended + attend(query, *inputs.identity)
+            attended = attended + self._attend(query, *inputs.identity)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 
 

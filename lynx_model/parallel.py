@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lynx_model.attention import attend
+from lynx_model.attention import Attend
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import ParallelPlan
 
@@ -32,11 +32,14 @@ class TokenSharding(Protocol):
 class WholeSequence:
     """Every token is here."""
 
+    def __init__(self, attend: Attend) -> None:
+        self._attend = attend
+
     def shard(self, tokens_BTX: Tensor) -> Tensor:
         return tokens_BTX
 
     def attend(self, query_BTHD: Tensor, key_BTHD: Tensor, value_BTHD: Tensor) -> Tensor:
-        return attend(query_BTHD, key_BTHD, value_BTHD)
+        return self._attend(query_BTHD, key_BTHD, value_BTHD)
 
     def gather(self, tokens_BTX: Tensor) -> Tensor:
         return tokens_BTX
@@ -45,8 +48,8 @@ class WholeSequence:
 class UlyssesSharding:
     """`num_tokens` tokens in equal shares; the last share is padded, and no query ever attends to padding."""
 
-    def __init__(self, group: dist.ProcessGroup, num_tokens: int) -> None:
-        self.group, self.num_tokens = group, num_tokens
+    def __init__(self, group: dist.ProcessGroup, num_tokens: int, attend: Attend) -> None:
+        self.group, self.num_tokens, self._attend = group, num_tokens, attend
         self.rank, self.num_ranks = group.rank(), group.size()
         self.share = -(-num_tokens // self.num_ranks)
 
@@ -59,7 +62,7 @@ class UlyssesSharding:
 
     def attend(self, query_BTHD: Tensor, key_BTHD: Tensor, value_BTHD: Tensor) -> Tensor:
         query, key, value = self._tokens_for_heads(torch.stack([query_BTHD, key_BTHD, value_BTHD])).unbind()
-        attended = attend(query, key[:, : self.num_tokens], value[:, : self.num_tokens])
+        attended = self._attend(query, key[:, : self.num_tokens], value[:, : self.num_tokens])
         return self._heads_for_tokens(attended)
 
     def gather(self, tokens_BTX: Tensor) -> Tensor:
@@ -90,18 +93,18 @@ class ParallelContext:
         InvalidParams: If the model's heads do not divide, or the plan wants other than the ranks that are there.
     """
 
-    def __init__(self, plan: ParallelPlan, *, num_heads: int) -> None:
+    def __init__(self, plan: ParallelPlan, *, num_heads: int, attend: Attend) -> None:
         if num_heads % plan.ulysses:
             raise InvalidParams("ulysses", plan.ulysses, f"must divide the model's {num_heads} attention heads")
         num_ranks = dist.get_world_size() if dist.is_initialized() else 1
         if plan.num_ranks not in (1, num_ranks):
             raise InvalidParams("plan", plan, f"needs {plan.num_ranks} ranks, but {num_ranks} are connected")
-        self.plan = plan
+        self.plan, self.attend = plan, attend
 
     def sharding(self, num_tokens: int) -> TokenSharding:
         if self.plan.num_ranks == 1 or dist.group.WORLD is None:
-            return WholeSequence()
-        return UlyssesSharding(dist.group.WORLD, num_tokens)
+            return WholeSequence(self.attend)
+        return UlyssesSharding(dist.group.WORLD, num_tokens, self.attend)
 
 
 def connect(*, rank: int, num_ranks: int, init_method: str, backend: str, timeout_s: float) -> None:

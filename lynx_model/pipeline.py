@@ -14,7 +14,15 @@ from lynx_model import sampler, vae
 from lynx_model.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
 from lynx_model.guidance import combine, plan_branches
-from lynx_model.spec import ALIGNED_FACE_PX, EMBEDDING_SIZE, ModelSource, ParallelPlan, RenderParams, Subject
+from lynx_model.spec import (
+    ALIGNED_FACE_PX,
+    EMBEDDING_SIZE,
+    EngineOptions,
+    ModelSource,
+    ParallelPlan,
+    RenderParams,
+    Subject,
+)
 from lynx_model.transformer import BlockConditioning, Conditioning
 from lynx_model.weights import LoadedModel, load_model
 
@@ -59,6 +67,7 @@ class LynxPipeline:
         loras: Sequence[str] = (),
         faces: "FaceReader | None" = None,
         plan: ParallelPlan | None = None,
+        engine: EngineOptions | None = None,
     ) -> "LynxPipeline":
         """Loads the model from local folders.
 
@@ -70,18 +79,19 @@ class LynxPipeline:
             loras: LoRA files; none is supported yet.
             faces: Needed only for `read_subject`.
             plan: How connected ranks share each clip; None renders on this device alone.
+            engine: Attention kernel and compilation; None is the fastest kernel, not compiled.
 
         Raises:
             MissingFile: If a file is not there.
             WeightsMismatch: If a tensor is missing, surplus or misshapen.
-            InvalidParams: If the plan does not fit the model or the ranks.
+            InvalidParams: If the plan does not fit the model or the ranks, or the kernel does not work here.
         """
         if loras:
             raise InvalidParams("loras", tuple(loras), "LoRA files are not supported")
         source = ModelSource.of(base, adapters)
         place, number = torch.device(device), getattr(torch, dtype)
         model = load_model(source, device=place, dtype=number)
-        model.transformer.connect(plan or ParallelPlan())
+        model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine or EngineOptions())
         return cls(model, device=place, dtype=number, faces=faces)
 
     def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:

@@ -120,6 +120,18 @@ class ParallelPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How a forward is carried out; none of it changes the picture beyond rounding.
+
+    `attention` is "auto" or a kernel's name (`lynx_model.attention.KERNELS`). `compile` compiles the blocks at the first clip
+    of each shape.
+    """
+
+    attention: str = "auto"
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
     """Where the weights lie: a Diffusers folder and the adapter folders; `ref_adapter=None` switches the Ref-adapter off."""
 

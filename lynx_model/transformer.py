@@ -3,7 +3,8 @@
 Shapes: B batch, C latent channels, F H W latent frames, rows and columns, T tokens, S tokens attended to, X features.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,10 +23,11 @@ from lynx_model.adapters import (
     SelfAttentionProcessor,
     text_keys_values,
 )
+from lynx_model.attention import choose_attention
 from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import AdapterSpec
-from lynx_model.parallel import ParallelContext, WholeSequence
-from lynx_model.spec import ParallelPlan
+from lynx_model.parallel import ParallelContext, TokenSharding, WholeSequence
+from lynx_model.spec import EngineOptions, ParallelPlan
 
 
 class BlockConditioning(NamedTuple):
@@ -50,7 +52,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     parallel: ParallelContext
 
     def attach_adapters(self, spec: AdapterSpec) -> None:
-        """Adds the adapters' (still empty) layers and makes every block read them.
+        """Adds the adapters' (still empty) layers.
 
         Raises:
             WeightsMismatch: If the adapters were made for another base model.
@@ -68,13 +70,22 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
             for _ in range(spec.num_id_layers)
         )
         self.ref_adapter = nn.ModuleList(RefAdapterLayer(channels) for _ in self.blocks) if spec.has_ref else None
-        for block in self.blocks:
-            block.attn1.set_processor(SelfAttentionProcessor())
-            block.attn2.set_processor(CrossAttentionProcessor())
 
-    def connect(self, plan: ParallelPlan) -> None:
-        """Shares later forwards with the group's other ranks, as `plan` says."""
-        self.parallel = ParallelContext(plan, num_heads=self.config.num_attention_heads)
+    def set_up(self, *, plan: ParallelPlan, engine: EngineOptions) -> None:
+        """Chooses how later forwards run: shared with the group's other ranks, on which kernel, compiled or not.
+
+        Raises:
+            InvalidParams: If the plan does not fit the model or the ranks, or the kernel cannot work here.
+        """
+        weight = self.patch_embedding.weight
+        heads, head_dim = self.config.num_attention_heads, self.config.attention_head_dim
+        attend = choose_attention(engine.attention, device=weight.device, dtype=weight.dtype, head_dim=head_dim)
+        self.parallel = ParallelContext(plan, num_heads=heads, attend=attend)
+        for block in self.blocks:
+            block.attn1.set_processor(SelfAttentionProcessor(attend))
+            block.attn2.set_processor(CrossAttentionProcessor(attend))
+            if engine.compile:
+                block.compile(fullgraph=True, dynamic=False)
 
     def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
         """Per block, what a text embedding looks like to it."""
@@ -99,29 +110,39 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         timestep = torch.zeros(len(latents_BCFHW), dtype=torch.long, device=latents_BCFHW.device)
         attentions = [block.attn1 for block in self.blocks]
         with _recorded_inputs(attentions) as features:
-            self._run_blocks(latents_BCFHW, timestep, conditioning, is_parallel=False)
+            # eagerly and on every rank: a compiled block would not run the hooks, and the picture is small
+            blocks = [block.forward for block in self.blocks]
+            self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self.parallel.attend))
         layers = zip(self.ref_adapter, features, attentions, strict=True)
         return tuple(layer(feature, attention) for layer, feature, attention in layers)
 
     def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
-        tokens_BTX = self._run_blocks(latents_BCFHW, timestep_B, conditioning, is_parallel=True)
+        sharding = self.parallel.sharding(self._num_tokens(latents_BCFHW))
+        tokens_BTX = self._run(self.blocks, latents_BCFHW, timestep_B, conditioning, sharding)
         return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
 
-    def _run_blocks(
-        self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, *, is_parallel: bool
+    def _run(
+        self,
+        blocks: Iterable[Callable[..., Tensor]],
+        latents_BCFHW: Tensor,
+        timestep_B: Tensor,
+        conditioning: Conditioning,
+        sharding: TokenSharding,
     ) -> Tensor:
         tokens_BTX = self.patch_embedding(latents_BCFHW).flatten(2).transpose(1, 2)
-        sharding = self.parallel.sharding(tokens_BTX.shape[1]) if is_parallel else WholeSequence()
         cos, sin = self.rope(latents_BCFHW)
         # diffusers repeats each angle for both channels of a pair; one of them is enough
         cos, sin = (sharding.shard(angles[..., ::2]) for angles in (cos, sin))
         tokens_BTX = sharding.shard(tokens_BTX)
         time_BX, modulation = self._embed_time(timestep_B, tokens_BTX.dtype)
-        for block, given in zip(self.blocks, conditioning.blocks, strict=True):
+        for block, given in zip(blocks, conditioning.blocks, strict=True):
             inputs = SelfAttentionInputs(cos, sin, sharding, given.reference)
             tokens_BTX = block(tokens_BTX, given.cross, modulation, inputs)
         return sharding.gather(self._project(tokens_BTX, time_BX))
+
+    def _num_tokens(self, latents_BCFHW: Tensor) -> int:
+        return math.prod(latents_BCFHW.shape[2:]) // int(math.prod(self.config.patch_size))
 
     def _embed_time(self, timestep_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         embedder = self.condition_embedder

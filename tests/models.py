@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.spec import ParallelPlan
+from lynx_model.spec import EngineOptions, ParallelPlan
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "jobs" / "demo" / "model"
@@ -17,7 +17,8 @@ def load_tiny(
     device: str = "cpu",
     dtype: str = "float32",
     plan: ParallelPlan | None = None,
+    engine: EngineOptions | None = None,
 ) -> LynxPipeline:
     """The tiny model; `adapters` is "full", "lite" or the folders of a mix."""
     folders = str(MODEL / f"lynx_{adapters}") if isinstance(adapters, str) else adapters
-    return LynxPipeline.load(base=str(BASE), adapters=folders, device=device, dtype=dtype, plan=plan)
+    return LynxPipeline.load(base=str(BASE), adapters=folders, device=device, dtype=dtype, plan=plan, engine=engine)

@@ -50,6 +50,7 @@ class Renderer:
             dtype=settings.engine.precision,
             faces=faces,
             plan=settings.plan,
+            engine=settings.engine.options,
         )
         self._device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
         self._software = software_versions()

@@ -1,0 +1,32 @@
+"""A compiled engine: the same picture, compiled once for each shape and for nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from lynx_model.spec import EngineOptions
+from tests.models import load_tiny
+from tests.unit.test_pipeline import PARAMS, make_subject
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("variant", ["full", "lite"])
+def test_a_compiled_engine_renders_the_same_and_compiles_once_a_shape(variant: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    eager, compiled = load_tiny(variant), load_tiny(variant, engine=EngineOptions(compile=True))
+
+    difference = compiled.denoise(make_subject(), PARAMS) - eager.denoise(make_subject(), PARAMS)
+    num_graphs = counters["stats"]["unique_graphs"]
+    for other in (
+        replace(PARAMS, prompt="another", negative_prompt="", seed=8),
+        replace(PARAMS, ip_scale=0.3, ref_scale=0.6, guidance_scale=3.0),
+        replace(PARAMS, num_inference_steps=3),
+    ):
+        compiled.denoise(make_subject(1), other)
+
+    assert difference.abs().max() < 1e-5
+    assert counters["stats"]["unique_graphs"] == num_graphs
+    assert 1 <= num_graphs <= 2, "one graph for all blocks, or two where only every second one has an ID-adapter"
