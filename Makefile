@@ -26,6 +26,8 @@ demo: $(READY) $(FACES)
 	$(BIN)/lynx-batch render jobs/demo/lite.yaml
 	$(BIN)/lynx-batch status out/demo --clips
 	$(BIN)/lynx-batch status out/demo-lite --clips
+	@echo "The tiny model's weights are random, so these pictures are noise. For real ones: lynx-batch models pull, then set"
+	@echo "model, faces and defaults of the run file as jobs/campaign.yaml does (README, 'With the published weights')."
 
 test: $(READY) $(FACES)
 	$(BIN)/pytest tests

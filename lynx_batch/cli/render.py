@@ -33,6 +33,10 @@ def render(
     Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered;
     4 stopped (run again to go on).
     """
+    from lynx_batch.execution.token import show_token
+
+    show_token()
+
     from lynx_batch.execution.prepare import Selection
     from lynx_batch.execution.run import render as run
 

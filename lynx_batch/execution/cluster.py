@@ -1,6 +1,7 @@
 """The Ray cluster that a run works on, and how many groups fit it."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import ray
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError
 
+CONNECT_TIMEOUT_S = 10.0
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
 
 
@@ -49,6 +51,8 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
         ConfigError: If no cluster answers at `config.address`.
     """
     is_local = config.address == "local"
+    if not is_local:
+        _check_reachable(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES} if is_local else {}
     try:
@@ -65,6 +69,17 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
         yield find_slots()
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Asks once whether anybody answers at a `host:port`; Ray itself would go on asking for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(f"cluster.address={address!r}: no Ray cluster answers there: {error}") from error
 
 
 def find_slots() -> Slots:

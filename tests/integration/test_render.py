@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.integration.test_parallel import free_port
 from tests.models import BASE, MODEL, ROOT
 
 pytestmark = pytest.mark.ray
@@ -102,10 +104,16 @@ def decode(file: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
-def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def can_connect(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     deadline_s = time.monotonic() + DEADLINE_S
     while not is_true():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
 
@@ -240,6 +248,37 @@ def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: C
     assert counts["abandoned"] >= 1
     assert job.run().exit_code == 0
     assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Ray head of its own, ended by its own process id."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    port = free_port()
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    head = subprocess.Popen([*command, "--disable-usage-stats"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield f"127.0.0.1:{port}"
+    head.terminate()
+    head.wait(60)
+
+
+def test_a_run_works_on_a_cluster_that_is_there_already(make_job: Callable[..., Job], cluster: str) -> None:
+    job = make_job([row()])
+    wait_until(lambda: can_connect(cluster))
+    result = job.run("--address", cluster)
+    assert result.exit_code == 0, result.stderr
+    assert job.num_commits() == 1
+
+
+def test_a_local_run_does_not_care_about_other_clusters(make_job: Callable[..., Job]) -> None:
+    job = make_job([row()], env={"RAY_ADDRESS": "127.0.0.1:1"})
+    assert job.run().exit_code == 0
+
+
+def test_a_cluster_that_is_not_there_is_told(make_job: Callable[..., Job]) -> None:
+    result = make_job([row()]).run("--address", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "cluster.address='127.0.0.1:1'" in result.stderr
 
 
 def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Job]) -> None:
