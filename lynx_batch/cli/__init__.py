@@ -14,6 +14,12 @@ from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.telemetry import configure_logging
 
+RENDER_PACKAGES = frozenset(
+    {"accelerate", "av", "cv2", "diffusers", "ftfy", "httpx2", "huggingface_hub", "insightface", "onnx", "onnxruntime"}
+    | {"ray", "safetensors", "torch", "transformers"}
+)
+"""What the extra `render` brings; the base install does without."""
+
 
 class _Commands(TyperGroup):
     """The one place where an error becomes a message and an exit code."""
@@ -24,6 +30,11 @@ class _Commands(TyperGroup):
         except LynxError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(exits.STOPPED if isinstance(error, Transient) else exits.FAULTY) from error
+        except ModuleNotFoundError as error:
+            if error.name not in RENDER_PACKAGES:
+                raise
+            typer.echo(f"error: this command needs {error.name}: pip install 'lynx-batch[render]'", err=True)
+            raise typer.Exit(exits.FAULTY) from error
 
 
 app = typer.Typer(

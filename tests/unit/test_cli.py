@@ -1,6 +1,8 @@
 """Errors become messages and exit codes; events go to stderr."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import structlog
@@ -77,3 +79,10 @@ def test_away_from_a_terminal_an_event_is_a_line_of_json_on_stderr(capsys: pytes
         "warning",
     )
     assert "ValueError: invalid literal" in second["exception"]
+
+
+def test_a_command_that_needs_more_than_the_base_install_says_what() -> None:
+    program = "import sys; sys.modules['torch'] = None; from lynx_batch.cli import app; app(['one', 'a.jpg', 'Hi.'])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: this command needs torch: pip install 'lynx-batch[render]'\n"
