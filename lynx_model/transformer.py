@@ -29,6 +29,8 @@ from lynx_model.headers import AdapterSpec
 from lynx_model.parallel import ParallelContext, TokenSharding, WholeSequence
 from lynx_model.spec import EngineOptions, ParallelPlan
 
+MAX_COMPILED_SHAPES = 128
+
 
 class BlockConditioning(NamedTuple):
     """What one block attends to, for one guidance branch."""
@@ -84,8 +86,8 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         for block in self.blocks:
             block.attn1.set_processor(SelfAttentionProcessor(attend))
             block.attn2.set_processor(CrossAttentionProcessor(attend))
-            if engine.compile:
-                block.compile(fullgraph=True, dynamic=False)
+        if engine.compile:
+            _compile(self.blocks)
 
     def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
         """Per block, what a text embedding looks like to it."""
@@ -160,6 +162,14 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         f, h, w = self.config.patch_size
         patches = tokens_BTX.reshape(batch, frames // f, rows // h, columns // w, f, h, w, -1)
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _compile(blocks: Iterable[nn.Module]) -> None:
+    """Compiles blocks in place, one graph for all of a kind; a new graph for each new shape of the tokens."""
+    # torch gives up after 8 graphs of one function, and a run may hold more shapes than that
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
+    for block in blocks:
+        block.compile(fullgraph=True, dynamic=False)
 
 
 @contextmanager

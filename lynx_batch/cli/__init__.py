@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from lynx_batch.cli import exits
+from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.ledger import retry, status
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 for command in (render, one, status, retry):
     app.command()(command)
 

@@ -30,3 +30,12 @@ def test_a_compiled_engine_renders_the_same_and_compiles_once_a_shape(variant: s
     assert difference.abs().max() < 1e-5
     assert counters["stats"]["unique_graphs"] == num_graphs
     assert 1 <= num_graphs <= 2, "one graph for all blocks, or two where only every second one has an ID-adapter"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_may_hold_more_shapes_than_torch_compiles_by_default() -> None:
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        pipe = load_tiny("lite", engine=EngineOptions(compile=True))
+        for width in (32, 48, 64):
+            pipe.denoise(make_subject(), replace(PARAMS, width=width, num_inference_steps=1, guidance_scale=1.0))

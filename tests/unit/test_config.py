@@ -110,10 +110,3 @@ def test_a_config_from_values_names_its_source() -> None:
     with pytest.raises(ConfigError, match=r"^here:\n  manifest: Field required"):
         parse_run_config({"output": "o", "model": {"base": "b", "adapters": "a"}}, source="here")
     assert RunConfig.model_config["frozen"]
-
-
-@pytest.mark.parametrize("run_file", sorted((Path(__file__).parents[2] / "jobs").rglob("*.yaml")), ids=lambda f: f.name)
-def test_every_run_file_of_the_project_is_sound(run_file: Path) -> None:
-    config = load_run_config(run_file, {})
-    assert config.manifest.endswith("manifest.parquet")
-    assert Path(config.model.base).is_absolute()
