@@ -61,26 +61,21 @@ class UlyssesSharding:
         return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], padding, *tokens.shape[2:])], dim=1)
 
     def attend(self, query_BTHD: Tensor, key_BTHD: Tensor, value_BTHD: Tensor) -> Tensor:
-        query, key, value = self._tokens_for_heads(torch.stack([query_BTHD, key_BTHD, value_BTHD])).unbind()
-        attended = self._attend(query, key[:, : self.num_tokens], value[:, : self.num_tokens])
-        return self._heads_for_tokens(attended)
+        """Swaps tokens for heads in one exchange, attends, and swaps back in another."""
+        sent = [x.unflatten(2, (self.num_ranks, -1)).movedim(2, 0) for x in (query_BTHD, key_BTHD, value_BTHD)]
+        received_P3BthD = self._exchange(torch.stack(sent, dim=1))
+        query, key, value = (x_PBthD.movedim(0, 1).flatten(1, 2) for x_PBthD in received_P3BthD.unbind(1))
+        attended_BThD = self._attend(query, key[:, : self.num_tokens], value[:, : self.num_tokens])
+        back_PBthD = self._exchange(attended_BThD.unflatten(1, (self.num_ranks, -1)).movedim(1, 0))
+        return back_PBthD.movedim(0, 2).flatten(2, 3)
 
     def gather(self, tokens_BTX: Tensor) -> Tensor:
         shares = [torch.empty_like(tokens_BTX) for _ in range(self.num_ranks)]
         dist.all_gather(shares, tokens_BTX.contiguous(), group=self.group)
         return torch.cat(shares, dim=1)[:, : self.num_tokens]
 
-    def _tokens_for_heads(self, x_ZBtHD: Tensor) -> Tensor:
-        """(Z, B, T/P, H, D) -> (Z, B, T, H/P, D)."""
-        swapped_PZBthD = self._swap(x_ZBtHD.unflatten(3, (self.num_ranks, -1)).movedim(3, 0))
-        return swapped_PZBthD.movedim(0, 2).flatten(2, 3)
-
-    def _heads_for_tokens(self, x_BThD: Tensor) -> Tensor:
-        """(B, T, H/P, D) -> (B, T/P, H, D)."""
-        swapped_PBthD = self._swap(x_BThD.unflatten(1, (self.num_ranks, -1)).movedim(1, 0))
-        return swapped_PBthD.movedim(0, 2).flatten(2, 3)
-
-    def _swap(self, x_P: Tensor) -> Tensor:
+    def _exchange(self, x_P: Tensor) -> Tensor:
+        """Part p of every rank's `x_P` goes to rank p; what rank p sent becomes part p."""
         received = torch.empty_like(x_P, memory_format=torch.contiguous_format)
         dist.all_to_all_single(received, x_P.contiguous(), group=self.group)
         return received
