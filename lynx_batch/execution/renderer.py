@@ -93,23 +93,17 @@ class Renderer:
             fps=clip.params.fps,
             crf=settings.crf,
         )
+        stage_s = {**stopwatch.seconds, "encode_s": delivered.encode_s, "upload_s": delivered.upload_s}
         record = CommitRecord(
+            **asdict(delivered),
             clip_id=clip.clip_id,
             attempt=task.attempt,
             run_id=settings.run_id,
             committed_at=datetime.now(UTC),
-            clip_uri=delivered.clip_uri,
-            poster_uri=delivered.poster_uri,
-            sha256=delivered.sha256,
-            num_bytes=delivered.num_bytes,
-            num_frames=delivered.num_frames,
-            fps=delivered.fps,
-            width=delivered.width,
-            height=delivered.height,
             seed=clip.params.seed,
             group_size=settings.plan.num_ranks,
             device=self._device_name,
-            stage_s={**stopwatch.seconds, "encode_s": delivered.encode_s, "upload_s": delivered.upload_s},
+            stage_s=stage_s,
             identity=asdict(settings.identity),
             software=self._software,
         )
