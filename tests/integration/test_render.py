@@ -60,7 +60,7 @@ class Job:
         (self.folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
-        target = self.output if command == "status" else str(self.folder / "run.yaml")
+        target = self.output if command in ("status", "retry") else str(self.folder / "run.yaml")
         program = str(Path(sys.executable).with_name("lynx-batch"))
         return subprocess.Popen(
             [program, command, target, *options],
@@ -204,6 +204,11 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     again = job.run()
     assert again.exit_code == 3
     assert "0 to render" in again.stdout
+
+    assert "2 clips will be tried again" in job.run(command="retry").stdout
+    retried = job.run()
+    assert "2 to render" in retried.stdout
+    assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 4 + ["rendered"]
 
 
 def test_bad_rows_are_all_told_before_anything_starts(make_job: Callable[..., Job]) -> None:
