@@ -26,6 +26,7 @@ class Group:
         self.task: RenderTask | None = None
         self.is_ready = self.is_broken = False
         self.step = (0, 0)
+        self._answer: Rendered | Failed | None = None
         self._step_ref: Any = None
         size, bundle = settings.plan.num_ranks, slots.bundle()
         self._placement = placement_group([bundle] * size, strategy="STRICT_PACK")
@@ -99,5 +100,3 @@ class Group:
             return None
         self.task = None
         return self._answer
-
-    _answer: Rendered | Failed | None
