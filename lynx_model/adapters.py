@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from lynx_model.attention import Attend
-from lynx_model.parallel import TokenSharding
+from lynx_model.sharding import TokenSharding
 
 LITE_KEY_NORM_EPS = 1e-5
 
@@ -102,17 +102,12 @@ class SelfAttentionProcessor:
         rotary_emb: SelfAttentionInputs,
     ) -> Tensor:
         inputs = rotary_emb
-        query, key, value = (
-            x.unflatten(2, (attn.heads, -1))
-            for x in (
-                attn.norm_q(attn.to_q(hidden_states)),
-                attn.norm_k(attn.to_k(hidden_states)),
-                attn.to_v(hidden_states),
-            )
-        )
-        attended = inputs.sharding.attend(
-            rotate(query, inputs.cos, inputs.sin), rotate(key, inputs.cos, inputs.sin), value
-        )
+        value = _split_heads(attn.to_v(hidden_states), attn.heads)
+        key = _split_heads(attn.norm_k(attn.to_k(hidden_states)), attn.heads)
+        query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn.heads)
+        rotated_query, rotated_key = (rotate(x, inputs.cos, inputs.sin) for x in (query, key))
+        swap = inputs.sharding.swap
+        attended = inputs.sharding.attend(swap(rotated_query), swap(rotated_key), swap(value))
         if inputs.reference is not None:
             attended = attended + self._attend(query, *inputs.reference)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
@@ -133,7 +128,7 @@ class CrossAttentionProcessor:
         rotary_emb: None,
     ) -> Tensor:
         inputs = encoder_hidden_states
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn.heads)
         attended = self._attend(query, *inputs.text)
         if inputs.identity is not None:
             attended = attended + self._attend(query, *inputs.identity)
@@ -148,4 +143,9 @@ def rotate(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
 
 
 def _by_head(key_BSC: Tensor, value_BSC: Tensor, num_heads: int) -> KeysValues:
-    return KeysValues(key_BSC.unflatten(2, (num_heads, -1)), value_BSC.unflatten(2, (num_heads, -1)))
+    return KeysValues(_split_heads(key_BSC, num_heads), _split_heads(value_BSC, num_heads))
+
+
+def _split_heads(x_BTC: Tensor, num_heads: int) -> Tensor:
+    x_BTHD: Tensor = x_BTC.unflatten(2, (num_heads, -1))
+    return x_BTHD

@@ -161,7 +161,7 @@ def _random_forward(case: BenchCase, model: LynxTransformer, device: torch.devic
     conditioning = Conditioning(tuple(BlockConditioning(CrossAttentionInputs(t, i), r) for t, i, r in blocks))
     latents = draw(*latent_shape(width=case.width, height=case.height, num_frames=case.num_frames))
     timestep = torch.tensor([TIMESTEP], device=device)
-    return lambda: model(latents, timestep, conditioning)
+    return lambda: model.predict(latents, timestep, [conditioning])[0]
 
 
 def _engines(case: BenchCase, device: torch.device) -> list[EngineOptions]:

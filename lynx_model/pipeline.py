@@ -131,8 +131,8 @@ class LynxPipeline:
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             inputs = latents.to(self.dtype)
-            velocities = [self._model.transformer(inputs, timestep, branch).float() for branch in clip.branches]
-            return combine(velocities, clip.params)
+            velocities = self._model.transformer.predict(inputs, timestep, clip.branches)
+            return combine([velocity.float() for velocity in velocities], clip.params)
 
         noise = sampler.draw_noise(clip.params, self.device)
         scheduler = sampler.make_schedule(self._model.scheduler_config, clip.params, self.device)

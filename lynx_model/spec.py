@@ -106,17 +106,24 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelPlan:
-    """How the ranks of one group share a clip. `ulysses` ranks hold an equal share of the tokens each."""
+    """How the ranks of one group share a clip.
 
+    `branches` guidance branches are computed beside each other; the tokens of each are shared by `ulysses` x `ring` ranks:
+    `ulysses` of them also share the attention heads (between GPUs of one host), `ring` gather keys and values instead.
+    """
+
+    branches: int = 1
     ulysses: int = 1
+    ring: int = 1
 
     def __post_init__(self) -> None:
-        if self.ulysses < 1:
-            raise InvalidParams("ulysses", self.ulysses, "must be at least 1")
+        for name in ("branches", "ulysses", "ring"):
+            if getattr(self, name) < 1:
+                raise InvalidParams(name, getattr(self, name), "must be at least 1")
 
     @property
     def num_ranks(self) -> int:
-        return self.ulysses
+        return self.branches * self.ulysses * self.ring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

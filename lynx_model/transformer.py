@@ -26,7 +26,8 @@ from lynx_model.adapters import (
 from lynx_model.attention import choose_attention
 from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import AdapterSpec
-from lynx_model.parallel import ParallelContext, TokenSharding, WholeSequence
+from lynx_model.parallel import ParallelContext
+from lynx_model.sharding import TokenSharding, WholeSequence
 from lynx_model.spec import EngineOptions, ParallelPlan
 
 MAX_COMPILED_SHAPES = 128
@@ -82,6 +83,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         weight = self.patch_embedding.weight
         heads, head_dim = self.config.num_attention_heads, self.config.attention_head_dim
         attend = choose_attention(engine.attention, device=weight.device, dtype=weight.dtype, head_dim=head_dim)
+        self._attend = attend
         self.parallel = ParallelContext(plan, num_heads=heads, attend=attend)
         for block in self.blocks:
             block.attn1.set_processor(SelfAttentionProcessor(attend))
@@ -114,13 +116,22 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         with _recorded_inputs(attentions) as features:
             # eagerly and on every rank: a compiled block would not run the hooks, and the picture is small
             blocks = [block.forward for block in self.blocks]
-            self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self.parallel.attend))
+            self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self._attend))
         layers = zip(self.ref_adapter, features, attentions, strict=True)
         return tuple(layer(feature, attention) for layer, feature, attention in layers)
 
-    def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, latents_BCFHW: Tensor, timestep_B: Tensor, branches: Sequence[Conditioning]) -> list[Tensor]:
+        """The velocity of each guidance branch, on every rank; ranks share them and their tokens as planned."""
+        velocities: list[Tensor] = []
+        for turn in self.parallel.turns(len(branches), self._num_tokens(latents_BCFHW)):
+            conditioning = branches[turn.branch]
+            velocities += turn.share(self.forward(latents_BCFHW, timestep_B, conditioning, turn.sharding))
+        return velocities
+
+    def forward(
+        self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, sharding: TokenSharding
+    ) -> Tensor:
         """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
-        sharding = self.parallel.sharding(self._num_tokens(latents_BCFHW))
         tokens_BTX = self._run(self.blocks, latents_BCFHW, timestep_B, conditioning, sharding)
         return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +25,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def denoise_on_rank(rank: int, num_ranks: int, port: int, variant: str, params: RenderParams, out: str) -> None:
-    torch.set_num_threads(1)
+def connect(rank: int, num_ranks: int, port: int) -> None:
     parallel.connect(
         rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="gloo", timeout_s=60
     )
-    pipe = load_tiny(variant, plan=ParallelPlan(ulysses=num_ranks))
+
+
+def denoise_on_rank(rank: int, plan: ParallelPlan, port: int, variant: str, params: RenderParams, out: str) -> None:
+    torch.set_num_threads(1)
+    connect(rank, plan.num_ranks, port)
+    pipe = load_tiny(variant, plan=plan)
     np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), params).numpy())
     parallel.disconnect()
 
 
-@pytest.mark.parametrize(
-    ("variant", "num_ranks", "params"),
-    [("full", 2, EVEN), ("full", 2, UNEVEN), ("lite", 2, UNEVEN), ("lite", 4, UNEVEN)],
-    ids=["full-2", "full-2-uneven", "lite-2-uneven", "lite-4-uneven"],
-)
-def test_ranks_that_share_the_tokens_agree_with_one(
-    tmp_path: Path, variant: str, num_ranks: int, params: RenderParams
-) -> None:
-    context, port, out = multiprocessing.get_context("spawn"), free_port(), str(tmp_path / "latents")
+def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object) -> None:
+    context, port = multiprocessing.get_context("spawn"), free_port()
     ranks = [
-        context.Process(target=denoise_on_rank, args=(rank, num_ranks, port, variant, params, out))
-        for rank in range(num_ranks)
+        context.Process(target=target, args=(rank, *arguments[:1], port, *arguments[1:])) for rank in range(num_ranks)
     ]
     for process in ranks:
         process.start()
@@ -53,9 +50,44 @@ def test_ranks_that_share_the_tokens_agree_with_one(
         process.join(120)
     assert [process.exitcode for process in ranks] == [0] * num_ranks
 
+
+@pytest.mark.parametrize(
+    ("variant", "plan", "params"),
+    [
+        ("full", ParallelPlan(ulysses=2), EVEN),
+        ("full", ParallelPlan(ulysses=2), UNEVEN),
+        ("full", ParallelPlan(branches=2), UNEVEN),
+        ("full", ParallelPlan(branches=3), UNEVEN),
+        ("lite", ParallelPlan(ring=2), UNEVEN),
+        ("lite", ParallelPlan(ulysses=4), UNEVEN),
+        ("full", ParallelPlan(branches=2, ulysses=2), UNEVEN),
+        ("full", ParallelPlan(ulysses=2, ring=2), UNEVEN),
+    ],
+    ids=lambda value: f"{value.branches}x{value.ulysses}x{value.ring}" if isinstance(value, ParallelPlan) else None,
+)
+def test_ranks_that_share_a_clip_agree_with_one(
+    tmp_path: Path, variant: str, plan: ParallelPlan, params: RenderParams
+) -> None:
+    """Also where they do not divide: 45 tokens; three branches over two ranks, the third shared by both."""
+    out = str(tmp_path / "latents")
+    run_on_ranks(plan.num_ranks, denoise_on_rank, plan, variant, params, out)
     alone = load_tiny(variant).denoise(make_subject(), params).numpy()
-    for rank in range(num_ranks):
+    for rank in range(plan.num_ranks):
         assert np.abs(np.load(f"{out}-{rank}.npy") - alone).max() < 1e-5
+
+
+def meet_and_part(rank: int, times: int, port: int) -> None:
+    """Groups of several shapes in one process, as after failures."""
+    expected = load_tiny("lite").denoise(make_subject(), UNEVEN)
+    for turn in range(times):
+        connect(rank, 2, port + turn)
+        plan = ParallelPlan(ulysses=2) if turn % 2 else ParallelPlan(branches=2)
+        assert torch.allclose(load_tiny("lite", plan=plan).denoise(make_subject(), UNEVEN), expected, atol=1e-5)
+        parallel.disconnect()
+
+
+def test_ranks_meet_and_part_ten_times() -> None:
+    run_on_ranks(2, meet_and_part, 10)
 
 
 def test_a_plan_that_does_not_divide_the_heads_is_refused() -> None:
