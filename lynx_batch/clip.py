@@ -21,7 +21,7 @@ CLIP_ID_LENGTH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderIdentity:
-    """What renders a run's clips, as far as it changes the picture: fingerprints of the weights, and the precision."""
+    """What renders a run's clips, as far as it changes the picture: fingerprints of the weights, and the engine's numerics."""
 
     base: str
     id_adapter: str

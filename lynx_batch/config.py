@@ -5,14 +5,15 @@ directory. Unknown keys are errors.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
+from lynx_model.errors import InvalidParams
 from lynx_model.spec import EngineOptions, ModelSource, RenderParams
 
 PATH_KEYS = ("manifest", "output", "model.base", "model.adapters", "model.adapters.id", "model.adapters.ref")
@@ -63,15 +64,47 @@ class FacesConfig(_Section):
 
 
 class EngineConfig(_Section):
-    """`attention: auto` takes the fastest kernel that works. `compile` pays off from a few clips of one shape on."""
+    """`attention: auto` takes the fastest exact kernel that works. `compile` pays off from a few clips of one shape on.
 
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    attention: Literal["auto", "fa3", "cudnn", "fa2", "sdpa"] = "auto"
+    `precision: fp8` is bfloat16 with fp8 linear layers, except in the first and last `num_bf16_edge_blocks` blocks. `offload:
+    blocks` keeps weights in host memory, for small GPUs.
+    """
+
+    precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
+    num_bf16_edge_blocks: int = 0
+    attention: Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"] = "auto"
     compile: bool = False
+    offload: Literal["none", "blocks"] = "none"
+
+    @model_validator(mode="after")
+    def _obeys_the_engine(self) -> Self:
+        try:
+            self.options  # noqa: B018
+        except InvalidParams as error:
+            raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
+        return self
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the model, as far as it is not fp8."""
+        return "bfloat16" if self.precision == "fp8" else self.precision
 
     @property
     def options(self) -> EngineOptions:
-        return EngineOptions(attention=self.attention, compile=self.compile)
+        return EngineOptions(
+            attention=self.attention,
+            compile=self.compile,
+            has_fp8_linears=self.precision == "fp8",
+            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
+            offload=self.offload,
+        )
+
+    @property
+    def numerics(self) -> str:
+        """What changes a clip's picture beyond rounding, such as "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
+        edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
+        attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
+        return ", ".join([self.precision, *edges, *attention])
 
 
 class DefaultsConfig(_Section):

@@ -102,9 +102,8 @@ class SelfAttentionProcessor:
         rotary_emb: SelfAttentionInputs,
     ) -> Tensor:
         inputs = rotary_emb
-        value = _split_heads(attn.to_v(hidden_states), attn.heads)
-        key = _split_heads(attn.norm_k(attn.to_k(hidden_states)), attn.heads)
-        query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn.heads)
+        query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        query, key, value = (_split_heads(x, attn.heads) for x in (attn.norm_q(query), attn.norm_k(key), value))
         rotated_query, rotated_key = (rotate(x, inputs.cos, inputs.sin) for x in (query, key))
         swap = inputs.sharding.swap
         attended = inputs.sharding.attend(swap(rotated_query), swap(rotated_key), swap(value))

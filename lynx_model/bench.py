@@ -122,6 +122,7 @@ def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer
         weight = torch.empty(parameter.shape, device=device, dtype=dtype).normal_(std=WEIGHT_STD)
         setattr(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
     model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
+    model.arrange_weights(EngineOptions(), device)
     return model.eval()  # type: ignore[no-any-return]
 
 

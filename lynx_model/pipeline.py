@@ -14,6 +14,8 @@ from lynx_model import sampler, vae
 from lynx_model.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
 from lynx_model.guidance import combine, plan_branches
+from lynx_model.offload import call_beside, check_offload
+from lynx_model.precision import check_fp8
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
     EMBEDDING_SIZE,
@@ -79,19 +81,21 @@ class LynxPipeline:
             loras: LoRA files; none is supported yet.
             faces: Needed only for `read_subject`.
             plan: How connected ranks share each clip; None renders on this device alone.
-            engine: Attention kernel and compilation; None is the fastest kernel, not compiled.
+            engine: How a forward is carried out; None is the fastest exact kernel, not compiled.
 
         Raises:
             MissingFile: If a file is not there.
             WeightsMismatch: If a tensor is missing, surplus or misshapen.
-            InvalidParams: If the plan does not fit the model or the ranks, or the kernel does not work here.
+            InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work here.
         """
         if loras:
             raise InvalidParams("loras", tuple(loras), "LoRA files are not supported")
         source = ModelSource.of(base, adapters)
-        place, number = torch.device(device), getattr(torch, dtype)
-        model = load_model(source, device=place, dtype=number)
-        model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine or EngineOptions())
+        place, number, engine = torch.device(device), getattr(torch, dtype), engine or EngineOptions()
+        _check_engine(engine, place, number)
+        model = load_model(source, device=place, dtype=number, is_offloaded=engine.offload == "blocks")
+        model.transformer.arrange_weights(engine, place)
+        model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)
         return cls(model, device=place, dtype=number, faces=faces)
 
     def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
@@ -168,7 +172,7 @@ class LynxPipeline:
         """
         embedding = subject.face_embedding if has_subject else np.zeros(EMBEDDING_SIZE, np.float32)
         embedding_BNE = torch.from_numpy(embedding).to(self.device, self.dtype).view(1, 1, -1)
-        identity = self._model.transformer.identity_keys_values(self._model.resampler(embedding_BNE))
+        identity = self._model.transformer.identity_keys_values(call_beside(self._model.resampler, embedding_BNE))
         reference = self._reference(subject.aligned_face if has_subject else None, params)
         return [
             (layer and layer.scaled(params.ip_scale), reference_layer and reference_layer.scaled(params.ref_scale))
@@ -184,6 +188,15 @@ class LynxPipeline:
         latents = vae.encode_picture(self._model.vae, picture, seed=params.seed + 1)
         text = transformer.text_keys_values(self._embed_text(REFERENCE_PROMPT))
         return transformer.reference_keys_values(latents.to(self.dtype), text)
+
+
+def _check_engine(engine: EngineOptions, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises InvalidParams if `device` cannot do what `engine` asks for."""
+    is_cuda = device.type == "cuda"
+    if engine.has_fp8_linears:
+        check_fp8(dtype=dtype, capability=torch.cuda.get_device_capability(device) if is_cuda else None)
+    if engine.offload == "blocks":
+        check_offload(device)
 
 
 Seen = Sequence[tuple[KeysValues | None, KeysValues | None]]

@@ -128,14 +128,29 @@ class ParallelPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How a forward is carried out; none of it changes the picture beyond rounding.
+    """How a forward is carried out; only fp8 changes the picture beyond rounding.
 
-    `attention` is "auto" or a kernel's name (`lynx_model.attention.KERNELS`). `compile` compiles the blocks at the first clip
-    of each shape.
+    `attention` is "auto" or a kernel's name (`lynx_model.attention`); "fa3_fp8" runs base self-attention in fp8. `compile`
+    compiles the blocks at the first clip of each shape. `has_fp8_linears` multiplies the blocks' large matrices in fp8, except
+    in the first and last `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait in host memory.
+
+    Raises:
+        InvalidParams: If a field breaks its rule.
     """
 
     attention: str = "auto"
     compile: bool = False
+    has_fp8_linears: bool = False
+    num_bf16_edge_blocks: int = 0
+    offload: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.num_bf16_edge_blocks < 0:
+            raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "must be at least 0")
+        if self.num_bf16_edge_blocks and not self.has_fp8_linears:
+            raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "needs precision fp8")
+        if self.offload not in ("none", "blocks"):
+            raise InvalidParams("offload", self.offload, "must be none or blocks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

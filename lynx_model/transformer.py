@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,10 +24,12 @@ from lynx_model.adapters import (
     SelfAttentionProcessor,
     text_keys_values,
 )
-from lynx_model.attention import choose_attention
+from lynx_model.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention
 from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import AdapterSpec
+from lynx_model.offload import BlockStream, call_beside
 from lynx_model.parallel import ParallelContext
+from lynx_model.precision import quantize_blocks
 from lynx_model.sharding import TokenSharding, WholeSequence
 from lynx_model.spec import EngineOptions, ParallelPlan
 
@@ -53,6 +56,9 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     id_adapter: nn.ModuleList
     ref_adapter: nn.ModuleList | None
     parallel: ParallelContext
+    attend_to_conditioning: Attend
+    in_turn: Iterable[nn.Module]
+    """The blocks in the order of a forward; each one's weights are on the device until the next one is asked for."""
 
     def attach_adapters(self, spec: AdapterSpec) -> None:
         """Adds the adapters' (still empty) layers.
@@ -74,6 +80,28 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         )
         self.ref_adapter = nn.ModuleList(RefAdapterLayer(channels) for _ in self.blocks) if spec.has_ref else None
 
+    def arrange_weights(self, engine: EngineOptions, device: torch.device) -> None:
+        """Brings what was loaded into the form that forwards on `device` use, once: q, k, v as one product; fp8; offload.
+
+        With `offload` the weights must have been loaded to the host, and the adapters' layers stay there.
+
+        Raises:
+            InvalidParams: If `num_bf16_edge_blocks` leaves no block in fp8.
+        """
+        for block in self.blocks:
+            block.attn1.fuse_projections()
+            del block.attn1.to_q, block.attn1.to_k, block.attn1.to_v
+        self.requires_grad_(False)
+        if engine.has_fp8_linears:
+            quantize_blocks(self.blocks, num_bf16_edge_blocks=engine.num_bf16_edge_blocks)
+        self.in_turn = list(self.blocks)
+        if engine.offload == "blocks":
+            self.in_turn = BlockStream(self.blocks, device)
+            self.scale_shift_table.data = self.scale_shift_table.to(device)
+            for name, child in self.named_children():
+                if name not in ("blocks", "id_adapter", "ref_adapter"):
+                    child.to(device)
+
     def set_up(self, *, plan: ParallelPlan, engine: EngineOptions) -> None:
         """Chooses how later forwards run: shared with the group's other ranks, on which kernel, compiled or not.
 
@@ -82,24 +110,27 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         """
         weight = self.patch_embedding.weight
         heads, head_dim = self.config.num_attention_heads, self.config.attention_head_dim
-        attend = choose_attention(engine.attention, device=weight.device, dtype=weight.dtype, head_dim=head_dim)
-        self._attend = attend
+        choose = partial(choose_attention, device=weight.device, dtype=weight.dtype, head_dim=head_dim)
+        attend = choose(engine.attention)
         self.parallel = ParallelContext(plan, num_heads=heads, attend=attend)
+        self.attend_to_conditioning = choose(EXACT_COUNTERPART) if engine.attention == FP8_KERNEL else attend
         for block in self.blocks:
-            block.attn1.set_processor(SelfAttentionProcessor(attend))
-            block.attn2.set_processor(CrossAttentionProcessor(attend))
+            block.attn1.set_processor(SelfAttentionProcessor(self.attend_to_conditioning))
+            block.attn2.set_processor(CrossAttentionProcessor(self.attend_to_conditioning))
         if engine.compile:
             _compile(self.blocks)
 
     def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
         """Per block, what a text embedding looks like to it."""
         text_BSC = self.condition_embedder.text_embedder(text_BSX)
-        return tuple(text_keys_values(text_BSC, block.attn2) for block in self.blocks)
+        return tuple(text_keys_values(text_BSC, block.attn2) for block in self.in_turn)
 
     def identity_keys_values(self, tokens_BSX: Tensor) -> tuple[KeysValues | None, ...]:
         """Per block, what the identity tokens look like to it; None for a block without an ID-adapter layer."""
         return tuple(
-            self.id_adapter[index // self.id_stride](tokens_BSX, block.attn2) if index % self.id_stride == 0 else None
+            call_beside(self.id_adapter[index // self.id_stride], tokens_BSX, block.attn2)
+            if index % self.id_stride == 0
+            else None
             for index, block in enumerate(self.blocks)
         )
 
@@ -115,10 +146,10 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         attentions = [block.attn1 for block in self.blocks]
         with _recorded_inputs(attentions) as features:
             # eagerly and on every rank: a compiled block would not run the hooks, and the picture is small
-            blocks = [block.forward for block in self.blocks]
-            self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self._attend))
+            blocks = (block.forward for block in self.in_turn)
+            self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self.attend_to_conditioning))
         layers = zip(self.ref_adapter, features, attentions, strict=True)
-        return tuple(layer(feature, attention) for layer, feature, attention in layers)
+        return tuple(call_beside(layer, feature, attention) for layer, feature, attention in layers)
 
     def predict(self, latents_BCFHW: Tensor, timestep_B: Tensor, branches: Sequence[Conditioning]) -> list[Tensor]:
         """The velocity of each guidance branch, on every rank; ranks share them and their tokens as planned."""
@@ -132,7 +163,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, sharding: TokenSharding
     ) -> Tensor:
         """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
-        tokens_BTX = self._run(self.blocks, latents_BCFHW, timestep_B, conditioning, sharding)
+        tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding)
         return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
 
     def _run(

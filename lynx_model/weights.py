@@ -36,7 +36,7 @@ TIED_NAMES = {"shared.weight": "encoder.embed_tokens.weight"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """Every module of Lynx, in evaluation mode on its device."""
+    """Every module of Lynx, in evaluation mode."""
 
     transformer: LynxTransformer
     resampler: Resampler
@@ -46,14 +46,17 @@ class LoadedModel:
     adapters: AdapterSpec
 
 
-def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """The model at `source`.
+def load_model(
+    source: ModelSource, *, device: torch.device, dtype: torch.dtype, is_offloaded: bool = False
+) -> LoadedModel:
+    """The model at `source`; `is_offloaded` leaves transformer, adapters and resampler on the host.
 
     Raises:
         MissingFile: If a file is not there.
         WeightsMismatch: If a tensor is missing, surplus or misshapen; names file, tensor, expected and found.
     """
     base, placed = Path(source.base), _Placement(device, dtype)
+    offloadable = _Placement(torch.device("cpu"), dtype) if is_offloaded else placed
     id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
     adapters = describe_adapters(id_folder, ref_folder)
     with init_empty_weights(include_buffers=False):
@@ -61,15 +64,15 @@ def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype)
         vae = AutoencoderKLWan.from_config(read_json(base / "vae" / "config.json"))
         encoder = UMT5EncoderModel(UMT5Config.from_dict(read_json(base / "text_encoder" / "config.json")))
         resampler = Resampler(**adapters.resampler)
-    placed.fill(transformer, base / "transformer")
+    offloadable.fill(transformer, base / "transformer")
     placed.fill(vae, base / "vae")
     placed.fill(encoder, base / "text_encoder")
-    placed.fill(resampler, id_folder / RESAMPLER_FILE)
+    offloadable.fill(resampler, id_folder / RESAMPLER_FILE)
     with init_empty_weights(include_buffers=False):
         transformer.attach_adapters(adapters)
-    placed.fill(transformer.id_adapter, id_folder / ID_FILE)
+    offloadable.fill(transformer.id_adapter, id_folder / ID_FILE)
     if ref_folder is not None and transformer.ref_adapter is not None:
-        placed.fill(transformer.ref_adapter, ref_folder / REF_FILE)
+        offloadable.fill(transformer.ref_adapter, ref_folder / REF_FILE)
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     return LoadedModel(
         transformer=transformer,

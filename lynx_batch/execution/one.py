@@ -43,7 +43,7 @@ def render_one(
         base=source.base,
         adapters={"id": source.id_adapter, "ref": source.ref_adapter},
         device=device,
-        dtype=config.engine.precision,
+        dtype=config.engine.dtype,
         faces=FaceReader.load(config.faces.pack, config.faces.identity, is_parity=config.faces.parity),
         engine=config.engine.options,
     )

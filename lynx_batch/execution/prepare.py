@@ -98,7 +98,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
         face_pack=pack_fingerprint,
         identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(config.faces.identity)),
         is_parity=config.faces.parity,
-        precision=config.engine.precision,
+        precision=config.engine.numerics,
     )
 
 

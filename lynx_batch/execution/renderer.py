@@ -47,7 +47,7 @@ class Renderer:
             base=settings.model.base,
             adapters={"id": settings.model.id_adapter, "ref": settings.model.ref_adapter},
             device=device,
-            dtype=settings.engine.precision,
+            dtype=settings.engine.dtype,
             faces=faces,
             plan=settings.plan,
             engine=settings.engine.options,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_batch.config import DefaultsConfig, RunConfig, load_run_config, parse_override, parse_run_config
+from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
 from lynx_model.spec import RenderParams
 
@@ -52,6 +52,22 @@ def test_an_override_replaces_one_key(tmp_path: Path) -> None:
     assert config.engine.precision == "float32"
     assert config.defaults.guidance_scale_image is None
     assert config.defaults.width == 480
+
+
+def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
+    engines = [
+        EngineConfig(precision=precision, attention=attention, num_bf16_edge_blocks=number)
+        for precision, number in (("bfloat16", 0), ("float32", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
+        for attention in ("auto", "fa3_fp8")
+    ]
+    exact = [EngineConfig(compile=True), EngineConfig(attention="fa3"), EngineConfig(offload="blocks")]
+    assert len({engine.numerics for engine in engines}) == len(engines)
+    assert {engine.numerics for engine in exact} == {"bfloat16"}
+
+
+def test_edge_blocks_are_refused_without_fp8(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_bf16_edge_blocks=5: needs precision fp8"):
+        load_run_config(write(tmp_path, MINIMAL + "engine: {num_bf16_edge_blocks: 5}"), {})
 
 
 @pytest.mark.parametrize("text", ["engine.precision", "=float32", "a.b=[1"])

@@ -1,0 +1,82 @@
+"""fp8: a bfloat16 model whose blocks multiply large matrices in float8_e4m3.
+
+Scales are row-wise: each output channel of a weight has its own, and so has each token, found anew at every call. All of it is
+plain torch, so that a compiled block quantises in the kernel that computes the numbers. What runs once a clip (the adapters, and
+the keys and values of text) stays bfloat16.
+
+Shapes: T tokens, I input channels, O output channels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lynx_model.errors import InvalidParams
+
+FP8 = torch.float8_e4m3fn
+LARGEST_FP8 = torch.finfo(FP8).max
+SMALLEST_MAGNITUDE = 1e-12  # so that a row of zeros has a scale
+FIRST_CAPABLE = (8, 9)
+
+FP8_LAYERS = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+"""What every token of every step goes through, by its name in a block."""
+
+
+def quantize(x: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """`x` in fp8, and the float32 scales (with `dim` kept, at size 1) to multiply it with; one scale for all along `dim`."""
+    magnitude = x.abs().amax(dim, keepdim=True).float().clamp(min=SMALLEST_MAGNITUDE)
+    scale = magnitude / LARGEST_FP8
+    return (x.float() / scale).to(FP8), scale
+
+
+class Fp8Linear(nn.Module):
+    """`linear`, with its weight in fp8: (..., I) -> (..., O), in the dtype of the input."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight_OI, scale_O1 = quantize(linear.weight, dim=1)
+        self.weight = nn.Parameter(weight_OI, requires_grad=False)
+        self.scale = nn.Parameter(scale_O1, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_TI, scale_T1 = quantize(x.flatten(0, -2), dim=1)
+        product_TO = torch._scaled_mm(
+            x_TI,
+            self.weight.t(),
+            scale_a=scale_T1,
+            scale_b=self.scale.t(),
+            bias=self.bias,
+            out_dtype=x.dtype,
+            use_fast_accum=True,
+        )
+        return product_TO.unflatten(0, x.shape[:-1])  # type: ignore[no-any-return]
+
+
+def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int) -> None:
+    """Puts the large linear layers of `blocks` into fp8, in place and one by one: only one is ever there twice.
+
+    Raises:
+        InvalidParams: If the first and last `num_bf16_edge_blocks` blocks, which stay as they are, leave none.
+    """
+    num_blocks = len(blocks)
+    if 2 * num_bf16_edge_blocks >= num_blocks:
+        raise InvalidParams(
+            "num_bf16_edge_blocks", num_bf16_edge_blocks, f"must leave some of the model's {num_blocks} blocks in fp8"
+        )
+    for block in blocks[num_bf16_edge_blocks : num_blocks - num_bf16_edge_blocks]:
+        for name in FP8_LAYERS:
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            block.set_submodule(name, Fp8Linear(linear))
+
+
+def check_fp8(*, dtype: torch.dtype, capability: tuple[int, int] | None) -> None:
+    """Raises InvalidParams unless a device of that CUDA compute capability (None: a CPU) can multiply fp8 in a `dtype` model."""
+    if dtype is not torch.bfloat16:
+        raise InvalidParams("dtype", str(dtype), "must be bfloat16 beside fp8 linear layers")
+    if capability is not None and capability < FIRST_CAPABLE:
+        major, minor = capability
+        rule = f"needs a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has {major}.{minor}"
+        raise InvalidParams("precision", "fp8", rule)

@@ -1,0 +1,115 @@
+"""fp8 and offload on a real GPU."""
+
+import copy
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lynx_model.attention import attend_flash3_fp8, attend_sdpa
+from lynx_model.bench import BenchCase, _random_forward, random_transformer
+from lynx_model.offload import BlockStream
+from lynx_model.precision import quantize_blocks
+from lynx_model.spec import EngineOptions, ParallelPlan
+from tests.gpu.test_cuda import PARAMS
+from tests.models import load_tiny
+from tests.unit.test_pipeline import make_subject
+from tests.unit.test_precision import relative_error
+
+TRUE_WIDTH = BenchCase(num_blocks=2, width=256, height=256, num_frames=9)
+FP8 = EngineOptions(has_fp8_linears=True)
+
+needs_fa3 = pytest.mark.skipif(find_spec("fa3_fwd_interface") is None, reason="needs the package fa3-fwd")
+
+
+def denoise(engine: EngineOptions, device: str = "cuda") -> Tensor:
+    return load_tiny("full", device=device, dtype="bfloat16", engine=engine).denoise(make_subject(), PARAMS).cpu()
+
+
+@pytest.mark.gpu(1)
+def test_fp8_latents_on_a_gpu_are_nearly_those_of_bfloat16_and_of_fp8_on_a_cpu() -> None:
+    found = denoise(FP8)
+    assert relative_error(found, denoise(EngineOptions())) < 0.08
+    assert relative_error(found, denoise(FP8, device="cpu")) < 0.08
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("attention", ["auto", pytest.param("fa3_fp8", marks=needs_fa3)])
+@torch.inference_mode()
+def test_a_compiled_fp8_forward_of_the_true_width_is_nearly_that_of_bfloat16(attention: str) -> None:
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    model = random_transformer(TRUE_WIDTH, device)
+    model.set_up(plan=ParallelPlan(), engine=EngineOptions())
+    forward = _random_forward(TRUE_WIDTH, model, device)
+    expected = forward()
+
+    quantize_blocks(model.blocks, num_bf16_edge_blocks=0)
+    model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=True, has_fp8_linears=True))
+    assert relative_error(forward(), expected) < 0.15
+
+
+@pytest.mark.gpu(1)
+@needs_fa3
+def test_fp8_attention_is_nearly_exact_whatever_the_magnitude_of_a_head() -> None:
+    torch.manual_seed(0)
+    magnitudes = torch.tensor([1e-2, 1.0, 1e2], device="cuda").view(3, 1)
+    query, key = (torch.randn(1, 2000, 3, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    value = (torch.randn(1, 2000, 3, 128, device="cuda") * magnitudes).bfloat16()
+    found, expected = attend_flash3_fp8(query, key, value), attend_sdpa(query, key, value)
+    assert found.dtype is torch.bfloat16
+    for head in range(3):
+        assert relative_error(found[:, :, head], expected[:, :, head]) < 0.15
+
+
+@pytest.mark.gpu(1)
+@torch.no_grad()
+def test_streamed_blocks_compute_the_same_in_less_memory_than_they_have() -> None:
+    """An odd number of blocks, twice; each block computes for about as long as its weights take to arrive."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(4096, 4096), nn.GELU(), nn.Linear(4096, 4096)) for _ in range(9)]
+    num_bytes = sum(weight.nbytes for block in blocks for weight in block.parameters())
+    x = torch.randn(512, 4096, device="cuda")
+    resident = [copy.deepcopy(block).cuda() for block in blocks]
+    expected = nn.Sequential(*resident)(x)
+    del resident
+
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    stream = BlockStream(blocks, torch.device("cuda"))
+    for _ in range(2):
+        found = x
+        for block in stream:
+            found = block(found)
+        assert torch.equal(found, expected)
+    assert torch.cuda.max_memory_allocated() - before < num_bytes / 3
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("num_edge_blocks", [None, 0, 1], ids=["bfloat16", "fp8", "fp8 with edges"])
+def test_offload_changes_nothing_but_where_weights_lie(is_compiled: bool, num_edge_blocks: int | None) -> None:
+    resident, offloaded = (
+        EngineOptions(
+            compile=is_compiled,
+            has_fp8_linears=num_edge_blocks is not None,
+            num_bf16_edge_blocks=num_edge_blocks or 0,
+            offload=offload,
+        )
+        for offload in ("none", "blocks")
+    )
+    assert torch.equal(denoise(offloaded), denoise(resident))
+
+
+@pytest.mark.gpu(1)
+def test_loading_for_offload_leaves_blocks_adapters_and_resampler_on_the_host() -> None:
+    pipe = load_tiny("full", device="cuda", dtype="bfloat16", engine=EngineOptions(offload="blocks"))
+    model, transformer = pipe._model, pipe._model.transformer
+    on_host = [transformer.id_adapter, transformer.ref_adapter, model.resampler]
+    assert {weight.device.type for module in on_host for weight in module.parameters()} == {"cpu"}
+    assert {weight.device.type for weight in transformer.blocks.parameters()} == {"cuda"}, "views of the two slots"
+    linears = [module for block in transformer.blocks for module in block.modules() if isinstance(module, nn.Linear)]
+    assert len({linear.weight.untyped_storage().data_ptr() for linear in linears}) == 1
