@@ -118,6 +118,11 @@ def choose_attention(name: str, *, device: torch.device, dtype: torch.dtype, hea
     return kernels[chosen]
 
 
+def missing_needs(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, str | None]:
+    """By kernel: what it needs and does not find here; None if it works."""
+    return {kernel: _lack(kernel, device, dtype, head_dim) for kernel in (*KERNELS, FP8_KERNEL)}
+
+
 def _lack(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """What `kernel` needs and does not find."""
     if kernel == "sdpa":

@@ -187,7 +187,7 @@ class LynxPipeline:
         picture = torch.zeros(shape) if face is None else torch.from_numpy(face).permute(2, 0, 1) / 127.5 - 1
         latents = vae.encode_picture(self._model.vae, picture, seed=params.seed + 1)
         text = transformer.text_keys_values(self._embed_text(REFERENCE_PROMPT))
-        return transformer.reference_keys_values(latents.to(self.dtype), text)
+        return transformer.reference_keys_values(transformer.reference_features(latents.to(self.dtype), text))
 
 
 def _check_engine(engine: EngineOptions, device: torch.device, dtype: torch.dtype) -> None:

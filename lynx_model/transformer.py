@@ -134,22 +134,24 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
             for index, block in enumerate(self.blocks)
         )
 
-    def reference_keys_values(self, latents_BCFHW: Tensor, text: Sequence[KeysValues]) -> tuple[KeysValues, ...]:
-        """Per block, what the reference picture looks like to it.
+    def reference_features(self, latents_BCFHW: Tensor, text: Sequence[KeysValues]) -> tuple[Tensor, ...]:
+        """Per block, what a reference picture looks like at its self-attention.
 
-        The picture's latents go through the DiT once, at timestep 0 and without adapters; each block's input to
-        self-attention is what its Ref-adapter layer reads. Needs a Ref-adapter.
+        The picture's latents go through the DiT once, at timestep 0 and without adapters.
         """
-        assert self.ref_adapter is not None
         conditioning = Conditioning(tuple(BlockConditioning(CrossAttentionInputs(kv, None), None) for kv in text))
         timestep = torch.zeros(len(latents_BCFHW), dtype=torch.long, device=latents_BCFHW.device)
-        attentions = [block.attn1 for block in self.blocks]
-        with _recorded_inputs(attentions) as features:
+        with _recorded_inputs([block.attn1 for block in self.blocks]) as features:
             # eagerly and on every rank: a compiled block would not run the hooks, and the picture is small
             blocks = (block.forward for block in self.in_turn)
             self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self.attend_to_conditioning))
-        layers = zip(self.ref_adapter, features, attentions, strict=True)
-        return tuple(call_beside(layer, feature, attention) for layer, feature, attention in layers)
+        return tuple(features)
+
+    def reference_keys_values(self, features: Sequence[Tensor]) -> tuple[KeysValues, ...]:
+        """Per block, what its Ref-adapter layer makes of the features. Needs a Ref-adapter."""
+        assert self.ref_adapter is not None
+        layers = zip(self.ref_adapter, features, self.blocks, strict=True)
+        return tuple(call_beside(layer, feature, block.attn1) for layer, feature, block in layers)
 
     def predict(self, latents_BCFHW: Tensor, timestep_B: Tensor, branches: Sequence[Conditioning]) -> list[Tensor]:
         """The velocity of each guidance branch, on every rank; ranks share them and their tokens as planned."""

@@ -1,67 +1,132 @@
-"""`lynx-batch bench`: what this machine's GPU makes of the model."""
+"""`lynx-batch bench`: what this machine's GPUs make of the model."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from lynx_batch.errors import ConfigError
+
 if TYPE_CHECKING:
-    from lynx_model.bench import BenchReport
+    from lynx_model.bench.forward import BenchReport
+    from lynx_model.bench.scaling import CellResult
 
 bench_app = typer.Typer(help="Measure the engine on this machine.", no_args_is_help=True)
 
-
-@bench_app.callback()
-def _group() -> None:
-    """Keeps `engine` a command of its own while it is the only one."""
+Width = Annotated[int, typer.Option(help="Pixels.")]
+Height = Annotated[int, typer.Option(help="Pixels.")]
+IsLite = Annotated[bool, typer.Option("--lite", help="Lynx-lite instead of Lynx-full.")]
+Blocks = Annotated[int, typer.Option(min=1, help="Blocks of the model; fewer fit a smaller card.")]
+Runs = Annotated[int, typer.Option(min=1, help="Measurements per figure; the median is told.")]
 
 
 @bench_app.command()
 def engine(
-    width: Annotated[int, typer.Option(help="Pixels.")] = 832,
-    height: Annotated[int, typer.Option(help="Pixels.")] = 480,
+    width: Width = 832,
+    height: Height = 480,
     frames: Annotated[int, typer.Option(help="Frames of the clip.")] = 81,
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the model; fewer fit a smaller card.")] = 40,
-    runs: Annotated[int, typer.Option(min=1, help="Forwards per figure; the median is told.")] = 5,
+    is_lite: IsLite = False,
+    blocks: Blocks = 40,
+    runs: Runs = 5,
+    usd_per_hour: Annotated[float | None, typer.Option(help="Price of a GPU; adds the cost of a clip.")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the report here, too.")] = None,
 ) -> None:
-    """Time one forward of the true size with random weights, beside the floor that this card's own kernels set."""
+    """Time one forward of the true size with random weights, beside others' ways and the floor that the card's kernels set."""
     import torch
 
-    from lynx_model.bench import BenchCase, bench_forward
-    from lynx_model.geometry import check_num_frames, check_size
+    from lynx_model.bench.forward import bench_forward
 
-    check_size("width", width)
-    check_size("height", height)
-    check_num_frames(frames)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    case = BenchCase(num_blocks=blocks, width=width, height=height, num_frames=frames)
+    case = _case(width=width, height=height, num_frames=frames, is_lite=is_lite, num_blocks=blocks)
     report = bench_forward(case, device=device, num_runs=runs)
-    Console(width=110).print(_table(report))
+    Console(width=140).print(_table(report, usd_per_hour))
     if out is not None:
         out.write_text(json.dumps(asdict(report) | {"floor_ms": report.floor_ms}, indent=1), encoding="utf-8")
 
 
-def _table(report: "BenchReport") -> Table:
+@bench_app.command()
+def scaling(
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs beside 1, such as 2,4.")],
+    out: Annotated[Path, typer.Option("--json", help="Results; cells that it holds are not measured again.")],
+    sizes: Annotated[str, typer.Option(help="Pixels.")] = "832x480,1280x720",
+    frames: Annotated[str, typer.Option(help="Frames of the clips.")] = "81,121",
+    is_lite: IsLite = False,
+    blocks: Blocks = 40,
+    runs: Runs = 3,
+) -> None:
+    """Time one step on 1 GPU and on more, in every layout of guidance branches and Ulysses ranks."""
+    from lynx_model.bench.scaling import bench_scaling, plan_cells
+
+    cases = [
+        _case(width=width, height=height, num_frames=number, is_lite=is_lite, num_blocks=blocks)
+        for width, height in (_numbers("sizes", size, "x", 2) for size in sizes.split(","))
+        for number in _numbers("frames", frames, ",")
+    ]
+    results = bench_scaling(plan_cells(cases, _numbers("gpus", gpus, ",")), out, runs)
+    Console(width=110).print(_scaling_table(results))
+
+
+def _case(**fields: Any) -> Any:
+    from lynx_model.bench.case import BenchCase
+    from lynx_model.geometry import check_num_frames, check_size
+
+    case = BenchCase(**fields)
+    check_size("width", case.width)
+    check_size("height", case.height)
+    check_num_frames(case.num_frames)
+    return case
+
+
+def _numbers(field: str, text: str, separator: str, count: int | None = None) -> list[int]:
+    parts = text.split(separator)
+    if not all(part.isdigit() and int(part) for part in parts) or count not in (None, len(parts)):
+        raise ConfigError(f"--{field} {text!r}: must be positive whole numbers joined by {separator!r}")
+    return [int(part) for part in parts]
+
+
+def _table(report: "BenchReport", usd_per_hour: float | None = None) -> Table:
+    case = report.case
     title = (
-        f"Lynx-full, one forward of {report.num_tokens} tokens, bfloat16, {report.device}, torch {report.torch_version}"
+        f"Lynx-{'lite' if case.is_lite else 'full'}, one forward of {case.num_tokens} tokens, {report.device}, "
+        f"torch {report.torch_version}"
     )
-    table = Table("forward", "ms", "x first row", "share of floor", "first call s", "peak GiB", "error", title=title)
+    columns = ["forward", "ms", "x first", "TFLOP/s", "of floor", "first call s", "peak GiB", "error", "s a clip"]
+    table = Table(*columns, *(["$ a clip"] if usd_per_hour is not None else []), title=title)
     slowest_ms = report.measurements[0].ms
     for m in report.measurements:
         table.add_row(
             m.name,
             f"{m.ms:.1f}",
             f"{slowest_ms / m.ms:.2f}",
+            f"{m.tflops:.0f}",
             f"{report.floor_ms / m.ms:.1%}",
             f"{m.first_s:.1f}",
             f"{m.peak_gib:.1f}",
             f"{m.error:.2%}",
+            f"{m.clip_s:.0f}",
+            *([f"{m.clip_s / 3600 * usd_per_hour:.3f}"] if usd_per_hour is not None else []),
         )
     products, attention = report.floor_products_ms, report.floor_attention_ms
     table.add_row(f"floor: products {products:.0f} + attention {attention:.0f}", f"{report.floor_ms:.1f}")
+    return table
+
+
+def _scaling_table(results: "list[CellResult]") -> Table:
+    from lynx_model.bench.scaling import efficiency
+
+    table = Table("step", "GPUs", "ms", "x one GPU", "efficiency", "peak GiB", title="One step, all guidance branches")
+    for result in results:
+        share = efficiency(result, results)
+        table.add_row(
+            result.name,
+            str(result.num_gpus),
+            f"{result.step_ms:.1f}",
+            f"{share * result.num_gpus:.2f}" if share is not None else "",
+            f"{share:.1%}" if share is not None else "",
+            f"{result.peak_gib:.1f}",
+        )
     return table

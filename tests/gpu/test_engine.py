@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lynx_model.attention import attend_flash3_fp8, attend_sdpa
-from lynx_model.bench import BenchCase, _random_forward, random_transformer
+from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.offload import BlockStream
 from lynx_model.precision import quantize_blocks
 from lynx_model.spec import EngineOptions, ParallelPlan
@@ -42,8 +42,7 @@ def test_a_compiled_fp8_forward_of_the_true_width_is_nearly_that_of_bfloat16(att
     torch.manual_seed(0)
     device = torch.device("cuda")
     model = random_transformer(TRUE_WIDTH, device)
-    model.set_up(plan=ParallelPlan(), engine=EngineOptions())
-    forward = _random_forward(TRUE_WIDTH, model, device)
+    forward = forward_of(model, random_inputs(TRUE_WIDTH, model, device))
     expected = forward()
 
     quantize_blocks(model.blocks, num_bf16_edge_blocks=0)

@@ -1,19 +1,48 @@
-"""The benchmark, on a model small enough for a CPU."""
+"""The benchmarks, on a model small enough for a CPU."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from lynx_batch.cli.bench import _table
-from lynx_model.bench import BenchCase, bench_forward
+from lynx_batch.cli.bench import _scaling_table, _table
+from lynx_model.bench.baselines import forward_like, manners
+from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
+from lynx_model.bench.forward import bench_forward
+from lynx_model.bench.scaling import bench_scaling, plan_cells
 
-TINY = BenchCase(num_blocks=2, num_heads=2, head_dim=12, ff_width=32, text_size=8, width=32, height=32, num_frames=5)
+CPU = torch.device("cpu")
+SIZES = {"num_blocks": 2, "num_heads": 2, "head_dim": 16, "ff_width": 32, "text_size": 8, "width": 32, "height": 32}
+TINY = BenchCase(**SIZES, num_frames=5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_row_is_measured_and_renders_the_same() -> None:
-    report = bench_forward(TINY, device=torch.device("cpu"), num_runs=2)
-    assert [m.name for m in report.measurements] == ["eager, attention sdpa", "compiled, attention sdpa"]
+    report = bench_forward(TINY, device=CPU, num_runs=2)
+    names = ["original-like, torch", "diffusers, eager, torch", "eager, bfloat16", "compiled, bfloat16"]
+    assert [m.name for m in report.measurements] == [*names, "compiled, fp8 linears"]
     assert all(m.ms > 0 and m.error < 0.05 for m in report.measurements)
-    assert report.num_tokens == 8
     assert report.floor_ms > 0
-    assert _table(report).row_count == 3
+    assert _table(report, usd_per_hour=3.0).row_count == 6
+
+
+@pytest.mark.parametrize("is_lite", [False, True], ids=["full", "lite"])
+@torch.inference_mode()
+def test_baselines_compute_what_the_engine_computes(is_lite: bool) -> None:
+    case = BenchCase(**SIZES, num_frames=5, is_lite=is_lite)
+    model = random_transformer(case, CPU)
+    inputs = random_inputs(case, model, CPU)
+    expected = forward_of(model, inputs)().float()
+    for manner in manners(CPU):
+        found = forward_like(manner, model, inputs)().float()
+        assert (found - expected).norm() / expected.norm() < 0.02
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scaling_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    cells, file = list(plan_cells([TINY], [2])), tmp_path / "scaling.json"
+    assert [(c.plan.branches, c.plan.ulysses) for c in cells] == [(1, 1), (1, 2), (2, 1)]
+    first = bench_scaling(cells[:2], file, num_runs=1)
+    both = bench_scaling(cells, file, num_runs=1)
+    assert both[:2] == first
+    assert _scaling_table(both).row_count == 3

@@ -1,0 +1,144 @@
+"""A forward as others carry it out, on the same modules and weights: nothing compiled, nothing kept from step to step.
+
+`DIFFUSERS` turns queries and keys as diffusers' eager Wan model does. `ORIGINAL` does as bytedance/lynx at 3a6a91a does
+(modules/full/attention_processor.py, modules/common/flash_attention.py): rotation in complex float64, variable-length attention
+whose lengths are read back from the device, queries normed once for each attention.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanAttention
+from torch import Tensor, nn
+
+from lynx_model.adapters import IdAdapterLayer, RefAdapterLayer, SelfAttentionInputs, text_keys_values
+from lynx_model.attention import Attend, attend_flash3, attend_sdpa
+from lynx_model.bench.case import ForwardInputs
+from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransformer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a baseline attends and rotates; `norms_again` is a second norm of the queries for what the adapters add."""
+
+    name: str
+    attend: Attend
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    norms_again: bool
+
+
+def manners(device: torch.device) -> list[Manner]:
+    """The baselines that this device can run, slowest first."""
+    if device.type != "cuda":
+        return [
+            Manner(name="original-like, torch", attend=attend_sdpa, rotate=rotate_in_float64, norms_again=True),
+            Manner(name="diffusers, eager, torch", attend=attend_sdpa, rotate=rotate_strided, norms_again=False),
+        ]
+    original = [Manner(name="original-like, FA2", attend=_varlen_fa2, rotate=rotate_in_float64, norms_again=True)]
+    if find_spec("fa3_fwd_interface") is None:
+        return original
+    return [
+        *original,
+        Manner(name="original-like, FA3", attend=_varlen_fa3, rotate=rotate_in_float64, norms_again=True),
+        Manner(name="diffusers, eager, FA3", attend=attend_flash3, rotate=rotate_strided, norms_again=False),
+    ]
+
+
+def forward_like(manner: Manner, model: LynxTransformer, inputs: ForwardInputs) -> Callable[[], Tensor]:
+    """One guidance branch of `model`, whose processors this replaces until it is set up again."""
+    layers: list[Any] = list(model.ref_adapter or [None] * len(model.blocks))
+    for index, (block, ref_layer) in enumerate(zip(model.blocks, layers, strict=True)):
+        has_id_layer = index % model.id_stride == 0
+        id_layer: Any = model.id_adapter[index // model.id_stride] if has_id_layer else None
+        block.attn1.set_processor(_SelfAttention(manner, ref_layer))
+        block.attn2.set_processor(_CrossAttention(manner, id_layer))
+    raw = [BlockConditioning(cast(Any, inputs), cast(Any, feature)) for feature in inputs.features or layers]
+    branch = Conditioning(tuple(raw))
+    return lambda: model.predict(inputs.latents, inputs.timestep, [branch])[0]
+
+
+def rotate_strided(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
+    even, odd = x_BTHD.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.empty_like(x_BTHD)
+    turned[..., 0::2] = even * cos_1T1d - odd * sin_1T1d
+    turned[..., 1::2] = even * sin_1T1d + odd * cos_1T1d
+    return turned
+
+
+def rotate_in_float64(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
+    turns = torch.complex(cos_1T1d.double(), sin_1T1d.double())
+    pairs = torch.view_as_complex(x_BTHD.double().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x_BTHD)
+
+
+@dataclass(frozen=True, slots=True)
+class _SelfAttention:
+    manner: Manner
+    layer: RefAdapterLayer | None
+
+    def __call__(
+        self, attn: WanAttention, hidden_states: Tensor, _text: None, _mask: None, rotary_emb: SelfAttentionInputs
+    ) -> Tensor:
+        inputs, manner = rotary_emb, self.manner
+        weights, biases = attn.to_qkv.weight.chunk(3), attn.to_qkv.bias.chunk(3)
+        query, key, value = (nn.functional.linear(hidden_states, *layer) for layer in zip(weights, biases, strict=True))
+        normed = attn.norm_q(query)
+        rotated = [manner.rotate(_split(x, attn), inputs.cos, inputs.sin) for x in (normed, attn.norm_k(key))]
+        attended = manner.attend(rotated[0], rotated[1], _split(value, attn))
+        if self.layer is not None:
+            features = cast(Tensor, inputs.reference)
+            query = attn.norm_q(query) if manner.norms_again else normed
+            attended = attended + manner.attend(_split(query, attn), *self.layer(features, attn))
+        return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _CrossAttention:
+    manner: Manner
+    layer: IdAdapterLayer | None
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: ForwardInputs,
+        _mask: None,
+        _rotary: None,
+    ) -> Tensor:
+        inputs, manner = encoder_hidden_states, self.manner
+        query = attn.to_q(hidden_states)
+        normed = attn.norm_q(query)
+        attended = manner.attend(_split(normed, attn), *text_keys_values(inputs.text, attn))
+        if self.layer is not None:
+            query = attn.norm_q(query) if manner.norms_again else normed
+            attended = attended + manner.attend(_split(query, attn), *self.layer(inputs.identity, attn))
+        return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
+
+
+def _split(x_BTC: Tensor, attn: WanAttention) -> Tensor:
+    x_BTHD: Tensor = x_BTC.unflatten(2, (attn.heads, -1))
+    return x_BTHD
+
+
+def _varlen_fa3(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
+    from fa3_fwd_interface import flash_attn_varlen_func  # type: ignore[import-not-found]
+
+    packed, starts, lengths = _pack(query_BTHD, key_BSHD, value_BSHD)
+    return flash_attn_varlen_func(*packed, *starts, *lengths)[None]  # type: ignore[no-any-return]
+
+
+def _varlen_fa2(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
+    """FlashAttention-2 as torch brings it along."""
+    packed, starts, lengths = _pack(query_BTHD, key_BSHD, value_BSHD)
+    attended: Tensor = torch.ops.aten._flash_attention_forward(*packed, *starts, *lengths, 0.0, False, False)[0]
+    return attended[None]
+
+
+def _pack(query: Tensor, key: Tensor, value: Tensor) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """Sequences without batch, where each begins, and the longest of them: read from the device, which has to be waited for."""
+    lengths = [torch.tensor([x.shape[1]], dtype=torch.int32).to(x.device) for x in (query, key)]
+    starts = [torch.cat([x.new_zeros(1), x]).cumsum(0, dtype=torch.int32) for x in lengths]
+    return [x.flatten(0, 1) for x in (query, key, value)], starts, [int(x.max().item()) for x in lengths]

@@ -1,0 +1,147 @@
+"""A model of the true size with random weights, and what one forward of it takes.
+
+Weights and inputs are never zeros: zeros draw less power, so a card runs faster on them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from torch import Tensor, nn
+
+from lynx_model.adapters import CrossAttentionInputs
+from lynx_model.geometry import latent_shape, num_tokens
+from lynx_model.headers import AdapterSpec, ResamplerShape
+from lynx_model.spec import ALIGNED_FACE_PX, EngineOptions, ParallelPlan
+from lynx_model.text import NUM_TEXT_TOKENS
+from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransformer
+
+WEIGHT_STD = 0.02
+TIMESTEP = 900
+NUM_IDENTITY_TOKENS = 16
+LITE_TOKEN_SIZE = 2048
+DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchCase:
+    """The model's size and the clip's; the defaults are what was published as full. Lite has neither references nor biases."""
+
+    num_blocks: int = 40
+    num_heads: int = 40
+    head_dim: int = 128
+    ff_width: int = 13824
+    text_size: int = 4096
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    is_lite: bool = False
+
+    @property
+    def channels(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def num_tokens(self) -> int:
+        return num_tokens(width=self.width, height=self.height, num_frames=self.num_frames)
+
+    @property
+    def num_branches(self) -> int:
+        """Guidance branches of one step, as published."""
+        return 2 if self.is_lite else 3
+
+    @property
+    def flop(self) -> float:
+        """Of one forward: the blocks' matrix products on all tokens, and self-attention."""
+        products = 2 * self.num_tokens * self.channels * (6 * self.channels + 2 * self.ff_width)
+        return float(self.num_blocks * (products + 4 * self.num_tokens**2 * self.channels))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardInputs:
+    """What a forward gets, and what its conditioning was computed from: text (1, S, C), identity tokens (1, N, X) and one
+    reference feature (1, S, C) a block, none for lite. Latents are (1, C, F, H, W), the timestep (1,).
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    text: Tensor
+    identity: Tensor
+    features: tuple[Tensor, ...]
+    conditioning: Conditioning
+
+
+def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer:
+    """Lynx of the size of `case` on `device`, to be set up; what diffusers keeps in float32 is float32."""
+    with torch.device("meta"):
+        model = LynxTransformer(
+            num_layers=case.num_blocks,
+            num_attention_heads=case.num_heads,
+            attention_head_dim=case.head_dim,
+            ffn_dim=case.ff_width,
+            text_dim=case.text_size,
+        )
+        model.attach_adapters(_adapters(case))
+    kept = set(model._keep_in_fp32_modules)
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        dtype = torch.float32 if kept & set(name.split(".")) else DTYPE
+        weight = torch.empty(parameter.shape, device=device, dtype=dtype).normal_(std=WEIGHT_STD)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
+    model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
+    model.arrange_weights(EngineOptions(), device)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device) -> ForwardInputs:
+    """Inputs of a forward of `model`; sets it up eager and on one device, for it has to compute the conditioning."""
+    model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention="sdpa"))
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, dtype=DTYPE)
+
+    face = latent_shape(width=ALIGNED_FACE_PX, height=ALIGNED_FACE_PX, num_frames=1)
+    text_BSX = draw(1, NUM_TEXT_TOKENS, case.text_size)
+    identity_BSX = draw(1, NUM_IDENTITY_TOKENS, LITE_TOKEN_SIZE if case.is_lite else case.channels)
+    text, identity = model.text_keys_values(text_BSX), model.identity_keys_values(identity_BSX)
+    features = () if case.is_lite else model.reference_features(draw(*face), text)
+    reference = model.reference_keys_values(features) if features else (None,) * case.num_blocks
+    blocks = zip(text, identity, reference, strict=True)
+    return ForwardInputs(
+        latents=draw(*latent_shape(width=case.width, height=case.height, num_frames=case.num_frames)),
+        timestep=torch.tensor([TIMESTEP], device=device),
+        text=model.condition_embedder.text_embedder(text_BSX),
+        identity=identity_BSX,
+        features=features,
+        conditioning=Conditioning(tuple(BlockConditioning(CrossAttentionInputs(t, i), r) for t, i, r in blocks)),
+    )
+
+
+def forward_of(model: LynxTransformer, inputs: ForwardInputs, num_branches: int = 1) -> Callable[[], Tensor]:
+    """A call that carries out so many guidance branches of one step, and gives the last one's velocity."""
+    branches = [inputs.conditioning] * num_branches
+    return lambda: model.predict(inputs.latents, inputs.timestep, branches)[-1]
+
+
+def _adapters(case: BenchCase) -> AdapterSpec:
+    token_size = LITE_TOKEN_SIZE if case.is_lite else case.channels
+    resampler = ResamplerShape(
+        depth=4,
+        width=1280,
+        inner_width=1280,
+        ff_width=5120,
+        num_queries=NUM_IDENTITY_TOKENS,
+        embedding_size=512,
+        token_size=token_size,
+    )
+    return AdapterSpec(
+        token_size=token_size,
+        channels=case.channels,
+        num_id_layers=case.num_blocks // 2 if case.is_lite else case.num_blocks,
+        has_id_bias=not case.is_lite,
+        num_registers=0 if case.is_lite else 16,
+        num_ref_layers=0 if case.is_lite else case.num_blocks,
+        resampler=resampler,
+        identity_encoder="none",
+    )

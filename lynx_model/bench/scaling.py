@@ -1,0 +1,121 @@
+"""How a step scales over the GPUs of one host: every way of sharing it, at several sizes, one cell at a time.
+
+A cell that the file of results holds already is not measured again, so a table can be made in parts.
+"""
+
+import json
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.multiprocessing.spawn import spawn
+
+from lynx_model import parallel
+from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
+from lynx_model.bench.timing import time_ms
+from lynx_model.spec import EngineOptions, ParallelPlan
+
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """All guidance branches of one step of a case, shared as planned."""
+
+    case: BenchCase
+    plan: ParallelPlan
+
+    @property
+    def name(self) -> str:
+        case, plan = self.case, self.plan
+        variant = "lite" if case.is_lite else "full"
+        shape = f"{case.width}x{case.height}x{case.num_frames}"
+        return f"{variant} {shape}, {plan.branches} branches x {plan.ulysses} ulysses"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """`step_ms` is the median time of one step, all its guidance branches included."""
+
+    name: str
+    num_gpus: int
+    num_branches: int
+    step_ms: float
+    peak_gib: float
+
+
+def plan_cells(cases: Iterable[BenchCase], numbers_of_gpus: Iterable[int]) -> Iterator[Cell]:
+    """One GPU first, then every layout of more: branches beside each other, tokens shared, or both."""
+    numbers = sorted({1, *numbers_of_gpus})
+    for case in cases:
+        for number in numbers:
+            for branches in range(1, min(number, case.num_branches) + 1):
+                ulysses, rest = divmod(number, branches)
+                if not rest and case.num_heads % ulysses == 0:
+                    yield Cell(case=case, plan=ParallelPlan(branches=branches, ulysses=ulysses))
+
+
+def bench_scaling(cells: Iterable[Cell], file: Path, num_runs: int) -> list[CellResult]:
+    """Measures the cells that `file` does not hold yet, adds each to it, and gives all that it holds."""
+    for cell in cells:
+        if cell.name not in {result.name for result in read_results(file)}:
+            arguments = (cell, file, num_runs, _free_port())
+            spawn(_measure_on_rank, arguments, nprocs=cell.plan.num_ranks)
+    return read_results(file)
+
+
+def read_results(file: Path) -> list[CellResult]:
+    return [CellResult(**result) for result in json.loads(file.read_text())] if file.is_file() else []
+
+
+def efficiency(result: CellResult, results: Iterable[CellResult]) -> float | None:
+    """One GPU's time for the same step, divided by what all GPUs together took; None if one GPU was not measured."""
+    step = result.name.partition(",")[0]
+    alone = [r.step_ms for r in results if r.num_gpus == 1 and r.name.startswith(f"{step},")]
+    return alone[0] / (result.num_gpus * result.step_ms) if alone else None
+
+
+def _measure_on_rank(rank: int, cell: Cell, file: Path, num_runs: int, port: int) -> None:
+    is_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", rank) if is_cuda else torch.device("cpu")
+    if is_cuda:
+        torch.cuda.set_device(device)
+    if cell.plan.num_ranks > 1:
+        parallel.connect(
+            rank=rank,
+            num_ranks=cell.plan.num_ranks,
+            init_method=f"tcp://127.0.0.1:{port}",
+            backend="nccl" if is_cuda else "gloo",
+            timeout_s=TIMEOUT_S,
+        )
+    result = _measure(cell, device, num_runs)
+    if rank == 0:
+        results = [*map(asdict, read_results(file)), asdict(result)]
+        file.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    parallel.disconnect()
+
+
+@torch.inference_mode()
+def _measure(cell: Cell, device: torch.device, num_runs: int) -> CellResult:
+    torch.manual_seed(0)
+    model = random_transformer(cell.case, device)
+    inputs = random_inputs(cell.case, model, device)
+    model.set_up(plan=cell.plan, engine=EngineOptions(compile=True))
+    step = forward_of(model, inputs, cell.case.num_branches)
+    step()
+    return CellResult(
+        name=cell.name,
+        num_gpus=cell.plan.num_ranks,
+        num_branches=cell.case.num_branches,
+        step_ms=median(time_ms(step, device) for _ in range(num_runs)),
+        peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
