@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import EngineOptions, ModelSource, RenderParams
+from lynx_model.spec import EngineOptions, ModelSource, RenderParams, TextPlacement
 
 PATH_KEYS = ("manifest", "output", "model.base", "model.adapters", "model.adapters.id", "model.adapters.ref")
 """Keys whose value is a path or URI; relative ones are made absolute."""
@@ -67,7 +67,8 @@ class EngineConfig(_Section):
     """`attention: auto` takes the fastest exact kernel that works. `compile` pays off from a few clips of one shape on.
 
     `precision: fp8` is bfloat16 with fp8 linear layers, except in the first and last `num_bf16_edge_blocks` blocks. `offload:
-    blocks` keeps weights in host memory, for small GPUs.
+    blocks` keeps weights in host memory, for small GPUs. `text_encoder`: `resident` on the GPU; `staged` in host memory, from
+    where its layers visit the GPU one by one when a prompt is new to the worker; `cpu` stays there and computes there, slowly.
     """
 
     precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
@@ -75,6 +76,7 @@ class EngineConfig(_Section):
     attention: Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"] = "auto"
     compile: bool = False
     offload: Literal["none", "blocks"] = "none"
+    text_encoder: TextPlacement = "resident"
 
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:
@@ -97,6 +99,7 @@ class EngineConfig(_Section):
             has_fp8_linears=self.precision == "fp8",
             num_bf16_edge_blocks=self.num_bf16_edge_blocks,
             offload=self.offload,
+            text_encoder=self.text_encoder,
         )
 
     @property

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lynx_model import sampler, vae
 from lynx_model.adapters import CrossAttentionInputs, KeysValues
+from lynx_model.decoder import VideoDecoder
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
 from lynx_model.guidance import combine, plan_branches
 from lynx_model.offload import call_beside, check_offload
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 REFERENCE_PROMPT = "image of a face"
 """What the Ref-adapter was trained to read beside the reference picture. Source: lynx_pipeline.py:140 at 3a6a91a."""
 
-NUM_CACHED_PROMPTS = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedClip:
@@ -52,12 +50,18 @@ class LynxPipeline:
     """
 
     def __init__(
-        self, model: LoadedModel, *, device: torch.device, dtype: torch.dtype, faces: "FaceReader | None"
+        self,
+        model: LoadedModel,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        faces: "FaceReader | None",
+        engine: EngineOptions,
     ) -> None:
         self.device, self.dtype = device, dtype
         self.adapters = model.adapters
         self._model, self._faces = model, faces
-        self._embed_text = lru_cache(maxsize=NUM_CACHED_PROMPTS)(model.text_encoder.embed)
+        self._decoder = VideoDecoder(model.vae, is_compiled=engine.compile)
 
     @classmethod
     def load(
@@ -90,13 +94,13 @@ class LynxPipeline:
         """
         if loras:
             raise InvalidParams("loras", tuple(loras), "LoRA files are not supported")
-        source = ModelSource.of(base, adapters)
-        place, number, engine = torch.device(device), getattr(torch, dtype), engine or EngineOptions()
+        source, engine = ModelSource.of(base, adapters), engine or EngineOptions()
+        place, number = torch.device(device), getattr(torch, dtype)
         _check_engine(engine, place, number)
-        model = load_model(source, device=place, dtype=number, is_offloaded=engine.offload == "blocks")
+        model = load_model(source, device=place, dtype=number, engine=engine)
         model.transformer.arrange_weights(engine, place)
         model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)
-        return cls(model, device=place, dtype=number, faces=faces)
+        return cls(model, device=place, dtype=number, faces=faces, engine=engine)
 
     def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
         """The person in a photo (H, W, 3).
@@ -149,7 +153,7 @@ class LynxPipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Frames of latents, uint8 (F, H, W, 3) RGB on the host."""
-        return vae.decode_frames(self._model.vae, latents)
+        return vae.decode_frames(self._model.vae, self._decoder, latents)
 
     def _check(self, subject: Subject) -> None:
         expected = self.adapters.identity_encoder
@@ -162,7 +166,7 @@ class LynxPipeline:
             raise InvalidParams("aligned_face", None, "the Ref-adapter needs an aligned face")
 
     def _text(self, has_prompt: bool, params: RenderParams) -> Sequence[KeysValues]:
-        embedding = self._embed_text(params.prompt if has_prompt else params.negative_prompt)
+        embedding = self._model.text_encoder.embed(params.prompt if has_prompt else params.negative_prompt)
         return self._model.transformer.text_keys_values(embedding)
 
     def _seen(self, has_subject: bool, subject: Subject, params: RenderParams) -> "Seen":
@@ -186,7 +190,7 @@ class LynxPipeline:
         shape = (3, ALIGNED_FACE_PX, ALIGNED_FACE_PX)
         picture = torch.zeros(shape) if face is None else torch.from_numpy(face).permute(2, 0, 1) / 127.5 - 1
         latents = vae.encode_picture(self._model.vae, picture, seed=params.seed + 1)
-        text = transformer.text_keys_values(self._embed_text(REFERENCE_PROMPT))
+        text = transformer.text_keys_values(self._model.text_encoder.embed(REFERENCE_PROMPT))
         return transformer.reference_keys_values(transformer.reference_features(latents.to(self.dtype), text))
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,13 +127,19 @@ class ParallelPlan:
         return self.branches * self.ulysses * self.ring
 
 
+TextPlacement = Literal["resident", "staged", "cpu"]
+"""Where the text encoder lives: on the device; in host memory, each layer visiting the device when a prompt is read; or it
+stays in host memory and computes there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How a forward is carried out; only fp8 changes the picture beyond rounding.
 
     `attention` is "auto" or a kernel's name (`lynx_model.attention`); "fa3_fp8" runs base self-attention in fp8. `compile`
-    compiles the blocks at the first clip of each shape. `has_fp8_linears` multiplies the blocks' large matrices in fp8, except
-    in the first and last `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait in host memory.
+    compiles the blocks at the first clip of each shape, and the decoder's norms. `has_fp8_linears` multiplies the blocks' large
+    matrices in fp8, except in the first and last `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait
+    in host memory.
 
     Raises:
         InvalidParams: If a field breaks its rule.
@@ -143,6 +150,7 @@ class EngineOptions:
     has_fp8_linears: bool = False
     num_bf16_edge_blocks: int = 0
     offload: str = "none"
+    text_encoder: TextPlacement = "resident"
 
     def __post_init__(self) -> None:
         if self.num_bf16_edge_blocks < 0:
@@ -151,6 +159,10 @@ class EngineOptions:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "needs precision fp8")
         if self.offload not in ("none", "blocks"):
             raise InvalidParams("offload", self.offload, "must be none or blocks")
+        if self.text_encoder not in get_args(TextPlacement):
+            raise InvalidParams(
+                "text_encoder", self.text_encoder, f"must be one of {', '.join(get_args(TextPlacement))}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lynx_model.decoder import VideoDecoder
+
 
 def encode_picture(vae: AutoencoderKLWan, picture_CHW: Tensor, *, seed: int) -> Tensor:
     """(1, C, 1, H/8, W/8) latents of one picture in -1..1, drawn from its posterior with noise from the CPU's `seed`.
@@ -22,13 +24,16 @@ def encode_picture(vae: AutoencoderKLWan, picture_CHW: Tensor, *, seed: int) -> 
     return (latents_BCFHW - mean) * (1 / std)  # type: ignore[no-any-return]
 
 
-def decode_frames(vae: AutoencoderKLWan, latents_BCFHW: Tensor) -> NDArray[np.uint8]:
-    """uint8 (F, H, W, 3) RGB frames of one clip, on the host."""
-    latents_BCFHW = latents_BCFHW.to(vae.device, vae.dtype)
+def decode_frames(vae: AutoencoderKLWan, decoder: VideoDecoder, latents_BCFHW: Tensor) -> NDArray[np.uint8]:
+    """uint8 (F, H, W, 3) RGB frames of one clip, on the host; `decoder` is the one of `vae`."""
     mean, std = _statistics(vae, latents_BCFHW)
-    pixels_BCFHW = vae.decode(latents_BCFHW * std + mean).sample
+    own_BCFHW = (latents_BCFHW * std + mean).to(vae.device, vae.dtype)
+    return torch.cat([_grey_levels(pixels) for pixels in decoder.pixels(own_BCFHW)]).cpu().numpy()
+
+
+def _grey_levels(pixels_BCFHW: Tensor) -> Tensor:
     grey_levels = ((pixels_BCFHW[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return grey_levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+    return grey_levels.permute(1, 2, 3, 0)
 
 
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from lynx_model.headers import (
     read_json,
 )
 from lynx_model.resampler import Resampler
-from lynx_model.spec import REF_FILE, ModelSource
+from lynx_model.spec import REF_FILE, EngineOptions, ModelSource
 from lynx_model.text import TextEncoder
 from lynx_model.transformer import LynxTransformer
 
@@ -46,17 +46,16 @@ class LoadedModel:
     adapters: AdapterSpec
 
 
-def load_model(
-    source: ModelSource, *, device: torch.device, dtype: torch.dtype, is_offloaded: bool = False
-) -> LoadedModel:
-    """The model at `source`; `is_offloaded` leaves transformer, adapters and resampler on the host.
+def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype, engine: EngineOptions) -> LoadedModel:
+    """The model at `source`; what `engine` offloads, or a text encoder that is not resident, stays in host memory.
 
     Raises:
         MissingFile: If a file is not there.
         WeightsMismatch: If a tensor is missing, surplus or misshapen; names file, tensor, expected and found.
     """
     base, placed = Path(source.base), _Placement(device, dtype)
-    offloadable = _Placement(torch.device("cpu"), dtype) if is_offloaded else placed
+    in_host = _Placement(torch.device("cpu"), dtype)
+    offloadable = in_host if engine.offload == "blocks" else placed
     id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
     adapters = describe_adapters(id_folder, ref_folder)
     with init_empty_weights(include_buffers=False):
@@ -66,7 +65,7 @@ def load_model(
         resampler = Resampler(**adapters.resampler)
     offloadable.fill(transformer, base / "transformer")
     placed.fill(vae, base / "vae")
-    placed.fill(encoder, base / "text_encoder")
+    (placed if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
     offloadable.fill(resampler, id_folder / RESAMPLER_FILE)
     with init_empty_weights(include_buffers=False):
         transformer.attach_adapters(adapters)
@@ -78,7 +77,7 @@ def load_model(
         transformer=transformer,
         resampler=resampler,
         vae=vae,
-        text_encoder=TextEncoder(tokenizer, encoder),
+        text_encoder=TextEncoder(tokenizer, encoder, device=device, placement=engine.text_encoder),
         scheduler_config=read_json(base / "scheduler" / "scheduler_config.json"),
         adapters=adapters,
     )

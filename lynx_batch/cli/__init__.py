@@ -8,18 +8,14 @@ from typer.core import TyperGroup
 
 from lynx_batch.cli import exits
 from lynx_batch.cli.bench import bench_app
+from lynx_batch.cli.doctor import doctor
+from lynx_batch.cli.findings import RENDER_PACKAGES
 from lynx_batch.cli.ledger import retry, status
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
 from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.telemetry import configure_logging
-
-RENDER_PACKAGES = frozenset(
-    {"accelerate", "av", "cv2", "diffusers", "ftfy", "httpx2", "huggingface_hub", "insightface", "onnx", "onnxruntime"}
-    | {"ray", "safetensors", "torch", "transformers"}
-)
-"""What the extra `render` brings; the base install does without."""
 
 
 class _Commands(TyperGroup):
@@ -48,7 +44,7 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-for command in (render, one, status, retry):
+for command in (render, one, status, retry, doctor):
     app.command()(command)
 
 

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch._dynamo.utils import counters
 
+from lynx_model.decoder import VideoDecoder
 from lynx_model.spec import EngineOptions
-from tests.models import load_tiny
+from tests.models import BASE, load_tiny
 from tests.unit.test_pipeline import PARAMS, make_subject
 
 
@@ -49,3 +51,21 @@ def test_a_run_may_hold_more_shapes_than_torch_compiles_by_default() -> None:
         pipe = load_tiny("lite", engine=EngineOptions(compile=True))
         for width in (32, 48, 64):
             pipe.denoise(make_subject(), replace(PARAMS, width=width, num_inference_steps=1, guidance_scale=1.0))
+
+
+@torch.inference_mode()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_decoder_gives_the_same_pixels_and_compiles_once_for_all_sizes() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+
+    def decoder(*, is_compiled: bool) -> VideoDecoder:
+        return VideoDecoder(AutoencoderKLWan.from_pretrained(BASE / "vae").eval(), is_compiled=is_compiled)
+
+    eager, compiled, num_graphs = decoder(is_compiled=False), decoder(is_compiled=True), []
+    for num_latents, height, width in ((4, 6, 5), (3, 8, 10)):
+        latents = torch.randn(1, 16, num_latents, height, width)
+        for expected, pixels in zip(eager.pixels(latents), compiled.pixels(latents), strict=True):
+            assert (pixels - expected).abs().max() < 1e-5
+        num_graphs.append(counters["stats"]["unique_graphs"])
+    assert num_graphs[0] == num_graphs[1]

@@ -1,0 +1,196 @@
+"""What `doctor` looks at: this machine, and what a run file names. Each function looks at one thing; none loads a weight."""
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from lynx_batch import storage
+from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
+from lynx_batch.errors import ConfigError, LynxError
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
+from lynx_model.faces.pack import find_pack
+from lynx_model.memory import (
+    GIB,
+    PUBLISHED_FULL,
+    PUBLISHED_LITE,
+    RESERVE_BYTES,
+    ClipSize,
+    ModelSize,
+    Setting,
+    plan_memory,
+    smallest_change,
+)
+from lynx_model.published import PUBLISHED, FileSource, models_root
+
+if TYPE_CHECKING:
+    from lynx_model.machine import Gpu, Machine
+
+RENDER_PACKAGES = frozenset(
+    {"accelerate", "av", "cv2", "diffusers", "ftfy", "httpx2", "huggingface_hub", "insightface", "onnx", "onnxruntime"}
+    | {"ray", "safetensors", "torch", "transformers"}
+)
+"""What the extra `render` brings; the base install does without."""
+
+LITE_NUM_FRAMES = 121
+
+
+class Level(StrEnum):
+    OK = "ok"
+    NOTE = "note"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found of a subject; of a fault, also what to do about it."""
+
+    subject: str
+    text: str
+    level: Level = Level.OK
+
+
+def examine_machine() -> "tuple[Machine | None, list[Finding]]":
+    """This machine as torch sees it (None without torch), and what there is to say about it."""
+    missing = sorted(name for name in RENDER_PACKAGES if find_spec(name) is None)
+    findings = [Finding(subject="Python", text=platform.python_version()), _packages(missing)]
+    if "torch" in missing:
+        return None, findings
+
+    from lynx_model.machine import see_machine
+
+    machine = see_machine()
+    built_for = f"for CUDA {machine.cuda}" if machine.cuda else "without CUDA"
+    driver = f"NVIDIA driver {machine.driver}" if machine.driver else "no NVIDIA driver"
+    findings.append(Finding(subject="torch", text=f"{machine.torch_version}, built {built_for}; {driver}"))
+    if not machine.gpus:
+        findings.append(Finding(subject="GPUs", text="none: the true size needs one", level=Level.NOTE))
+    return machine, findings + [finding for index, gpu in enumerate(machine.gpus) for finding in _gpu(index, gpu)]
+
+
+def examine_models() -> list[Finding]:
+    """Which of the published weights are in the models folder, and the default face pack."""
+    root = models_root()
+    paths = {
+        name: source.path if isinstance(source, FileSource) else source.folder for name, source in PUBLISHED.items()
+    }
+    missing = [name for name, path in paths.items() if not (root / path).exists()]
+    text = f"{root}: lacks {', '.join(missing)} (`lynx-batch models pull`)" if missing else f"{root}: complete"
+    faces = _tried("faces", lambda: _find_faces(FacesConfig()), level=Level.NOTE)
+    return [Finding(subject="models", text=text, level=Level.NOTE if missing else Level.OK), faces]
+
+
+def examine_run(config: RunConfig) -> list[Finding]:
+    """What a run file names: photos aside, everything that the run will touch."""
+    return [
+        _tried("manifest", lambda: _find_manifest(config.manifest)),
+        _tried("output", lambda: _probe(config.output)),
+        _tried("faces", lambda: _find_faces(config.faces)),
+    ]
+
+
+def fit_published(machine: "Machine | None") -> list[Finding]:
+    """Whether the published models fit, as they were published to be used; there may be no wish to use them."""
+    engine = EngineConfig(compile=True)
+    return [
+        replace(_fit(name, model, clip, engine, 1, machine), level=Level.NOTE)
+        for name, model, clip in (
+            ("Lynx-full", PUBLISHED_FULL, ClipSize()),
+            ("Lynx-lite", PUBLISHED_LITE, ClipSize(num_frames=LITE_NUM_FRAMES)),
+        )
+    ]
+
+
+def fit_run(config: RunConfig, machine: "Machine | None") -> Finding:
+    """Whether the run's model fits at its default size; rows may ask for larger clips."""
+    num_ranks = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
+    try:
+        size = ModelSize.of(config.model.source)
+    except LynxError as error:
+        return Finding(subject="model", text=str(error), level=Level.FAULT)
+    return _fit("this run", size, _clip_size(config.defaults), config.engine, num_ranks, machine)
+
+
+def _packages(missing: list[str]) -> Finding:
+    if missing:
+        text = f"lacks {', '.join(missing)}: pip install 'lynx-batch[render]'"
+        return Finding(subject="packages", text=text, level=Level.FAULT)
+    return Finding(subject="packages", text="complete")
+
+
+def _gpu(index: int, gpu: "Gpu") -> Iterator[Finding]:
+    text = f"{gpu.name}, {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB free"
+    yield Finding(subject=f"GPU {index}", text=text)
+    kernels = [f"{name} needs {need}" if need else name for name, need in gpu.missing_needs.items()]
+    yield Finding(subject=f"GPU {index} attention", text="; ".join(kernels))
+
+
+def _find_faces(faces: FacesConfig) -> str:
+    pack = find_pack(faces.pack)
+    arcface = arcface_file(faces.identity)
+    if faces.identity != OWN_RECOGNISER and not arcface.is_file():
+        raise ConfigError(
+            f"faces.identity={faces.identity!r}: {arcface} must be there: `lynx-batch models pull arcface`"
+        )
+    return f"pack {pack.name} in {pack.folder}, licence: {pack.licence}"
+
+
+def _find_manifest(uri: str) -> str:
+    if next(storage.list_files(uri), None) is None:
+        raise ConfigError(f"manifest={storage.redact(uri)!r}: nothing lies there")
+    return storage.redact(uri)
+
+
+def _probe(output: str) -> str:
+    storage.probe_create_only(output)
+    return f"{storage.redact(output)}: takes create-only puts"
+
+
+def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:
+    """What `look` says, or at `level` what it fails with."""
+    try:
+        return Finding(subject=subject, text=look())
+    except LynxError as error:
+        return Finding(subject=subject, text=str(error), level=level)
+
+
+def _clip_size(defaults: DefaultsConfig) -> ClipSize:
+    return ClipSize(
+        width=defaults.width,
+        height=defaults.height,
+        num_frames=defaults.num_frames,
+        has_guidance=defaults.guidance_scale > 1,
+    )
+
+
+def _fit(
+    name: str, model: ModelSize, clip: ClipSize, engine: EngineConfig, num_ranks: int, machine: "Machine | None"
+) -> Finding:
+    setting = Setting(
+        precision=engine.precision,
+        is_compiled=engine.compile,
+        text_encoder=engine.text_encoder,
+        num_ranks=num_ranks,
+    )
+    subject = f"{name}, {clip.num_frames} frames of {clip.width}x{clip.height}, {setting.precision}"
+    needed = f"takes {_needs(model, clip, setting)}"
+    if machine is None or not machine.gpus:
+        return Finding(subject=subject, text=needed, level=Level.NOTE)
+    free_bytes = min(gpu.free_bytes for gpu in machine.gpus)
+    fitting = smallest_change(model, clip, setting, free_bytes)
+    if fitting == setting:
+        return Finding(subject=subject, text=f"fits: {needed}")
+    if fitting is None:
+        advice = "nor does any setting: a smaller or shorter clip, or more GPUs in a group (cluster.gpus_per_group)"
+    else:
+        offload = ", offload: blocks" if fitting.is_offloaded else ""
+        advice = f"engine: {{text_encoder: {fitting.text_encoder}{offload}}} takes {_needs(model, clip, fitting)}"
+    return Finding(subject=subject, text=f"does not fit: {needed}; {advice}", level=Level.FAULT)
+
+
+def _needs(model: ModelSize, clip: ClipSize, setting: Setting) -> str:
+    plan = plan_memory(model, clip, setting)
+    host = f" and {plan.host_bytes / GIB:.1f} GiB of host memory a worker" if plan.host_bytes else ""
+    return f"{(plan.peak_bytes + RESERVE_BYTES) / GIB:.1f} GiB of each GPU{host}"

@@ -1,0 +1,116 @@
+"""What an engine will need is told from headers alone, and agrees with what was loaded and measured."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from lynx_model.bench import BenchCase, _adapters
+from lynx_model.memory import (
+    FP8_LINEAR,
+    GIB,
+    PUBLISHED_FULL,
+    PUBLISHED_LITE,
+    ClipSize,
+    ModelSize,
+    Setting,
+    plan_memory,
+    smallest_change,
+)
+from lynx_model.resampler import Resampler
+from lynx_model.spec import EngineOptions, ModelSource
+from lynx_model.transformer import LynxTransformer
+from lynx_model.weights import load_model
+from tests.models import BASE, MODEL
+
+ONE_BRANCH = ClipSize(has_guidance=False)
+COMPILED = Setting(is_compiled=True)
+
+
+def num_params(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("variant", ["full", "lite"])
+def test_headers_tell_the_size_that_is_loaded(variant: str) -> None:
+    source = ModelSource.of(str(BASE), str(MODEL / f"lynx_{variant}"))
+    size, model = (
+        ModelSize.of(source),
+        load_model(source, device=torch.device("cpu"), dtype=torch.float32, engine=EngineOptions()),
+    )
+    encoder = model.text_encoder._encoder
+    assert size.transformer_params + size.adapter_params == num_params(model.transformer, model.resampler)
+    assert (size.vae_params, size.text_encoder_params) == (num_params(model.vae), num_params(encoder))
+    assert size.block_params == num_params(model.transformer.blocks)
+    assert size.num_blocks == len(model.transformer.blocks)
+
+
+def test_the_published_size_is_that_of_the_published_configs() -> None:
+    case = BenchCase()
+    with torch.device("meta"):
+        transformer = LynxTransformer(
+            num_layers=40, num_attention_heads=40, attention_head_dim=128, ffn_dim=13824, text_dim=4096
+        )
+        base_params = num_params(transformer)
+        linears = [parameter for name, parameter in transformer.named_parameters() if FP8_LINEAR.match(name)]
+        transformer.attach_adapters(_adapters(case))
+        resampler, vae = Resampler(**_adapters(case).resampler), AutoencoderKLWan()
+        config = UMT5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=256384)
+        encoder = UMT5EncoderModel(config)
+    full = PUBLISHED_FULL
+    assert full.transformer_params == base_params
+    assert full.adapter_params == num_params(transformer, resampler) - base_params
+    assert (full.block_params, len(linears)) == (num_params(transformer.blocks), 40 * 8)
+    assert full.fp8_params == sum(parameter.numel() for parameter in linears)
+    assert full.vae_params == num_params(vae)
+    assert full.text_encoder_params == num_params(encoder)
+
+
+@pytest.mark.parametrize(("is_compiled", "measured_gib"), [(True, 37.8), (False, 39.0)])
+def test_a_forward_takes_what_was_measured_on_an_h200(is_compiled: bool, measured_gib: float) -> None:
+    plan = plan_memory(PUBLISHED_FULL, ONE_BRANCH, Setting(is_compiled=is_compiled, text_encoder="cpu"))
+    vae_bytes = PUBLISHED_FULL.vae_params * 2
+    assert abs((plan.peak_bytes - plan.decode_bytes - vae_bytes) / GIB - measured_gib) < 0.4
+
+
+def test_each_saving_saves() -> None:
+    def peak(setting: Setting, clip: ClipSize = ONE_BRANCH) -> int:
+        return plan_memory(PUBLISHED_FULL, clip, setting).peak_bytes
+
+    savings = [
+        Setting(precision="float32", is_compiled=True),
+        COMPILED,
+        Setting(precision="fp8", is_compiled=True),
+        Setting(precision="fp8", is_compiled=True, text_encoder="staged"),
+        Setting(precision="fp8", is_compiled=True, text_encoder="cpu"),
+        Setting(precision="fp8", is_compiled=True, text_encoder="cpu", is_offloaded=True),
+        Setting(precision="fp8", is_compiled=True, text_encoder="cpu", is_offloaded=True, num_ranks=2),
+    ]
+    peaks = [peak(setting) for setting in savings]
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == len(peaks)
+    assert peak(COMPILED, ClipSize(width=1280, height=720)) > peak(COMPILED)
+    assert plan_memory(PUBLISHED_LITE, ONE_BRANCH, COMPILED).peak_bytes < peak(COMPILED)
+
+
+def test_what_leaves_the_device_waits_in_host_memory() -> None:
+    resident, away = (
+        plan_memory(PUBLISHED_FULL, ONE_BRANCH, setting)
+        for setting in (Setting(), Setting(text_encoder="cpu", is_offloaded=True))
+    )
+    assert resident.host_bytes == 0
+    assert resident.peak_bytes - away.peak_bytes == away.host_bytes
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "expected"),
+    [
+        (139, COMPILED),
+        (48, Setting(is_compiled=True, text_encoder="staged")),
+        (24, Setting(is_compiled=True, text_encoder="staged", is_offloaded=True)),
+        (8, None),
+    ],
+)
+def test_the_smallest_change_that_fits_is_found(free_gib: int, expected: Setting | None) -> None:
+    assert smallest_change(PUBLISHED_FULL, ClipSize(), COMPILED, free_gib * GIB) == expected
