@@ -67,7 +67,7 @@ class EngineConfig(_Section):
     """`attention: auto` takes the fastest exact kernel that works. `compile` pays off from a few clips of one shape on.
 
     `precision: fp8` is bfloat16 with fp8 linear layers, except in the first and last `num_bf16_edge_blocks` blocks. `offload:
-    blocks` keeps weights in host memory, for small GPUs. `text_encoder`: `resident` on the GPU; `staged` in host memory, from
+    blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in host memory, from
     where its layers visit the GPU one by one when a prompt is new to the worker; `cpu` stays there and computes there, slowly.
     """
 

@@ -1,7 +1,7 @@
 """Wan's VAE decoder with fewer passes over memory: diffusers' layers and weights, in channels-last order.
 
 A clip is decoded a few latent frames at a time. The decoder looks back in time and never ahead, and what each convolution
-needs of the frames behind is kept, so where a clip is cut changes neither the picture nor the memory with its length.
+needs of the frames behind is kept: where a clip is cut does not change its picture, nor does its length change the memory.
 
 Shapes: B batch, C channels, F frames, H rows, W columns, P pixels of all frames.
 """

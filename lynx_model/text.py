@@ -18,7 +18,7 @@ NUM_CACHED_PROMPTS = 512
 
 
 class TextEncoder:
-    """A tokenizer and its encoder; what was read once is kept.
+    """A tokenizer and its encoder, which lies on `device` if it is resident and else in host memory; what was read is kept.
 
     Source: wan/modules/t5.py of Wan2.1 and its port in diffusers' WanPipeline; the DiT attends to all 512 positions.
     """
@@ -31,14 +31,13 @@ class TextEncoder:
         device: torch.device,
         placement: TextPlacement,
     ) -> None:
-        """Args: encoder: on `device` if `placement` is "resident", else on the CPU."""
         self._device, self._tokenizer = device, tokenizer
         self._encoder = cpu_offload(encoder, execution_device=device) if placement == "staged" else encoder
         self._compute_device = torch.device("cpu") if placement == "cpu" else device
         self._read = lru_cache(maxsize=NUM_CACHED_PROMPTS)(self._read_once)
 
     def embed(self, prompt: str) -> Tensor:
-        """(1, 512, X) in the encoder's dtype; what exceeds 512 tokens is cut off."""
+        """(1, 512, X) on `device` in the encoder's dtype; what exceeds 512 tokens is cut off."""
         rows_SX = self._read(prompt).to(self._device)
         return pad(rows_SX, (0, 0, 0, NUM_TEXT_TOKENS - len(rows_SX))).unsqueeze(0)
 
@@ -53,7 +52,7 @@ class TextEncoder:
             return_tensors="pt",
         ).to(self._compute_device)
         embedding_BSX: Tensor = self._encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        return embedding_BSX[0, : int(tokens.attention_mask.sum())].cpu()
+        return embedding_BSX[0, : int(tokens.attention_mask.sum())].clone().cpu()
 
 
 def clean_prompt(prompt: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lynx_model import parallel
-from lynx_model.spec import ParallelPlan, RenderParams
+from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams, TextPlacement
 from tests.integration.test_parallel import free_port
 from tests.models import load_tiny
 from tests.unit.test_pipeline import make_subject
@@ -38,6 +38,15 @@ def test_the_same_clip_gives_identical_latents_twice_in_bfloat16() -> None:
     first, second = (pipe.denoise(make_subject(), PARAMS) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.isfinite(first).all()
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.parametrize("placement", ["staged", "cpu"])
+def test_the_place_of_the_text_encoder_changes_no_picture(placement: TextPlacement) -> None:
+    forbid_tf32()
+    resident = load_tiny("full", device="cuda").denoise(make_subject(), PARAMS)
+    elsewhere = load_tiny("full", device="cuda", engine=EngineOptions(text_encoder=placement))
+    assert (elsewhere.denoise(make_subject(), PARAMS) - resident).abs().max() < 1e-4
 
 
 def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:

@@ -45,7 +45,7 @@ def test_where_a_clip_is_cut_does_not_change_it(vae: AutoencoderKLWan) -> None:
 
 
 @torch.inference_mode()
-def test_bfloat16_is_at_least_as_close_to_float32_as_diffusers_own(vae: AutoencoderKLWan) -> None:
+def test_bfloat16_is_closer_to_float32_than_diffusers_own(vae: AutoencoderKLWan) -> None:
     latents = draw(*LATENTS)
     exact = vae.decode(latents).sample
     vae.to(torch.bfloat16)
@@ -55,4 +55,4 @@ def test_bfloat16_is_at_least_as_close_to_float32_as_diffusers_own(vae: Autoenco
 
     plain = error(lambda low: vae.decode(low).sample)
     decoder = VideoDecoder(vae, is_compiled=False)
-    assert error(lambda low: decode(decoder, low)) <= 1.02 * plain
+    assert error(lambda low: decode(decoder, low)) < plain
