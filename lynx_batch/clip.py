@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import RenderParams
@@ -18,10 +19,25 @@ CONTRACT_VERSION = 1
 
 CLIP_ID_LENGTH = 32
 
+NEUTRAL: dict[str, object] = {
+    "ip_start": 0,
+    "ip_end": 1,
+    "ip_blocks": None,
+    "ref_start": 0,
+    "ref_end": 1,
+    "ref_blocks": None,
+    "guidance_until": 1,
+    "loras": None,
+}
+"""Settings that came after the first clips were named, where they change nothing: there they stay out of the name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderIdentity:
-    """What renders a run's clips, as far as it changes the picture: fingerprints of the weights, and the engine's numerics."""
+    """What renders a run's clips, as far as it changes pixels: fingerprints of the weights, and the engine's numerics.
+
+    `loras` holds scale and fingerprint of each LoRA, in the order in which they are added.
+    """
 
     base: str
     id_adapter: str
@@ -30,6 +46,7 @@ class RenderIdentity:
     identity_encoder: str
     is_parity: bool
     precision: str
+    loras: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +125,17 @@ def _digest(request: ClipRequest, photo_sha256: str, identity: RenderIdentity, *
         canonical_json(
             {
                 "contract": CONTRACT_VERSION,
-                "params": params,
+                "params": _without_neutral(params),
                 "photo_sha256": photo_sha256,
                 "face_index": request.face_index,
-                "identity": asdict(identity),
+                "identity": _without_neutral(asdict(identity)),
             }
         )
     ).hexdigest()
+
+
+def _without_neutral(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in NEUTRAL or value != NEUTRAL[name]}
 
 
 def canonical_json(value: object) -> bytes:

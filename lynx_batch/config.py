@@ -4,6 +4,7 @@ Relative paths in a run file are relative to that file; paths given on the comma
 directory. Unknown keys are errors.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,10 +15,20 @@ from pydantic_core import PydanticCustomError
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import EngineOptions, ModelSource, RenderParams, TextPlacement
+from lynx_model.ranges import explain_step_ranges
+from lynx_model.spec import MAX_LORA_SCALE, EngineOptions, LoraSource, ModelSource, RenderParams, TextPlacement
 
-PATH_KEYS = ("manifest", "output", "model.base", "model.adapters", "model.adapters.id", "model.adapters.ref")
-"""Keys whose value is a path or URI; relative ones are made absolute."""
+PATH_KEYS = (
+    "manifest",
+    "output",
+    "model.base",
+    "model.adapters",
+    "model.adapters.id",
+    "model.adapters.ref",
+    "model.loras",
+    "model.loras.file",
+)
+"""Keys whose value, or each item of it, is a path or URI; relative ones are made absolute."""
 
 NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 """Keys whose value is a path only if it holds a slash; a bare word is a name."""
@@ -38,16 +49,26 @@ class AdapterConfig(_Section):
     ref: str | None = None
 
 
+class LoraConfig(_Section):
+    """A LoRA file, and how much of it is added to the base model."""
+
+    file: str
+    scale: float = Field(default=1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+
+
 class ModelConfig(_Section):
-    """A Diffusers base folder, and one adapter folder or `{id: ..., ref: ...}`."""
+    """A Diffusers base folder, one adapter folder or `{id: ..., ref: ...}`, and LoRA files or `{file: ..., scale: ...}`."""
 
     base: str
     adapters: str | AdapterConfig
+    loras: tuple[str | LoraConfig, ...] = ()
 
     @property
     def source(self) -> ModelSource:
         """Where the weights lie; looks into a single adapter folder to see which adapters it holds."""
-        return ModelSource.of(self.base, self.adapters if isinstance(self.adapters, str) else dict(self.adapters))
+        adapters = self.adapters if isinstance(self.adapters, str) else dict(self.adapters)
+        loras = [lora if isinstance(lora, str) else LoraSource(**dict(lora)) for lora in self.loras]
+        return ModelSource.of(self.base, adapters, loras)
 
 
 class FacesConfig(_Section):
@@ -125,6 +146,13 @@ class DefaultsConfig(_Section):
     ref_scale: float = PUBLISHED.ref_scale
     seed: int | None = None
     flow_shift: float | None = PUBLISHED.flow_shift
+    ip_start: float = PUBLISHED.ip_start
+    ip_end: float = PUBLISHED.ip_end
+    ip_blocks: str | None = PUBLISHED.ip_blocks
+    ref_start: float = PUBLISHED.ref_start
+    ref_end: float = PUBLISHED.ref_end
+    ref_blocks: str | None = PUBLISHED.ref_blocks
+    guidance_until: float = PUBLISHED.guidance_until
 
     @field_validator("*")
     @classmethod
@@ -133,6 +161,12 @@ class DefaultsConfig(_Section):
         if rule is not None:
             raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
         return value
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> Self:
+        for field, value, rule in explain_step_ranges(partial(getattr, self)):
+            raise PydanticCustomError("broken_rule", f"{field}={value}: {rule}")
+        return self
 
 
 class VideoConfig(_Section):
@@ -181,7 +215,7 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
         raise ConfigError(f"run file {path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")
-    _make_paths_absolute(content, path.resolve().parent)
+    content = {key: _absolute(key, value, path.resolve().parent) for key, value in content.items()}
     for key, value in overrides.items():
         _put(content, key, _absolute(key, value, Path.cwd()))
     return parse_run_config(content, source=f"run file {path}")
@@ -211,18 +245,12 @@ def _shown(error: Any) -> str:
     return "" if error["type"] in ("missing", "extra_forbidden") else f" (got {error['input']!r})"
 
 
-def _make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
-    for key in PATH_KEYS + NAME_OR_PATH_KEYS:
-        *parents, last = key.split(".")
-        section: Any = content
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
-        if isinstance(section, dict) and last in section:
-            section[last] = _absolute(key, section[last], folder)
-
-
 def _absolute(key: str, value: object, folder: Path) -> object:
-    """`value`, or the absolute path that it means if `key` holds a path."""
+    """`value` with every path in it made absolute; the items of a list have the list's own key."""
+    if isinstance(value, dict):
+        return {name: _absolute(f"{key}.{name}", inner, folder) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_absolute(key, item, folder) for item in value]
     is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
     if not is_path or not isinstance(value, str) or "://" in value:
         return value

@@ -52,6 +52,11 @@ def _describe_base(folder: Path) -> str:
     return f"base model, {blocks} blocks of {heads * head_dim} channels, {num_tensors} tensors"
 
 
+def count_blocks(base: Path) -> int:
+    """How many blocks a base model's transformer has, as its configuration says."""
+    return _counts(base / "transformer" / "config.json", "num_layers")[0]
+
+
 def _counts(file: Path, *names: str) -> list[int]:
     config = read_json(file)
     for name in names:

@@ -1,14 +1,17 @@
-"""Which guidance branches a clip needs, and how their predictions combine.
+"""Which guidance branches a clip needs, and how their predictions combine; free of torch.
 
 Source: bytedance/lynx modules/full/lynx_pipeline.py:336-363 and modules/lite/lynx_lite_pipeline.py:302-338 at 3a6a91a.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from lynx_model.ranges import is_within
 from lynx_model.spec import RenderParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +27,26 @@ SUBJECT_ONLY = Branch(has_prompt=False, has_subject=True)
 UNCONDITIONAL = Branch(has_prompt=False, has_subject=False)
 
 
-def plan_branches(params: RenderParams, *, has_image_guidance: bool) -> tuple[Branch, ...]:
-    """The branches of every step, in the order that `combine` takes them.
+def plan_branches(params: RenderParams, *, step: int, has_image_guidance: bool) -> tuple[Branch, ...]:
+    """The branches of a step, counted from 0, in the order that `combine` takes them.
 
     `has_image_guidance=False` (lite) ignores `guidance_scale_image`.
     """
-    if params.guidance_scale <= 1:
+    is_guided = is_within(step, params.num_inference_steps, 0, params.guidance_until)
+    if params.guidance_scale <= 1 or not is_guided:
         return (CONDITIONAL,)
     if params.guidance_scale_image is None or not has_image_guidance:
         return (CONDITIONAL, UNCONDITIONAL)
     return (CONDITIONAL, UNCONDITIONAL, SUBJECT_ONLY)
 
 
-def combine(predictions: Sequence[Tensor], params: RenderParams) -> Tensor:
+def num_forwards(params: RenderParams, *, has_image_guidance: bool) -> int:
+    """How many forwards of the DiT the denoising of a clip takes: its branches, summed over its steps."""
+    steps = range(params.num_inference_steps)
+    return sum(len(plan_branches(params, step=step, has_image_guidance=has_image_guidance)) for step in steps)
+
+
+def combine(predictions: "Sequence[Tensor]", params: RenderParams) -> "Tensor":
     """One prediction from those of `plan_branches`: away from the unconditional one, by each scale along its own way."""
     if len(predictions) == 1:
         return predictions[0]

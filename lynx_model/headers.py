@@ -87,6 +87,27 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
         MissingFile: If there is no such file.
         WeightsMismatch: If it is not a safetensors file, or shorter or longer than its header promises.
     """
+    header, tensors_begin = _read_json_header(file)
+    header.pop("__metadata__", None)
+    try:
+        tensors = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        promised = tensors_begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (KeyError, TypeError, IndexError) as error:
+        raise WeightsMismatch(f"{file}: its header must give dtype, shape and data_offsets of every tensor") from error
+    size = file.stat().st_size
+    if size != promised:
+        raise WeightsMismatch(f"{file}: must have {promised} bytes, as its header says, but has {size}")
+    return tensors
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What the writer of a safetensors file noted in its header. Raises as `read_header` does."""
+    header, _ = _read_json_header(file)
+    return header.get("__metadata__", {})  # type: ignore[no-any-return]
+
+
+def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and the byte after it."""
     if not file.is_file():
         raise MissingFile(f"{file}: no such file")
     size = file.stat().st_size
@@ -96,15 +117,7 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
             raise WeightsMismatch(
                 f"{file}: its header must end at byte {LENGTH_BYTES + length}, but it has {size} bytes"
             )
-        header = _parse_header(file, content.read(length))
-    try:
-        tensors = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-        promised = LENGTH_BYTES + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (KeyError, TypeError, IndexError) as error:
-        raise WeightsMismatch(f"{file}: its header must give dtype, shape and data_offsets of every tensor") from error
-    if size != promised:
-        raise WeightsMismatch(f"{file}: must have {promised} bytes, as its header says, but has {size}")
-    return tensors
+        return _parse_header(file, content.read(length)), LENGTH_BYTES + length
 
 
 def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
@@ -114,8 +127,24 @@ def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
         raise WeightsMismatch(f"{file}: not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
         raise WeightsMismatch(f"{file}: not a safetensors file: its header is not a JSON object")
-    header.pop("__metadata__", None)
     return header
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Diffusers or transformers folder, sharded or not."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        names = sorted(set(read_json(indices[0])["weight_map"].values()))
+        return [folder / name for name in names]
+    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return [folder / name]
+    raise MissingFile(f"{folder}: holds no diffusion_pytorch_model.safetensors, model.safetensors or their index")
+
+
+def checkpoint_shapes(folder: Path) -> dict[str, Shape]:
+    """The shape of every tensor of a Diffusers or transformers folder."""
+    return {name: tensor.shape for file in checkpoint_files(folder) for name, tensor in read_header(file).items()}
 
 
 def read_json(file: Path) -> dict[str, Any]:

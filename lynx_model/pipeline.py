@@ -13,18 +13,20 @@ from lynx_model import sampler, vae
 from lynx_model.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.decoder import VideoDecoder
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
-from lynx_model.guidance import combine, plan_branches
+from lynx_model.guidance import Branch, combine, plan_branches
 from lynx_model.offload import call_beside, check_offload
 from lynx_model.precision import check_fp8
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
     EMBEDDING_SIZE,
     EngineOptions,
+    LoraSource,
     ModelSource,
     ParallelPlan,
     RenderParams,
     Subject,
 )
+from lynx_model.strengths import Strengths, plan_strengths
 from lynx_model.transformer import BlockConditioning, Conditioning
 from lynx_model.weights import LoadedModel, load_model
 
@@ -37,10 +39,13 @@ REFERENCE_PROMPT = "image of a face"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedClip:
-    """A clip whose step-invariant part is computed: the conditioning of each of its guidance branches."""
+    """A clip whose step-invariant part is computed: for each step, the conditioning of each guidance branch.
+
+    Steps whose branches and strengths are the same share their conditioning.
+    """
 
     params: RenderParams
-    branches: tuple[Conditioning, ...]
+    steps: tuple[tuple[Conditioning, ...], ...]
 
 
 class LynxPipeline:
@@ -70,7 +75,7 @@ class LynxPipeline:
         adapters: str | Mapping[str, str | None],
         device: str = "cuda",
         dtype: str = "bfloat16",
-        loras: Sequence[str] = (),
+        loras: Sequence[str | LoraSource] = (),
         faces: "FaceReader | None" = None,
         plan: ParallelPlan | None = None,
         engine: EngineOptions | None = None,
@@ -82,7 +87,7 @@ class LynxPipeline:
             adapters: One published adapter folder, or {"id": folder, "ref": folder or None} to mix variants.
             device: Where the model goes, such as "cuda" or "cpu".
             dtype: "bfloat16" or "float32".
-            loras: LoRA files; none is supported yet.
+            loras: LoRA files, or `LoraSource`s with a scale each; added to the base model's weights.
             faces: Needed only for `read_subject`.
             plan: How connected ranks share each clip; None renders on this device alone.
             engine: How a forward is carried out; None is the fastest exact kernel, not compiled.
@@ -92,9 +97,7 @@ class LynxPipeline:
             WeightsMismatch: If a tensor is missing, surplus or misshapen.
             InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work here.
         """
-        if loras:
-            raise InvalidParams("loras", tuple(loras), "LoRA files are not supported")
-        source, engine = ModelSource.of(base, adapters), engine or EngineOptions()
+        source, engine = ModelSource.of(base, adapters, loras), engine or EngineOptions()
         place, number = torch.device(device), getattr(torch, dtype)
         _check_engine(engine, place, number)
         model = load_model(source, device=place, dtype=number, engine=engine)
@@ -119,16 +122,23 @@ class LynxPipeline:
 
         Raises:
             EncoderMismatch: If the subject's embedding is not what the adapters were trained on.
-            InvalidParams: If the Ref-adapter needs an aligned face that the subject lacks.
+            InvalidParams: If the Ref-adapter needs an aligned face that the subject lacks, or a range of blocks is beyond
+            the model.
         """
         self._check(subject)
-        branches = plan_branches(params, has_image_guidance=self.adapters.has_image_guidance)
-        text = {kind: self._text(kind, params) for kind in {branch.has_prompt for branch in branches}}
-        seen = {kind: self._seen(kind, subject, params) for kind in {branch.has_subject for branch in branches}}
-        return PreparedClip(
-            params=params,
-            branches=tuple(_join(text[branch.has_prompt], seen[branch.has_subject]) for branch in branches),
-        )
+        steps = [self._plan_step(step, params) for step in range(params.num_inference_steps)]
+        wanted = {key for step in steps for key in step}
+        text = {kind: self._text(kind, params) for kind in {branch.has_prompt for branch, _ in wanted}}
+        whole = {kind: self._seen(kind, subject, params) for kind in {branch.has_subject for branch, _ in wanted}}
+        seen = {
+            (kind, strengths): _weighted(whole[kind], strengths)
+            for kind, strengths in {(branch.has_subject, strengths) for branch, strengths in wanted}
+        }
+        given = {
+            (branch, strengths): _join(text[branch.has_prompt], seen[branch.has_subject, strengths])
+            for branch, strengths in wanted
+        }
+        return PreparedClip(params=params, steps=tuple(tuple(given[key] for key in step) for step in steps))
 
     @torch.inference_mode()
     def sample(self, clip: PreparedClip, on_step: sampler.OnStep | None = None) -> Tensor:
@@ -137,9 +147,9 @@ class LynxPipeline:
         `on_step(done, in_all)` is called between steps; what it raises stops the clip there.
         """
 
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+        def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
             inputs = latents.to(self.dtype)
-            velocities = self._model.transformer.predict(inputs, timestep, clip.branches)
+            velocities = self._model.transformer.predict(inputs, timestep, clip.steps[step])
             return combine([velocity.float() for velocity in velocities], clip.params)
 
         noise = sampler.draw_noise(clip.params, self.device)
@@ -165,6 +175,12 @@ class LynxPipeline:
         if self.adapters.has_ref and subject.aligned_face is None:
             raise InvalidParams("aligned_face", None, "the Ref-adapter needs an aligned face")
 
+    def _plan_step(self, step: int, params: RenderParams) -> list[tuple[Branch, Strengths]]:
+        """The branches of a step, each with the adapters' strengths."""
+        strengths = plan_strengths(params, step=step, num_blocks=len(self._model.transformer.blocks))
+        branches = plan_branches(params, step=step, has_image_guidance=self.adapters.has_image_guidance)
+        return [(branch, strengths) for branch in branches]
+
     def _text(self, has_prompt: bool, params: RenderParams) -> Sequence[KeysValues]:
         embedding = self._model.text_encoder.embed(params.prompt if has_prompt else params.negative_prompt)
         return self._model.transformer.text_keys_values(embedding)
@@ -178,10 +194,7 @@ class LynxPipeline:
         embedding_BNE = torch.from_numpy(embedding).to(self.device, self.dtype).view(1, 1, -1)
         identity = self._model.transformer.identity_keys_values(call_beside(self._model.resampler, embedding_BNE))
         reference = self._reference(subject.aligned_face if has_subject else None, params)
-        return [
-            (layer and layer.scaled(params.ip_scale), reference_layer and reference_layer.scaled(params.ref_scale))
-            for layer, reference_layer in zip(identity, reference, strict=True)
-        ]
+        return list(zip(identity, reference, strict=True))
 
     def _reference(self, face: NDArray[np.uint8] | None, params: RenderParams) -> Sequence[KeysValues | None]:
         transformer = self._model.transformer
@@ -205,6 +218,14 @@ def _check_engine(engine: EngineOptions, device: torch.device, dtype: torch.dtyp
 
 Seen = Sequence[tuple[KeysValues | None, KeysValues | None]]
 """Per block: keys and values of the identity, and of the reference picture."""
+
+
+def _weighted(seen: Seen, strengths: Strengths) -> Seen:
+    # an adapter that is off has values of zero instead of being left out, which would be another graph to compile
+    return [
+        (identity and identity.scaled(ip), reference and reference.scaled(ref))
+        for (identity, reference), ip, ref in zip(seen, strengths.ip, strengths.ref, strict=True)
+    ]
 
 
 def _join(text: Sequence[KeysValues], seen: Seen) -> Conditioning:

@@ -10,8 +10,8 @@ from torch import Tensor
 from lynx_model.geometry import latent_shape
 from lynx_model.spec import RenderParams
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-"""(latents, timestep (1,)) -> velocity, float32 and shaped as the latents."""
+Predict = Callable[[Tensor, Tensor, int], Tensor]
+"""(latents, timestep (1,), step counted from 0) -> velocity, float32 and shaped as the latents."""
 
 OnStep = Callable[[int, int], None]
 """Called with (steps done, steps in all) between steps; what it raises ends the loop."""
@@ -43,9 +43,9 @@ def denoise(
 ) -> Tensor:
     """The latents that `predict` leads to from `noise`, in as many steps as the scheduler has; float32."""
     latents, num_steps = noise, len(scheduler.timesteps)
-    for step, timestep in enumerate(scheduler.timesteps, start=1):
-        velocity = predict(latents, timestep.expand(len(latents)))
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocity = predict(latents, timestep.expand(len(latents)), step)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         if on_step is not None:
-            on_step(step, num_steps)
+            on_step(step + 1, num_steps)
     return latents

@@ -1,8 +1,9 @@
 """The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from lynx_model.errors import InvalidParams
 from lynx_model.geometry import check_num_frames, check_size
+from lynx_model.ranges import explain_step_ranges, parse_blocks
 
 DEFAULT_NEGATIVE_PROMPT = (
     "Bright tones, overexposed, blurred background, static, subtitles, style, works, paintings, images, overall gray, "
@@ -26,6 +28,7 @@ REF_FILE = "ref_layers.safetensors"
 EMBEDDING_SIZE = 512
 ALIGNED_FACE_PX = 256
 UNIT_LENGTH_TOLERANCE = 1e-3
+MAX_LORA_SCALE = 10.0
 MAX_SEED = 2**63 - 2  # the reference picture is encoded with seed + 1, and seeds are signed 64-bit
 
 
@@ -35,6 +38,10 @@ class RenderParams:
 
     `guidance_scale_image=None` means two guidance branches, `guidance_scale<=1` one. `flow_shift=None` takes the base
     model's own. Sizes are in pixels, `seed` is the clip's only source of randomness.
+
+    The ID-adapter works at the steps from `ip_start` to `ip_end` and in `ip_blocks` ("8-31"; None is all), the Ref-adapter
+    likewise; guidance ends at `guidance_until`, after which each step is one forward of the conditional branch.
+    `lynx_model.ranges` says how steps and blocks are counted.
 
     Raises:
         InvalidParams: If a field breaks its rule; the error names field, value and rule.
@@ -53,6 +60,13 @@ class RenderParams:
     ref_scale: float = 1.0
     seed: int = 42
     flow_shift: float | None = None
+    ip_start: float = 0.0
+    ip_end: float = 1.0
+    ip_blocks: str | None = None
+    ref_start: float = 0.0
+    ref_end: float = 1.0
+    ref_blocks: str | None = None
+    guidance_until: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -70,6 +84,13 @@ class RenderParams:
         _check_range("seed", self.seed, 0, MAX_SEED)
         if self.flow_shift is not None:
             _check_range("flow_shift", self.flow_shift, 0.01, 100)
+        for name in ("ip_start", "ip_end", "ref_start", "ref_end", "guidance_until"):
+            _check_range(name, getattr(self, name), 0, 1)
+        for fault in explain_step_ranges(partial(getattr, self)):
+            raise InvalidParams(*fault)
+        for name, blocks in (("ip_blocks", self.ip_blocks), ("ref_blocks", self.ref_blocks)):
+            if blocks is not None:
+                parse_blocks(name, blocks)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
@@ -166,20 +187,37 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSource:
+    """A LoRA file, and how much of it is added to the base model."""
+
+    file: str
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("scale", self.scale, -MAX_LORA_SCALE, MAX_LORA_SCALE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where the weights lie: a Diffusers folder and the adapter folders; `ref_adapter=None` switches the Ref-adapter off."""
+    """Where the weights lie: a Diffusers folder, the adapter folders and LoRA files; `ref_adapter=None` switches the
+    Ref-adapter off.
+    """
 
     base: str
     id_adapter: str
     ref_adapter: str | None = None
+    loras: tuple[LoraSource, ...] = ()
 
     @classmethod
-    def of(cls, base: str, adapters: str | Mapping[str, str | None]) -> "ModelSource":
+    def of(
+        cls, base: str, adapters: str | Mapping[str, str | None], loras: Sequence[str | LoraSource] = ()
+    ) -> "ModelSource":
         """From one adapter folder (its Ref-adapter is used if it holds one), or `{"id": folder, "ref": folder or None}`."""
+        sources = tuple(LoraSource(file=lora) if isinstance(lora, str) else lora for lora in loras)
         if isinstance(adapters, str):
             has_ref = (Path(adapters) / REF_FILE).is_file()
-            return cls(base=base, id_adapter=adapters, ref_adapter=adapters if has_ref else None)
+            return cls(base=base, id_adapter=adapters, ref_adapter=adapters if has_ref else None, loras=sources)
         id_adapter = adapters.get("id")
         if set(adapters) - {"id", "ref"} or id_adapter is None:
             raise InvalidParams("adapters", dict(adapters), 'must be a folder or {"id": folder, "ref": folder or None}')
-        return cls(base=base, id_adapter=id_adapter, ref_adapter=adapters.get("ref"))
+        return cls(base=base, id_adapter=id_adapter, ref_adapter=adapters.get("ref"), loras=sources)

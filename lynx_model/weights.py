@@ -4,6 +4,7 @@ Every dimension comes from configs and tensor headers. A module is built without
 the files' headers before anything is read, and then each one is read, cast and put in place.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,20 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from lynx_model.errors import MissingFile
 from lynx_model.headers import (
     ID_FILE,
     RESAMPLER_FILE,
     AdapterSpec,
+    checkpoint_files,
     compare_tensors,
     describe_adapters,
     read_header,
     read_json,
 )
+from lynx_model.loras import Lora, LowRank, describe_loras
 from lynx_model.resampler import Resampler
 from lynx_model.spec import REF_FILE, EngineOptions, ModelSource
 from lynx_model.text import TextEncoder
@@ -46,7 +48,9 @@ class LoadedModel:
     adapters: AdapterSpec
 
 
-def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype, engine: EngineOptions) -> LoadedModel:
+def load_model(
+    source: ModelSource, *, device: torch.device, dtype: torch.dtype, engine: EngineOptions | None = None
+) -> LoadedModel:
     """The model at `source`; what `engine` offloads, or a text encoder that is not resident, stays in host memory.
 
     Raises:
@@ -55,15 +59,16 @@ def load_model(source: ModelSource, *, device: torch.device, dtype: torch.dtype,
     """
     base, placed = Path(source.base), _Placement(device, dtype)
     in_host = _Placement(torch.device("cpu"), dtype)
+    engine = engine or EngineOptions()
     offloadable = in_host if engine.offload == "blocks" else placed
     id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
-    adapters = describe_adapters(id_folder, ref_folder)
+    adapters, loras = describe_adapters(id_folder, ref_folder), describe_loras(source)
     with init_empty_weights(include_buffers=False):
         transformer = LynxTransformer.from_config(read_json(base / "transformer" / "config.json"))
         vae = AutoencoderKLWan.from_config(read_json(base / "vae" / "config.json"))
         encoder = UMT5EncoderModel(UMT5Config.from_dict(read_json(base / "text_encoder" / "config.json")))
         resampler = Resampler(**adapters.resampler)
-    offloadable.fill(transformer, base / "transformer")
+    offloadable.fill(transformer, base / "transformer", loras)
     placed.fill(vae, base / "vae")
     (placed if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
     offloadable.fill(resampler, id_folder / RESAMPLER_FILE)
@@ -90,8 +95,8 @@ class _Placement:
     device: torch.device
     dtype: torch.dtype
 
-    def fill(self, module: nn.Module, checkpoint: Path) -> None:
-        """Gives every parameter of `module` its tensor from `checkpoint`, a file or the folder of one."""
+    def fill(self, module: nn.Module, checkpoint: Path, loras: Sequence[Lora] = ()) -> None:
+        """Gives every parameter of `module` its tensor from `checkpoint`, a file or the folder of one, plus `loras`."""
         files = [checkpoint] if checkpoint.suffix else checkpoint_files(checkpoint)
         tied = _tied_names(module, files)
         check_tensors(module, files, tied)
@@ -100,22 +105,29 @@ class _Placement:
             with safe_open(file, framework="pt", device=str(self.device)) as tensors:
                 for name in tensors.keys():  # noqa: SIM118  a handle, not a mapping
                     dtype = torch.float32 if set(name.split(".")) & set(kept) else self.dtype
-                    tensor = nn.Parameter(tensors.get_tensor(name).to(dtype), requires_grad=False)
+                    tensor = self._fuse(tensors.get_tensor(name), name, loras)
+                    parameter = nn.Parameter(tensor.to(dtype), requires_grad=False)
                     for alias in {name, tied.get(name, name)}:
-                        _put(module, alias, tensor)
+                        _put(module, alias, parameter)
         module.to(self.device).eval()
 
+    def _fuse(self, weight: Tensor, name: str, loras: Sequence[Lora]) -> Tensor:
+        """`weight`, plus in float32 what each LoRA adds to it."""
+        for lora in loras:
+            if name in lora.changes:
+                with safe_open(lora.file, framework="pt", device=str(self.device)) as tensors:
+                    change = _read_change(tensors.get_tensor, lora.changes[name])
+                weight = weight.float() + lora.scale * change.reshape(weight.shape)
+        return weight
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Diffusers or transformers folder, sharded or not."""
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if indices:
-        names = sorted(set(read_json(indices[0])["weight_map"].values()))
-        return [folder / name for name in names]
-    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
-    raise MissingFile(f"{folder}: holds no diffusion_pytorch_model.safetensors, model.safetensors or their index")
+
+def _read_change(read: Callable[[str], Tensor], change: LowRank | str) -> Tensor:
+    """What a LoRA adds to a tensor, float32, before it is scaled; `read` gives a tensor of its file."""
+    if isinstance(change, str):
+        return read(change).float()
+    alpha = read(change.alpha).item() if isinstance(change.alpha, str) else change.alpha
+    down, up = (read(name).float().flatten(1) for name in (change.down, change.up))
+    return alpha / change.rank * up @ down
 
 
 def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) -> None:

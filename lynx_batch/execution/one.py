@@ -45,6 +45,7 @@ def render_one(
         device=device,
         dtype=config.engine.dtype,
         faces=FaceReader.load(config.faces.pack, config.faces.identity, is_parity=config.faces.parity),
+        loras=source.loras,
         engine=config.engine.options,
     )
     subject = pipe.read_subject(read_photo(storage.read_bytes(clip.request.subject_uri)))

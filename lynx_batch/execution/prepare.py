@@ -9,15 +9,17 @@ import pyarrow as pa
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
-from lynx_batch.intake.check import check_rows, find_duplicate_clips, reject_expired
+from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
+from lynx_model.check import count_blocks
 from lynx_model.errors import EncoderMismatch
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import find_pack
 from lynx_model.fingerprint import fingerprint_file, fingerprint_folder
 from lynx_model.headers import describe_adapters
+from lynx_model.loras import describe_loras
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
 
 MAX_PROBLEMS_SHOWN = 50
@@ -57,6 +59,8 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
 def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
     """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
     requests, problems = check_rows(manifest, config.defaults, base)
+    requests, beyond = check_blocks(requests, count_blocks(Path(config.model.base)))
+    problems += beyond
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
@@ -83,6 +87,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
     source, pack = config.model.source, find_pack(config.faces.pack)
     id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
     adapters = describe_adapters(id_folder, ref_folder)
+    describe_loras(source)  # raises unless each fits the base model
     is_own = config.faces.identity == OWN_RECOGNISER
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
@@ -99,6 +104,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
         identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(config.faces.identity)),
         is_parity=config.faces.parity,
         precision=config.engine.numerics,
+        loras=", ".join(f"{lora.scale} x {fingerprint_file(Path(lora.file))}" for lora in source.loras) or None,
     )
 
 

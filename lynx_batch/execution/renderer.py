@@ -49,6 +49,7 @@ class Renderer:
             device=device,
             dtype=settings.engine.dtype,
             faces=faces,
+            loras=settings.model.loras,
             plan=settings.plan,
             engine=settings.engine.options,
         )

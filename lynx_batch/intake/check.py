@@ -14,6 +14,8 @@ from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW, SCHEMA
 from lynx_batch.storage import redact, resolve
+from lynx_model.errors import InvalidParams
+from lynx_model.ranges import choose_blocks, explain_step_ranges
 from lynx_model.spec import RenderParams
 
 NUM_ROWS_AT_ONCE = 10_000
@@ -34,11 +36,22 @@ def check_rows(table: pa.Table, defaults: DefaultsConfig, base: str) -> tuple[li
     """
     requests, problems = [], []
     for cells in _rows(table):
-        faults = [*_explain_cells(cells), *explain_guidance(cells, defaults)]
+        faults = [*_explain_cells(cells), *explain_guidance(cells, defaults), *_explain_steps(cells, defaults)]
         problems += [RowProblem(row=cells[ROW], column=c, value=value, rule=rule) for c, value, rule in faults]
         if not faults:
             requests.append(_request(cells, defaults, base))
     return requests, problems
+
+
+def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list[ClipRequest], list[RowProblem]]:
+    """The requests that a model of `num_blocks` can render, and the problems of the others."""
+    kept, problems = [], []
+    for request in requests:
+        faults = list(_explain_blocks(request, num_blocks))
+        problems += [RowProblem(row=request.row, column=c, value=value, rule=rule) for c, value, rule in faults]
+        if not faults:
+            kept.append(request)
+    return kept, problems
 
 
 def find_duplicates(requests: Iterable[ClipRequest]) -> list[RowProblem]:
@@ -86,6 +99,18 @@ def _explain_cells(cells: Mapping[str, Any]) -> Iterator[Fault]:
             rule = OTHER_RULES[name](value) if name in OTHER_RULES else None
         if rule is not None:
             yield name, redact(value) if name == "subject_uri" else value, rule
+
+
+def _explain_steps(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[Fault]:
+    return explain_step_ranges(lambda name: cells.get(name, getattr(defaults, name)))
+
+
+def _explain_blocks(request: ClipRequest, num_blocks: int) -> Iterator[Fault]:
+    for name in ("ip_blocks", "ref_blocks"):
+        try:
+            choose_blocks(name, getattr(request.params, name), num_blocks)
+        except InvalidParams as error:
+            yield error.field, error.value, error.rule
 
 
 def _explain_uri(uri: str) -> str | None:

@@ -34,7 +34,8 @@ def test_a_compiled_engine_renders_the_same_and_compiles_once_a_shape(
     num_graphs = counters["stats"]["unique_graphs"]
     for other in (
         replace(PARAMS, prompt="another", negative_prompt="", seed=8),
-        replace(PARAMS, ip_scale=0.3, ref_scale=0.6, guidance_scale=3.0),
+        replace(PARAMS, ip_scale=0.3, ref_scale=0.0, guidance_scale=3.0),
+        replace(PARAMS, ip_end=0.5, ref_start=0.5, ip_blocks="1-2", ref_blocks="0-1", guidance_until=0.5),
         replace(PARAMS, num_inference_steps=3),
     ):
         compiled.denoise(make_subject(1), other)

@@ -42,6 +42,8 @@ def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:
         (str(COLLINS), ["--set", "defaults.width=100"], "width"),
         (str(COLLINS), ["--set", "faces.identity=arcface"], "arcface-ir-se50"),
         (str(COLLINS), ["--set", "model.adapters=nowhere"], "nowhere"),
+        (str(COLLINS), ["--set", "model.loras=[nowhere]"], "nowhere"),
+        (str(COLLINS), ["--set", "defaults.ip_blocks=0-4"], "ip_blocks"),
     ],
 )
 def test_a_fault_is_told_before_anything_is_loaded(

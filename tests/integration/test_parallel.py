@@ -3,6 +3,7 @@
 import multiprocessing
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from tests.unit.test_pipeline import make_subject
 
 EVEN = RenderParams(prompt="a person waves", width=64, height=64, num_frames=9, num_inference_steps=3)
 UNEVEN = RenderParams(prompt="a person waves", width=48, height=80, num_frames=9, num_inference_steps=3)  # 45 tokens
+
+LIMITED = replace(UNEVEN, ip_end=0.5, ref_blocks="1-2", guidance_until=0.5)
 
 
 def free_port() -> int:
@@ -58,6 +61,7 @@ def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object
         ("full", ParallelPlan(ulysses=2), UNEVEN),
         ("full", ParallelPlan(branches=2), UNEVEN),
         ("full", ParallelPlan(branches=3), UNEVEN),
+        ("full", ParallelPlan(branches=2), LIMITED),
         ("lite", ParallelPlan(ring=2), UNEVEN),
         ("lite", ParallelPlan(ulysses=4), UNEVEN),
         ("full", ParallelPlan(branches=2, ulysses=2), UNEVEN),
@@ -68,7 +72,7 @@ def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object
 def test_ranks_that_share_a_clip_agree_with_one(
     tmp_path: Path, variant: str, plan: ParallelPlan, params: RenderParams
 ) -> None:
-    """Also where they do not divide: 45 tokens; three branches over two ranks, the third shared by both."""
+    """Also where they do not divide: 45 tokens; three branches over two ranks, the third shared by both; steps with one."""
     out = str(tmp_path / "latents")
     run_on_ranks(plan.num_ranks, denoise_on_rank, plan, variant, params, out)
     alone = load_tiny(variant).denoise(make_subject(), params).numpy()

@@ -35,6 +35,13 @@ PARAMS = st.fixed_dictionaries(
         "ref_scale": st.floats(0, 10),
         "seed": st.integers(0, MAX_SEED),
         "flow_shift": st.none() | st.floats(0.01, 100),
+        "ip_start": st.floats(0, 0.5),
+        "ip_end": st.floats(0.5, 1),
+        "ip_blocks": st.none() | st.integers(0, 39).map(lambda n: f"{n}-39"),
+        "ref_start": st.floats(0, 0.5),
+        "ref_end": st.floats(0.5, 1),
+        "ref_blocks": st.none() | st.integers(0, 39).map(lambda n: f"0-{n}"),
+        "guidance_until": st.floats(0, 1),
     }
 ).map(lambda values: RenderParams(**values))
 

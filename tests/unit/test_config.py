@@ -5,7 +5,7 @@ import pytest
 
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
-from lynx_model.spec import RenderParams
+from lynx_model.spec import LoraSource, RenderParams
 
 JOBS = Path(__file__).parents[2] / "jobs"
 MINIMAL = "manifest: m.parquet\noutput: out\nmodel: {base: base, adapters: full}\n"
@@ -68,6 +68,35 @@ def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
 def test_edge_blocks_are_refused_without_fp8(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="num_bf16_edge_blocks=5: needs precision fp8"):
         load_run_config(write(tmp_path, MINIMAL + "engine: {num_bf16_edge_blocks: 5}"), {})
+
+
+def test_loras_are_files_with_or_without_a_scale(tmp_path: Path) -> None:
+    text = MINIMAL.replace(
+        "adapters: full", "adapters: full, loras: [a.safetensors, {file: b.safetensors, scale: 0.8}]"
+    )
+    assert load_run_config(write(tmp_path, text), {}).model.source.loras == (
+        LoraSource(file=str(tmp_path / "a.safetensors"), scale=1.0),
+        LoraSource(file=str(tmp_path / "b.safetensors"), scale=0.8),
+    )
+
+
+def test_loras_of_the_command_line_start_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_run_config(write(tmp_path, MINIMAL), dict([parse_override("model.loras=[{file: a, scale: 2}]")]))
+    assert config.model.source.loras == (LoraSource(file=str(tmp_path / "a"), scale=2.0),)
+
+
+@pytest.mark.parametrize("lora", ["{file: a, scale: 11}", "{scale: 1}", "{file: a, weight: 1}", "3"])
+def test_a_lora_that_breaks_a_rule_is_named(tmp_path: Path, lora: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.loras\.0"):
+        load_run_config(write(tmp_path, MINIMAL.replace("full}", f"full, loras: [{lora}]}}")), {})
+
+
+def test_a_default_range_of_steps_must_not_end_before_it_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"defaults: ip_end=0.2: must not be before ip_start=0.5"):
+        load_run_config(write(tmp_path, MINIMAL + "defaults: {ip_start: 0.5, ip_end: 0.2}"), {})
 
 
 @pytest.mark.parametrize("text", ["engine.precision", "=float32", "a.b=[1"])

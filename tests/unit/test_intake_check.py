@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lynx_batch.clip import ClipRequest, RenderIdentity, identify
 from lynx_batch.config import DefaultsConfig
-from lynx_batch.intake.check import check_rows, find_duplicate_clips, find_duplicates, reject_expired
+from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, find_duplicates, reject_expired
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import SCHEMA
 
@@ -112,6 +112,10 @@ def test_all_problems_of_all_rows_are_told_at_once() -> None:
         {"ref_scale": 11.0},
         {"seed": 2**63 - 1},
         {"height": -(2**63)},
+        {"ip_start": -0.5},
+        {"ref_end": NAN},
+        {"ip_blocks": "8"},
+        {"guidance_until": -0.5},
         {"tags": [("campaign", None)]},
     ],
     ids=str,
@@ -192,6 +196,20 @@ def test_rows_that_ask_for_the_same_clip_are_found_before_photos_are_read() -> N
         (12, "must not ask for the same clip as row 10"),
         (14, "must not ask for the same clip as row 11"),
     ]
+
+
+def test_a_range_of_steps_counts_with_the_runs_defaults() -> None:
+    assert columns_of({"ip_start": 0.6}, ip_end=0.5) == ["ip_end"]
+    assert columns_of({"ip_start": 0.6, "ip_end": 0.8}, ip_end=0.5) == []
+    assert columns_of({"ip_start": 1.0, "ip_end": 0.0, "ref_end": 0.1}, ref_start=0.2) == ["ip_end", "ref_end"]
+
+
+def test_blocks_beyond_the_model_are_problems_of_their_rows() -> None:
+    requests, _ = check({"ip_blocks": "8-31"}, {}, {"ip_blocks": "0-40", "ref_blocks": "40-41"})
+    kept, problems = check_blocks(requests, num_blocks=40)
+    assert [request.row for request in kept] == [10, 11]
+    assert [(problem.row, problem.column) for problem in problems] == [(12, "ip_blocks"), (12, "ref_blocks")]
+    assert str(problems[0]) == "row 12: ip_blocks='0-40': must lie within the model's blocks, 0-39"
 
 
 def test_copies_of_a_photo_ask_for_the_same_clip() -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, commit, commit_uri, committed_clip_ids, read_commit, read_commits
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write_event
 from lynx_batch.ledger.history import given_up_before
-from lynx_batch.ledger.metadata import Outcome, RowOutcome, latest_per_clip, read_metadata, write_metadata
+from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, latest_per_clip, read_metadata, write_metadata
 from lynx_batch.ledger.runs import list_runs, new_run_id, write_run_record
 from lynx_batch.ledger.summary import summarise
 from lynx_model.spec import RenderParams
@@ -217,6 +218,10 @@ def test_events_of_other_clips_are_not_read(tmp_path: Path) -> None:
     assert [e.clip_id for e in read_events(output, ["run"], {"ab12"})] == ["ab12"]
     with pytest.raises(UnreadableRecord, match="cd34"):
         read_events(output)
+
+
+def test_every_parameter_of_a_clip_has_a_column_in_the_metadata() -> None:
+    assert {field.name for field in fields(RenderParams)} <= set(SCHEMA.names)
 
 
 def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from lynx_model.bench import BenchCase, _adapters
+from lynx_model.bench.case import BenchCase, _adapters
 from lynx_model.memory import (
     FP8_LINEAR,
     GIB,
@@ -19,7 +19,7 @@ from lynx_model.memory import (
     smallest_change,
 )
 from lynx_model.resampler import Resampler
-from lynx_model.spec import EngineOptions, ModelSource
+from lynx_model.spec import ModelSource
 from lynx_model.transformer import LynxTransformer
 from lynx_model.weights import load_model
 from tests.models import BASE, MODEL
@@ -37,7 +37,7 @@ def test_headers_tell_the_size_that_is_loaded(variant: str) -> None:
     source = ModelSource.of(str(BASE), str(MODEL / f"lynx_{variant}"))
     size, model = (
         ModelSize.of(source),
-        load_model(source, device=torch.device("cpu"), dtype=torch.float32, engine=EngineOptions()),
+        load_model(source, device=torch.device("cpu"), dtype=torch.float32),
     )
     encoder = model.text_encoder._encoder
     assert size.transformer_params + size.adapter_params == num_params(model.transformer, model.resampler)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lynx_model import sampler
 from lynx_model.errors import EncoderMismatch, Interrupted, InvalidParams
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import RenderParams, Subject
@@ -55,6 +56,13 @@ def test_a_clip_does_not_depend_on_the_clips_before_it(full: LynxPipeline) -> No
         {"ref_scale": 0.0},
         {"num_inference_steps": 3},
         {"flow_shift": 8.0},
+        {"ip_start": 0.5},
+        {"ip_end": 0.5},
+        {"ip_blocks": "0-1"},
+        {"ref_start": 0.5},
+        {"ref_end": 0.5},
+        {"ref_blocks": "1-1"},
+        {"guidance_until": 0.5},
     ],
     ids=str,
 )
@@ -67,6 +75,51 @@ def test_every_parameter_changes_the_picture(full: LynxPipeline, change: dict[st
 def test_a_strength_of_zero_switches_an_adapter_off(full: LynxPipeline) -> None:
     off = replace(PARAMS, ip_scale=0.0, ref_scale=0.0)
     assert torch.equal(full.denoise(make_subject(0), off), full.denoise(make_subject(1), off))
+
+
+def test_ranges_that_hold_everything_change_nothing(full: LynxPipeline) -> None:
+    weak = replace(PARAMS, ip_scale=0.7, ref_scale=0.6)
+    everything = replace(weak, ip_blocks="0-3", ref_blocks="0-3", ip_end=1.0, ref_end=0.99, guidance_until=0.51)
+    assert torch.equal(full.denoise(make_subject(), everything), full.denoise(make_subject(), weak))
+
+
+@pytest.mark.parametrize(
+    "nowhere", [{"ip_end": 0.0, "ref_start": 1.0}, {"ip_start": 0.6, "ip_end": 0.6, "ref_end": 0.0}]
+)
+def test_a_range_without_steps_is_a_strength_of_zero(full: LynxPipeline, nowhere: dict[str, float]) -> None:
+    off = full.denoise(make_subject(), replace(PARAMS, ip_scale=0.0, ref_scale=0.0))
+    assert torch.equal(full.denoise(make_subject(), replace(PARAMS, **nowhere)), off)
+
+
+def test_strengths_outside_their_blocks_are_zero(full: LynxPipeline) -> None:
+    clip = full.prepare(make_subject(), replace(PARAMS, ip_blocks="1-2", ref_blocks="3-3"))
+    for branch in clip.steps[0]:
+        assert [bool(block.cross.identity.value.any()) for block in branch.blocks] == [False, True, True, False]
+        assert [bool(block.reference.value.any()) for block in branch.blocks] == [False, False, False, True]
+
+
+def test_steps_with_the_same_branches_and_strengths_share_their_conditioning(full: LynxPipeline) -> None:
+    clip = full.prepare(make_subject(), replace(PARAMS, num_inference_steps=8, ip_end=0.5, guidance_until=0.25))
+    assert [len(step) for step in clip.steps] == [3, 3, 1, 1, 1, 1, 1, 1]
+    assert len({id(branch) for step in clip.steps for branch in step}) == 4
+
+
+def test_guidance_until_half_equals_a_loop_that_drops_the_other_branches_there(full: LynxPipeline) -> None:
+    params = replace(PARAMS, num_inference_steps=4, guidance_until=0.5)
+    clip = full.prepare(make_subject(), replace(params, guidance_until=1.0))
+    scheduler = sampler.make_schedule(full._model.scheduler_config, params, torch.device("cpu"))
+    latents = sampler.draw_noise(params, torch.device("cpu"))
+    for step, timestep in enumerate(scheduler.timesteps):
+        with torch.inference_mode():
+            text, nothing, subject = full._model.transformer.predict(latents, timestep[None], clip.steps[0])
+        guided = nothing + 2.0 * (subject - nothing) + 5.0 * (text - subject)
+        latents = scheduler.step(guided if step < 2 else text, timestep, latents, return_dict=False)[0]
+    assert (full.denoise(make_subject(), params) - latents).abs().max() < 1e-5
+
+
+def test_blocks_that_the_model_lacks_are_refused(lite: LynxPipeline) -> None:
+    with pytest.raises(InvalidParams, match="ip_blocks='0-4': must lie within the model's blocks, 0-3"):
+        lite.prepare(make_subject(), replace(PARAMS, ip_blocks="0-4"))
 
 
 def test_lite_ignores_the_image_guidance(lite: LynxPipeline) -> None:

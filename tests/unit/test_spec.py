@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import MAX_SEED, ModelSource, ParallelPlan, RenderParams, Subject
+from lynx_model.spec import MAX_SEED, LoraSource, ModelSource, ParallelPlan, RenderParams, Subject
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -33,6 +33,11 @@ NAN, INFINITY = float("nan"), float("inf")
         ("seed", MAX_SEED + 1),
         ("flow_shift", 0.0),
         ("flow_shift", -INFINITY),
+        ("ip_start", -0.1),
+        ("ip_end", 1.1),
+        ("ref_start", NAN),
+        ("ref_blocks", "3-1"),
+        ("guidance_until", 2.0),
     ],
 )
 def test_a_value_outside_its_rule_is_refused_with_field_value_and_rule(field: str, value: object) -> None:
@@ -55,10 +60,19 @@ def test_a_value_outside_its_rule_is_refused_with_field_value_and_rule(field: st
         ("seed", 0),
         ("seed", MAX_SEED),
         ("flow_shift", 5.0),
+        ("ip_end", 0.0),
+        ("ref_start", 1.0),
+        ("ip_blocks", "0-0"),
+        ("guidance_until", 0.0),
     ],
 )
 def test_a_value_on_the_edge_of_its_rule_is_taken(field: str, value: object) -> None:
     assert getattr(RenderParams(**{"prompt": "a person waves", field: value}), field) == value
+
+
+def test_a_range_of_steps_must_not_end_before_it_starts() -> None:
+    with pytest.raises(InvalidParams, match=r"ref_end=0.2: must not be before ref_start=0.5"):
+        RenderParams(prompt="a person waves", ref_start=0.5, ref_end=0.2)
 
 
 def test_an_error_about_a_parameter_survives_the_way_between_processes() -> None:
@@ -91,6 +105,11 @@ def test_a_plan_needs_a_rank() -> None:
 
 def test_an_adapter_folder_without_ref_layers_is_lite(tmp_path: Path) -> None:
     assert ModelSource.of("base", str(tmp_path)).ref_adapter is None
+
+
+def test_a_lora_without_a_scale_is_added_whole() -> None:
+    source = ModelSource.of("base", {"id": "lite"}, ["a", LoraSource(file="b", scale=0.5)])
+    assert source.loras == (LoraSource(file="a", scale=1.0), LoraSource(file="b", scale=0.5))
 
 
 def test_adapters_of_two_folders_are_mixed_as_named() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lynx_model.adapters import IdAdapterLayer
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.spec import EngineOptions, ModelSource
+from lynx_model.spec import ModelSource
 from lynx_model.text import clean_prompt
 from lynx_model.weights import LoadedModel, load_model
 from tests.models import BASE, MODEL
@@ -31,7 +31,7 @@ def base(tmp_path: Path) -> Path:
 
 def load(base: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
     source = ModelSource.of(str(base), str(MODEL / "lynx_full"))
-    return load_model(source, device=torch.device("cpu"), dtype=dtype, engine=EngineOptions())
+    return load_model(source, device=torch.device("cpu"), dtype=dtype)
 
 
 def change(file: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:

@@ -1,0 +1,185 @@
+"""What a LoRA file adds to the base model, told from its header and compared with the base's tensors; free of torch.
+
+Layouts: diffusers' and peft's (`transformer.blocks.0.attn1.to_q.lora_A.weight`, `lora_B`), and the original Wan's
+(`diffusion_model.blocks.0.self_attn.q.lora_down.weight`, `lora_up`, `alpha`), in which whole differences of a weight
+(`diff`) or a bias (`diff_b`) may lie beside the products.
+
+diffusers' own converter is not used: it needs the tensors in memory and leaves out differences of norms without a word.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from lynx_model.errors import WeightsMismatch
+from lynx_model.headers import Shape, TensorHeader, checkpoint_shapes, read_header, read_metadata
+from lynx_model.spec import LoraSource, ModelSource
+
+PREFIX = re.compile(r"^(transformer|diffusion_model)\.")
+
+PARTS = {
+    ".lora_A.weight": "down",
+    ".lora_down.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_up.weight": "up",
+    ".alpha": "alpha",
+    ".diff": "diff",
+    ".diff_b": "diff_b",
+}
+"""What a tensor is to its module, by the end of its name."""
+
+WHOLE = ({"down", "up"}, {"down", "up", "alpha"}, {"diff"}, set[str]())
+"""The parts that may change one weight together."""
+
+ATTENTIONS = {"self_attn": "attn1", "cross_attn": "attn2"}
+PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
+
+WAN_MODULES_OF_A_BLOCK = {
+    **{f"{a}.{p}": f"{ours}.{to}" for a, ours in ATTENTIONS.items() for p, to in PROJECTIONS.items()},
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    "modulation": "scale_shift_table",
+}
+WAN_MODULES = {
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+}
+"""Names of the original Wan -> diffusers'. Source: scripts/convert_wan_to_diffusers.py of diffusers 0.33.1."""
+
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers keeps peft's configuration in a file's header."""
+
+UNSUPPORTED = ("use_rslora", "use_dora", "alpha_pattern")
+"""Settings of peft that make a LoRA mean something else than `up @ down * alpha / rank`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowRank:
+    """`up @ down * alpha / rank`: `down` and `up` are names of tensors in the file, `alpha` is one or the value itself."""
+
+    down: str
+    up: str
+    alpha: str | float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """What a file changes: for each tensor of the base, a product or the name of a difference to add as it is."""
+
+    file: Path
+    scale: float
+    changes: Mapping[str, LowRank | str]
+
+
+def describe_loras(source: ModelSource) -> tuple[Lora, ...]:
+    """What each LoRA of `source` changes; reads headers only.
+
+    Raises:
+        MissingFile: If a file is not there.
+        WeightsMismatch: If a tensor fits nothing in the base model, or not its shape; names file, tensor, expected, found.
+    """
+    if not source.loras:
+        return ()
+    base = checkpoint_shapes(Path(source.base) / "transformer")
+    return tuple(_describe(lora, base) for lora in source.loras)
+
+
+def _describe(source: LoraSource, base: Mapping[str, Shape]) -> Lora:
+    file = Path(source.file)
+    tensors, alpha = read_header(file), _declared_alpha(file)
+    changes: dict[str, LowRank | str] = {}
+    for module, names in _by_module(file, tensors).items():
+        if {*names} - {"diff_b"} not in WHOLE:
+            parts = ", ".join(sorted(names.values()))
+            raise WeightsMismatch(f"{file}: {module}: expected a pair of down and up, or one difference, found {parts}")
+        weight = module if module in base else f"{module}.weight"
+        if "down" in names:
+            changes[weight] = _low_rank(file, names, tensors, _expected(file, names["down"], weight, base), alpha)
+        for part, target in (("diff", weight), ("diff_b", f"{module}.bias")):
+            if part in names:
+                _check(file, names[part], _expected(file, names[part], target, base), tensors[names[part]].shape)
+                changes[target] = names[part]
+    return Lora(file=file, scale=source.scale, changes=changes)
+
+
+def _by_module(file: Path, tensors: Mapping[str, TensorHeader]) -> dict[str, dict[str, str]]:
+    """For each module of the base, in diffusers' words: the names of its parts in the file."""
+    modules: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        ending = next((ending for ending in PARTS if name.endswith(ending)), None)
+        if ending is None:
+            raise WeightsMismatch(f"{file}: tensor {name}: expected a name that ends in one of {', '.join(PARTS)}")
+        names = modules.setdefault(_diffusers_name(name.removesuffix(ending)), {})
+        if PARTS[ending] in names:
+            raise WeightsMismatch(f"{file}: tensor {name}: expected once, found {names[PARTS[ending]]} as well")
+        names[PARTS[ending]] = name
+    return modules
+
+
+def _diffusers_name(module: str) -> str:
+    """What diffusers calls a module that has the original's name or already diffusers'."""
+    module = PREFIX.sub("", module)
+    block = re.fullmatch(r"(blocks\.\d+\.)(.+)", module)
+    if block is None:
+        return WAN_MODULES.get(module, module)
+    return block[1] + WAN_MODULES_OF_A_BLOCK.get(block[2], block[2])
+
+
+def _low_rank(
+    file: Path,
+    names: Mapping[str, str],
+    tensors: Mapping[str, TensorHeader],
+    weight: Shape,
+    declared_alpha: float | None,
+) -> LowRank:
+    """Without an alpha, which may be a tensor of its own or declared for the file, a product counts as it is."""
+    down, up = (_as_matrix(tensors[names[part]].shape) for part in ("down", "up"))
+    rank = down[0]
+    _check(file, names["down"], (rank, _as_matrix(weight)[1]), down)
+    _check(file, names["up"], (weight[0], rank), up)
+    if "alpha" in names and prod(tensors[names["alpha"]].shape) != 1:
+        _check(file, names["alpha"], (), tensors[names["alpha"]].shape)
+    alpha = names.get("alpha", rank if declared_alpha is None else declared_alpha)
+    return LowRank(down=names["down"], up=names["up"], alpha=alpha, rank=rank)
+
+
+def _as_matrix(shape: Shape) -> Shape:
+    """The shape of a linear layer, or of a convolution whose inputs lie in a row."""
+    return (*shape[:1], prod(shape[1:]))
+
+
+def _expected(file: Path, name: str, target: str, base: Mapping[str, Shape]) -> Shape:
+    if target not in base:
+        raise WeightsMismatch(
+            f"{file}: tensor {name}: expected a tensor of the base model to change, found no {target}"
+        )
+    return base[target]
+
+
+def _check(file: Path, name: str, expected: Shape, found: Shape) -> None:
+    if expected != found:
+        raise WeightsMismatch(f"{file}: tensor {name}: expected shape {expected}, found shape {found}")
+
+
+def _declared_alpha(file: Path) -> float | None:
+    """The alpha that peft's configuration in the header gives, if it is there."""
+    try:
+        settings = json.loads(read_metadata(file).get(METADATA_KEY, "{}"))
+        settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
+        alpha = None if settings.get("lora_alpha") is None else float(settings["lora_alpha"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsMismatch(f"{file}: {METADATA_KEY} in its header must be peft's configuration as JSON") from error
+    for name in UNSUPPORTED:
+        if settings.get(name):
+            raise WeightsMismatch(f"{file}: {METADATA_KEY} in its header: {name}={settings[name]!r} is not supported")
+    return alpha

@@ -1,0 +1,48 @@
+"""Limits of a strength or of the guidance: to a part of the steps, and to some of the blocks; free of torch.
+
+Steps are limited by fractions: step i of n, counted from 0, lies between them if start <= i / n < end. So 0 to 1 is every
+step, and two ranges that meet share none. Blocks are limited by text, "8-31": the first and the last, counted from 0.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from lynx_model.errors import InvalidParams
+
+STEP_RANGES = (("ip_start", "ip_end"), ("ref_start", "ref_end"))
+"""Fields of RenderParams that are the two ends of one range of steps."""
+
+BLOCKS = re.compile(r"(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})")
+
+
+def is_within(step: int, num_steps: int, start: float, end: float) -> bool:
+    """Whether a step, counted from 0, lies between two fractions of all steps."""
+    return start <= step / num_steps < end
+
+
+def explain_step_ranges(value_of: Callable[[str], float]) -> Iterator[tuple[str, float, str]]:
+    """Field, value and rule of each range that ends before it starts; `value_of` gives a field's value by its name."""
+    for start, end in STEP_RANGES:
+        if value_of(end) < value_of(start):
+            yield end, value_of(end), f"must not be before {start}={value_of(start)}"
+
+
+def parse_blocks(field: str, text: str) -> range:
+    """The blocks that `text` names. Raises InvalidParams if it is not a range of them."""
+    match = BLOCKS.fullmatch(text)
+    if match is None:
+        raise InvalidParams(field, text, 'must be the first and the last block, such as "8-31"')
+    first, last = map(int, match.groups())
+    if last < first:
+        raise InvalidParams(field, text, "must not end before it starts")
+    return range(first, last + 1)
+
+
+def choose_blocks(field: str, text: str | None, num_blocks: int) -> range:
+    """The blocks that `text` names of a model of `num_blocks`; None is all. Raises InvalidParams if it has fewer."""
+    if text is None:
+        return range(num_blocks)
+    blocks = parse_blocks(field, text)
+    if blocks.stop > num_blocks:
+        raise InvalidParams(field, text, f"must lie within the model's blocks, 0-{num_blocks - 1}")
+    return blocks

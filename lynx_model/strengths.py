@@ -1,0 +1,31 @@
+"""How strong the adapters are, at each step and in each block; free of torch."""
+
+from dataclasses import dataclass
+
+from lynx_model.ranges import choose_blocks, is_within
+from lynx_model.spec import RenderParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strengths:
+    """Per block, how strong the ID-adapter and the Ref-adapter are at a step; 0 where they are off."""
+
+    ip: tuple[float, ...]
+    ref: tuple[float, ...]
+
+
+def plan_strengths(params: RenderParams, *, step: int, num_blocks: int) -> Strengths:
+    """The strengths at `step`, counted from 0, in a model of `num_blocks`.
+
+    Raises:
+        InvalidParams: If a range of blocks is beyond the model.
+    """
+    num_steps = params.num_inference_steps
+    ip = params.ip_scale if is_within(step, num_steps, params.ip_start, params.ip_end) else 0.0
+    ref = params.ref_scale if is_within(step, num_steps, params.ref_start, params.ref_end) else 0.0
+    ip_blocks = choose_blocks("ip_blocks", params.ip_blocks, num_blocks)
+    ref_blocks = choose_blocks("ref_blocks", params.ref_blocks, num_blocks)
+    return Strengths(
+        ip=tuple(ip if block in ip_blocks else 0.0 for block in range(num_blocks)),
+        ref=tuple(ref if block in ref_blocks else 0.0 for block in range(num_blocks)),
+    )
