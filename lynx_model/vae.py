@@ -6,20 +6,25 @@ Shapes: B batch, C channels, F frames, H rows, W columns.
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lynx_model.decoder import VideoDecoder
 
 
-def encode_picture(vae: AutoencoderKLWan, picture_CHW: Tensor, *, seed: int) -> Tensor:
-    """(1, C, 1, H/8, W/8) latents of one picture in -1..1, drawn from its posterior with noise from the CPU's `seed`.
+def encode_picture(vae: AutoencoderKLWan, picture_CHW: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior of one picture in -1..1, which `draw_latents` draws from."""
+    pixels_BCFHW = picture_CHW.to(vae.device, vae.dtype)[None, :, None]
+    return vae.encode(pixels_BCFHW).latent_dist
+
+
+def draw_latents(vae: AutoencoderKLWan, posterior: DiagonalGaussianDistribution, *, seed: int) -> Tensor:
+    """(1, C, 1, H/8, W/8) latents of an encoded picture, drawn with noise from the CPU's `seed`.
 
     Source: bytedance/lynx modules/full/lynx_pipeline.py:114-138 at 3a6a91a.
     """
-    pixels_BCFHW = picture_CHW.to(vae.device, vae.dtype)[None, :, None]
-    generator = torch.Generator("cpu").manual_seed(seed)
-    latents_BCFHW = vae.encode(pixels_BCFHW).latent_dist.sample(generator)
+    latents_BCFHW = posterior.sample(torch.Generator("cpu").manual_seed(seed))
     mean, std = _statistics(vae, latents_BCFHW)
     return (latents_BCFHW - mean) * (1 / std)  # type: ignore[no-any-return]
 

@@ -70,6 +70,8 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     if summary.num_rendered_before:
         line += f" ({summary.num_rendered_before} of them before this run)"
     console.print(f"run {summary.run_id}: {line}", highlight=False)
+    if shares := summary.busy_shares.values():
+        console.print(f"each group denoised at least {min(shares):.1%} of its time", highlight=False)
     if summary.stopped_by:
         console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", highlight=False)
         return exits.STOPPED

@@ -12,7 +12,7 @@ import structlog
 from lynx_batch.errors import GroupLost, TooManyFaults
 from lynx_batch.execution.cluster import Slots
 from lynx_batch.execution.group import Group
-from lynx_batch.execution.tasks import Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.execution.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
 
 log = structlog.get_logger()
@@ -35,7 +35,9 @@ class Progress:
 
 
 class Recorder(Protocol):
-    """Told of each ended attempt."""
+    """Told of each group that is ready and of each ended attempt."""
+
+    def loaded(self, group: str, answer: Loaded) -> None: ...
 
     def rendered(self, task: RenderTask, group: str, result: Rendered) -> None: ...
 
@@ -82,12 +84,17 @@ class Driver:
                 group.end()
 
     def _assign(self) -> None:
-        """Keeps as many groups as there is work for, and gives each idle one the next clip."""
+        """Keeps as many groups as there is work for, and gives each the next clip."""
         while len(self._groups) < min(self._num_groups, self._schedule.num_unfinished):
             self._groups.append(Group(next(self._names), self._settings, self._slots))
         for group in self._groups:
-            if group.is_ready and group.task is None and (clip := self._schedule.take()):
-                group.start(RenderTask(clip=clip, attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}"))
+            if self._wants_clip(group) and (clip := self._schedule.take()):
+                group.take(RenderTask(clip=clip, attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}"))
+
+    def _wants_clip(self, group: Group) -> bool:
+        """A group gets its next clip early, unless so few wait that a group which is idle sooner would miss it."""
+        is_idle = group.rendering is None
+        return group.has_room and (is_idle or self._schedule.count(ClipState.WAITING) >= len(self._groups))
 
     def _answered(self) -> list[tuple[Group, Any]]:
         """Waits a moment for answers of the workers."""
@@ -96,50 +103,55 @@ class Driver:
         return [(awaited[ref], ref) for ref in ready]
 
     def _record(self, group: Group, ref: Any) -> None:
-        task = group.task
         try:
             answer = group.receive(ref)
         except GroupLost as loss:
             self._lose(group, loss)
             return
         if isinstance(answer, Loaded):
-            log.info("group_ready", group=group.name, device=answer.device, load_s=round(answer.load_s, 2))
-        elif isinstance(answer, Rendered) and task is not None:
-            self._num_faults = 0
-            self._schedule.rendered(task.clip.clip_id)
-            self._recorder.rendered(task, group.name, answer)
-        elif isinstance(answer, Failed):
-            self._fail(task, group, answer)
-        if group.is_broken:
-            self._remove(group)
+            self._recorder.loaded(group.name, answer)
+        elif isinstance(answer, Ended):
+            self._end(answer, group)
+        if group.is_spent:
+            self._lose(group, GroupLost(f"group {group.name}: a rank failed in mid-clip, and the others wait for it"))
 
     def _lose(self, group: Group, loss: GroupLost) -> None:
+        """Ends a group; its clips are tried again, whichever of them it was about."""
         log.warning("group_lost", group=group.name, error=str(loss))
-        self._remove(group)
-        self._fail(group.task, group, Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE))
+        self._groups.remove(group)
+        group.end()
+        failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
+        for task in group.tasks:
+            self._fail(task, group, failure)
+        self._count_fault(failure)
 
-    def _fail(self, task: RenderTask | None, group: Group, failure: Failed) -> None:
-        """Ends an attempt (a group may also die between two); stops the run if nothing but faults is left to come."""
-        if task is not None:
-            state = self._schedule.failed(task.clip.clip_id, failure.fault)
-            self._recorder.failed(task, group.name, failure, state)
+    def _end(self, ended: Ended, group: Group) -> None:
+        if isinstance(ended.result, Rendered):
+            self._num_faults = 0
+            self._schedule.rendered(ended.task.clip.clip_id)
+            self._recorder.rendered(ended.task, group.name, ended.result)
+        else:
+            self._fail(ended.task, group, ended.result)
+            self._count_fault(ended.result)
+
+    def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
+        state = self._schedule.failed(task.clip.clip_id, failure.fault)
+        self._recorder.failed(task, group.name, failure, state)
+
+    def _count_fault(self, failure: Failed) -> None:
+        """Stops the run if nothing but faults of the machine is left to come."""
         self._num_faults = self._num_faults + 1 if failure.fault is Fault.MACHINE else 0
         if self._num_faults >= MAX_FAULTS_IN_A_ROW:
             raise TooManyFaults(f"{self._num_faults} faults in a row, and no clip ended: {failure.error}")
 
-    def _remove(self, group: Group) -> None:
-        self._groups.remove(group)
-        group.end()
-
     def _progress(self) -> Progress:
         for group in self._groups:
             group.poll_step()
-        busy = [(group.task.clip.name, *group.step) for group in self._groups if group.task is not None]
         return Progress(
             num_rendered=self._schedule.count(ClipState.RENDERED),
             num_rejected=self._schedule.count(ClipState.REJECTED),
             num_failed=self._schedule.count(ClipState.FAILED),
             num_left=self._schedule.num_unfinished,
-            running=tuple(busy),
+            running=tuple(clip for group in self._groups for clip in group.running()),
             num_groups_loading=sum(not group.is_ready for group in self._groups),
         )

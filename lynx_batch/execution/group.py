@@ -1,5 +1,6 @@
 """A group: the workers that render one clip together. It lives and dies as one."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -8,7 +9,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lynx_batch.errors import GroupLost, Permanent
 from lynx_batch.execution.cluster import Slots
-from lynx_batch.execution.tasks import AttemptResult, Failed, Helped, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.execution.tasks import Drawn, Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.execution.worker import Worker
 
 ALL_GPUS_VISIBLE = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
@@ -18,37 +19,61 @@ ALL_GPUS_VISIBLE = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": 
 class Group:
     """One placement group with one worker per slot, loading from the start and then rendering clip after clip.
 
-    `refs` are the answers that are awaited: the driver waits for them and hands each to `receive`.
+    A clip passes through three places, each of which holds one at most: `next` (its photo is read), `rendering` (the
+    model's, decoding included) and `delivering` (encoding, upload, commit). `refs` are the answers that are awaited: the
+    driver waits for them and hands each to `receive`.
     """
 
     def __init__(self, name: str, settings: WorkerSettings, slots: Slots) -> None:
         self.name = name
-        self.task: RenderTask | None = None
+        self.next: RenderTask | None = None
+        self.rendering: RenderTask | None = None
+        self.delivering: RenderTask | None = None
         self.is_ready = self.is_broken = False
-        self.step = (0, 0)
-        self._answer: Rendered | Failed | None = None
+        self._step = (0, 0)
+        self._failure: Failed | None = None
         self._step_ref: Any = None
         size, bundle = settings.plan.num_ranks, slots.bundle()
         self._placement = placement_group([bundle] * size, strategy="STRICT_PACK")
         self._workers = [self._place(settings, rank, bundle) for rank in range(size)]
         address = self._workers[0].address.remote()
-        self.refs = [worker.load.remote(address) for worker in self._workers]
+        self._render_refs = [worker.load.remote(address) for worker in self._workers]
+        self._deliver_refs: list[Any] = []
 
-    def start(self, task: RenderTask) -> None:
-        """Gives every worker its share of a clip."""
-        assert self.is_ready
-        assert self.task is None
-        self.task, self.step, self._answer = task, (0, task.clip.params.num_inference_steps), None
-        self.refs = [worker.render.remote(task) for worker in self._workers]
+    @property
+    def refs(self) -> list[Any]:
+        return self._render_refs + self._deliver_refs
 
-    def receive(self, ref: Any) -> Loaded | Rendered | Failed | None:
-        """Takes one worker's answer; gives the group's own as soon as it is known, else None.
+    @property
+    def tasks(self) -> list[RenderTask]:
+        """The attempts that would be lost with the group."""
+        return [task for task in (self.delivering, self.rendering, self.next) if task is not None]
+
+    @property
+    def has_room(self) -> bool:
+        return self.is_ready and not self.is_broken and self.next is None
+
+    @property
+    def is_spent(self) -> bool:
+        """Broken, and what it can still deliver is delivered."""
+        return self.is_broken and self.delivering is None
+
+    def take(self, task: RenderTask) -> None:
+        """Renders a clip as soon as it can; until then its photo is read."""
+        assert self.has_room
+        self.next = task
+        self._advance()
+        if self.next is not None:
+            for worker in self._workers:
+                worker.prefetch.remote(task)
+
+    def receive(self, ref: Any) -> Loaded | Ended | None:
+        """Takes one worker's answer; tells when it was the last of all workers' loading, or ends an attempt.
 
         Raises:
             GroupLost: If the worker died.
             Permanent: If the model cannot be loaded, which another group could not do either.
         """
-        self.refs.remove(ref)
         try:
             answer = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
@@ -57,20 +82,31 @@ class Group:
             raise GroupLost(f"group {self.name}: {error}") from error
         except ray.exceptions.RayError as error:
             raise GroupLost(f"group {self.name}: {error}") from error
-        return self._receive_loaded(answer) if isinstance(answer, Loaded) else self._receive_result(answer)
+        if ref in self._deliver_refs:
+            return self._receive_delivery(answer)
+        self._render_refs.remove(ref)
+        return self._receive_loaded(answer) if isinstance(answer, Loaded) else self._receive_drawn(answer)
 
     def poll_step(self) -> None:
         """Asks the first worker how far it is, and takes its last answer; never waits."""
-        if self.task is None:
+        if self.rendering is None:
             return
         if self._step_ref is None:
             self._step_ref = self._workers[0].progress.remote()
         if ray.wait([self._step_ref], timeout=0)[0]:
             try:
-                self.step = ray.get(self._step_ref)
+                self._step = ray.get(self._step_ref)
             except ray.exceptions.RayError:
                 return  # the awaited answer of the same worker tells that it died
             self._step_ref = None
+
+    def running(self) -> Iterator[tuple[str, int, int]]:
+        """(clip name, steps done, steps in all) of each clip that is rendered or delivered."""
+        if self.rendering is not None:
+            yield self.rendering.clip.name, *self._step
+        if self.delivering is not None:
+            num_steps = self.delivering.clip.params.num_inference_steps
+            yield self.delivering.clip.name, num_steps, num_steps
 
     def end(self) -> None:
         """Kills every worker and gives the slots back."""
@@ -88,15 +124,38 @@ class Group:
         ).remote(settings, rank)
 
     def _receive_loaded(self, answer: Loaded) -> Loaded | None:
-        self.is_ready = not self.refs
+        self.is_ready = not self._render_refs
         return answer if self.is_ready else None
 
-    def _receive_result(self, answer: AttemptResult) -> Rendered | Failed | None:
-        """The first failure is the group's, and so is the first rank's success; the others' success says nothing."""
-        if not isinstance(answer, Helped) and not isinstance(self._answer, Failed):
-            self._answer = answer
-        self.is_broken = isinstance(answer, Failed) and answer.breaks_group
-        if self.refs and not self.is_broken:
-            return None
-        self.task = None
-        return self._answer
+    def _receive_drawn(self, answer: Drawn | Failed) -> Ended | None:
+        """The first failure is the group's; it is told at once if the other ranks may never answer."""
+        if isinstance(answer, Failed) and self._failure is None:
+            self._failure = answer
+            self.is_broken = answer.breaks_group
+        if self.is_broken:
+            self._render_refs.clear()
+        ended = None
+        if not self._render_refs and self._failure is not None:
+            assert self.rendering is not None
+            ended, self.rendering = Ended(task=self.rendering, result=self._failure), None
+        self._advance()
+        return ended
+
+    def _receive_delivery(self, answer: Rendered | Failed) -> Ended:
+        assert self.delivering is not None
+        self._deliver_refs.clear()
+        ended, self.delivering = Ended(task=self.delivering, result=answer), None
+        self._advance()
+        return ended
+
+    def _advance(self) -> None:
+        """Moves each clip on to the next place, if it is done where it is and that place is free."""
+        if self.is_broken or self._render_refs:
+            return
+        if self.rendering is not None and self.delivering is None:
+            self.delivering, self.rendering = self.rendering, None
+            self._deliver_refs = [self._workers[0].deliver.remote(self.delivering)]
+        if self.next is not None and self.rendering is None:
+            self.rendering, self.next, self._failure = self.next, None, None
+            self._step = (0, self.rendering.clip.params.num_inference_steps)
+            self._render_refs = [worker.render.remote(self.rendering) for worker in self._workers]

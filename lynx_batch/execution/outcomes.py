@@ -1,5 +1,6 @@
 """What becomes of each clip of a run: gathered from earlier runs and from this one's attempts, told as row outcomes."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -8,11 +9,12 @@ import structlog
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.execution.prepare import PreparedRun
-from lynx_batch.execution.tasks import Failed, Rendered, RenderTask
+from lynx_batch.execution.tasks import Failed, Loaded, Rendered, RenderTask
 from lynx_batch.ledger.commits import CommitRecord, committed_clip_ids, read_commits
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.trace import FaultMark, Trace
 from lynx_batch.planning.schedule import ClipState, Schedule
 
 log = structlog.get_logger()
@@ -45,21 +47,29 @@ class ClipEnd:
 
 @dataclass(slots=True)
 class RunRecorder:
-    """Keeps what came of each clip's last attempt, and writes an event for every ended attempt."""
+    """Keeps what came of each clip's last attempt and what each group did when; writes an event for every ended attempt."""
 
     output: str
     run_id: str
+    trace: Trace = field(default_factory=Trace)
     _failures: dict[str, Failed] = field(default_factory=dict)
+
+    def loaded(self, group: str, answer: Loaded) -> None:
+        log.info("group_ready", group=group, device=answer.device, load_s=round(answer.span.seconds, 2))
+        self.trace.add(group, "", [answer.span])
 
     def rendered(self, task: RenderTask, group: str, result: Rendered) -> None:
         self._failures.pop(task.clip.clip_id, None)
         log.info("clip_rendered", clip=task.clip.name, group=group, attempt=result.commit.attempt)
+        self.trace.add(group, task.clip.name, result.spans)
         self._write(task, group, EventKind.RENDERED)
 
     def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState) -> None:
         self._failures[task.clip.clip_id] = result
         told = {"clip": task.clip.name, "group": group, "error_type": result.error_type, "error": result.error}
         log.warning("attempt_failed", **told, clip_is=state)
+        mark = FaultMark(error_type=result.error_type, at_s=time.time())
+        self.trace.add(group, task.clip.name, [*result.spans, mark])
         self._write(task, group, EVENT_OF_FAILURE[state], result)
 
     def ends(self, clips: Iterable[ClipSpec], schedule: Schedule) -> dict[str, ClipEnd]:

@@ -16,6 +16,7 @@ from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.metadata import Outcome, RowOutcome, write_metadata
 from lynx_batch.ledger.runs import new_run_id, write_run_record
+from lynx_batch.ledger.trace import write_trace
 from lynx_batch.planning.schedule import Schedule
 from lynx_model.spec import ParallelPlan
 
@@ -24,10 +25,11 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """How a run ended. `stopped_by` is empty if it came to its end."""
+    """How a run ended. `stopped_by` is empty if it came to its end; `busy_shares` are `Trace.busy_shares`."""
 
     run_id: str
     outcomes: tuple[RowOutcome, ...]
+    busy_shares: dict[str, float]
     stopped_by: str = ""
 
     @property
@@ -72,7 +74,8 @@ def render(config: RunConfig, selection: Selection, *, announce: Callable[[str],
         ends |= recorder.ends(open_clips, schedule)
         outcomes = tuple(row_outcomes(prepared, ends))
         write_metadata(config.output, run_id, outcomes)
-    return RunSummary(run_id=run_id, outcomes=outcomes, stopped_by=stopped_by)
+        write_trace(config.output, run_id, recorder.trace)
+    return RunSummary(run_id=run_id, outcomes=outcomes, busy_shares=recorder.trace.busy_shares(), stopped_by=stopped_by)
 
 
 def _drive(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from lynx_batch.clip import ClipSpec, RenderIdentity
 from lynx_batch.config import EngineConfig, FacesConfig
 from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
 from lynx_model.spec import ModelSource, ParallelPlan
 
@@ -36,12 +37,12 @@ class Loaded:
     """A worker has its model and waits for clips."""
 
     device: str
-    load_s: float
+    span: Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Helped:
-    """A rank other than the first has done its share."""
+class Drawn:
+    """A rank has done its share of a clip's frames, which the first rank keeps until it is told to deliver them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Rendered:
     """The clip is committed; `commit` is the record in the store, which may be another attempt's."""
 
     commit: CommitRecord
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,12 @@ class Failed:
     error: str
     fault: Fault
     breaks_group: bool = False
+    spans: tuple[Span, ...] = ()
 
 
-AttemptResult = Helped | Rendered | Failed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An attempt is over, and what came of it."""
+
+    task: RenderTask
+    result: Rendered | Failed

@@ -8,7 +8,8 @@ import ray
 import torch
 
 from lynx_batch.execution.renderer import Renderer
-from lynx_batch.execution.tasks import AttemptResult, Loaded, RenderTask, WorkerSettings
+from lynx_batch.execution.tasks import Drawn, Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.ledger.trace import Span
 from lynx_batch.telemetry import configure_logging
 from lynx_model import parallel
 
@@ -16,11 +17,12 @@ COLLECTIVE_TIMEOUT_S = 600.0
 """After how long a rank gives up on the others: longer than any one step or decode takes."""
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1, "reading": 1, "delivery": 1})
 class Worker:
     """Renders its share of every clip that its group is given; never restarted alone, for its group dies with it.
 
-    `progress` has a thread of its own, so a clip's step can be asked for while it is rendered.
+    `progress`, `prefetch` and `deliver` have a thread each: while a clip is rendered, its step can be asked for, the next
+    clip's photo is read and the clip before is delivered.
     """
 
     def __init__(self, settings: WorkerSettings, rank: int) -> None:
@@ -37,7 +39,7 @@ class Worker:
 
     def load(self, address: str) -> Loaded:
         """Meets the other ranks at `address` and loads the model."""
-        started_s, device = time.perf_counter(), self._claim_device()
+        start_s, device = time.time(), self._claim_device()
         num_ranks = self._settings.plan.num_ranks
         if num_ranks > 1:
             backend = "nccl" if device.startswith("cuda") else "gloo"
@@ -49,11 +51,19 @@ class Worker:
                 timeout_s=COLLECTIVE_TIMEOUT_S,
             )
         self._renderer = Renderer(self._settings, rank=self._rank, device=device)
-        return Loaded(device=device, load_s=time.perf_counter() - started_s)
+        return Loaded(device=device, span=Span(stage="load", start_s=start_s, seconds=time.time() - start_s))
 
-    def render(self, task: RenderTask) -> AttemptResult:
+    def render(self, task: RenderTask) -> Drawn | Failed:
         self._step = (0, task.clip.params.num_inference_steps)
         return self._renderer.render(task, self._note_step)
+
+    @ray.method(concurrency_group="reading")  # type: ignore[untyped-decorator]
+    def prefetch(self, task: RenderTask) -> None:
+        self._renderer.prefetch(task.clip)
+
+    @ray.method(concurrency_group="delivery")  # type: ignore[untyped-decorator]
+    def deliver(self, task: RenderTask) -> Rendered | Failed:
+        return self._renderer.deliver(task)
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     def progress(self) -> tuple[int, int]:

@@ -251,6 +251,7 @@ def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: C
     counts = Counter(r["outcome"] for r in job.metadata())
     assert counts["rendered"] + counts["abandoned"] == 6
     assert counts["abandoned"] >= 1
+    assert len(list(Path(job.output).glob("report/run=*/trace.json"))) == 1
     assert job.run().exit_code == 0
     assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
 

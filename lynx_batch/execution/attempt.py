@@ -1,0 +1,68 @@
+"""One attempt at a clip: when its stages ran, and what its errors come to."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import structlog
+import torch
+
+from lynx_batch.errors import LynxError, Permanent, StoreUnavailable
+from lynx_batch.execution.tasks import Failed
+from lynx_batch.ledger.trace import Span
+from lynx_batch.planning.schedule import Fault
+from lynx_model.errors import OutOfMemory
+
+log = structlog.get_logger()
+
+MAX_ERROR_LENGTH = 1000
+
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """The stages of one attempt, in the order of their ends."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start_s, started = time.time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.note(name, start_s, time.perf_counter() - started)
+
+    def note(self, name: str, start_s: float, seconds: float) -> None:
+        self.spans.append(Span(stage=name, start_s=start_s, seconds=seconds))
+
+
+def attempted(do: Callable[[], T], stopwatch: Stopwatch) -> T | Failed:
+    """What `do` gives, or what it failed with. The one place where a library's error becomes an outcome of the clip."""
+    try:
+        return do()
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        return _failed(OutOfMemory(str(error)), stopwatch)
+    except LynxError as error:
+        return _failed(error, stopwatch)
+    except Exception as error:
+        log.exception("attempt_broke")
+        return _failed(error, stopwatch)
+
+
+def _failed(error: Exception, stopwatch: Stopwatch) -> Failed:
+    return Failed(
+        error_type=type(error).__name__,
+        error=str(error)[:MAX_ERROR_LENGTH],
+        fault=_fault(error),
+        spans=tuple(stopwatch.spans),
+    )
+
+
+def _fault(error: Exception) -> Fault:
+    if isinstance(error, Permanent):
+        return Fault.INPUT
+    return Fault.MACHINE if isinstance(error, StoreUnavailable) else Fault.CLIP

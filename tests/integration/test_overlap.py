@@ -1,0 +1,129 @@
+"""A clip is delivered while the next one is denoised, to a store that takes its time or refuses."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from lynx_batch import storage
+from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.events import EventKind, read_events
+from lynx_batch.ledger.metadata import read_metadata
+from tests.integration.test_render import Job, row, wait_until, workers_of
+from tests.integration.test_s3 import use_endpoint
+
+pytestmark = pytest.mark.ray
+
+OUTPUT = "s3://slow/out"
+UPLOAD_S = 2.0
+MANY_STEPS = 300  # 5 s of one core of 2026
+
+
+class SlowStore:
+    """A real S3 protocol server on which the upload of a video takes `UPLOAD_S`, or fails for the first `num_refused`."""
+
+    def __init__(self) -> None:
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self.videos: list[str] = []
+        self.num_refused = 0
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] == "PUT" and path.endswith(".mp4"):
+            if path not in self.videos:
+                self.videos.append(path)
+            if path in self.videos[: self.num_refused]:
+                start_response("403 Forbidden", [])
+                return []
+            time.sleep(UPLOAD_S)
+        return self._app(environ, start_response)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowStore]:
+    store = SlowStore()
+    server = make_server("127.0.0.1", 0, store, threaded=True)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    use_endpoint(f"http://127.0.0.1:{server.port}", monkeypatch)
+    boto3.client("s3").create_bucket(Bucket="slow")
+    yield store
+    for file in storage.list_files(OUTPUT):
+        storage.delete(file.uri)
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
+    def make(num_rows: int, steps: int) -> Job:
+        rows = [row(seed=seed) for seed in range(num_rows)]
+        settings = {"cluster": {"max_groups": 1}}
+        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=steps, settings=settings, output=OUTPUT)
+
+    return make
+
+
+def read_trace() -> list[dict[str, Any]]:
+    (file,) = storage.list_files(f"{OUTPUT}/report")
+    return list(json.loads(storage.read_bytes(file.uri))["traceEvents"])
+
+
+def of_stage(events: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["name"] == stage]
+
+
+def overlap_s(one: dict[str, Any], other: dict[str, Any]) -> float:
+    end = min(one["ts"] + one["dur"], other["ts"] + other["dur"])
+    return float(end - max(one["ts"], other["ts"])) / 1e6
+
+
+def test_a_group_denoises_while_it_delivers(make_job: Callable[..., Job], store: SlowStore) -> None:
+    result = make_job(3, steps=MANY_STEPS).run()
+    assert result.exit_code == 0, result.stderr
+
+    events = read_trace()
+    denoising, uploads = of_stage(events, "denoise"), of_stage(events, "upload")
+    assert min(event["dur"] for event in uploads) > UPLOAD_S * 1e6
+    for upload, next_denoising in zip(uploads[:-1], denoising[1:], strict=True):
+        assert overlap_s(upload, next_denoising) > UPLOAD_S / 2
+    (shown,) = re.findall(r"each group denoised at least (\d+\.\d)% of its time", result.stdout)
+    assert float(shown) >= 95
+
+
+def test_a_failed_delivery_is_its_own_clips_and_costs_no_attempt(
+    make_job: Callable[..., Job], store: SlowStore
+) -> None:
+    store.num_refused = 1
+    result = make_job(3, steps=MANY_STEPS // 4).run()
+    assert result.exit_code == 0, result.stderr
+
+    (retried,) = [event for event in read_events(OUTPUT) if event.kind is EventKind.RETRIED]
+    assert retried.error_type == "StoreUnavailable"
+    assert f"/{retried.clip_id}/{retried.attempt}.mp4" in store.videos[0]
+    assert read_metadata(OUTPUT)["attempts"].to_pylist() == [1, 1, 1]
+
+
+def test_a_worker_that_dies_loses_what_it_had_and_nothing_else(make_job: Callable[..., Job], store: SlowStore) -> None:
+    process = make_job(3, steps=MANY_STEPS // 4).start()
+    wait_until(lambda: bool(store.videos), process)
+    worker, *_ = workers_of(process)
+    worker.kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+
+    metadata = read_metadata(OUTPUT)
+    assert metadata["attempts"].to_pylist() == [1, 1, 1]
+    assert metadata["outcome"].to_pylist() == ["rendered"] * 3
+    lost = {event.clip_id for event in read_events(OUTPUT) if event.error_type == "GroupLost"}
+    assert store.videos[0].split("/")[-2] in lost, "it was in delivery"
+    assert {event["args"]["clip"] for event in of_stage(read_trace(), "GroupLost")} != set()
+    assert committed_clip_ids(OUTPUT) == set(metadata["clip_id"].to_pylist())

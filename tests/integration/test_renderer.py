@@ -1,0 +1,95 @@
+"""A renderer in this process: the model on one rank, without Ray."""
+
+import gc
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from lynx_batch.clip import ClipSpec
+from lynx_batch.config import load_run_config
+from lynx_batch.execution.prepare import Selection, prepare
+from lynx_batch.execution.renderer import Renderer
+from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, WorkerSettings
+from lynx_batch.planning.schedule import Fault
+from lynx_model.spec import ParallelPlan
+from tests.integration.test_render import HOPPER, Job, row
+
+NUM_CLIPS = 4
+
+
+@pytest.fixture
+def job(tmp_path: Path, face_pack: Path) -> Job:
+    photo = shutil.copy(HOPPER, tmp_path / "photo.jpg")
+    rows = [row(photo, seed=seed) for seed in range(NUM_CLIPS)]
+    return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1)
+
+
+def load(job: Job) -> tuple[Renderer, list[ClipSpec]]:
+    config = load_run_config(job.folder / "run.yaml", {})
+    prepared = prepare(config, Selection(), datetime.now(UTC))
+    settings = WorkerSettings(
+        run_id="r1",
+        output=config.output,
+        model=config.model.source,
+        faces=config.faces,
+        engine=config.engine,
+        identity=prepared.identity,
+        plan=ParallelPlan(),
+        crf=config.video.crf,
+    )
+    return Renderer(settings, rank=0, device="cpu"), prepared.clips
+
+
+def num_frame_sets() -> int:
+    """How many clips' frames this process holds: numpy shares the memory of the uint8 tensors they were made in."""
+    tensors = (item for item in gc.get_objects() if type(item) is torch.Tensor)
+    return sum(tensor.dtype is torch.uint8 and tensor.shape[-1] == 3 for tensor in tensors)
+
+
+def test_clips_are_delivered_in_any_order_and_their_frames_are_freed(job: Job) -> None:
+    renderer, clips = load(job)
+    tasks = [RenderTask(clip=clip, attempt=f"a{number}") for number, clip in enumerate(clips)]
+    for early, late in zip(tasks[::2], tasks[1::2], strict=True):
+        for task in (early, late):
+            assert isinstance(renderer.render(task, lambda step, num_steps: None), Drawn)
+        assert num_frame_sets() == 2
+        for task in (late, early):
+            delivered = renderer.deliver(task)
+            assert isinstance(delivered, Rendered)
+            assert delivered.commit.attempt == task.attempt
+        assert num_frame_sets() == 0
+
+
+def test_a_subject_that_was_read_ahead_is_not_read_again(job: Job) -> None:
+    renderer, (clip, *_) = load(job)
+    renderer.prefetch(clip)
+    (job.folder / "photo.jpg").unlink()
+    assert isinstance(renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None), Drawn)
+
+
+def test_what_cannot_be_read_ahead_is_told_when_it_is_rendered(job: Job) -> None:
+    renderer, (clip, *_) = load(job)
+    (job.folder / "photo.jpg").unlink()
+    renderer.prefetch(clip)
+    failed = renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None)
+    assert isinstance(failed, Failed)
+    assert (failed.error_type, failed.fault, [span.stage for span in failed.spans]) == (
+        "MissingObject",
+        Fault.INPUT,
+        ["subject"],
+    )
+
+
+def test_what_a_clip_went_through_is_told_in_order(job: Job) -> None:
+    renderer, (clip, *_) = load(job)
+    task = RenderTask(clip=clip, attempt="a0")
+    renderer.render(task, lambda step, num_steps: None)
+    delivered = renderer.deliver(task)
+    assert isinstance(delivered, Rendered)
+    stages = [span.stage for span in delivered.spans]
+    assert stages == ["subject", "text", "denoise", "decode", "encode", "upload", "commit"]
+    assert all(a.end_s <= b.end_s for a, b in zip(delivered.spans, delivered.spans[1:], strict=False))
+    assert set(delivered.commit.stage_s) == {f"{stage}_s" for stage in stages[:-1]}

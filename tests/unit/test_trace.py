@@ -1,0 +1,56 @@
+"""The trace of a run, as Perfetto reads it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lynx_batch.ledger.trace import FaultMark, Span, Trace, write_trace
+
+
+def span(stage: str, start_s: float, seconds: float) -> Span:
+    return Span(stage=stage, start_s=start_s, seconds=seconds)
+
+
+@pytest.fixture
+def trace() -> Trace:
+    trace = Trace()
+    trace.add("g0", "", [span("load", 0, 5)])
+    trace.add("g0", "anna", [span("denoise", 5, 8), span("decode", 13, 1), span("encode", 14, 3)])
+    trace.add("g0", "ben", [span("denoise", 15, 10), FaultMark(error_type="GroupLost", at_s=26)])
+    trace.add("g1", "", [span("load", 0, 5)])
+    return trace
+
+
+def test_a_group_is_busy_while_it_denoises(trace: Trace) -> None:
+    assert trace.busy_shares() == {"g0": pytest.approx(18 / 20)}
+
+
+def test_a_trace_is_written_as_one_json_document(trace: Trace, tmp_path: Path) -> None:
+    write_trace(str(tmp_path), "r1", trace)
+    document = json.loads((tmp_path / "report" / "run=r1" / "trace.json").read_text(encoding="utf-8"))
+    assert document["traceEvents"] == list(trace.chrome_events())
+
+
+def test_each_group_is_a_process_with_a_lane_for_what_overlaps(trace: Trace) -> None:
+    spans = [event for event in trace.chrome_events() if event["ph"] == "X" and event["pid"] == 0]
+    assert [(event["name"], event["tid"], event["args"]["clip"]) for event in spans] == [
+        ("load", 0, ""),
+        ("denoise", 0, "anna"),
+        ("decode", 0, "anna"),
+        ("encode", 1, "anna"),
+        ("denoise", 0, "ben"),
+        ("wait", 0, ""),
+    ]
+    assert (spans[1]["ts"], spans[1]["dur"]) == (5_000_000, 8_000_000)
+    assert (spans[-1]["ts"], spans[-1]["dur"]) == (14_000_000, 1_000_000), "between two clips"
+
+
+def test_a_fault_is_an_instant(trace: Trace) -> None:
+    (fault,) = [event for event in trace.chrome_events() if event["ph"] == "i"]
+    assert (fault["name"], fault["ts"], fault["args"]) == ("GroupLost", 26_000_000, {"clip": "ben"})
+
+
+def test_a_run_without_a_group_leaves_an_empty_trace(tmp_path: Path) -> None:
+    write_trace(str(tmp_path), "r1", Trace())
+    assert json.loads((tmp_path / "report" / "run=r1" / "trace.json").read_text(encoding="utf-8"))["traceEvents"] == []
