@@ -123,6 +123,7 @@ class Setting:
     """How an engine keeps its weights and computes. `num_ranks` GPUs share a clip's tokens."""
 
     precision: str = "bfloat16"
+    num_bf16_edge_blocks: int = 0
     is_compiled: bool = False
     is_offloaded: bool = False
     text_encoder: TextPlacement = "resident"
@@ -152,14 +153,11 @@ class MemoryPlan:
 def plan_memory(model: ModelSize, clip: ClipSize, setting: Setting) -> MemoryPlan:
     """What rendering clips of that size with that setting takes."""
     wide = 4 if setting.precision == "float32" else 2
-    saved = model.fp8_params if setting.precision == "fp8" else 0
-    all_weights = (model.transformer_params + model.adapter_params + model.vae_params) * wide - saved
-    block_bytes = model.block_params * wide - saved
-    waiting = 0
-    if setting.is_offloaded:
-        waiting = (
-            block_bytes * (model.num_blocks - NUM_BLOCKS_VISITING) // model.num_blocks + model.adapter_params * wide
-        )
+    num_fp8_blocks = model.num_blocks - 2 * setting.num_bf16_edge_blocks if setting.precision == "fp8" else 0
+    block_bytes = model.block_params * wide - model.fp8_params * num_fp8_blocks // model.num_blocks
+    adapter_bytes = model.adapter_params * wide
+    other_bytes = (model.transformer_params - model.block_params + model.vae_params) * wide
+    visiting_bytes = block_bytes * NUM_BLOCKS_VISITING // model.num_blocks
     text_params = {
         "resident": model.text_encoder_params,
         "staged": model.largest_text_layer_params,
@@ -167,12 +165,12 @@ def plan_memory(model: ModelSize, clip: ClipSize, setting: Setting) -> MemoryPla
     }[setting.text_encoder]
     text_in_host = 0 if setting.text_encoder == "resident" else model.text_encoder_params
     return MemoryPlan(
-        weights_bytes=all_weights - waiting,
+        weights_bytes=other_bytes + (visiting_bytes if setting.is_offloaded else block_bytes + adapter_bytes),
         text_encoder_bytes=text_params * wide,
         conditioning_bytes=model.num_conditioning_tokens * 2 * model.channels * wide * (2 if clip.has_guidance else 1),
         denoise_bytes=_denoise_bytes(model, clip, setting, wide),
         decode_bytes=_decode_bytes(clip, setting, wide),
-        host_bytes=waiting + text_in_host * wide,
+        host_bytes=text_in_host * wide + (block_bytes + adapter_bytes if setting.is_offloaded else 0),
     )
 
 

@@ -170,7 +170,9 @@ def _fit(
 ) -> Finding:
     setting = Setting(
         precision=engine.precision,
+        num_bf16_edge_blocks=engine.num_bf16_edge_blocks,
         is_compiled=engine.compile,
+        is_offloaded=engine.offload == "blocks",
         text_encoder=engine.text_encoder,
         num_ranks=num_ranks,
     )

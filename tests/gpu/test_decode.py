@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from lynx_model.bench import _time_ms
+from lynx_model.bench.timing import time_ms
 from lynx_model.decoder import VideoDecoder
 from lynx_model.geometry import latent_shape
 from tests.gpu.test_cuda import forbid_tf32
@@ -48,5 +48,5 @@ def test_a_compiled_decode_is_faster_than_diffusers_own_and_closer_to_float32() 
         return torch.cat([pixels.clamp(-1, 1) for pixels in decoder.pixels(latents)], dim=2)
 
     assert error(own, exact) <= error(plain, exact)
-    plain_ms, own_ms = (median(_time_ms(run, CUDA) for _ in range(NUM_RUNS)) for run in (plain, own))
+    plain_ms, own_ms = (median(time_ms(run, CUDA) for _ in range(NUM_RUNS)) for run in (plain, own))
     assert plain_ms / own_ms >= 1.65
