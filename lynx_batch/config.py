@@ -4,6 +4,7 @@ Relative paths in a run file are relative to that file; paths given on the comma
 directory. Unknown keys are errors.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -57,7 +58,9 @@ class LoraConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """A Diffusers base folder, one adapter folder or `{id: ..., ref: ...}`, and LoRA files or `{file: ..., scale: ...}`."""
+    """A Diffusers base folder, one adapter folder or `{id: ..., ref: ...}`, and LoRA files or `{file: ..., scale: ...}`; paths or
+    URIs of a store.
+    """
 
     base: str
     adapters: str | AdapterConfig
@@ -65,7 +68,7 @@ class ModelConfig(_Section):
 
     @property
     def source(self) -> ModelSource:
-        """Where the weights lie; looks into a single adapter folder to see which adapters it holds."""
+        """Where the weights lie; looks into a single adapter folder of this machine to see which adapters it holds."""
         adapters = self.adapters if isinstance(self.adapters, str) else dict(self.adapters)
         loras = [lora if isinstance(lora, str) else LoraSource(**dict(lora)) for lora in self.loras]
         return ModelSource.of(self.base, adapters, loras)
@@ -74,9 +77,9 @@ class ModelConfig(_Section):
 class FacesConfig(_Section):
     """How a photo becomes a subject.
 
-    `pack` is a folder or a name below the models folder (`free` is the commercially usable one). `identity` is `arcface`
-    (what the published adapters expect), `pack` (the pack's own recogniser) or a file in facexlib's layout. `parity`
-    repeats the original's RGB-into-BGR landmarks.
+    `pack` is a folder, a URI, or a name below the models folder (`free` is the commercially usable one). `identity` is
+    `arcface` (what the published adapters expect), `pack` (the pack's own recogniser) or a file in facexlib's layout.
+    `parity` repeats the original's RGB-into-BGR landmarks.
     """
 
     pack: str = "free"
@@ -176,11 +179,22 @@ class VideoConfig(_Section):
 
 
 class ClusterConfig(_Section):
-    """`address: local` starts a Ray of its own; anything else is an existing cluster's. `max_groups: null` is as many as fit."""
+    """`address: local` starts a Ray of its own; anything else is an existing cluster's. `max_groups: null` is as many as fit.
+
+    `shared_paths` are folders that all nodes have, with the same content: `submit` takes their files for the cluster's.
+    """
 
     address: str = "local"
+    shared_paths: tuple[str, ...] = ()
     gpus_per_group: Literal["auto", 1, 2, 3, 4, 6, 8] = "auto"
     max_groups: int | None = Field(default=None, ge=1)
+
+    @field_validator("shared_paths")
+    @classmethod
+    def _are_absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(os.path.isabs, paths)):
+            raise PydanticCustomError("broken_rule", "must be absolute paths")
+        return paths
 
 
 class RetryConfig(_Section):
@@ -246,7 +260,10 @@ def _shown(error: Any) -> str:
 
 
 def _absolute(key: str, value: object, folder: Path) -> object:
-    """`value` with every path in it made absolute; the items of a list have the list's own key."""
+    """`value` with every path in it made absolute; the items of a list have the list's own key.
+
+    A link stays one, as other nodes may not have its goal.
+    """
     if isinstance(value, dict):
         return {name: _absolute(f"{key}.{name}", inner, folder) for name, inner in value.items()}
     if isinstance(value, list):
@@ -254,7 +271,7 @@ def _absolute(key: str, value: object, folder: Path) -> object:
     is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
     if not is_path or not isinstance(value, str) or "://" in value:
         return value
-    return str((folder / Path(value).expanduser()).resolve())
+    return os.path.abspath(folder / Path(value).expanduser())
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

@@ -10,6 +10,7 @@ Permanent
 └── UnsafeStore            the store does not honour create-only puts
 Transient
 ├── GroupLost              a rank of the group died
+├── HeadLost               the head of the Ray cluster does not answer any more
 ├── TooManyFaults          machines fail again and again, so the run stopped (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not take what is written to it
 """
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "ConsentExpired",
     "GroupLost",
+    "HeadLost",
     "LynxError",
     "MissingObject",
     "Permanent",
@@ -63,6 +65,10 @@ class UnsafeStore(Permanent):
 
 class GroupLost(Transient):
     """A worker of the group died, so the group cannot go on."""
+
+
+class HeadLost(Transient):
+    """The head of the Ray cluster does not answer any more; the bucket knows what is committed."""
 
 
 class TooManyFaults(Transient):

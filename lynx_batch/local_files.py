@@ -46,6 +46,13 @@ def create(path: Path, data: bytes) -> bool:
     return True
 
 
+def read_range(path: Path, start: int, end: int) -> bytes:
+    """The bytes from `start` up to `end`, or what there is of them."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
 def walk(folder: str, parent: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Name and status of every file below `folder`; a file that goes away meanwhile is left out.
 

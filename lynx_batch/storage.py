@@ -8,6 +8,7 @@ seconds and then is a StoreUnavailable; messages show redacted URIs only.
 import errno
 import os
 import re
+import shutil
 import stat as file_modes
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -75,6 +76,11 @@ def resolve(uri: str, base: str) -> str:
     return f"{scheme}://{bucket}{normpath(join('/', folder, uri))}"
 
 
+def is_local(uri: str) -> bool:
+    """Whether `uri` means a file of whatever machine reads it."""
+    return _local_path(uri) is not None
+
+
 def redact(uri: str) -> str:
     """`uri` as it may be shown: without query string and user name. A local path stays as it is."""
     return _USERINFO.sub("://", uri.partition("?")[0]) if "://" in uri else uri
@@ -87,6 +93,25 @@ def read_bytes(uri: str) -> bytes:
         return _reading(uri, path.read_bytes)
     store, key = _remote(uri)
     return _reading(uri, lambda: bytes(store.cat_file(key)))
+
+
+def read_range(uri: str, start: int, end: int) -> bytes:
+    """The bytes from `start` up to `end` of the object, or what there is of them; raises as `read_bytes` does."""
+    path = _local_path(uri)
+    if path is not None:
+        return _reading(uri, partial(local_files.read_range, path, start, end))
+    store, key = _remote(uri)
+    return _reading(uri, lambda: bytes(store.cat_file(key, start=start, end=end)))
+
+
+def download(uri: str, local_path: Path) -> None:
+    """Copies the object to a file of this machine, in place of what was there; raises as `read_bytes` does."""
+    path = _local_path(uri)
+    if path is not None:
+        _reading(uri, partial(shutil.copyfile, path, local_path))
+        return
+    store, key = _remote(uri)
+    _reading(uri, partial(store.get_file, key, str(local_path)))
 
 
 def read_each(uris: Iterable[str]) -> Iterator[bytes]:

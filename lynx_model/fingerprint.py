@@ -96,19 +96,27 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     """The fingerprint kept in a folder, if there is one. Raises WeightsMismatch if it cannot be understood."""
     file = folder / FINGERPRINT_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return parse_fingerprint(file.read_bytes(), source=str(file))
     except FileNotFoundError:
         return None
+
+
+def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
+    """A kept fingerprint from its JSON. Raises WeightsMismatch, naming `source`, if it cannot be understood."""
+    try:
+        content = json.loads(text)
     except ValueError as error:
-        raise WeightsMismatch(f"{file}: not JSON: {error}") from error
+        raise WeightsMismatch(f"{source}: not JSON: {error}") from error
     try:
         files = {path: FileDigest(**digest) for path, digest in content["files"].items()}
         fingerprint = Fingerprint(files=files, source=content["source"], revision=content["revision"])
         is_whole = (content["schema_version"], content["fingerprint"]) == (SCHEMA_VERSION, fingerprint.value)
     except (KeyError, TypeError, AttributeError) as error:
-        raise WeightsMismatch(f"{file}: must hold schema_version, fingerprint, files, source and revision") from error
+        raise WeightsMismatch(f"{source}: must hold schema_version, fingerprint, files, source and revision") from error
     if not is_whole:
-        raise WeightsMismatch(f"{file}: must be of schema version {SCHEMA_VERSION}, its fingerprint that of its files")
+        raise WeightsMismatch(
+            f"{source}: must be of schema version {SCHEMA_VERSION}, its fingerprint that of its files"
+        )
     return fingerprint
 
 

@@ -10,6 +10,7 @@ from lynx_batch.cli import exits
 from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.doctor import doctor
 from lynx_batch.cli.findings import RENDER_PACKAGES
+from lynx_batch.cli.jobs import cancel, submit
 from lynx_batch.cli.ledger import retry, status
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
@@ -27,6 +28,8 @@ class _Commands(TyperGroup):
         except LynxError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(exits.STOPPED if isinstance(error, Transient) else exits.FAULTY) from error
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(exits.STOPPED) from interrupt
         except ModuleNotFoundError as error:
             if error.name not in RENDER_PACKAGES:
                 raise
@@ -44,7 +47,7 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-for command in (render, one, status, retry, doctor):
+for command in (render, submit, cancel, one, status, retry, doctor):
     app.command()(command)
 
 

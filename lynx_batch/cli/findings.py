@@ -29,7 +29,19 @@ if TYPE_CHECKING:
     from lynx_model.machine import Gpu, Machine
 
 RENDER_PACKAGES = frozenset(
-    {"accelerate", "av", "cv2", "diffusers", "ftfy", "httpx2", "huggingface_hub", "insightface", "onnx", "onnxruntime"}
+    {
+        "accelerate",
+        "aiohttp",
+        "av",
+        "cv2",
+        "diffusers",
+        "ftfy",
+        "httpx2",
+        "huggingface_hub",
+        "insightface",
+        "onnx",
+        "onnxruntime",
+    }
     | {"ray", "safetensors", "torch", "transformers"}
 )
 """What the extra `render` brings; the base install does without."""

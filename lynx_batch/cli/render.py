@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from lynx_batch.cli import exits
+from lynx_batch.cli import exits, options
 from lynx_batch.cli.progress import shown
 from lynx_batch.config import RunConfig, load_run_config, parse_override
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 def render(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to render, with which model, where to.")],
-    manifest: Annotated[str | None, typer.Option(help="Another manifest than the run file's.")] = None,
-    output: Annotated[str | None, typer.Option(help="Another output location than the run file's.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+    run_file: options.RunFile,
+    manifest: options.Manifest = None,
+    output: options.Output = None,
+    overrides: options.Overrides = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster instead of a local one.")] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,
-    where: Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")] = None,
-    allow_invalid: Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")] = False,
-    allow_duplicates: Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")] = False,
+    limit: options.Limit = None,
+    where: options.Where = None,
+    allow_invalid: options.AllowInvalid = False,
+    allow_duplicates: options.AllowDuplicates = False,
+    run_id: Annotated[str | None, typer.Option(help="The run's id, if it is to be known beforehand.")] = None,
 ) -> None:
     """Render every row of a manifest that is not committed yet.
 
@@ -40,16 +41,19 @@ def render(
     from lynx_batch.execution.prepare import Selection
     from lynx_batch.execution.run import render as run
 
-    config = _load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
+    config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     console = Console(file=sys.stdout)
     _stop_on_sigterm()
     with shown(console) as watch:
-        summary = run(config, selection, announce=lambda text: console.print(text, highlight=False), watch=watch)
+        summary = run(
+            config, selection, announce=lambda text: console.print(text, highlight=False), watch=watch, run_id=run_id
+        )
     raise typer.Exit(_conclude(summary, console))
 
 
-def _load(run_file: Path, options: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
+def load(run_file: Path, options: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
+    """The run file with what the command line lays over it."""
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     return load_run_config(run_file, given | dict(parse_override(text) for text in overrides or ()))
 
@@ -73,7 +77,9 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     if shares := summary.busy_shares.values():
         console.print(f"each group denoised at least {min(shares):.1%} of its time", highlight=False)
     if summary.stopped_by:
-        console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", highlight=False)
+        console.print(
+            f"stopped: {summary.stopped_by}. Run the same command again to go on.", highlight=False, soft_wrap=True
+        )
         return exits.STOPPED
     return exits.DONE if summary.is_complete else exits.INCOMPLETE
 
@@ -91,7 +97,7 @@ def one(
     from lynx_batch.execution.one import published_config, render_one
 
     console = Console()
-    config = _load(run_file, {}, overrides) if run_file else published_config()
+    config = load(run_file, {}, overrides) if run_file else published_config()
     text = Path(prompt).read_text(encoding="utf-8").strip() if Path(prompt).is_file() else prompt
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoising", total=None)

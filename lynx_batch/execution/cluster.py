@@ -1,7 +1,7 @@
 """The Ray cluster that a run works on, and how many groups fit it."""
 
 import os
-import socket
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import ray
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError
+from lynx_batch.execution.head import Head, knock
 
 CONNECT_TIMEOUT_S = 10.0
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
@@ -54,6 +55,7 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     if not is_local:
         _check_reachable(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES} if is_local else {}
     try:
         ray.init(
@@ -65,6 +67,7 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
         )
     except ConnectionError as error:
         raise ConfigError(f"cluster.address={config.address!r}: no Ray cluster answers there: {error}") from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which exits
     try:
         yield find_slots()
     finally:
@@ -73,13 +76,17 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
 
 def _check_reachable(address: str) -> None:
     """Asks once whether anybody answers at a `host:port`; Ray itself would go on asking for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
+    if not address.rpartition(":")[2].isdigit():
         return
     try:
-        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        knock(address, CONNECT_TIMEOUT_S)
     except OSError as error:
         raise ConfigError(f"cluster.address={address!r}: no Ray cluster answers there: {error}") from error
+
+
+def find_head() -> Head:
+    """The head of the connected cluster."""
+    return Head(ray.get_runtime_context().gcs_address)
 
 
 def find_slots() -> Slots:

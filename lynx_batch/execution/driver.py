@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import ray
 import structlog
 
-from lynx_batch.errors import GroupLost, TooManyFaults
+from lynx_batch.errors import GroupLost, HeadLost, TooManyFaults
 from lynx_batch.execution.cluster import Slots
 from lynx_batch.execution.group import Group
+from lynx_batch.execution.head import Head
 from lynx_batch.execution.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
 
@@ -56,12 +57,13 @@ class Driver:
         schedule: Schedule,
         settings: WorkerSettings,
         slots: Slots,
+        head: Head,
         num_groups: int,
         recorder: Recorder,
         watch: Callable[[Progress], None],
     ) -> None:
         self._schedule, self._settings, self._slots, self._num_groups = schedule, settings, slots, num_groups
-        self._recorder, self._watch = recorder, watch
+        self._head, self._recorder, self._watch = head, recorder, watch
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_faults = 0
@@ -70,15 +72,20 @@ class Driver:
         """Returns when every clip has ended.
 
         Raises:
+            HeadLost: If the head of the cluster is gone.
             TooManyFaults: If the machine fails again and again and no clip ends in between.
             Permanent: If the model cannot be loaded.
         """
         try:
             while not self._schedule.is_finished:
+                self._head.check()
                 self._assign()
                 for group, ref in self._answered():
                     self._record(group, ref)
                 self._watch(self._progress())
+        except HeadLost:
+            self._groups.clear()  # with the head, everything is gone that they could give back, and asking would block
+            raise
         finally:
             for group in self._groups:
                 group.end()

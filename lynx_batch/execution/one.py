@@ -13,6 +13,7 @@ from lynx_batch.config import ModelConfig, RunConfig
 from lynx_batch.delivery.video import encode_mp4
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, prepare_rows
+from lynx_batch.execution.staging import brought, find_model, stage
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 from lynx_model.pipeline import LynxPipeline
@@ -38,13 +39,13 @@ def render_one(
     clip = _identify(config, photo, prompt)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     announce(f"loading {config.model.base} on {device}")
-    source = config.model.source
+    source, faces = brought(find_model(config.model), config.faces, stage)
     pipe = LynxPipeline.load(
         base=source.base,
         adapters={"id": source.id_adapter, "ref": source.ref_adapter},
         device=device,
         dtype=config.engine.dtype,
-        faces=FaceReader.load(config.faces.pack, config.faces.identity, is_parity=config.faces.parity),
+        faces=FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity),
         loras=source.loras,
         engine=config.engine.options,
     )

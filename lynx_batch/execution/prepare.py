@@ -9,6 +9,7 @@ import pyarrow as pa
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
+from lynx_batch.execution.staging import brought, find_model, outline
 from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
@@ -84,16 +85,18 @@ def identify_model(config: RunConfig) -> RenderIdentity:
         EncoderMismatch: If `faces.identity` gives another embedding than the adapters take.
         MissingFile, WeightsMismatch: If a folder is not complete.
     """
-    source, pack = config.model.source, find_pack(config.faces.pack)
+    named = find_model(config.model)
+    source, faces = brought(named, config.faces, outline)
+    pack = find_pack(faces.pack)
     id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
     adapters = describe_adapters(id_folder, ref_folder)
     describe_loras(source)  # raises unless each fits the base model
-    is_own = config.faces.identity == OWN_RECOGNISER
+    is_own = faces.identity == OWN_RECOGNISER
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
         raise EncoderMismatch(
             f"faces.identity={config.faces.identity!r} gives embeddings of {encoder!r}, "
-            f"but {id_folder} declares {adapters.identity_encoder!r}"
+            f"but {named.id_adapter} declares {adapters.identity_encoder!r}"
         )
     pack_fingerprint = fingerprint_folder(pack.folder)
     return RenderIdentity(
@@ -101,7 +104,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
         id_adapter=fingerprint_folder(id_folder),
         ref_adapter=fingerprint_folder(ref_folder) if ref_folder else None,
         face_pack=pack_fingerprint,
-        identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(config.faces.identity)),
+        identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(faces.identity)),
         is_parity=config.faces.parity,
         precision=config.engine.numerics,
         loras=", ".join(f"{lora.scale} x {fingerprint_file(Path(lora.file))}" for lora in source.loras) or None,

@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 
 from lynx_batch import storage
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import TooManyFaults
-from lynx_batch.execution.cluster import connected
+from lynx_batch.errors import HeadLost, TooManyFaults
+from lynx_batch.execution.cluster import connected, find_head
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.outcomes import ClipEnd, RunRecorder, ended_before, row_outcomes
 from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
+from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.metadata import Outcome, RowOutcome, write_metadata
-from lynx_batch.ledger.runs import new_run_id, write_run_record
+from lynx_batch.ledger.runs import claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.trace import write_trace
 from lynx_batch.planning.schedule import Schedule
 from lynx_model.spec import ParallelPlan
@@ -45,7 +46,14 @@ class RunSummary:
         return sum(row.commit is not None and row.commit.run_id != self.run_id for row in self.outcomes)
 
 
-def render(config: RunConfig, selection: Selection, *, announce: Callable[[str], None], watch: Watch) -> RunSummary:
+def render(
+    config: RunConfig,
+    selection: Selection,
+    *,
+    announce: Callable[[str], None],
+    watch: Watch,
+    run_id: str | None = None,
+) -> RunSummary:
     """Renders every row of the manifest that is not committed yet.
 
     Raises:
@@ -54,7 +62,7 @@ def render(config: RunConfig, selection: Selection, *, announce: Callable[[str],
     now = datetime.now(UTC)
     prepared = prepare(config, selection, now)
     storage.probe_create_only(config.output)
-    run_id = new_run_id(now)
+    run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
     write_run_record(
         config.output, run_id, run_yaml=config.to_yaml(), manifest=prepared.manifest, environment=software_versions()
     )
@@ -68,8 +76,8 @@ def render(config: RunConfig, selection: Selection, *, announce: Callable[[str],
             _drive(config, run_id, prepared, schedule, recorder, watch)
     except KeyboardInterrupt:
         stopped_by = "interrupted"
-    except TooManyFaults as faults:
-        stopped_by = str(faults)
+    except (HeadLost, TooManyFaults) as cause:
+        stopped_by = str(cause)
     finally:
         ends |= recorder.ends(open_clips, schedule)
         outcomes = tuple(row_outcomes(prepared, ends))
@@ -86,7 +94,7 @@ def _drive(
     settings = WorkerSettings(
         run_id=run_id,
         output=config.output,
-        model=config.model.source,
+        model=find_model(config.model),
         faces=config.faces,
         engine=config.engine,
         identity=prepared.identity,
@@ -96,7 +104,13 @@ def _drive(
     with connected(config.cluster) as slots:
         num_groups = slots.num_groups(size, config.cluster.max_groups)
         driver = Driver(
-            schedule=schedule, settings=settings, slots=slots, num_groups=num_groups, recorder=recorder, watch=watch
+            schedule=schedule,
+            settings=settings,
+            slots=slots,
+            head=find_head(),
+            num_groups=num_groups,
+            recorder=recorder,
+            watch=watch,
         )
         driver.run()
 

@@ -8,6 +8,7 @@ import ray
 import torch
 
 from lynx_batch.execution.renderer import Renderer
+from lynx_batch.execution.staging import with_staged_weights
 from lynx_batch.execution.tasks import Drawn, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.ledger.trace import Span
 from lynx_batch.telemetry import configure_logging
@@ -38,8 +39,9 @@ class Worker:
             return f"tcp://{host}:{probe.getsockname()[1]}"
 
     def load(self, address: str) -> Loaded:
-        """Meets the other ranks at `address` and loads the model."""
-        start_s, device = time.time(), self._claim_device()
+        """Brings the weights to this node, meets the other ranks at `address` and loads the model."""
+        start_s, settings = time.time(), with_staged_weights(self._settings)
+        device = self._claim_device()
         num_ranks = self._settings.plan.num_ranks
         if num_ranks > 1:
             backend = "nccl" if device.startswith("cuda") else "gloo"
@@ -50,7 +52,7 @@ class Worker:
                 backend=backend,
                 timeout_s=COLLECTIVE_TIMEOUT_S,
             )
-        self._renderer = Renderer(self._settings, rank=self._rank, device=device)
+        self._renderer = Renderer(settings, rank=self._rank, device=device)
         return Loaded(device=device, span=Span(stage="load", start_s=start_s, seconds=time.time() - start_s))
 
     def render(self, task: RenderTask) -> Drawn | Failed:

@@ -1,5 +1,6 @@
 """A manifest at a URI: a Parquet file, or a folder of them whose sub-folders may be named `column=value`."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -35,6 +36,14 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
     if where is not None:
         table = filter_rows(table, where)
     return table.slice(0, limit)
+
+
+def hash_manifest(uri: str) -> str:
+    """The sha256 of the manifest's file, or of the files of a folder one after the other, in the order of their names."""
+    digest = hashlib.sha256()
+    for part in _list_parts(uri):
+        digest.update(read_bytes(part))
+    return digest.hexdigest()
 
 
 def write_manifest(table: pa.Table, uri: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import secrets
 from datetime import UTC, datetime
 
@@ -9,11 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lynx_batch import storage
+from lynx_batch.errors import ConfigError
 
 
 def new_run_id(now: datetime) -> str:
     """A name that sorts by time and is nobody else's."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def claim_run_id(output: str, run_id: str) -> str:
+    """`run_id` itself. Raises ConfigError if it is no name of a folder, or an earlier run has it."""
+    if not re.fullmatch(r"\w[\w.-]*", run_id, re.ASCII) or run_id in list_runs(output):
+        raise ConfigError(f"--run-id {run_id!r}: must be letters, digits and -._, and no earlier run's")
+    return run_id
 
 
 def write_run_record(

@@ -16,7 +16,9 @@ from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
 from lynx_batch.ledger.commits import committed_clip_ids, read_commit
 from lynx_batch.ledger.metadata import Outcome, RowOutcome, read_metadata, write_metadata
 from tests.integration.test_render import HOPPER, Job, row
+from tests.models import BASE, MODEL
 from tests.unit.test_ledger import clip, race_in_threads, record, winners
+from tests.unit.test_staging import put
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -138,17 +140,19 @@ def test_a_store_that_cannot_be_reached_is_told_apart_from_a_missing_object(monk
 
 
 @pytest.mark.ray
-def test_a_run_is_rendered_into_a_bucket_from_photos_in_a_bucket(
+def test_a_run_is_rendered_into_a_bucket_from_photos_and_weights_in_a_bucket(
     bucket: str, environment: dict[str, str], tmp_path: Path, face_pack: Path
 ) -> None:
     photo = storage.join(bucket, "photos", "hopper.jpg")
     storage.upload(HOPPER, photo)
+    base, adapters = (put(folder, bucket) for folder in (BASE, MODEL / "lynx_full"))
     job = Job(
         folder=tmp_path,
         face_pack=face_pack,
         rows=[row(), {**row(), "subject_uri": photo}],
         output=storage.join(bucket, "run"),
-        env=environment,
+        settings={"model": {"base": base, "adapters": adapters}},
+        env={**environment, "XDG_CACHE_HOME": str(tmp_path / "cache")},
     )
 
     first, second = job.run(), job.run()
@@ -161,3 +165,5 @@ def test_a_run_is_rendered_into_a_bucket_from_photos_in_a_bucket(
         stored = storage.stat(storage.join(job.output, clip_uri))
         assert stored is not None
         assert stored.num_bytes == num_bytes
+    staged = {path.name for path in (tmp_path / "cache" / "lynx-batch" / "weights").glob("*/[!.]*")}
+    assert staged == {BASE.name, "lynx_full"}

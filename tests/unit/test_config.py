@@ -122,6 +122,17 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     assert lines[1].strip() == "defaults.width: must be a positive multiple of 16 px; the nearest is 832 (got 833)"
 
 
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to("/elsewhere")
+    config = load_run_config(write(tmp_path, MINIMAL.replace("base: base", "base: ./models/../models/base")), {})
+    assert config.model.base == str(tmp_path / "models" / "base")
+
+
+def test_a_shared_path_means_the_same_everywhere(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.shared_paths: must be absolute"):
+        load_run_config(write(tmp_path, MINIMAL + "cluster: {shared_paths: [/models, models]}"), {})
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "just words", "a: [1", "a: \x07"])
 def test_what_is_no_run_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):

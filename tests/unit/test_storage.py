@@ -37,6 +37,15 @@ def test_a_local_file_is_uploaded(folder: str, tmp_path: Path) -> None:
     assert storage.read_bytes(storage.join(folder, "up", "video")) == b"frames"
 
 
+def test_a_part_of_an_object_is_read_and_the_whole_is_downloaded(folder: str, tmp_path: Path) -> None:
+    uri = storage.join(folder, "weights")
+    storage.write_bytes(uri, b"0123456789")
+    assert storage.read_range(uri, 2, 5) == b"234"
+    assert storage.read_range(uri, 8, 99) == b"89"
+    storage.download(uri, tmp_path / "here")
+    assert (tmp_path / "here").read_bytes() == b"0123456789"
+
+
 def test_a_missing_object_is_named(folder: str) -> None:
     with pytest.raises(MissingObject, match=r"nowhere\.jpg"):
         storage.read_bytes(storage.join(folder, "nowhere.jpg"))

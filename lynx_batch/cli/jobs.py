@@ -1,0 +1,80 @@
+"""`submit` and `cancel`: runs as jobs of a Ray cluster."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lynx_batch import storage
+from lynx_batch.cli import exits, options
+from lynx_batch.cli.render import load
+
+if TYPE_CHECKING:
+    from lynx_batch.execution.jobs import Jobs
+
+Address = Annotated[
+    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://head:8265.")
+]
+DASHBOARD = "http://127.0.0.1:8265"
+
+
+def submit(
+    run_file: options.RunFile,
+    address: Address = DASHBOARD,
+    manifest: options.Manifest = None,
+    output: options.Output = None,
+    overrides: options.Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints, and end as it ends.")] = False,
+    limit: options.Limit = None,
+    where: options.Where = None,
+    allow_invalid: options.AllowInvalid = False,
+    allow_duplicates: options.AllowDuplicates = False,
+) -> None:
+    """Render on a Ray cluster, as a job of it. Submit again to go on after whatever ended it.
+
+    A manifest and photos of this machine travel with the job; other paths must be in a folder of cluster.shared_paths.
+    Ctrl-C stops following, not the job.
+    """
+    from lynx_batch.execution.package import pack
+    from lynx_batch.execution.prepare import Selection
+
+    config = load(run_file, {"manifest": manifest, "output": output}, overrides)
+    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    with TemporaryDirectory() as folder:
+        package = pack(config, selection, Path(folder))
+        jobs = _connect(address)
+        job_id = jobs.submit(package, run_file.stem)
+    typer.echo(
+        f"job {job_id} submitted; `lynx-batch status {storage.redact(config.output)}` tells what it has rendered, "
+        f"`lynx-batch cancel {job_id} --address {address}` stops it"
+    )
+    if follow:
+        raise typer.Exit(_follow(jobs, job_id))
+
+
+def _follow(jobs: "Jobs", job_id: str) -> int:
+    """The exit code of the job's own command."""
+    try:
+        exit_code = jobs.follow(job_id, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        typer.echo(f"job {job_id} goes on, but is not followed any more")
+        return exits.STOPPED
+    return exits.STOPPED if exit_code is None or exit_code < 0 else exit_code
+
+
+def cancel(
+    job: Annotated[str, typer.Argument(help="The id that `submit` told.")], address: Address = DASHBOARD
+) -> None:
+    """Stop a submitted job: what is committed stays, and submitting again goes on."""
+    typer.echo(f"job {job}: {_connect(address).cancel(job).lower()}")
+
+
+def _connect(address: str) -> "Jobs":
+    from lynx_batch.execution.token import show_token
+
+    show_token()
+
+    from lynx_batch.execution.jobs import Jobs
+
+    return Jobs(address)

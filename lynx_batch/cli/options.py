@@ -1,0 +1,15 @@
+"""Options that `render` and `submit` have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to render, with which model, where to.")]
+Manifest = Annotated[str | None, typer.Option(help="Another manifest than the run file's.")]
+Output = Annotated[str | None, typer.Option(help="Another output location than the run file's.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")]
+Limit = Annotated[int | None, typer.Option(min=0, help="At most this many rows.")]
+Where = Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")]
+AllowInvalid = Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")]
+AllowDuplicates = Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")]

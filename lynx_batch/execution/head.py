@@ -1,0 +1,39 @@
+"""Whether the head of a Ray cluster answers."""
+
+import socket
+import time
+
+from lynx_batch.errors import HeadLost
+
+CHECK_EVERY_S = 2.0
+
+PATIENCE_S = 20.0
+"""Well below the 60 s after which Ray ends a process that has lost the head, without a chance to write or say anything."""
+
+
+def knock(address: str, timeout_s: float) -> None:
+    """Raises OSError unless somebody listens at `host:port`."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.rpartition("/")[2], int(port)), timeout=timeout_s).close()
+
+
+class Head:
+    """The head of the cluster that this process is connected to."""
+
+    def __init__(self, address: str) -> None:
+        self._address, self._answered_s = address, time.monotonic()
+
+    def check(self) -> None:
+        """Asks every now and then whether the head is there, and waits while it is not: nothing works without it.
+
+        Raises:
+            HeadLost: If it does not come back.
+        """
+        while time.monotonic() - self._answered_s > CHECK_EVERY_S:
+            try:
+                knock(self._address, timeout_s=CHECK_EVERY_S)
+                self._answered_s = time.monotonic()
+            except OSError as error:
+                if time.monotonic() - self._answered_s > PATIENCE_S:
+                    raise HeadLost(f"the head of the Ray cluster, {self._address}, is gone: {error}") from error
+                time.sleep(CHECK_EVERY_S)

@@ -1,0 +1,99 @@
+"""Runs as jobs of a Ray cluster, through its dashboard: submitted, followed, cancelled."""
+
+import asyncio
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import ray
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from lynx_batch.errors import ConfigError, HeadLost
+from lynx_batch.execution.package import Package
+
+POLL_S = 0.5
+
+STOP_WAIT_S = 120
+"""How long a cancelled run may take to abandon its clips and write its metadata before it is killed."""
+
+
+class Jobs:
+    """The jobs of the cluster whose dashboard is at `address`.
+
+    Raises:
+        ConfigError: If no dashboard answers there, or it wants another token.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address if "://" in address else f"http://{address}"
+        os.environ["RAY_API_SERVER_ADDRESS"] = self._address  # Ray lets the environment win over the argument
+        with self._explained(ConfigError):
+            self._client = JobSubmissionClient(self._address)
+
+    def submit(self, package: Package, name: str) -> str:
+        """Starts a job; gives its id, which begins with `name` and is new each time.
+
+        Raises:
+            ConfigError: If the cluster refuses it.
+        """
+        env_vars = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+        with self._explained(HeadLost):
+            job_id: str = self._client.submit_job(
+                entrypoint=f"exec {shlex.join(package.command)}",
+                submission_id=f"{re.sub('[^A-Za-z0-9_-]', '-', name)}-{package.run_id}",
+                runtime_env={"working_dir": str(package.folder), "env_vars": env_vars},
+                metadata=package.metadata,
+            )
+        return job_id
+
+    def follow(self, job_id: str, echo: Callable[[str], None]) -> int | None:
+        """Hands what the job prints to `echo` until it ends; gives its exit code, None if it did not live to have one.
+
+        Raises:
+            HeadLost: If the connection breaks.
+        """
+        with self._explained(HeadLost):
+            try:
+                asyncio.run(self._tail(job_id, echo))
+            except RuntimeError as error:  # how Ray says that the connection broke
+                raise HeadLost(f"job {job_id}: {error}; it may go on, else submit again") from error
+        exit_code: int | None = self._await_end(job_id).driver_exit_code
+        return exit_code
+
+    def cancel(self, job_id: str) -> str:
+        """Asks the run to stop and waits until it has; gives Ray's word for how the job ended.
+
+        Raises:
+            ConfigError: If there is no such job.
+        """
+        with self._explained(HeadLost):
+            self._client.stop_job(job_id)
+        return str(self._await_end(job_id).status)
+
+    async def _tail(self, job_id: str, echo: Callable[[str], None]) -> None:
+        async for text in self._client.tail_job_logs(job_id):
+            echo(text)
+
+    def _await_end(self, job_id: str) -> JobDetails:
+        with self._explained(HeadLost):
+            while not (details := self._client.get_job_info(job_id)).status.is_terminal():
+                time.sleep(POLL_S)
+        return details
+
+    @contextmanager
+    def _explained(self, silence: type[ConfigError | HeadLost]) -> Iterator[None]:
+        """Turns Ray's errors into ours; `silence` is what it means that nobody answers."""
+        try:
+            yield
+        except ray.exceptions.AuthenticationError as error:
+            raise ConfigError(
+                f"--address {self._address}: the cluster wants another token; put it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from error
+        except (OSError, aiohttp.ClientError) as error:
+            raise silence(f"--address {self._address}: no Ray dashboard answers there: {error}") from error
+        except RuntimeError as error:
+            raise ConfigError(f"--address {self._address}: {error}") from error

@@ -1,0 +1,163 @@
+"""What travels with a submitted job: its run file, and the manifest and photos that lie on this machine.
+
+Nothing else of this machine does: any other path must be in a folder of `cluster.shared_paths`, or is refused.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipRequest
+from lynx_batch.config import RunConfig
+from lynx_batch.errors import ConfigError
+from lynx_batch.execution.prepare import Selection, describe_problems, identify_model
+from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired
+from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
+from lynx_batch.intake.problems import RowProblem
+from lynx_batch.intake.schema import ROW
+from lynx_batch.ledger.runs import new_run_id
+from lynx_model.errors import MissingFile
+
+MANIFEST_FILE = "manifest.parquet"
+
+MAX_PACKAGE_BYTES = 90 * 2**20
+"""A cluster takes 100 MiB a job. Source: ray 2.60.0, _private/ray_constants.py, DASHBOARD_CLIENT_MAX_SIZE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A job: a folder of files, the command to run in it, and what to note about it."""
+
+    run_id: str
+    folder: Path
+    command: list[str]
+    metadata: dict[str, str]
+
+
+def pack(config: RunConfig, selection: Selection, folder: Path) -> Package:
+    """Writes into `folder` a run file that means on the cluster what `config` means here, and what it needs beside it.
+
+    Raises:
+        ConfigError: If `render` would refuse the rows, a path is not the cluster's, or the photos are too many to travel.
+        WeightsMismatch, EncoderMismatch, MissingObject: If the model can be seen from here, and is not fit.
+    """
+    now = datetime.now(UTC)
+    _refuse_private_paths(config)
+    manifest = read_manifest(config.manifest, selection.where, selection.limit)
+    requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
+    with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
+        identify_model(config)
+    run_id, run_file = new_run_id(now), folder / "run.yaml"
+    run_file.write_bytes(_localise(config, requests, folder).to_yaml())
+    metadata = {
+        "run_id": run_id,
+        "output": storage.redact(config.output),
+        "manifest_sha256": hash_manifest(config.manifest),
+    }
+    return Package(run_id=run_id, folder=folder, command=_command(run_file.name, run_id, selection), metadata=metadata)
+
+
+def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
+    options = {"--run-id": run_id, "--where": selection.where, "--limit": selection.limit}
+    flags = {"--allow-invalid": selection.allow_invalid, "--allow-duplicates": selection.allow_duplicates}
+    return [
+        *("lynx-batch", "render", run_file),
+        *(part for option, value in options.items() if value is not None for part in (option, str(value))),
+        *(flag for flag, is_set in flags.items() if is_set),
+    ]
+
+
+def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> RunConfig:
+    """`config` on the cluster, with the manifest and the photos that `folder` now holds, if any had to travel."""
+    changes: dict[str, object] = {"cluster": config.cluster.model_copy(update={"address": "auto"})}
+    photos = {
+        request.row: Path(request.subject_uri) for request in requests if _is_private(request.subject_uri, config)
+    }
+    if photos or _is_private(config.manifest, config):
+        _check_size(config.manifest, set(photos.values()))
+        _pack_manifest(config.manifest, requests, _pack_photos(photos, folder), folder / MANIFEST_FILE)
+        changes["manifest"] = MANIFEST_FILE
+    return config.model_copy(update=changes)
+
+
+def _is_private(uri: str, config: RunConfig) -> bool:
+    """Whether `uri` means a file of this machine that the cluster's machines may not have."""
+    path = Path(uri.removeprefix("file://"))
+    return storage.is_local(uri) and not any(path.is_relative_to(folder) for folder in config.cluster.shared_paths)
+
+
+def _refuse_private_paths(config: RunConfig) -> None:
+    rule = "the cluster may not have it; take a bucket, or a folder that all nodes have and name it in cluster.shared_paths"
+    faults = [f"{key}={uri!r}: {rule}" for key, uri in _named_paths(config) if _is_private(uri, config)]
+    if faults:
+        raise ConfigError("\n  ".join(["the run file names what is on this machine:", *faults]))
+
+
+def _named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the run file and the paths or URIs that they give; names are left out."""
+    yield "output", config.output
+    yield "model.base", config.model.base
+    adapters = config.model.adapters
+    if isinstance(adapters, str):
+        yield "model.adapters", adapters
+    else:
+        yield from ((f"model.adapters.{kind}", uri) for kind, uri in adapters if uri)
+    yield from (("model.loras", lora.file) for lora in config.model.source.loras)
+    yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
+
+
+def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> list[ClipRequest]:
+    """The requests of the good rows. Raises ConfigError if `selection` wants all of them to be good."""
+    requests, problems = check_rows(manifest, config.defaults, folder_of(config.manifest))
+    problems += [
+        RowProblem(
+            row=request.row, column="subject_uri", value=request.subject_uri, rule="must be a file on this machine"
+        )
+        for request in requests
+        if _is_private(request.subject_uri, config) and storage.stat(request.subject_uri) is None
+    ]
+    if not selection.allow_duplicates:
+        problems += find_duplicates(requests)
+    if problems and not selection.allow_invalid:
+        raise ConfigError(describe_problems(problems))
+    bad_rows = {problem.row for problem in problems}
+    return [request for request in requests if request.row not in bad_rows]
+
+
+def _check_size(manifest: str, photos: set[Path]) -> None:
+    num_bytes = sum(file.num_bytes for file in storage.list_files(manifest)) + sum(p.stat().st_size for p in photos)
+    if num_bytes > MAX_PACKAGE_BYTES:
+        raise ConfigError(
+            f"manifest={storage.redact(manifest)!r}: with {len(photos)} photos of this machine it has "
+            f"{num_bytes / 2**20:.0f} MiB, and at most {MAX_PACKAGE_BYTES // 2**20} travel with a job; take a bucket"
+        )
+
+
+def _pack_photos(photos: dict[int, Path], folder: Path) -> dict[int, str]:
+    """Copies each distinct photo into `folder` once; gives each row's path in it."""
+    (folder / "photos").mkdir()
+    packed = {photo: _pack_photo(photo, folder) for photo in set(photos.values())}
+    return {row: packed[photo] for row, photo in photos.items()}
+
+
+def _pack_photo(photo: Path, folder: Path) -> str:
+    content = photo.read_bytes()
+    name = f"photos/{hashlib.sha256(content).hexdigest()}{photo.suffix}"
+    (folder / name).write_bytes(content)
+    return name
+
+
+def _pack_manifest(uri: str, requests: list[ClipRequest], photos: dict[int, str], file: Path) -> None:
+    """Writes the whole manifest, so that rows keep their numbers; the rows of `requests` name what the cluster has."""
+    table = read_manifest(uri).drop_columns([ROW])
+    subjects = table["subject_uri"].to_pylist()
+    for request in requests:
+        subjects[request.row] = photos.get(request.row, request.subject_uri)
+    index = table.column_names.index("subject_uri")
+    write_manifest(table.set_column(index, "subject_uri", pa.array(subjects, pa.string())), str(file))

@@ -1,0 +1,44 @@
+"""Whether the head of a cluster answers."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from lynx_batch.errors import HeadLost
+from lynx_batch.execution import head
+from lynx_batch.execution.head import Head
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr(head, "PATIENCE_S", 0.1)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()
+    return f"{host}:{port}"
+
+
+def test_a_head_that_answers_is_there(listener: socket.socket) -> None:
+    checked = Head(address(listener))
+    listener.settimeout(5)
+    for _ in range(3):
+        checked._answered_s -= 1
+        checked.check()
+        listener.accept()[0].close()
+
+
+def test_a_head_that_stays_silent_is_lost(listener: socket.socket) -> None:
+    checked = Head(address(listener))
+    listener.close()
+    checked._answered_s -= 1
+    with pytest.raises(HeadLost, match="is gone"):
+        checked.check()

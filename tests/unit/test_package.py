@@ -1,0 +1,152 @@
+"""What travels with a submitted job, and what is refused before a cluster is asked for anything."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lynx_batch import storage
+from lynx_batch.config import RunConfig, load_run_config, parse_run_config
+from lynx_batch.errors import ConfigError
+from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack
+from lynx_batch.execution.prepare import Selection, prepare
+from tests.models import BASE, MODEL, ROOT
+
+SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
+COLLINS, HOPPER = SUBJECTS / "eileen-collins.jpg", SUBJECTS / "grace-hopper.jpg"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the package goes."""
+    (tmp_path / "package").mkdir()
+    return tmp_path / "package"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder of this machine with two photos."""
+    (tmp_path / "home" / "photos").mkdir(parents=True)
+    for photo in (COLLINS, HOPPER):
+        (tmp_path / "home" / "photos" / photo.name).write_bytes(photo.read_bytes())
+    return tmp_path / "home"
+
+
+def run_config(home: Path, face_pack: Path, rows: list[dict[str, object]], **changes: object) -> RunConfig:
+    columns = {name for row in rows for name in row}
+    table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
+    pq.write_table(table, home / "manifest.parquet")
+    content = {
+        "manifest": str(home / "manifest.parquet"),
+        "output": "s3://bucket/out",
+        "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
+        "faces": {"pack": str(face_pack), "identity": "pack"},
+        "cluster": {"shared_paths": [str(MODEL), str(face_pack)]},
+        **changes,
+    }
+    return parse_run_config(content, source="test")
+
+
+def row(photo: object, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
+    return {"subject_uri": str(photo), "prompt": prompt, **cells}
+
+
+def packed_config(package: Package) -> RunConfig:
+    return load_run_config(package.folder / package.command[2], {})
+
+
+def test_a_manifest_and_its_photos_ask_for_the_same_clips_from_the_package(
+    home: Path, folder: Path, face_pack: Path
+) -> None:
+    rows = [row("photos/eileen-collins.jpg", seed=1), row(home / "photos" / "grace-hopper.jpg"), row(HOPPER, "Hi.")]
+    config = run_config(home, face_pack, rows)
+
+    there = packed_config(pack(config, Selection(), folder))
+
+    assert there.cluster.address == "auto"
+    now = datetime.now(UTC)
+    before, after = prepare(config, Selection(), now), prepare(there, Selection(), now)
+    assert [clip.clip_id for clip in after.clips] == [clip.clip_id for clip in before.clips]
+    assert all(Path(clip.request.subject_uri).is_relative_to(folder) for clip in after.clips)
+    assert len(list((folder / "photos").iterdir())) == 2, "a photo travels once"
+
+
+def test_rows_keep_their_numbers_and_only_photos_that_are_used_travel(
+    home: Path, folder: Path, face_pack: Path
+) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    rows = [row("gone.jpg"), row(COLLINS, consent_expires_at=yesterday), row(HOPPER, priority=2)]
+    selection = Selection(where="priority == 2 or prompt == 'A person waves.' and subject_uri != 'gone.jpg'")
+
+    package = pack(run_config(home, face_pack, rows), selection, folder)
+
+    assert package.command[-2:] == ["--where", selection.where]
+    prepared = prepare(packed_config(package), selection, datetime.now(UTC))
+    assert [clip.request.row for clip in prepared.clips] == [2]
+    assert [(rejection.row, rejection.error_type) for rejection in prepared.rejections] == [(1, "ConsentExpired")]
+    assert [photo.suffix for photo in (folder / "photos").iterdir()] == [".jpg"]
+
+
+def test_what_the_cluster_has_stays_where_it_is(home: Path, folder: Path, face_pack: Path) -> None:
+    shared = {"shared_paths": [str(MODEL), str(face_pack), str(home), str(SUBJECTS)]}
+    config = run_config(home, face_pack, [row(COLLINS)], cluster=shared)
+    package = pack(config, Selection(limit=3, allow_duplicates=True), folder)
+    assert [file.name for file in folder.iterdir()] == ["run.yaml"]
+    assert packed_config(package).manifest == config.manifest
+    assert package.command[5:] == ["--limit", "3", "--allow-duplicates"]
+
+
+def test_a_manifest_in_a_store_with_photos_in_a_store_stays_there(home: Path, folder: Path, face_pack: Path) -> None:
+    config = run_config(home, face_pack, [row("photo.jpg")])
+    manifest = f"memory://{home}/manifest.parquet"
+    storage.upload(home / "manifest.parquet", manifest)
+    package = pack(config.model_copy(update={"manifest": manifest}), Selection(), folder)
+    assert packed_config(package).manifest == manifest
+
+
+def test_the_job_tells_its_run_and_the_hash_of_its_manifest(home: Path, folder: Path, face_pack: Path) -> None:
+    package = pack(run_config(home, face_pack, [row(COLLINS)]), Selection(), folder)
+    assert package.command[:5] == ["lynx-batch", "render", "run.yaml", "--run-id", package.run_id]
+    assert package.metadata["run_id"] == package.run_id
+    assert len(package.metadata["manifest_sha256"]) == 64
+
+
+def test_every_path_that_the_cluster_may_not_have_is_named(home: Path, folder: Path, face_pack: Path) -> None:
+    changes = {
+        "output": "/mine/out",
+        "model": {"base": "/mine/base", "adapters": {"id": "s3://b/lite", "ref": "/mine/full"}},
+    }
+    config = run_config(home, face_pack, [row(COLLINS)], cluster={"shared_paths": ["/min"]}, **changes)
+    with pytest.raises(ConfigError) as caught:
+        pack(config, Selection(), folder)
+    named = [line.split("=")[0].strip() for line in str(caught.value).splitlines()[1:]]
+    assert named == ["output", "model.base", "model.adapters.ref", "faces.pack"]
+    assert "cluster.shared_paths" in str(caught.value)
+
+
+def test_every_bad_row_is_named(home: Path, folder: Path, face_pack: Path) -> None:
+    config = run_config(home, face_pack, [row("gone.jpg"), row(COLLINS, " "), row(HOPPER), row(HOPPER)])
+    with pytest.raises(ConfigError) as caught:
+        pack(config, Selection(), folder)
+    for fault in ("row 0: subject_uri=", "row 1: prompt=' '", "row 3: subject_uri="):
+        assert fault in str(caught.value)
+    allowing = Selection(allow_invalid=True, allow_duplicates=True)
+    rejected = prepare(packed_config(pack(config, allowing, folder)), allowing, datetime.now(UTC)).rejections
+    assert [rejection.row for rejection in rejected] == [1, 0]
+
+
+def test_photos_that_are_too_many_to_travel_are_refused(home: Path, folder: Path, face_pack: Path) -> None:
+    with (home / "huge.jpg").open("wb") as file:
+        file.truncate(MAX_PACKAGE_BYTES)
+    with pytest.raises(ConfigError, match="with 1 photos of this machine it has 90 MiB"):
+        pack(run_config(home, face_pack, [row("huge.jpg")]), Selection(), folder)
+
+
+def test_a_model_that_is_not_here_is_left_to_the_cluster(home: Path, folder: Path, face_pack: Path) -> None:
+    model = {"base": "/models/base", "adapters": "/models/full"}
+    config = run_config(
+        home, face_pack, [row(COLLINS)], model=model, cluster={"shared_paths": ["/models", str(face_pack)]}
+    )
+    assert packed_config(pack(config, Selection(), folder)).model == config.model

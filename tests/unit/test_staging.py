@@ -1,0 +1,142 @@
+"""Weights in a store: outlined for who checks them, staged once for who renders."""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import structlog
+
+from lynx_batch import storage
+from lynx_batch.config import RunConfig, parse_run_config
+from lynx_batch.errors import ConfigError, MissingObject, Transient
+from lynx_batch.execution.prepare import identify_model
+from lynx_batch.execution.staging import find_model, outline, stage
+from lynx_model.errors import WeightsMismatch
+from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
+from tests.models import BASE, MODEL
+
+FULL = MODEL / "lynx_full"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store of this test's own, on a machine with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"memory://{tmp_path.name}"
+
+
+def put(folder: Path, store: str) -> str:
+    uri = storage.join(store, folder.name)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            storage.upload(file, storage.join(uri, file.relative_to(folder).as_posix()))
+    return uri
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def run_config(base: str, adapters: str, pack: str) -> RunConfig:
+    faces = {"pack": pack, "identity": "pack"}
+    model = {"base": base, "adapters": adapters}
+    return parse_run_config({"manifest": "m", "output": "o", "model": model, "faces": faces}, source="test")
+
+
+def test_a_model_in_a_store_has_the_identity_of_the_same_folders_here(store: str, face_pack: Path) -> None:
+    fingerprint_folder(face_pack)
+    here, there = (run_config(*map(place, (BASE, FULL, face_pack))) for place in (str, lambda f: put(f, store)))
+    assert identify_model(there) == identify_model(here)
+
+
+def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:
+    full, lite = (put(folder, store) for folder in (FULL, MODEL / "lynx_lite"))
+    assert find_model(run_config("base", full, "free").model).ref_adapter == full
+    assert find_model(run_config("base", lite, "free").model).ref_adapter is None
+
+
+def test_an_outline_takes_no_room_for_weights(store: str) -> None:
+    folder = Path(outline(put(BASE, store)))
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size == (BASE / "transformer" / weights.name).stat().st_size
+    assert weights.stat().st_blocks * 512 < weights.stat().st_size / 2
+
+
+def test_a_staged_folder_is_the_stored_one_and_is_not_fetched_again(store: str) -> None:
+    uri = put(FULL, store)
+    folder = Path(stage(uri))
+    assert folder.name == FULL.name
+    assert contents(folder).keys() == contents(FULL).keys()
+    assert fingerprint_folder(folder) == fingerprint_folder(FULL)
+    storage.delete(storage.join(uri, "resampler.safetensors"))
+    assert stage(uri) == str(folder)
+
+
+def test_a_single_file_is_staged_without_the_rest_of_its_folder(store: str) -> None:
+    file = Path(stage(storage.join(put(FULL, store), "ref_layers.safetensors")))
+    assert file.read_bytes() == (FULL / file.name).read_bytes()
+    assert contents(file.parent).keys() == {file.name, FINGERPRINT_FILE}
+    with pytest.raises(ConfigError, match="must be listed"):
+        stage(storage.join(store, FULL.name, "other.safetensors"))
+
+
+def test_of_many_that_want_the_same_folder_one_fetches_it(store: str) -> None:
+    uri = put(FULL, store)
+    with structlog.testing.capture_logs() as events, ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(stage, [uri] * 8))) == 1
+    assert [event["event"] for event in events] == ["weights_fetched"]
+
+
+def test_an_interrupted_fetch_goes_on_with_what_is_missing(store: str) -> None:
+    uri = put(FULL, store)
+    missing, there = storage.join(uri, "resampler.safetensors"), storage.join(uri, "ip_layers.safetensors")
+    storage.delete(missing)
+    with pytest.raises(MissingObject, match="resampler"):
+        stage(uri)
+    storage.upload(FULL / "resampler.safetensors", missing)
+    storage.delete(there)
+    assert fingerprint_folder(Path(stage(uri))) == fingerprint_folder(FULL)
+
+
+def test_a_file_that_came_out_different_is_refused(store: str) -> None:
+    uri = put(FULL, store)
+    file = storage.join(uri, "ip_layers.safetensors")
+    storage.write_bytes(file, bytes(len(storage.read_bytes(file))))
+    with pytest.raises(WeightsMismatch, match=r"ip_layers\.safetensors: must have size and sha256"):
+        stage(uri)
+
+
+def test_a_file_of_another_size_is_refused_before_anything_is_fetched(store: str) -> None:
+    uri = put(FULL, store)
+    storage.write_bytes(storage.join(uri, "ip_layers.safetensors"), b"short")
+    with pytest.raises(WeightsMismatch, match="found 5 bytes"):
+        outline(uri)
+
+
+def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: str, tmp_path: Path) -> None:
+    shutil.copytree(FULL, tmp_path / "huge")
+    kept = read_fingerprint(FULL)
+    assert kept is not None
+    files = {path: type(digest)(sha256=digest.sha256, num_bytes=10**18) for path, digest in kept.files.items()}
+    keep_fingerprint(tmp_path / "huge", Fingerprint(files=files))
+    with pytest.raises(Transient, match=r"needs \d+\.0 GB for memory.*its disk has"):
+        stage(put(tmp_path / "huge", store))
+
+
+def test_a_folder_without_fingerprint_says_how_to_make_one(store: str) -> None:
+    uri = put(FULL, store)
+    storage.delete(storage.join(uri, FINGERPRINT_FILE))
+    with pytest.raises(MissingObject, match="lynx-batch models check"):
+        stage(uri)
+    storage.write_bytes(storage.join(uri, FINGERPRINT_FILE), json.dumps({"files": {}}).encode())
+    with pytest.raises(WeightsMismatch, match="must hold schema_version"):
+        stage(uri)
+
+
+def test_what_is_on_this_machine_stays_where_it_is(tmp_path: Path) -> None:
+    assert stage(str(tmp_path)) == outline(str(tmp_path)) == str(tmp_path)
+    assert stage("free") == "free"
+    assert os.listdir(tmp_path) == []
