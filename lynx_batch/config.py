@@ -182,6 +182,8 @@ class ClusterConfig(_Section):
     """`address: local` starts a Ray of its own; anything else is an existing cluster's. `max_groups: null` is as many as fit.
 
     `shared_paths` are folders that all nodes have, with the same content: `submit` takes their files for the cluster's.
+    `gpus_per_group: auto` takes the size that `lynx-batch plan` would, and wider groups where a clip needs them; a number
+    is the size of every group.
     """
 
     address: str = "local"
@@ -198,7 +200,13 @@ class ClusterConfig(_Section):
 
 
 class RetryConfig(_Section):
+    """`max_attempts` on different groups fail a clip. The run ends when more than `max_failed_share` of its clips failed, or
+    when nothing but machines failed for `give_up_after_s` beyond the time of the longest clip.
+    """
+
     max_attempts: int = Field(default=3, ge=1)
+    max_failed_share: float = Field(default=0.2, gt=0, le=1)
+    give_up_after_s: float = Field(default=1800.0, ge=0)
 
 
 class RunConfig(_Section):

@@ -11,7 +11,8 @@ Permanent
 Transient
 ├── GroupLost              a rank of the group died
 ├── HeadLost               the head of the Ray cluster does not answer any more
-├── TooManyFaults          machines fail again and again, so the run stopped (exit code 4)
+├── ImplausibleResult      a picture that is flat or not a number, or one that took no time
+├── TooManyFaults          machines or clips fail again and again, so the run stopped (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not take what is written to it
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "ConsentExpired",
     "GroupLost",
     "HeadLost",
+    "ImplausibleResult",
     "LynxError",
     "MissingObject",
     "Permanent",
@@ -71,8 +73,12 @@ class HeadLost(Transient):
     """The head of the Ray cluster does not answer any more; the bucket knows what is committed."""
 
 
+class ImplausibleResult(Transient):
+    """What was rendered cannot be right: another group may do better."""
+
+
 class TooManyFaults(Transient):
-    """Machines fail again and again, so the run stopped; running again goes on."""
+    """Machines or clips fail again and again, so the run stopped; running again goes on."""
 
 
 class StoreUnavailable(Transient):

@@ -143,6 +143,12 @@ class ParallelPlan:
             if getattr(self, name) < 1:
                 raise InvalidParams(name, getattr(self, name), "must be at least 1")
 
+    @classmethod
+    def of_size(cls, num_ranks: int) -> "ParallelPlan":
+        """What is fastest on the GPUs of one host: branches beside each other as far as they divide, Ulysses for the rest."""
+        branches = next(number for number in (3, 2, 1) if num_ranks % number == 0)
+        return cls(branches=branches, ulysses=num_ranks // branches)
+
     @property
     def num_ranks(self) -> int:
         return self.branches * self.ulysses * self.ring

@@ -14,6 +14,7 @@ from lynx_batch.cli.jobs import cancel, submit
 from lynx_batch.cli.ledger import retry, status
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
+from lynx_batch.cli.plan import plan
 from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.telemetry import configure_logging
@@ -47,7 +48,7 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-for command in (render, submit, cancel, one, status, retry, doctor):
+for command in (render, plan, submit, cancel, one, status, retry, doctor):
     app.command()(command)
 
 

@@ -76,11 +76,11 @@ def _headline(progress: "Progress", remaining_s: float | None) -> str:
     if progress.num_groups_loading:
         parts.append(f"{progress.num_groups_loading} group(s) loading")
     if remaining_s is not None:
-        parts.append(f"about {_duration(remaining_s)} left")
+        parts.append(f"about {duration(remaining_s)} left")
     return ", ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

@@ -65,4 +65,6 @@ def _failed(error: Exception, stopwatch: Stopwatch) -> Failed:
 def _fault(error: Exception) -> Fault:
     if isinstance(error, Permanent):
         return Fault.INPUT
+    if isinstance(error, OutOfMemory):
+        return Fault.MEMORY
     return Fault.MACHINE if isinstance(error, StoreUnavailable) else Fault.CLIP

@@ -1,4 +1,4 @@
-"""The Ray cluster that a run works on, and how many groups fit it."""
+"""The Ray cluster that a run works on, and what its nodes offer."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ import ray
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.head import Head, knock
+from lynx_batch.planning.cost import OTHER, GpuType, gpu_type
+from lynx_batch.planning.layout import Node
 
 CONNECT_TIMEOUT_S = 10.0
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
@@ -18,24 +20,10 @@ LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slots:
-    """Where workers can run: GPUs, or CPU cores in a cluster without GPUs."""
+    """Where workers can run: GPUs, or CPU cores in a cluster without GPUs; the nodes by their Ray id."""
 
     resource: str
-    per_node: tuple[int, ...]
-
-    def num_groups(self, group_size: int, max_groups: int | None) -> int:
-        """How many groups of `group_size` fit; a group never spans nodes.
-
-        Raises:
-            ConfigError: If not one fits.
-        """
-        num_fitting = sum(num_slots // group_size for num_slots in self.per_node)
-        if not num_fitting:
-            most = max(self.per_node, default=0)
-            raise ConfigError(
-                f"cluster.gpus_per_group={group_size}: no node has that many; the largest has {most} {self.resource}s"
-            )
-        return min(num_fitting, max_groups or num_fitting)
+    nodes: dict[str, Node]
 
     def bundle(self) -> dict[str, float]:
         """What one worker takes from its node."""
@@ -89,8 +77,18 @@ def find_head() -> Head:
     return Head(ray.get_runtime_context().gcs_address)
 
 
-def find_slots() -> Slots:
-    """The slots of the connected cluster's living nodes."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    resource = "GPU" if any(node.get("GPU", 0) >= 1 for node in nodes) else "CPU"
-    return Slots(resource=resource, per_node=tuple(int(node.get(resource, 0)) for node in nodes))
+def find_slots(resource: str | None = None) -> Slots:
+    """The slots of the connected cluster's living nodes: of a `resource`, else GPUs if there are any, else CPU cores."""
+    offers = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    resource = resource or ("GPU" if any(offer.get("GPU", 0) >= 1 for offer in offers.values()) else "CPU")
+    nodes = {
+        node_id: Node(num_gpus=int(offer[resource]), gpu=_gpu_of(offer) if resource == "GPU" else OTHER)
+        for node_id, offer in offers.items()
+        if offer.get(resource, 0) >= 1
+    }
+    return Slots(resource=resource, nodes=nodes)
+
+
+def _gpu_of(offer: dict[str, float]) -> GpuType:
+    """Ray offers a resource named after the type of a node's GPUs, such as "accelerator_type:H200"."""
+    return next((gpu_type(name) for name in offer if name.startswith("accelerator_type:")), OTHER)

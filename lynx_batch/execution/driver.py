@@ -2,25 +2,28 @@
 
 import itertools
 import secrets
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
 import structlog
 
 from lynx_batch.errors import GroupLost, HeadLost, TooManyFaults
-from lynx_batch.execution.cluster import Slots
+from lynx_batch.execution.cluster import Slots, find_slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.planning.cost import CostModel
+from lynx_batch.planning.layout import Rooms
+from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
+from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
 
 POLL_S = 0.5
-MAX_FAULTS_IN_A_ROW = 5
-"""A run stops after this many faults of the machine while not one clip ended: they are not passing ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ class Recorder(Protocol):
 
 
 class Driver:
-    """Renders every clip of a schedule on as many groups as fit.
+    """Renders every clip of a schedule on the groups that it asks for, as far as they fit.
 
     Call `run` once. Whatever ends it, a finished schedule or an exception, no actor and no placement group is left.
     """
@@ -58,22 +61,23 @@ class Driver:
         settings: WorkerSettings,
         slots: Slots,
         head: Head,
-        num_groups: int,
+        max_groups: int | None,
+        cost: CostModel,
         recorder: Recorder,
         watch: Callable[[Progress], None],
     ) -> None:
-        self._schedule, self._settings, self._slots, self._num_groups = schedule, settings, slots, num_groups
-        self._head, self._recorder, self._watch = head, recorder, watch
+        self._schedule, self._settings, self._slots, self._cost = schedule, settings, slots, cost
+        self._head, self._max_groups, self._recorder, self._watch = head, max_groups, recorder, watch
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
-        self._num_faults = 0
+        self._rooms = self._find_rooms()
 
     def run(self) -> None:
         """Returns when every clip has ended.
 
         Raises:
             HeadLost: If the head of the cluster is gone.
-            TooManyFaults: If the machine fails again and again and no clip ends in between.
+            TooManyFaults: If too many clips fail, or nothing but the machine for too long.
             Permanent: If the model cannot be loaded.
         """
         try:
@@ -91,21 +95,53 @@ class Driver:
                 group.end()
 
     def _assign(self) -> None:
-        """Keeps as many groups as there is work for, and gives each the next clip."""
-        while len(self._groups) < min(self._num_groups, self._schedule.num_unfinished):
-            self._groups.append(Group(next(self._names), self._settings, self._slots))
-        for group in self._groups:
-            if self._wants_clip(group) and (clip := self._schedule.take()):
-                group.take(RenderTask(clip=clip, attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}"))
+        """Forms the groups that clips wait for, and gives each the next clip, or its slots to another."""
+        now_s = time.monotonic()
+        if self._schedule.is_paused(now_s):
+            return
+        for group in list(self._groups):
+            if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
+                group.take(self._task(planned, group.size))
+            elif group.is_idle and self._schedule.is_useless(group.name):
+                self._remove(group)
+        while self._max_groups is None or len(self._groups) < self._max_groups:
+            size = self._schedule.wanted_size(self._rooms.largest)
+            if size is None:
+                break
+            self._form(size)
 
     def _wants_clip(self, group: Group) -> bool:
         """A group gets its next clip early, unless so few wait that a group which is idle sooner would miss it."""
-        is_idle = group.rendering is None
-        return group.has_room and (is_idle or self._schedule.count(ClipState.WAITING) >= len(self._groups))
+        is_free = group.rendering is None
+        return group.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
+
+    def _task(self, planned: PlannedClip, group_size: int) -> RenderTask:
+        """An attempt at a clip; what is impossible on the cluster's fastest GPU is so on whichever the group has."""
+        gpus = {node.gpu for node in self._slots.nodes.values()}
+        impossible_s = min((self._cost.impossible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0)
+        attempt = f"{self._settings.run_id}-{secrets.token_hex(4)}"
+        return RenderTask(clip=planned.clip, attempt=attempt, impossible_s=impossible_s)
+
+    def _form(self, size: int) -> None:
+        settings = replace(self._settings, plan=ParallelPlan.of_size(size))
+        group = Group(next(self._names), settings, self._slots, self._rooms.take(size))
+        self._schedule.join(group.name, size)
+        self._groups.append(group)
+
+    def _find_rooms(self) -> Rooms:
+        """The free slots of the nodes that live now; a cluster that lost its GPUs does not go on with CPU cores."""
+        self._slots = find_slots(self._slots.resource)
+        rooms = Rooms({node_id: node.num_gpus for node_id, node in self._slots.nodes.items()})
+        for group in self._groups:
+            rooms.fill(group.node, group.size)
+        return rooms
 
     def _answered(self) -> list[tuple[Group, Any]]:
         """Waits a moment for answers of the workers."""
         awaited = {ref: group for group in self._groups for ref in group.refs}
+        if not awaited:
+            time.sleep(POLL_S)
+            return []
         ready, _ = ray.wait(list(awaited), timeout=POLL_S)
         return [(awaited[ref], ref) for ref in ready]
 
@@ -116,6 +152,7 @@ class Driver:
             self._lose(group, loss)
             return
         if isinstance(answer, Loaded):
+            self._schedule.loaded()
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._end(answer, group)
@@ -125,31 +162,39 @@ class Driver:
     def _lose(self, group: Group, loss: GroupLost) -> None:
         """Ends a group; its clips are tried again, whichever of them it was about."""
         log.warning("group_lost", group=group.name, error=str(loss))
-        self._groups.remove(group)
-        group.end()
+        """Ends a group; its clips are tried again, whichever of them it was about."""
+        log.warning("group_lost", group=group.name, error=str(loss))
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
+        if not group.tasks:
+            self._schedule.group_failed(time.monotonic())
         for task in group.tasks:
             self._fail(task, group, failure)
-        self._count_fault(failure)
+        self._remove(group)
+        self._stop_if_hopeless(failure)
 
     def _end(self, ended: Ended, group: Group) -> None:
         if isinstance(ended.result, Rendered):
-            self._num_faults = 0
             self._schedule.rendered(ended.task.clip.clip_id)
             self._recorder.rendered(ended.task, group.name, ended.result)
         else:
             self._fail(ended.task, group, ended.result)
-            self._count_fault(ended.result)
+            self._stop_if_hopeless(ended.result)
 
     def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
-        state = self._schedule.failed(task.clip.clip_id, failure.fault)
+        state = self._schedule.failed(task.clip.clip_id, failure.fault, time.monotonic())
+        if failure.fault is Fault.MEMORY and state is ClipState.FAILED:
+            failure = replace(failure, error=f"no group wider than {group.size} is possible here: {failure.error}")
         self._recorder.failed(task, group.name, failure, state)
 
-    def _count_fault(self, failure: Failed) -> None:
-        """Stops the run if nothing but faults of the machine is left to come."""
-        self._num_faults = self._num_faults + 1 if failure.fault is Fault.MACHINE else 0
-        if self._num_faults >= MAX_FAULTS_IN_A_ROW:
-            raise TooManyFaults(f"{self._num_faults} faults in a row, and no clip ended: {failure.error}")
+    def _stop_if_hopeless(self, failure: Failed) -> None:
+        if reason := self._schedule.reason_to_stop(time.monotonic()):
+            raise TooManyFaults(f"{reason}; the last: {failure.error}")
+
+    def _remove(self, group: Group) -> None:
+        self._groups.remove(group)
+        self._schedule.leave(group.name)
+        group.end()
+        self._rooms = self._find_rooms()
 
     def _progress(self) -> Progress:
         for group in self._groups:

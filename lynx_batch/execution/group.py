@@ -24,8 +24,8 @@ class Group:
     driver waits for them and hands each to `receive`.
     """
 
-    def __init__(self, name: str, settings: WorkerSettings, slots: Slots) -> None:
-        self.name = name
+    def __init__(self, name: str, settings: WorkerSettings, slots: Slots, node: str) -> None:
+        self.name, self.node, self.size = name, node, settings.plan.num_ranks
         self.next: RenderTask | None = None
         self.rendering: RenderTask | None = None
         self.delivering: RenderTask | None = None
@@ -33,9 +33,10 @@ class Group:
         self._step = (0, 0)
         self._failure: Failed | None = None
         self._step_ref: Any = None
-        size, bundle = settings.plan.num_ranks, slots.bundle()
-        self._placement = placement_group([bundle] * size, strategy="STRICT_PACK")
-        self._workers = [self._place(settings, rank, bundle) for rank in range(size)]
+        bundle = slots.bundle()
+        # A wish only: should the node be gone by now, Ray finds another.
+        self._placement = placement_group([bundle] * self.size, strategy="STRICT_PACK", _soft_target_node_id=node)
+        self._workers = [self._place(settings, rank, bundle) for rank in range(self.size)]
         address = self._workers[0].address.remote()
         self._render_refs = [worker.load.remote(address) for worker in self._workers]
         self._deliver_refs: list[Any] = []
@@ -48,6 +49,10 @@ class Group:
     def tasks(self) -> list[RenderTask]:
         """The attempts that would be lost with the group."""
         return [task for task in (self.delivering, self.rendering, self.next) if task is not None]
+
+    @property
+    def is_idle(self) -> bool:
+        return self.is_ready and not self.tasks
 
     @property
     def has_room(self) -> bool:

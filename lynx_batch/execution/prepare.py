@@ -60,7 +60,7 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
 def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
     """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
     requests, problems = check_rows(manifest, config.defaults, base)
-    requests, beyond = check_blocks(requests, count_blocks(Path(config.model.base)))
+    requests, beyond = check_blocks(requests, count_blocks(Path(outline(config.model.base))))
     problems += beyond
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))

@@ -15,7 +15,8 @@ from torch import Tensor
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.delivery.deliver import deliver
-from lynx_batch.errors import ConsentExpired, PhotoChanged
+from lynx_batch.delivery.picture import check_picture
+from lynx_batch.errors import ConsentExpired, ImplausibleResult, PhotoChanged
 from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, WorkerSettings
@@ -76,7 +77,7 @@ class Renderer:
         if not parallel.all_agree(not isinstance(prepared, Failed)):
             return prepared if isinstance(prepared, Failed) else Drawn()
         assert not isinstance(prepared, Failed)
-        latents = attempted(lambda: self._sample(prepared, stopwatch, on_step), stopwatch)
+        latents = attempted(lambda: self._sample(prepared, task.impossible_s, stopwatch, on_step), stopwatch)
         if isinstance(latents, Failed):
             return replace(latents, breaks_group=self._settings.plan.num_ranks > 1)
         return attempted(lambda: self._keep_frames(task, latents, stopwatch), stopwatch) if self._rank == 0 else Drawn()
@@ -93,14 +94,21 @@ class Renderer:
         with stopwatch.stage("text"):
             return self._pipe.prepare(subject, clip.params)
 
-    def _sample(self, prepared: PreparedClip, stopwatch: Stopwatch, on_step: OnStep) -> Tensor:
+    def _sample(self, prepared: PreparedClip, impossible_s: float, stopwatch: Stopwatch, on_step: OnStep) -> Tensor:
         """The latents on the host: fetching them waits for the device, so the stage's time is true and errors are its own."""
         with stopwatch.stage("denoise"):
-            return self._pipe.sample(prepared, on_step).cpu()
+            latents = self._pipe.sample(prepared, on_step).cpu()
+        if not latents.isfinite().all():
+            raise ImplausibleResult("latents: must be finite numbers")
+        if (took_s := stopwatch.spans[-1].seconds) < impossible_s:
+            raise ImplausibleResult(f"denoise_s={took_s:.3g}: must be at least {impossible_s:.3g} on this device")
+        return latents
 
     def _keep_frames(self, task: RenderTask, latents: Tensor, stopwatch: Stopwatch) -> Drawn:
         with stopwatch.stage("decode"):
-            self._kept[task.attempt] = self._pipe.decode(latents), stopwatch
+            frames = self._pipe.decode(latents)
+        check_picture(frames)
+        self._kept[task.attempt] = frames, stopwatch
         return Drawn()
 
     def _deliver(self, task: RenderTask, frames: NDArray[np.uint8], stopwatch: Stopwatch) -> Rendered:

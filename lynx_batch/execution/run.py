@@ -5,21 +5,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import structlog
+
 from lynx_batch import storage
+from lynx_batch.clip import ClipSpec, RenderIdentity
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import HeadLost, TooManyFaults
 from lynx_batch.execution.cluster import connected, find_head
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
+from lynx_batch.execution.forecast import cost_model, ways_to_render
 from lynx_batch.execution.outcomes import ClipEnd, RunRecorder, ended_before, row_outcomes
 from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.metadata import Outcome, RowOutcome, write_metadata
 from lynx_batch.ledger.runs import claim_run_id, new_run_id, write_run_record
+from lynx_batch.ledger.timings import read_timings
 from lynx_batch.ledger.trace import write_trace
-from lynx_batch.planning.schedule import Schedule
+from lynx_batch.planning.plan import best
+from lynx_batch.planning.schedule import RetryPolicy, Schedule
 from lynx_model.spec import ParallelPlan
+
+log = structlog.get_logger()
 
 Watch = Callable[[Progress], None]
 
@@ -67,13 +75,13 @@ def render(
         config.output, run_id, run_yaml=config.to_yaml(), manifest=prepared.manifest, environment=software_versions()
     )
     ends = ended_before(config.output, prepared.clips)
-    open_clips = [clip for clip in prepared.clips if clip.clip_id not in ends]
-    schedule = Schedule(open_clips, max_attempts=config.retry.max_attempts)
-    announce(_describe(run_id, prepared, ends, schedule.num_unfinished))
+    open_clips = list({clip.clip_id: clip for clip in prepared.clips if clip.clip_id not in ends}.values())
+    schedule = Schedule(RetryPolicy(**config.retry.model_dump()))
+    announce(_describe(run_id, prepared, ends, len(open_clips)))
     recorder, stopped_by = RunRecorder(config.output, run_id), ""
     try:
-        if not schedule.is_finished:
-            _drive(config, run_id, prepared, schedule, recorder, watch)
+        if open_clips:
+            _drive(config, run_id, prepared.identity, open_clips, schedule, recorder, watch)
     except KeyboardInterrupt:
         stopped_by = "interrupted"
     except (HeadLost, TooManyFaults) as cause:
@@ -87,28 +95,37 @@ def render(
 
 
 def _drive(
-    config: RunConfig, run_id: str, prepared: PreparedRun, schedule: Schedule, recorder: RunRecorder, watch: Watch
+    config: RunConfig,
+    run_id: str,
+    identity: RenderIdentity,
+    clips: list[ClipSpec],
+    schedule: Schedule,
+    recorder: RunRecorder,
+    watch: Watch,
 ) -> None:
-    """Runs the schedule to its end on the cluster."""
-    size = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
+    """Renders the clips on the cluster, each on the group that the plan gives it."""
     settings = WorkerSettings(
         run_id=run_id,
         output=config.output,
         model=find_model(config.model),
         faces=config.faces,
         engine=config.engine,
-        identity=prepared.identity,
-        plan=ParallelPlan(ulysses=size),
+        identity=identity,
+        plan=ParallelPlan(),
         crf=config.video.crf,
     )
+    cost = cost_model(config, read_timings(config.output, identity))
     with connected(config.cluster) as slots:
-        num_groups = slots.num_groups(size, config.cluster.max_groups)
+        chosen = best(ways_to_render(clips, tuple(slots.nodes.values()), cost, config.cluster))
+        log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
+        schedule.plan(chosen.clips, chosen.sizes)
         driver = Driver(
             schedule=schedule,
             settings=settings,
             slots=slots,
             head=find_head(),
-            num_groups=num_groups,
+            max_groups=config.cluster.max_groups,
+            cost=cost,
             recorder=recorder,
             watch=watch,
         )

@@ -12,7 +12,7 @@ from lynx_model.spec import ModelSource, ParallelPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker needs to know once, whatever clips it renders."""
+    """What a worker needs to know once, whatever clips it renders. `plan` is that of its group."""
 
     run_id: str
     output: str
@@ -26,10 +26,11 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderTask:
-    """One attempt at one clip, sent to every rank of a group."""
+    """One attempt at one clip, sent to every rank of a group. Denoising in less than `impossible_s` cannot be right."""
 
     clip: ClipSpec
     attempt: str
+    impossible_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

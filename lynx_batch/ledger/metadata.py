@@ -16,7 +16,10 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.ledger.commits import CommitRecord
 
-STAGES = ("subject_s", "text_s", "denoise_s", "decode_s", "encode_s", "upload_s")
+BUSY_STAGES = ("subject_s", "text_s", "denoise_s", "decode_s")
+"""What a group does for one clip at a time; the rest runs beside the next."""
+
+STAGES = (*BUSY_STAGES, "encode_s", "upload_s")
 UTC_TIME = pa.timestamp("us", tz="UTC")
 
 SCHEMA = pa.schema(

@@ -1,17 +1,29 @@
-"""Which clip is next, and what becomes of each: a state machine over values, without Ray, clock or I/O.
+"""Which clip is next on which group, and what becomes of each: a state machine over values, without Ray, clock or I/O.
 
 waiting ──take──▶ running ──rendered──▶ rendered
    ▲                 ├──failed (input)──▶ rejected
    ├─failed (machine)┤
+   ├─failed (memory, a wider group is possible)   (none is)──▶ failed
    └─failed (clip, attempts left)   (none left)──▶ failed
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from lynx_batch.clip import ClipSpec
+from lynx_batch.planning.cost import LOAD_S
+from lynx_batch.planning.order import ClipQueue, PlannedClip, level_of
+from lynx_batch.planning.patience import Patience
+
+MAX_HELD_AGAINST = 3
+"""A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
+
+MIN_ENDED = 20
+"""So many clips must have ended before their failed share says anything."""
+
+WORTH_SPLITTING_S = 20 * LOAD_S
+"""Seconds of narrower work left for every GPU that make it worth while to split a wide group."""
 
 
 class ClipState(StrEnum):
@@ -23,48 +35,158 @@ class ClipState(StrEnum):
 
 
 class Fault(StrEnum):
-    """Whose fault a failed attempt is: the clip's input (another try cannot help), the clip's, or the machine's."""
+    """Whose fault a failed attempt is.
+
+    The clip's input (another try cannot help), the clip's, its size's (it did not fit the GPUs' memory), or the machine's.
+    """
 
     INPUT = "input"
     CLIP = "clip"
+    MEMORY = "memory"
     MACHINE = "machine"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a clip is given up, and when the run is.
+
+    Args:
+        max_attempts: That end through the clip itself, each on another group.
+        max_failed_share: Of the clips that ended; the run stops above it.
+        give_up_after_s: For so long, beyond what the longest clip takes, nothing but faults of the machine may come.
+    """
+
+    max_attempts: int = 3
+    max_failed_share: float = 0.2
+    give_up_after_s: float = 1800.0
+
+
+@dataclass(slots=True)
+class _Group:
+    """`suspicions`: clips that failed here and nowhere else."""
+
+    size: int
+    running: set[str] = field(default_factory=set)
+    suspicions: set[str] = field(default_factory=set)
+
+    @property
+    def is_trusted(self) -> bool:
+        return len(self.suspicions) < MAX_HELD_AGAINST
+
+
 class Schedule:
-    """Every clip of a run is in exactly one state; clips of higher priority come first, then in the manifest's order."""
+    """Every clip of a run is in exactly one state; groups join, take clips, and leave."""
 
-    def __init__(self, clips: Iterable[ClipSpec], *, max_attempts: int) -> None:
-        self._clips = {clip.clip_id: clip for clip in clips}
-        self._max_attempts = max_attempts
-        self._state = dict.fromkeys(self._clips, ClipState.WAITING)
-        self._counts = Counter(self._state.values())
-        self._attempts = dict.fromkeys(self._clips, 0)
-        self._queue = [_place(clip) for clip in self._clips.values()]
-        heapq.heapify(self._queue)
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._sizes: tuple[int, ...] = ()
+        self._clips: dict[str, PlannedClip] = {}
+        self._state: dict[str, ClipState] = {}
+        self._counts: Counter[ClipState] = Counter()
+        self._attempts: Counter[str] = Counter()
+        self._failed_on: dict[str, set[str]] = {}
+        self._again: set[str] = set()
+        self._queue, self._groups = ClipQueue(), dict[str, _Group]()
+        self._group_of: dict[str, str] = {}
+        self._waiting_gpu_s = 0.0
+        self._patience = Patience()
+        self._longest_s = 0.0
 
-    def take(self) -> ClipSpec | None:
-        """The next clip, now running; None if none is waiting."""
-        if not self._queue:
+    def plan(self, clips: Iterable[PlannedClip], sizes: tuple[int, ...]) -> None:
+        """Takes up the clips of the run; `sizes` of groups are possible, the narrowest first."""
+        self._sizes = sizes
+        for planned in clips:
+            self._state[planned.clip.clip_id] = ClipState.WAITING
+            self._counts[ClipState.WAITING] += 1
+            self._longest_s = max(self._longest_s, planned.seconds)
+            self._enqueue(planned)
+
+    def join(self, group: str, size: int) -> None:
+        """A group of `size` GPUs was formed; its name is never used again."""
+        self._groups[group] = _Group(size)
+
+    def leave(self, group: str) -> None:
+        """The group is gone; what still ran on it must have ended before."""
+        member = self._groups.pop(group)
+        assert not member.running, f"{group} left with a clip"
+        self._queue.release(group)
+
+    def take(self, group: str) -> PlannedClip | None:
+        """The next clip for this group, now running; None if there is none for it."""
+        clip_id = self._next(group)
+        if clip_id is None:
             return None
-        clip_id = heapq.heappop(self._queue)[-1]
         self._set(clip_id, ClipState.RUNNING)
+        self._group_of[clip_id] = group
+        self._groups[group].running.add(clip_id)
+        self._waiting_gpu_s -= self._clips[clip_id].gpu_s
         return self._clips[clip_id]
+
+    def loaded(self) -> None:
+        """A group became ready, so the machines can do that much."""
+        self._patience.loaded()
 
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
-    def failed(self, clip_id: str, fault: Fault) -> ClipState:
-        """Ends an attempt that failed; tells what becomes of the clip. A fault of the machine uses up no attempt."""
+    def failed(self, clip_id: str, fault: Fault, now_s: float) -> ClipState:
+        """Ends an attempt that failed; tells what becomes of the clip. Faults of machine and memory use up no attempt."""
         if fault is Fault.MACHINE:
+            self._patience.fault(now_s)
             return self._move(clip_id, ClipState.WAITING)
         if fault is Fault.INPUT:
             return self._end_attempt(clip_id, ClipState.REJECTED)
-        if self._attempts[clip_id] + 1 >= self._max_attempts:
-            return self._end_attempt(clip_id, ClipState.FAILED)
-        return self._end_attempt(clip_id, ClipState.WAITING)
+        if fault is Fault.MEMORY:
+            return self._widen(clip_id)
+        self._suspect(clip_id)
+        is_last = self._attempts[clip_id] + 1 >= self._policy.max_attempts
+        return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
+
+    def group_failed(self, now_s: float) -> None:
+        """A group broke between two clips, or before its first."""
+        self._patience.fault(now_s)
+
+    def is_paused(self, now_s: float) -> bool:
+        """Whether to wait before starting anything: machines failed, and failing faster helps nobody."""
+        return self._patience.is_paused(now_s)
+
+    def reason_to_stop(self, now_s: float) -> str | None:
+        """Why the run should end before its time, if it should."""
+        num_failed = self._counts[ClipState.FAILED]
+        num_ended = num_failed + self._counts[ClipState.RENDERED]
+        if num_ended >= MIN_ENDED and num_failed > self._policy.max_failed_share * num_ended:
+            share = self._policy.max_failed_share
+            return f"{num_failed} of {num_ended} clips failed, more than retry.max_failed_share={share:g} allows"
+        return self._patience.reason_to_stop(now_s, give_up_after_s=self._policy.give_up_after_s + self._longest_s)
+
+    def wanted_size(self, room: int) -> int | None:
+        """The size of the next group to form within `room` GPUs: the widest that clips wait for in vain."""
+        spare = 0
+        idle = Counter(member.size for member in self._groups.values() if member.is_trusted and not member.running)
+        waiting = self._num_waiting_by_size()
+        for size in sorted({*idle, *waiting}, reverse=True):
+            spare += idle[size] - waiting[size]
+            if spare < 0 and size <= room:
+                return size
+            spare = max(spare, 0)
+        return None
+
+    def is_useless(self, group: str) -> bool:
+        """Whether the GPUs of an idle group serve better in another: of another size, or formed afresh."""
+        member = self._groups[group]
+        if member.running or not self._counts[ClipState.WAITING]:
+            return False
+        if self._can_take(group):
+            return False
+        return (
+            self._is_too_wide(member)
+            or any(not self._has_taker(size) for size in self._queue.num_by_size())
+            or any(not any(self._suits(clip_id, name) for name in self._groups) for clip_id in self._again)
+        )
 
     def state(self, clip_id: str) -> ClipState:
-        return self._state[clip_id]
+        """A clip that was not planned yet is waiting."""
+        return self._state.get(clip_id, ClipState.WAITING)
 
     def attempts(self, clip_id: str) -> int:
         """How many attempts ended through the clip itself, its success included."""
@@ -81,22 +203,90 @@ class Schedule:
     def is_finished(self) -> bool:
         return self.num_unfinished == 0
 
+    def _next(self, group: str) -> str | None:
+        member = self._groups[group]
+        if not member.is_trusted or self._is_too_wide(member):
+            return None
+        return self._take_again(group) or self._queue.take(group, member.size)
+
+    def _take_again(self, group: str) -> str | None:
+        """A clip that failed elsewhere, before others of its priority: so it is soon known whose fault that was."""
+        suitable = [clip_id for clip_id in self._again if self._suits(clip_id, group)]
+        if not suitable:
+            return None
+        chosen = min(suitable, key=lambda clip_id: (level_of(self._clips[clip_id]), clip_id))
+        first = self._queue.first_level(self._groups[group].size)
+        if first and first.minus_priority < level_of(self._clips[chosen]).minus_priority:
+            return None
+        self._again.remove(chosen)
+        return chosen
+
+    def _suits(self, clip_id: str, group: str) -> bool:
+        member = self._groups[group]
+        is_wide_enough = self._clips[clip_id].group_size <= member.size
+        return is_wide_enough and member.is_trusted and group not in self._failed_on[clip_id]
+
+    def _can_take(self, group: str) -> bool:
+        member = self._groups[group]
+        has_fresh = member.is_trusted and self._queue.first_level(member.size) is not None
+        has_any = has_fresh or any(self._suits(clip_id, group) for clip_id in self._again)
+        return has_any and not self._is_too_wide(member)
+
+    def _has_taker(self, size: int) -> bool:
+        return any(member.is_trusted and member.size >= size for member in self._groups.values())
+
+    def _is_too_wide(self, member: _Group) -> bool:
+        """Whether so much narrower work waits, and nothing else, that the group had better be split."""
+        is_narrowest = member.size == self._sizes[0]
+        if is_narrowest or max(self._num_waiting_by_size(), default=member.size) >= member.size:
+            return False
+        return self._waiting_gpu_s > WORTH_SPLITTING_S * sum(other.size for other in self._groups.values())
+
+    def _num_waiting_by_size(self) -> Counter[int]:
+        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._again)
+
+    def _suspect(self, clip_id: str) -> None:
+        """Holds the failure against the group, until the clip fails on another: then the clip is to blame."""
+        group = self._group_of[clip_id]
+        known = self._failed_on.setdefault(clip_id, set())
+        for other in known & self._groups.keys():
+            self._groups[other].suspicions.discard(clip_id)
+        if not known:
+            self._groups[group].suspicions.add(clip_id)
+        known.add(group)
+
+    def _widen(self, clip_id: str) -> ClipState:
+        size = self._groups[self._group_of[clip_id]].size
+        wider = next((other for other in self._sizes if other > size), None)
+        if wider is None:
+            return self._end_attempt(clip_id, ClipState.FAILED)
+        planned = self._clips[clip_id]
+        self._clips[clip_id] = replace(planned, group_size=wider, seconds=planned.gpu_s / wider)
+        return self._move(clip_id, ClipState.WAITING)
+
     def _end_attempt(self, clip_id: str, state: ClipState) -> ClipState:
         self._attempts[clip_id] += 1
+        self._patience.progress()
         return self._move(clip_id, state)
 
     def _move(self, clip_id: str, state: ClipState) -> ClipState:
         assert self._state[clip_id] is ClipState.RUNNING, f"{clip_id} is {self._state[clip_id]}, not running"
+        self._groups[self._group_of.pop(clip_id)].running.remove(clip_id)
         self._set(clip_id, state)
         if state is ClipState.WAITING:
-            heapq.heappush(self._queue, _place(self._clips[clip_id]))
+            self._enqueue(self._clips[clip_id])
         return state
+
+    def _enqueue(self, planned: PlannedClip) -> None:
+        clip_id = planned.clip.clip_id
+        self._clips[clip_id] = planned
+        self._waiting_gpu_s += planned.gpu_s
+        if clip_id in self._failed_on:
+            self._again.add(clip_id)
+        else:
+            self._queue.add(planned)
 
     def _set(self, clip_id: str, state: ClipState) -> None:
         self._counts[self._state[clip_id]] -= 1
         self._counts[state] += 1
         self._state[clip_id] = state
-
-
-def _place(clip: ClipSpec) -> tuple[int, int, str]:
-    return -clip.request.priority, clip.request.row, clip.clip_id

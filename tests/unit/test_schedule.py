@@ -1,84 +1,281 @@
 """The life of a clip in a run, as a state machine over values."""
 
+import time
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lynx_batch.clip import ClipRequest, ClipSpec
-from lynx_batch.planning.schedule import ClipState, Fault, Schedule
+from lynx_batch.planning.cost import OTHER, CostModel, ModelSize, work_of
+from lynx_batch.planning.order import PlannedClip
+from lynx_batch.planning.schedule import MAX_HELD_AGAINST, MIN_ENDED, ClipState, Fault, RetryPolicy, Schedule
 from lynx_model.spec import RenderParams
 
+SIZES = (1, 2, 4)
 
-def clip(name: str, *, row: int = 0, priority: int = 0) -> ClipSpec:
+
+def clip(
+    name: str, *, row: int = 0, priority: int = 0, subject: str = "0", prompt: str = "p", **params: int
+) -> ClipSpec:
     request = ClipRequest(
-        row=row, subject_uri="a.jpg", params=RenderParams(prompt="p"), is_seed_given=True, priority=priority
+        row=row,
+        subject_uri="a.jpg",
+        params=RenderParams(prompt=prompt, **params),
+        is_seed_given=True,
+        priority=priority,
     )
-    return ClipSpec(clip_id=name, photo_sha256="0", request=request)
+    return ClipSpec(clip_id=name, photo_sha256=subject, request=request)
 
 
-def taken(schedule: Schedule) -> str:
-    clip = schedule.take()
-    assert clip is not None
-    return clip.clip_id
+def planned(spec: ClipSpec, group_size: int = 1) -> PlannedClip:
+    work = work_of(spec.params, ModelSize())
+    seconds = CostModel().seconds(work, group_size, OTHER)
+    return PlannedClip(clip=spec, work=work, group_size=group_size, seconds=seconds)
 
 
-def test_clips_come_by_priority_then_in_the_manifests_order() -> None:
-    clips = [clip("c", row=2), clip("a", row=0), clip("urgent", row=3, priority=5), clip("b", row=1)]
-    schedule = Schedule(clips, max_attempts=3)
-    assert [taken(schedule) for _ in clips] == ["urgent", "a", "b", "c"]
-    assert schedule.take() is None
+def schedule_of(*clips: ClipSpec | PlannedClip, groups: dict[str, int] | None = None, **policy: float) -> Schedule:
+    """A schedule with groups that joined it: by default one, "g", of one GPU."""
+    schedule = Schedule(RetryPolicy(**policy))
+    schedule.plan((c if isinstance(c, PlannedClip) else planned(c) for c in clips), SIZES)
+    for name, size in (groups or {"g": 1}).items():
+        schedule.join(name, size)
+    return schedule
+
+
+def taken(schedule: Schedule, group: str = "g") -> str:
+    chosen = schedule.take(group)
+    assert chosen is not None
+    return chosen.clip.clip_id
+
+
+def fail(schedule: Schedule, group: str, fault: Fault = Fault.CLIP) -> ClipState:
+    return schedule.failed(taken(schedule, group), fault, now_s=0.0)
+
+
+def test_clips_come_by_priority_then_the_longest_first() -> None:
+    clips = [clip("short", num_inference_steps=4), clip("long"), clip("urgent", num_inference_steps=4, priority=5)]
+    schedule = schedule_of(*clips)
+    assert [taken(schedule) for _ in clips] == ["urgent", "long", "short"]
+    assert schedule.take("g") is None
+
+
+def test_each_group_stays_with_a_subject_and_goes_through_its_prompts() -> None:
+    clips = [clip(f"{s}{p}{n}", subject=s, prompt=p) for n in range(2) for p in "yx" for s in "ab"]
+    schedule = schedule_of(*clips, groups={"g0": 1, "g1": 1})
+    order = [(taken(schedule, "g0")[:2], taken(schedule, "g1")[:2]) for _ in range(4)]
+    assert order == [("ax", "bx"), ("ax", "bx"), ("ay", "by"), ("ay", "by")]
+
+
+def test_a_group_without_work_of_its_own_helps_with_anothers() -> None:
+    schedule = schedule_of(*[clip(str(n)) for n in range(4)], groups={"g0": 1, "g1": 1})
+    assert {taken(schedule, "g0"), taken(schedule, "g1"), taken(schedule, "g1"), taken(schedule, "g0")} == set("0123")
+
+
+def test_a_clip_goes_to_groups_of_its_size_or_wider() -> None:
+    schedule = schedule_of(planned(clip("wide"), 2), clip("narrow"), groups={"one": 1, "two": 2})
+    assert taken(schedule, "two") == "wide"
+    assert taken(schedule, "one") == "narrow"
 
 
 def test_a_clip_out_of_attempts_has_failed() -> None:
-    schedule = Schedule([clip("a")], max_attempts=2)
-    taken(schedule)
-    assert schedule.failed("a", Fault.CLIP) is ClipState.WAITING
-    taken(schedule)
-    assert schedule.failed("a", Fault.CLIP) is ClipState.FAILED
+    schedule = schedule_of(clip("a"), groups={"g0": 1, "g1": 1}, max_attempts=2)
+    assert fail(schedule, "g0") is ClipState.WAITING
+    assert fail(schedule, "g1") is ClipState.FAILED
     assert schedule.attempts("a") == 2
     assert schedule.is_finished
 
 
+def test_a_clip_never_goes_twice_to_the_same_group() -> None:
+    schedule = schedule_of(clip("a"), clip("b"), groups={"g0": 1, "g1": 1})
+    fail(schedule, "g0")
+    assert taken(schedule, "g0") == "b"
+    assert taken(schedule, "g1") == "a"
+
+
+def test_where_no_other_group_can_try_a_failed_clip_one_is_formed_afresh() -> None:
+    schedule = schedule_of(clip("a"))
+    fail(schedule, "g")
+    assert schedule.take("g") is None
+    assert schedule.is_useless("g")
+    schedule.leave("g")
+    assert schedule.wanted_size(1) == 1
+
+
 def test_a_clip_that_cannot_succeed_is_rejected_at_once() -> None:
-    schedule = Schedule([clip("a")], max_attempts=3)
-    taken(schedule)
-    assert schedule.failed("a", Fault.INPUT) is ClipState.REJECTED
+    assert fail(schedule_of(clip("a")), "g", Fault.INPUT) is ClipState.REJECTED
 
 
 def test_a_fault_of_the_machine_uses_up_no_attempt() -> None:
-    schedule = Schedule([clip("a")], max_attempts=1)
+    schedule = schedule_of(clip("a"), max_attempts=1)
     for _ in range(10):
-        schedule.failed(taken(schedule), Fault.MACHINE)
+        fail(schedule, "g", Fault.MACHINE)
     assert schedule.attempts("a") == 0
     schedule.rendered(taken(schedule))
     assert schedule.state("a") is ClipState.RENDERED
 
 
+def test_a_run_that_sees_nothing_but_faults_is_given_up_after_the_longest_clip_could_have_ended() -> None:
+    longest = planned(clip("a"))
+    schedule = schedule_of(longest, groups={"g0": 1, "g1": 1}, give_up_after_s=100.0)
+    schedule.loaded()
+    for now_s in (0.0, 100.0 + 0.9 * longest.seconds):
+        schedule.failed(taken(schedule, "g0"), Fault.MACHINE, now_s)
+        assert schedule.reason_to_stop(now_s) is None
+    assert schedule.reason_to_stop(101.0 + longest.seconds) is not None
+
+
+def test_what_did_not_fit_the_memory_goes_to_a_wider_group_without_losing_an_attempt() -> None:
+    schedule = schedule_of(clip("a"), max_attempts=1)
+    assert fail(schedule, "g", Fault.MEMORY) is ClipState.WAITING
+    assert schedule.take("g") is None
+    assert schedule.is_useless("g")
+    schedule.leave("g")
+    assert schedule.wanted_size(1) is None
+    assert schedule.wanted_size(8) == 2
+    schedule.join("wide", 4)
+    assert fail(schedule, "wide", Fault.MEMORY) is ClipState.FAILED, "nothing is wider than 4 here"
+
+
+def test_a_group_that_fails_three_clips_that_others_render_gets_no_more() -> None:
+    schedule = schedule_of(*[clip(str(n)) for n in range(9)], groups={"bad": 1, "good": 1})
+    for _ in range(MAX_HELD_AGAINST):
+        fail(schedule, "bad")
+    assert schedule.take("bad") is None
+    assert not schedule.is_useless("bad"), "it keeps its GPUs from others while they can do the work"
+    while chosen := schedule.take("good"):
+        schedule.rendered(chosen.clip.clip_id)
+    assert schedule.is_finished
+
+
+def test_a_clip_that_fails_elsewhere_too_is_no_longer_held_against_a_group() -> None:
+    schedule = schedule_of(*[clip(str(n)) for n in range(9)], groups={"g0": 1, "g1": 1})
+    for _ in range(MAX_HELD_AGAINST):
+        fail(schedule, "g0")
+    fail(schedule, "g1")
+    assert schedule.take("g0") is not None
+
+
+def test_groups_that_nobody_can_do_without_are_formed_afresh() -> None:
+    schedule = schedule_of(*[clip(str(n)) for n in range(9)])
+    for _ in range(MAX_HELD_AGAINST):
+        fail(schedule, "g")
+    assert schedule.is_useless("g")
+
+
+def test_a_run_stops_when_too_large_a_share_of_its_clips_fails() -> None:
+    clips = [clip(f"{n:03}") for n in range(100)]
+    schedule = schedule_of(*clips, max_attempts=1, max_failed_share=0.25)
+    for number in range(MIN_ENDED):
+        assert schedule.reason_to_stop(0.0) is None
+        schedule.leave("g" if not number else f"g{number}")
+        schedule.join(f"g{number + 1}", 1)
+        group = f"g{number + 1}"
+        fail(schedule, group) if number % 3 == 0 else schedule.rendered(taken(schedule, group))
+    reason = schedule.reason_to_stop(0.0)
+    assert reason == "7 of 20 clips failed, more than retry.max_failed_share=0.25 allows"
+
+
+def test_groups_are_formed_for_clips_that_wait_the_widest_first() -> None:
+    schedule = schedule_of(planned(clip("wide"), 2), clip("a"), clip("b"), groups={"idle": 1})
+    assert schedule.wanted_size(8) == 2
+    assert schedule.wanted_size(1) == 1, "where there is no room for a wide one"
+    schedule.join("two", 2)
+    schedule.join("other", 1)
+    assert schedule.wanted_size(8) is None
+
+
+def test_a_wide_group_helps_with_narrow_clips_unless_so_many_wait_that_it_had_better_be_split() -> None:
+    few = schedule_of(clip("a"), groups={"two": 2})
+    assert not few.is_useless("two")
+    assert taken(few, "two") == "a"
+    many = schedule_of(*[clip(f"{n}") for n in range(30)], groups={"two": 2})
+    assert many.take("two") is None
+    assert many.is_useless("two")
+
+
+def test_ten_thousand_clips_go_through_at_two_hundred_a_second_and_more() -> None:
+    groups = {f"g{n}": 1 for n in range(64)}
+    schedule = schedule_of(*[clip(f"{n}", subject=str(n // 20)) for n in range(10_000)], groups=groups)
+    started_s = time.process_time()
+    while not schedule.is_finished:
+        for group in groups:
+            if chosen := schedule.take(group):
+                schedule.rendered(chosen.clip.clip_id)
+    assert time.process_time() - started_s < 10_000 / 200
+
+
+def test_a_group_leaves_only_after_its_clips_have_ended() -> None:
+    schedule = schedule_of(clip("a"))
+    taken(schedule)
+    with pytest.raises(AssertionError, match="left with a clip"):
+        schedule.leave("g")
+
+
 class ClipsOfARun(RuleBasedStateMachine):
-    """Any order of successes, failures and lost machines."""
+    """Any order of successes, failures, lost machines, and groups that come and go."""
 
-    @initialize(num_clips=st.integers(1, 12), max_attempts=st.integers(1, 4))
-    def start(self, num_clips: int, max_attempts: int) -> None:
-        self.num_clips, self.max_attempts = num_clips, max_attempts
-        clips = [clip(f"c{row}", row=row, priority=row % 3) for row in range(num_clips)]
-        self.schedule, self.running = Schedule(clips, max_attempts=max_attempts), set()
+    @initialize(sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=12), max_attempts=st.integers(1, 4))
+    def start(self, sizes: list[int], max_attempts: int) -> None:
+        specs = [clip(f"c{row}", row=row, priority=row % 3, subject=str(row % 2)) for row in range(len(sizes))]
+        clips = [planned(spec, size) for spec, size in zip(specs, sizes, strict=True)]
+        self.max_attempts, self.num_clips = max_attempts, len(clips)
+        self.schedule = schedule_of(*clips, groups={"g0": 4}, max_attempts=max_attempts, max_failed_share=1.0)
+        self.sizes, self.num_formed, self.now_s = {"g0": 4}, 1, 0.0
+        self.running: dict[str, str] = {}
+        self.tried: dict[str, set[str]] = {}
+        self.too_narrow: dict[str, int] = {}
 
-    @rule()
-    def take(self) -> None:
-        if clip := self.schedule.take():
-            assert clip.clip_id not in self.running
-            self.running.add(clip.clip_id)
+    @rule(size=st.sampled_from(SIZES))
+    def form(self, size: int) -> None:
+        name = f"g{self.num_formed}"
+        self.num_formed += 1
+        self.sizes[name] = size
+        self.schedule.join(name, size)
 
-    @rule(data=st.data(), fault=st.sampled_from([None, *Fault]))
-    def end(self, data: st.DataObject, fault: Fault | None) -> None:
-        if not self.running:
+    @precondition(lambda self: self.sizes)
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        group = data.draw(st.sampled_from(sorted(self.sizes)))
+        chosen = self.schedule.take(group)
+        if chosen is None:
             return
+        clip_id = chosen.clip.clip_id
+        assert clip_id not in self.running
+        assert group not in self.tried.get(clip_id, set())
+        assert self.sizes[group] >= chosen.group_size > self.too_narrow.get(clip_id, 0)
+        self.running[clip_id] = group
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), fault=st.sampled_from([None, *Fault]), waited_s=st.floats(0, 100))
+    def end(self, data: st.DataObject, fault: Fault | None, waited_s: float) -> None:
+        self.now_s += waited_s
         clip_id = data.draw(st.sampled_from(sorted(self.running)))
-        self.running.remove(clip_id)
+        self._end(clip_id, fault)
+
+    @precondition(lambda self: self.sizes)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        group = data.draw(st.sampled_from(sorted(self.sizes)))
+        for clip_id in [clip_id for clip_id, other in self.running.items() if other == group]:
+            self._end(clip_id, Fault.MACHINE)
+        self.schedule.leave(group)
+        del self.sizes[group]
+
+    def _end(self, clip_id: str, fault: Fault | None) -> None:
+        group, attempts = self.running.pop(clip_id), self.schedule.attempts(clip_id)
         if fault is None:
             self.schedule.rendered(clip_id)
-        else:
-            self.schedule.failed(clip_id, fault)
+            return
+        state = self.schedule.failed(clip_id, fault, self.now_s)
+        if fault is Fault.CLIP:
+            self.tried.setdefault(clip_id, set()).add(group)
+        if fault is Fault.MEMORY:
+            self.too_narrow[clip_id] = self.sizes[group]
+        if fault is Fault.MACHINE:
+            assert state is ClipState.WAITING
+            assert self.schedule.attempts(clip_id) == attempts
 
     @invariant()
     def every_clip_is_in_one_state(self) -> None:
@@ -90,15 +287,22 @@ class ClipsOfARun(RuleBasedStateMachine):
         assert all(self.schedule.attempts(f"c{row}") <= self.max_attempts for row in range(self.num_clips))
 
     def teardown(self) -> None:
-        """Whatever happened, the run can be brought to its end."""
+        """Whatever happened, who forms the groups that are asked for and ends the useless ones brings the run to its end."""
         if not hasattr(self, "schedule"):
             return
-        for clip_id in self.running:
-            self.schedule.rendered(clip_id)
-        while clip := self.schedule.take():
-            self.schedule.rendered(clip.clip_id)
+        for clip_id in list(self.running):
+            self._end(clip_id, None)
+        for _ in range(10 * self.num_clips + len(self.sizes)):
+            for group in list(self.sizes):
+                if self.schedule.is_useless(group):
+                    self.schedule.leave(group)
+                    del self.sizes[group]
+                elif chosen := self.schedule.take(group):
+                    self.schedule.rendered(chosen.clip.clip_id)
+            if size := self.schedule.wanted_size(4):
+                self.form(size)
         assert self.schedule.is_finished
 
 
 TestClipsOfARun = ClipsOfARun.TestCase
-TestClipsOfARun.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestClipsOfARun.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

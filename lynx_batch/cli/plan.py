@@ -1,0 +1,159 @@
+"""`plan`: what a run would take on a cluster, told without one."""
+
+import json
+import math
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lynx_batch.cli.progress import duration
+from lynx_batch.cli.render import load
+from lynx_batch.errors import ConfigError
+
+# pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
+if TYPE_CHECKING:
+    from lynx_batch.execution.forecast import RunForecast
+    from lynx_batch.planning.layout import Node
+
+NODE_GPUS = 8
+POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
+DURATION = re.compile(r"(?P<num>\d+(\.\d+)?)(?P<unit>[smhd])")
+UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+WIDTH = 100
+
+
+def plan(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file that `render` would take.")],
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8; may be repeated."),
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(help="Such as 90m, 8h or 2d.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="Another manifest than the run file's.")] = None,
+    output: Annotated[str | None, typer.Option(help="Another output location than the run file's.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,
+    where: Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")] = None,
+    allow_invalid: Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")] = False,
+    allow_duplicates: Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Tell what is committed already, and simulate the rest on a cluster; needs neither Ray nor a GPU."""
+    nodes = parse_nodes(gpus or ["8xH200"])
+    deadline_s = parse_duration(deadline) if deadline else None
+    config = load(run_file, {"manifest": manifest, "output": output}, overrides)
+
+    from lynx_batch.execution.forecast import forecast_run
+    from lynx_batch.execution.prepare import Selection
+
+    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    forecast = forecast_run(config, selection, nodes, datetime.now(UTC))
+    if as_json:
+        typer.echo(json.dumps(_as_json(forecast, deadline_s), indent=1))
+    else:
+        _show(forecast, nodes, deadline_s)
+
+
+def parse_nodes(pools: list[str]) -> "tuple[Node, ...]":
+    """The nodes of pools such as "64xH100@2.5", eight GPUs each. Raises ConfigError."""
+    from lynx_batch.planning.cost import GPU_TYPES
+    from lynx_batch.planning.layout import Node
+
+    types = {gpu.name.lower(): gpu for gpu in GPU_TYPES}
+    nodes = []
+    for pool in pools:
+        match = POOL.fullmatch(pool)
+        if match is None or match["gpu"].lower() not in types:
+            known = ", ".join(gpu.name for gpu in GPU_TYPES)
+            raise ConfigError(f"--gpus {pool!r}: must be such as 64xH100 or 64xH100@2.5, of one of {known}")
+        num, gpu = int(match["num"]), types[match["gpu"].lower()]
+        price = float(match["usd"]) if match["usd"] else None
+        sizes = [NODE_GPUS] * (num // NODE_GPUS) + [num % NODE_GPUS] * (num % NODE_GPUS > 0)
+        nodes += [Node(num_gpus=size, gpu=gpu, usd_per_gpu_hour=price) for size in sizes]
+    return tuple(nodes)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as "90m". Raises ConfigError."""
+    match = DURATION.fullmatch(text)
+    if match is None or not float(match["num"]):
+        raise ConfigError(f"--deadline {text!r}: must be a number above 0 and s, m, h or d, such as 90m or 8h")
+    return float(match["num"]) * UNIT_S[match["unit"]]
+
+
+def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, object]:
+    chosen = forecast.chosen
+    told: dict[str, object] = {
+        "num_rows": forecast.num_rows,
+        "num_committed": forecast.num_committed,
+        "num_given_up": forecast.num_given_up,
+        "num_rejected": forecast.num_rejected,
+        "num_to_render": forecast.num_to_render,
+        "num_timings": forecast.num_timings,
+        "ideal_s": forecast.ideal_s,
+        "deadline_s": deadline_s,
+        "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
+    }
+    if chosen is not None:
+        told["chosen_group"] = chosen.sizes[0]
+        told["meets_deadline"] = deadline_s is None or chosen.forecast.makespan_s <= deadline_s
+    return told
+
+
+def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float | None) -> None:
+    console = Console(width=WIDTH, highlight=False)
+    console.print(
+        f"{forecast.num_rows} rows: {forecast.num_to_render} to render, {forecast.num_committed} committed, "
+        f"{forecast.num_given_up} given up before, {forecast.num_rejected} rejected"
+    )
+    chosen = forecast.chosen
+    if chosen is None:
+        return
+    console.print(_table(forecast))
+    excess = chosen.forecast.makespan_s / forecast.ideal_s - 1
+    console.print(
+        f"chosen: groups of {chosen.sizes[0]}: the shortest way, and so the cheapest on these GPUs; "
+        f"{excess:.1%} above all GPUs busy to the end in groups of one"
+    )
+    console.print(_basis(forecast, nodes))
+    if deadline_s is not None:
+        console.print(_compare(chosen.forecast.makespan_s, deadline_s, nodes))
+
+
+def _table(forecast: "RunForecast") -> Table:
+    table = Table("group", "groups formed", "time", "GPU-hours", "USD", "busy", "x ideal")
+    for way in forecast.ways:
+        told = way.forecast
+        table.add_row(
+            f"{way.sizes[0]}{' (chosen)' if way is forecast.chosen else ''}",
+            " + ".join(f"{num} of {size}" for size, num in sorted(told.groups.items())),
+            duration(told.makespan_s),
+            f"{told.gpu_hours:,.1f}",
+            "" if told.usd is None else f"{told.usd:,.2f}",
+            f"{told.busy_share:.0%}",
+            f"{told.makespan_s / forecast.ideal_s:.3f}",
+        )
+    return table
+
+
+def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
+    estimated = sorted({node.gpu.name for node in nodes if node.gpu.is_estimate})
+    if forecast.num_timings:
+        return f"figures: shipped, corrected by {forecast.num_timings} clips rendered at this output"
+    return (
+        f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was measured here"
+    )
+
+
+def _compare(makespan_s: float, deadline_s: float, nodes: "tuple[Node, ...]") -> str:
+    if makespan_s <= deadline_s:
+        return f"meets the deadline with {duration(deadline_s - makespan_s)} to spare"
+    num_gpus = sum(node.num_gpus for node in nodes)
+    needed = math.ceil(num_gpus * makespan_s / deadline_s)
+    return f"misses the deadline by {duration(makespan_s - deadline_s)}: about {needed} such GPUs would meet it"

@@ -1,0 +1,19 @@
+"""Whether frames are a picture at all."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynx_batch.errors import ImplausibleResult
+
+STRIDE_PX = 8
+
+
+def check_picture(frames: NDArray[np.uint8]) -> None:
+    """Raises ImplausibleResult if every frame is one flat colour, as NaN and a broken decoder give.
+
+    Args:
+        frames: (F, H, W, 3); every eighth pixel is looked at.
+    """
+    sample = frames[:, ::STRIDE_PX, ::STRIDE_PX]
+    if (sample == sample[:, :1, :1]).all():
+        raise ImplausibleResult(f"frames: must show something, but all {len(frames)} are of one flat colour each")

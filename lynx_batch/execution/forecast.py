@@ -1,0 +1,110 @@
+"""What `plan` and `render` share: the cost model of a run file's model, and the ways to render its clips on some nodes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from lynx_batch.clip import ClipSpec
+from lynx_batch.config import ClusterConfig, RunConfig
+from lynx_batch.errors import ConfigError
+from lynx_batch.execution.prepare import Selection, prepare
+from lynx_batch.execution.staging import brought, find_model, outline
+from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.timings import Timing, read_timings
+from lynx_batch.planning.cost import CostModel, ModelSize, Observation, gpu_type, work_of
+from lynx_batch.planning.layout import Node, possible_sizes
+from lynx_batch.planning.plan import Option, best, ideal_s, options
+from lynx_model.headers import describe_adapters, read_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForecast:
+    """What a run would find and take. `num_timings` earlier clips corrected the shipped figures; `ways` is empty, and
+    `chosen` None, if there is nothing to render.
+    """
+
+    num_rows: int
+    num_committed: int
+    num_given_up: int
+    num_rejected: int
+    num_to_render: int
+    num_timings: int
+    ideal_s: float
+    ways: list[Option]
+    chosen: Option | None
+
+
+def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
+    """What `render` would do on a cluster of `nodes`, by the code that it would use; writes nothing."""
+    prepared = prepare(config, selection, now)
+    wanted = {clip.clip_id: clip for clip in prepared.clips}
+    committed = wanted.keys() & committed_clip_ids(config.output)
+    given_up = wanted.keys() & given_up_before(config.output).keys()
+    clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
+    timings = read_timings(config.output, prepared.identity)
+    cost = cost_model(config, timings)
+    ways = ways_to_render(clips, nodes, cost, config.cluster) if clips else []
+    return RunForecast(
+        num_rows=prepared.manifest.num_rows,
+        num_committed=len(committed),
+        num_given_up=len(given_up),
+        num_rejected=len(prepared.rejections),
+        num_to_render=len(clips),
+        num_timings=len(timings),
+        ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
+        ways=ways,
+        chosen=best(ways) if ways else None,
+    )
+
+
+def cost_model(config: RunConfig, timings: Iterable[Timing]) -> CostModel:
+    """Shipped figures for the size of the run's model, corrected by what earlier runs took."""
+    size = _model_size(config)
+    observations = [
+        Observation(
+            gpu=gpu_type(timing.device),
+            group_size=timing.group_size,
+            work=work_of(timing.params, size),
+            seconds=timing.seconds,
+        )
+        for timing in timings
+    ]
+    return CostModel(model=size).fitted(observations)
+
+
+def ways_to_render(
+    clips: Sequence[ClipSpec], nodes: tuple[Node, ...], cost: CostModel, cluster: ClusterConfig
+) -> list[Option]:
+    """What each smallest group size that `cluster.gpus_per_group` leaves open comes to.
+
+    Raises:
+        ConfigError: If no node has as many GPUs as it asks for.
+    """
+    return options(clips, cost=cost, nodes=nodes, sizes=_sizes(nodes, cluster), max_groups=cluster.max_groups)
+
+
+def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:
+    most = max((node.num_gpus for node in nodes), default=0)
+    size = cluster.gpus_per_group
+    if size != "auto":
+        if size > most:
+            raise ConfigError(f"cluster.gpus_per_group={size}: no node has that many GPUs; the largest has {most}")
+        return (size,)
+    if not most:
+        raise ConfigError("cluster: must have a node with a GPU or a CPU core")
+    return possible_sizes(nodes)
+
+
+def _model_size(config: RunConfig) -> ModelSize:
+    source, _ = brought(find_model(config.model), config.faces, outline)
+    dimensions = read_json(Path(source.base) / "transformer" / "config.json")
+    adapters = describe_adapters(Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None)
+    return ModelSize(
+        num_layers=dimensions["num_layers"],
+        channels=dimensions["num_attention_heads"] * dimensions["attention_head_dim"],
+        ffn_channels=dimensions["ffn_dim"],
+        num_adapters=1 + adapters.has_ref,
+        has_image_guidance=adapters.has_image_guidance,
+    )

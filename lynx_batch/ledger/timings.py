@@ -1,0 +1,44 @@
+"""How long earlier runs of a model took for their clips, as the metadata tells."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyarrow.compute as pc
+
+from lynx_batch.clip import RenderIdentity
+from lynx_batch.ledger.metadata import BUSY_STAGES, Outcome, read_metadata
+from lynx_model.spec import RenderParams
+
+MAX_TIMINGS = 2000
+"""The newest ones: enough for a median, and engines change."""
+
+PARAMS = tuple(field.name for field in fields(RenderParams))
+COLUMNS = ["run", "rendered_by_run", "outcome", "device", "group_size", "model", *BUSY_STAGES, *PARAMS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """One rendered clip: what it was, on how many devices of which name, and for how many seconds it kept its group busy."""
+
+    params: RenderParams
+    device: str
+    group_size: int
+    seconds: float
+
+
+def read_timings(output: str, identity: RenderIdentity) -> list[Timing]:
+    """The newest clips that runs with this base model and precision rendered at `output`."""
+    table = read_metadata(output, COLUMNS)
+    own = pc.and_(pc.equal(table["outcome"], Outcome.RENDERED), pc.equal(table["run"], table["rendered_by_run"]))
+    newest = table.filter(own).sort_by([("run", "descending")]).slice(0, MAX_TIMINGS)
+    return list(_timings(newest.to_pylist(), identity))
+
+
+def _timings(rows: list[dict[str, Any]], identity: RenderIdentity) -> Iterator[Timing]:
+    for row in rows:
+        model = dict(row["model"])
+        if (model["base"], model["precision"]) == (identity.base, identity.precision):
+            params = RenderParams(**{name: row[name] for name in PARAMS})
+            seconds = sum(row[stage] or 0.0 for stage in BUSY_STAGES)
+            yield Timing(params=params, device=row["device"], group_size=row["group_size"], seconds=seconds)

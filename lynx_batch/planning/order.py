@@ -1,0 +1,117 @@
+"""The order in which waiting clips are taken.
+
+Priority comes first, then clips that need wider groups, then the longest by cost class. Within one class a group stays
+with clips of one shape and subject, sorted by prompt, so that compiled graphs, faces and texts are used again.
+"""
+
+import heapq
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lynx_batch.clip import ClipSpec
+from lynx_batch.planning.cost import Work
+
+CLASS_RATIO = 1.25
+"""Clips within one cost class differ in time by less than this factor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedClip:
+    """A clip with its work, the size of the smallest group it goes to, and its predicted seconds there."""
+
+    clip: ClipSpec
+    work: Work
+    group_size: int
+    seconds: float
+
+    @property
+    def gpu_s(self) -> float:
+        return self.group_size * self.seconds
+
+
+class Level(NamedTuple):
+    """How urgent; the least comes first."""
+
+    minus_priority: int
+    minus_group_size: int
+    minus_cost_class: int
+
+    @property
+    def group_size(self) -> int:
+        return -self.minus_group_size
+
+
+class Batch(NamedTuple):
+    """Clips that one group had better render one after another."""
+
+    level: Level
+    shape: tuple[int, int, int]
+    subject: str
+
+
+def level_of(planned: PlannedClip) -> Level:
+    cost_class = math.floor(math.log(planned.seconds, CLASS_RATIO))
+    return Level(-planned.clip.request.priority, -planned.group_size, -cost_class)
+
+
+class ClipQueue:
+    """Waiting clips, for several groups that each take the next one."""
+
+    def __init__(self) -> None:
+        self._clips: dict[Batch, list[tuple[str, int, str]]] = {}
+        self._free: dict[Level, list[Batch]] = {}
+        self._owned: dict[str, Batch] = {}
+        self._num_clips: Counter[Level] = Counter()
+
+    def add(self, planned: PlannedClip) -> None:
+        clip, params, level = planned.clip, planned.clip.params, level_of(planned)
+        batch = Batch(level, (params.width, params.height, params.num_frames), clip.photo_sha256)
+        if batch not in self._clips:
+            self._clips[batch] = []
+            heapq.heappush(self._free.setdefault(level, []), batch)
+        heapq.heappush(self._clips[batch], (params.prompt, clip.request.row, clip.clip_id))
+        self._num_clips[level] += 1
+
+    def first_level(self, max_size: int) -> Level | None:
+        """How urgent the most urgent clip is that a group of `max_size` can take."""
+        return min((level for level in self._num_clips if level.group_size <= max_size), default=None)
+
+    def num_by_size(self) -> Counter[int]:
+        """How many clips wait for each group size; no size stands with 0."""
+        num_clips: Counter[int] = Counter()
+        for level, num in self._num_clips.items():
+            num_clips[level.group_size] += num
+        return num_clips
+
+    def take(self, group: str, max_size: int) -> str | None:
+        """The id of the next clip for a group of `max_size`; None if none is there that fits it."""
+        level = self.first_level(max_size)
+        if level is None:
+            return None
+        batch = self._choose(group, level)
+        *_, clip_id = heapq.heappop(self._clips[batch])
+        self._num_clips[level] -= 1
+        if not self._num_clips[level]:
+            del self._num_clips[level]
+        if not self._clips[batch]:
+            del self._clips[batch]
+            self._owned = {owner: owned for owner, owned in self._owned.items() if owned != batch}
+        return clip_id
+
+    def release(self, group: str) -> None:
+        """The group takes no more: others may go on with its batch."""
+        if batch := self._owned.pop(group, None):
+            heapq.heappush(self._free[batch.level], batch)
+
+    def _choose(self, group: str, level: Level) -> Batch:
+        """Of the batches of a level the group's own, else a free one, else another group's."""
+        own, free = self._owned.get(group), self._free[level]
+        if own is not None and own.level == level:
+            return own
+        if not free:
+            return min(batch for batch in self._owned.values() if batch.level == level)
+        self.release(group)
+        self._owned[group] = heapq.heappop(free)
+        return self._owned[group]

@@ -1,0 +1,62 @@
+"""The plan of a run: how wide each clip's group is, chosen by simulating the run."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lynx_batch.clip import ClipSpec
+from lynx_batch.planning.cost import LOAD_S, CostModel, Work, work_of
+from lynx_batch.planning.layout import URGENT_PRIORITY, Node, allot
+from lynx_batch.planning.order import PlannedClip
+from lynx_batch.planning.simulate import Forecast, Simulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to render the clips: in groups of the first of `sizes`, and of the wider ones where a clip needs them."""
+
+    sizes: tuple[int, ...]
+    clips: list[PlannedClip]
+    forecast: Forecast
+
+
+def options(
+    clips: Sequence[ClipSpec],
+    *,
+    cost: CostModel,
+    nodes: tuple[Node, ...],
+    sizes: tuple[int, ...],
+    max_groups: int | None = None,
+) -> list[Option]:
+    """What each smallest group size of `sizes` comes to on the cluster of `nodes`; the widest of `sizes` fits a node."""
+    works = [work_of(clip.params, cost.model) for clip in clips]
+    planned = [(sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:])) for index in range(len(sizes))]
+    return [
+        Option(sizes=s, clips=p, forecast=Simulation(p, nodes, cost, sizes=s, max_groups=max_groups).run())
+        for s, p in planned
+    ]
+
+
+def best(options: Iterable[Option]) -> Option:
+    """The shortest, which on a given cluster is the cheapest, too; of equals the one with the smallest groups."""
+    return min(options, key=lambda option: (option.forecast.makespan_s, option.sizes))
+
+
+def ideal_s(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> float:
+    """The makespan if all GPUs loaded the model once and were then busy, in groups of one, to the end."""
+    counts = Counter(planned.work for planned in clips)
+    pace = sum(node.num_gpus / sum(num * cost.seconds(w, 1, node.gpu) for w, num in counts.items()) for node in nodes)
+    return LOAD_S + 1 / pace
+
+
+def _plan_clips(
+    clips: Sequence[ClipSpec], works: Sequence[Work], cost: CostModel, nodes: tuple[Node, ...], sizes: tuple[int, ...]
+) -> list[PlannedClip]:
+    gpu, num_gpus = max(nodes, key=lambda node: node.num_gpus).gpu, sum(node.num_gpus for node in nodes)
+    allotted = allot(works, cost=cost, gpu=gpu, num_gpus=num_gpus, sizes=sizes)
+    seconds = {(work, size): cost.seconds(work, size, gpu) for work in allotted for size in sizes}
+    planned = []
+    for clip, work in zip(clips, works, strict=True):
+        size = sizes[-1] if clip.request.priority >= URGENT_PRIORITY else allotted[work]
+        planned.append(PlannedClip(clip=clip, work=work, group_size=size, seconds=seconds[work, size]))
+    return planned

@@ -1,0 +1,116 @@
+"""What a run would take on a cluster: the run's own schedule, driven by predicted times instead of groups."""
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lynx_batch.planning.cost import LOAD_S, CostModel
+from lynx_batch.planning.layout import Node, Rooms
+from lynx_batch.planning.order import PlannedClip
+from lynx_batch.planning.schedule import RetryPolicy, Schedule
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a plan comes to.
+
+    GPU-hours are those of the whole cluster until the last clip is done, as they are paid. `groups` counts those that
+    were formed, by size.
+    """
+
+    makespan_s: float
+    gpu_hours: float
+    busy_share: float
+    usd: float | None
+    groups: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _SimulatedGroup:
+    name: str
+    node: str
+    size: int
+
+
+class Simulation:
+    """Clips on the nodes of a cluster, from the first group's loading to the last clip's end."""
+
+    def __init__(
+        self,
+        clips: Iterable[PlannedClip],
+        nodes: tuple[Node, ...],
+        cost: CostModel,
+        *,
+        sizes: tuple[int, ...],
+        max_groups: int | None,
+    ) -> None:
+        self._cost = cost
+        self._num_free = max_groups if max_groups is not None else sum(node.num_gpus for node in nodes)
+        self._nodes = {str(number): node for number, node in enumerate(nodes)}
+        self._rooms = Rooms({name: node.num_gpus for name, node in self._nodes.items()})
+        self._schedule = Schedule(RetryPolicy())
+        self._schedule.plan(clips, sizes)
+        self._numbers = itertools.count()
+        self._events: list[tuple[float, int, _SimulatedGroup, str | None]] = []
+        self._idle: list[_SimulatedGroup] = []
+        self._busy_gpu_s = 0.0
+        self._num_formed: Counter[int] = Counter()
+
+    def run(self) -> Forecast:
+        now_s = 0.0
+        self._form(now_s)
+        while not self._schedule.is_finished:
+            if self._events:
+                now_s, _, group, clip_id = heapq.heappop(self._events)
+                if clip_id is not None:
+                    self._schedule.rendered(clip_id)
+                self._idle.append(group)
+            self._assign(now_s)
+        gpu_hours = {name: node.num_gpus * now_s / HOUR_S for name, node in self._nodes.items()}
+        prices = {name: node.usd_per_gpu_hour for name, node in self._nodes.items()}
+        total_gpu_s = HOUR_S * sum(gpu_hours.values())
+        return Forecast(
+            makespan_s=now_s,
+            gpu_hours=sum(gpu_hours.values()),
+            busy_share=self._busy_gpu_s / total_gpu_s if total_gpu_s else 0.0,
+            usd=_cost_usd(gpu_hours, prices),
+            groups=dict(self._num_formed),
+        )
+
+    def _form(self, now_s: float) -> None:
+        while self._num_free and (size := self._schedule.wanted_size(self._rooms.largest)):
+            self._num_free -= 1
+            group = _SimulatedGroup(f"g{next(self._numbers)}", self._rooms.take(size), size)
+            self._num_formed[size] += 1
+            self._schedule.join(group.name, size)
+            self._push(now_s + LOAD_S, group, None)
+
+    def _assign(self, now_s: float) -> None:
+        """Gives each idle group its next clip, or its GPUs to others."""
+        idle, self._idle = self._idle, []
+        for group in idle:
+            if planned := self._schedule.take(group.name):
+                gpu = self._nodes[group.node].gpu
+                seconds = self._cost.seconds(planned.work, group.size, gpu)
+                self._busy_gpu_s += seconds * group.size
+                self._push(now_s + seconds, group, planned.clip.clip_id)
+            elif self._schedule.is_useless(group.name):
+                self._schedule.leave(group.name)
+                self._rooms.give_back(group.node, group.size)
+                self._num_free += 1
+                self._form(now_s)
+            else:
+                self._idle.append(group)
+
+    def _push(self, at_s: float, group: _SimulatedGroup, clip_id: str | None) -> None:
+        heapq.heappush(self._events, (at_s, next(self._numbers), group, clip_id))
+
+
+def _cost_usd(gpu_hours: dict[str, float], prices: dict[str, float | None]) -> float | None:
+    """None if the price of any node is unknown."""
+    parts = [hours * price for name, hours in gpu_hours.items() if (price := prices[name]) is not None]
+    return sum(parts) if len(parts) == len(gpu_hours) else None

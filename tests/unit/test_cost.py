@@ -1,0 +1,78 @@
+"""What a clip costs, by the figures that were measured and by those of earlier runs."""
+
+from dataclasses import replace
+
+import pytest
+
+from lynx_batch.planning.cost import (
+    EFFICIENCY,
+    GPU_TYPES,
+    H200,
+    OTHER,
+    CostModel,
+    ModelSize,
+    Observation,
+    Work,
+    gpu_type,
+    work_of,
+)
+from lynx_model.spec import RenderParams
+
+FULL = RenderParams(prompt="p")
+
+
+def work(params: RenderParams = FULL, model: ModelSize | None = None) -> Work:
+    return work_of(params, model or ModelSize())
+
+
+def test_a_forward_of_the_published_size_takes_what_was_measured() -> None:
+    one = work(replace(FULL, num_inference_steps=1, guidance_scale=1.0))
+    assert one.products_tflop == pytest.approx(783, rel=0.001)
+    assert one.attention_tflop == pytest.approx(879, rel=0.001)
+    both = [CostModel().seconds(work(replace(FULL, num_inference_steps=n)), 1, H200) for n in (1, 2)]
+    assert both[1] - both[0] == pytest.approx(3 * 2.485, rel=0.002)
+
+
+def test_work_grows_with_steps_and_branches_and_faster_than_tokens() -> None:
+    assert work(replace(FULL, num_inference_steps=100)).products_tflop == pytest.approx(2 * work().products_tflop)
+    assert work(replace(FULL, guidance_scale=1.0)).products_tflop == pytest.approx(work().products_tflop / 3)
+    lite = ModelSize(num_adapters=1, has_image_guidance=False)
+    assert work(model=lite).attention_tflop == pytest.approx(work().attention_tflop * 2 / 3)
+    large = work(replace(FULL, width=1280, height=720))
+    assert large.attention_tflop / work().attention_tflop > large.products_tflop / work().products_tflop > 2
+
+
+@pytest.mark.parametrize("gpu", GPU_TYPES, ids=lambda gpu: gpu.name)
+def test_a_wider_group_is_faster_and_less_efficient(gpu: object) -> None:
+    assert gpu in GPU_TYPES
+    seconds = [CostModel().seconds(work(), size, gpu) for size in EFFICIENCY]  # type: ignore[arg-type]
+    assert seconds == sorted(seconds, reverse=True)
+    gpu_s = [size * s for size, s in zip(EFFICIENCY, seconds, strict=True)]
+    assert gpu_s == sorted(gpu_s)
+
+
+def test_devices_are_known_by_the_names_that_drivers_and_ray_give_them() -> None:
+    names = ("NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "accelerator_type:H100", "cpu")
+    assert [gpu_type(name).name for name in names] == ["H200", "H100", "A100", "H100", "other"]
+
+
+def test_earlier_runs_correct_the_figures_by_their_median_whatever_the_outliers() -> None:
+    shipped = CostModel()
+    seconds = shipped.seconds(work(), 2, H200)
+    seen = [Observation(gpu=H200, group_size=2, work=work(), seconds=s * seconds) for s in (1.4, 1.5, 1.6, 90, 1.5)]
+    fitted = shipped.fitted(seen)
+    assert fitted.seconds(work(), 2, H200) == pytest.approx(1.5 * seconds)
+    assert fitted.seconds(work(), 1, H200) == pytest.approx(1.5 * shipped.seconds(work(), 1, H200)), "the nearest size"
+    assert fitted.seconds(work(), 1, GPU_TYPES[1]) == shipped.seconds(work(), 1, GPU_TYPES[1]), "another type"
+
+
+def test_the_published_model_at_720p_fits_one_gpu_and_an_enormous_clip_needs_more() -> None:
+    cost = CostModel()
+    assert cost.fits(work(replace(FULL, width=1280, height=720)), 1, H200)
+    enormous = work(replace(FULL, width=3840, height=2160, num_frames=241))
+    assert [cost.fits(enormous, size, H200) for size in (1, 8)] == [False, True]
+
+
+def test_denoising_that_no_gpu_can_do_so_fast_is_known_only_where_figures_are() -> None:
+    assert 30 < CostModel().impossible_s(work(), 1, H200) < 40
+    assert CostModel().impossible_s(work(), 1, OTHER) == 0

@@ -1,0 +1,61 @@
+"""How long a run bears with machines that fail."""
+
+from lynx_batch.planning.patience import LONGEST_PAUSE_S, MAX_FAILED_LOADS, Patience
+
+
+def patience() -> Patience:
+    patient = Patience()
+    patient.loaded()
+    return patient
+
+
+def test_the_first_fault_costs_no_time() -> None:
+    patient = patience()
+    patient.fault(5.0)
+    assert not patient.is_paused(5.0)
+
+
+def test_pauses_grow_while_nothing_but_faults_comes() -> None:
+    patient, now_s, pauses = patience(), 0.0, []
+    patient.fault(now_s)
+    for _ in range(9):
+        patient.fault(now_s)
+        started_s = now_s
+        while patient.is_paused(now_s):
+            now_s += 1.0
+        pauses.append(now_s - started_s)
+    assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+
+
+def test_faults_within_a_pause_do_not_prolong_it() -> None:
+    patient = patience()
+    for _ in range(8):
+        patient.fault(0.0)
+    assert patient.is_paused(0.5)
+    assert not patient.is_paused(1.0)
+
+
+def test_a_clip_that_ends_makes_all_well() -> None:
+    patient = patience()
+    for _ in range(2):
+        patient.fault(0.0)
+    patient.progress()
+    assert not patient.is_paused(0.0)
+    patient.fault(1000.0)
+    assert patient.reason_to_stop(1000.0, give_up_after_s=600) is None
+
+
+def test_it_ends_after_the_time_that_was_given() -> None:
+    patient = patience()
+    patient.fault(100.0)
+    patient.fault(699.0)
+    assert patient.reason_to_stop(699.0, give_up_after_s=600) is None
+    assert patient.reason_to_stop(700.0, give_up_after_s=600) == "2 faults of machines in 600 s, and no clip ended"
+
+
+def test_groups_that_were_never_ready_are_not_waited_for() -> None:
+    patient = Patience()
+    for _ in range(MAX_FAILED_LOADS):
+        assert patient.reason_to_stop(0.0, give_up_after_s=600) is None
+        patient.fault(0.0)
+    assert patient.reason_to_stop(0.0, give_up_after_s=600) == "3 groups broke and none was ever ready"

@@ -1,0 +1,121 @@
+"""`lynx-batch plan`, as its user types it."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lynx_batch.cli import app
+from lynx_batch.cli.plan import parse_duration, parse_nodes
+from lynx_batch.config import load_run_config
+from lynx_batch.errors import ConfigError
+from lynx_batch.execution.prepare import identify_model
+from lynx_batch.ledger.metadata import Outcome, RowOutcome, write_metadata
+from tests.conftest import ROOT
+from tests.models import BASE, MODEL
+from tests.unit.test_cli_light import HEAVY, modules_after
+from tests.unit.test_ledger import record
+from tests.unit.test_schedule import clip
+
+COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, face_pack: Path) -> Path:
+    """Twelve clips of two lengths on the tiny model."""
+    rows = [{"subject_uri": str(COLLINS), "prompt": f"p{n}", "num_inference_steps": 2 + 6 * (n % 2)} for n in range(12)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "manifest.parquet")
+    content = {
+        "manifest": "manifest.parquet",
+        "output": "out",
+        "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
+        "faces": {"pack": str(face_pack), "identity": "pack"},
+        "engine": {"precision": "float32"},
+        "defaults": {"width": 64, "height": 48, "num_frames": 5},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return tmp_path / "run.yaml"
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_table_tells_what_each_group_size_takes_and_which_is_chosen(run_file: Path) -> None:
+    output = run(str(run_file), "--gpus", "4xH200@2.5", "--gpus", "2xA100@1", "--deadline", "1h")
+    assert "12 rows: 12 to render, 0 committed" in output
+    assert "1 (chosen)" in output
+    assert "6 of 1" in output, "six GPUs, each a group"
+    assert "meets the deadline" in output
+    assert not (run_file.parent / "out").exists(), "a plan writes nothing"
+
+
+def test_json_holds_the_same(run_file: Path) -> None:
+    told = json.loads(run(str(run_file), "--gpus", "8xh100@2", "--deadline", "1s", "--json"))
+    assert [option["smallest_group"] for option in told["options"]] == [1, 2, 4, 8]
+    option = told["options"][0]
+    assert told["chosen_group"] == 1
+    assert option["usd"] == pytest.approx(2 * option["gpu_hours"])
+    assert told["meets_deadline"] is False
+
+
+def test_a_fixed_group_size_is_the_only_one_told(run_file: Path) -> None:
+    told = json.loads(run(str(run_file), "--set", "cluster.gpus_per_group=2", "--json"))
+    assert [option["groups"] for option in told["options"]] == [{"2": 4}]
+
+
+def test_nothing_to_render_is_no_error(run_file: Path) -> None:
+    assert "0 rows: 0 to render" in run(str(run_file), "--limit", "0")
+
+
+def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> None:
+    before = json.loads(run(str(run_file), "--json"))
+    config = load_run_config(run_file, {})
+    identity = identify_model(config)
+    outcomes = [
+        RowOutcome(
+            row=row,
+            outcome=Outcome.RENDERED,
+            clip=clip(f"{row:032}", width=64, height=48, num_frames=5, num_inference_steps=2),
+            commit=record(clip_id=f"{row:032}", run_id="r1").model_copy(
+                update={
+                    "device": "NVIDIA H200",
+                    "stage_s": {"denoise_s": 100.0},
+                    "identity": {"base": identity.base, "precision": identity.precision},
+                }
+            ),
+        )
+        for row in range(3)
+    ]
+    write_metadata(config.output, "r1", outcomes)
+
+    after = json.loads(run(str(run_file), "--json"))
+
+    assert (before["num_timings"], after["num_timings"]) == (0, 3)
+    assert after["options"][0]["makespan_s"] > before["options"][0]["makespan_s"] + 100
+
+
+@pytest.mark.parametrize("pool", ["8", "8xT4", "0xH100", "8xH100@", "H100"])
+def test_a_faulty_pool_is_told_with_its_rule(pool: str) -> None:
+    with pytest.raises(ConfigError, match=f"--gpus '{pool}': must be such as 64xH100"):
+        parse_nodes([pool])
+
+
+def test_pools_come_in_nodes_of_eight() -> None:
+    assert [node.num_gpus for node in parse_nodes(["20xH100", "2xA100"])] == [8, 8, 4, 2]
+
+
+def test_deadlines_are_durations() -> None:
+    assert [parse_duration(text) for text in ("90m", "8h", "1.5d")] == [5400, 28_800, 129_600]
+    with pytest.raises(ConfigError, match="--deadline '8': must be"):
+        parse_duration("8")
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    assert modules_after("import lynx_batch.execution.forecast, lynx_batch.planning.plan") & HEAVY == set()
