@@ -7,7 +7,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from lynx_batch.errors import GroupLost, Permanent
+from lynx_batch.errors import GroupLost, LynxError, Permanent
 from lynx_batch.execution.cluster import Slots
 from lynx_batch.execution.tasks import Drawn, Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.execution.worker import Worker
@@ -84,7 +84,8 @@ class Group:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Permanent):
                 raise error.cause from error
-            raise GroupLost(f"group {self.name}: {error}") from error
+            reason = error.cause if isinstance(error.cause, LynxError) else error
+            raise GroupLost(f"group {self.name}: {reason}") from error
         except ray.exceptions.RayError as error:
             raise GroupLost(f"group {self.name}: {error}") from error
         if ref in self._deliver_refs:

@@ -27,6 +27,7 @@ class Cluster:
     """A Ray head. `address` is for drivers, `dashboard` for jobs, and `env` holds the token that it wants."""
 
     process: psutil.Process
+    logs: Path
     address: str
     dashboard: str
     env: dict[str, str]
@@ -59,7 +60,13 @@ def started_cluster() -> Iterator[Cluster]:
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         dashboard = f"127.0.0.1:{dashboard_port}"
         wait_until(lambda: can_connect(dashboard))
-        yield Cluster(process=psutil.Process(head.pid), address=f"127.0.0.1:{port}", dashboard=dashboard, env=env)
+        yield Cluster(
+            process=psutil.Process(head.pid),
+            logs=Path(folder, "ray", "session_latest", "logs"),
+            address=f"127.0.0.1:{port}",
+            dashboard=dashboard,
+            env=env,
+        )
         head.terminate()
         head.wait(60)
 
@@ -111,6 +118,7 @@ def test_a_cancelled_run_says_so_in_its_metadata_and_is_finished_by_the_next(
 
     assert cluster.cancel(job_id).stdout == f"job {job_id}: stopped\n"
 
+    assert "stopped: interrupted" in (cluster.logs / f"job-driver-{job_id}.log").read_text(encoding="utf-8")
     counts = Counter(r["outcome"] for r in job.metadata())
     assert counts["abandoned"] >= 1
     assert counts["rendered"] + counts["abandoned"] == 5

@@ -1,5 +1,6 @@
 """What travels with a submitted job, and what is refused before a cluster is asked for anything."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def test_the_job_tells_its_run_and_the_hash_of_its_manifest(home: Path, folder: 
     package = pack(run_config(home, face_pack, [row(COLLINS)]), Selection(), folder)
     assert package.command[:5] == ["lynx-batch", "render", "run.yaml", "--run-id", package.run_id]
     assert package.metadata["run_id"] == package.run_id
-    assert len(package.metadata["manifest_sha256"]) == 64
+    manifest = (home / "manifest.parquet").read_bytes()
+    assert package.metadata["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
 
 
 def test_every_path_that_the_cluster_may_not_have_is_named(home: Path, folder: Path, face_pack: Path) -> None:
