@@ -1,58 +1,107 @@
 """`status` and `retry`: what an output location holds, from its objects alone, and taking up again what was given up."""
 
-import secrets
 import sys
+import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Column, Table
+from rich.text import Text
 
 from lynx_batch import storage
 
+# pyarrow takes a while to load, so the ledger is imported by the commands that need it.
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lynx_batch.ledger.runs import Run
+
 MAX_REASONS_SHOWN = 20
 WIDTH_IN_A_FILE = 160
+WATCH_EVERY_S = 10.0
 
 Output = Annotated[str, typer.Argument(metavar="OUT", help="The output location of a run file.")]
 
 
 def status(
-    output: Output, clips: Annotated[bool, typer.Option("--clips", help="List every clip with its path.")] = False
+    output: Output,
+    clips: Annotated[bool, typer.Option("--clips", help="List every clip with its path.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on telling until no run is going on.")] = False,
 ) -> None:
     """Tell what is committed, what was given up and why; needs no cluster."""
-    from lynx_batch.ledger.summary import summarise
-
-    console, summary = Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE), summarise(output)
-    console.print(f"{storage.redact(output)}: {summary.num_committed} clips committed", highlight=False, soft_wrap=True)
-    table = Table("run", "rows", "state", "outcomes")
-    for run in summary.runs:
-        outcomes = ", ".join(f"{num} {outcome}" for outcome, num in sorted(run.counts.items()))
-        table.add_row(run.run_id, str(run.num_rows), "finished" if run.is_finished else "unfinished", outcomes)
-    console.print(table)
-    for reason, num in summary.reasons.most_common(MAX_REASONS_SHOWN):
-        console.print(f"{num} {reason}", highlight=False, markup=False, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE)
+    if watch:
+        _watch(output, console)
+    else:
+        console.print(_status(output), soft_wrap=True)
     if clips:
         console.print(_clip_table(output))
 
 
-def retry(output: Output) -> None:
+def retry(
+    output: Output,
+    reason: Annotated[str | None, typer.Option(help="Only clips whose error holds this text.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only clips whose metadata is such as: error_type == 'OutOfMemory'.")
+    ] = None,
+) -> None:
     """Let the next run take up again what was rejected or failed."""
-    from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
-    from lynx_batch.ledger.history import given_up_before
+    from lynx_batch.ledger.commits import committed_clip_ids
+    from lynx_batch.ledger.history import ask_again, given_up_before
 
-    given_up = given_up_before(output)
-    for event in given_up.values():
-        wish = AttemptEvent(
-            run_id=event.run_id,
-            clip_id=event.clip_id,
-            attempt=f"retry-{secrets.token_hex(4)}",
-            row=event.row,
-            kind=EventKind.RETRY_REQUESTED,
-            at=datetime.now(UTC),
-        )
-        write_event(output, wish)
-    typer.echo(f"{len(given_up)} clips will be tried again by the next `lynx-batch render`")
+    chosen = _choose(given_up_before(output, committed_clip_ids(output)), reason, where)
+    ask_again(output, chosen, datetime.now(UTC))
+    typer.echo(f"{chosen.num_rows} clips will be tried again by the next `lynx-batch render`")
+
+
+def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.Table":
+    import pyarrow.compute as pc
+
+    from lynx_batch.intake.expression import filter_rows
+    from lynx_batch.ledger.metadata import FILTER_COLUMNS
+
+    if where is not None:
+        given_up = filter_rows(given_up, where, FILTER_COLUMNS)
+    if reason is not None:
+        told = pc.binary_join_element_wise(given_up["error_type"], given_up["error"], ": ")
+        given_up = given_up.filter(pc.match_substring(told, reason, ignore_case=True))
+    return given_up
+
+
+def _watch(output: str, console: Console) -> None:
+    from lynx_batch.ledger.heartbeat import living_runs
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_status(output), refresh=True)
+            if not living_runs(output, datetime.now(UTC)):
+                return
+            time.sleep(WATCH_EVERY_S)
+
+
+def _status(output: str) -> RenderableType:
+    from lynx_batch.ledger.heartbeat import living_runs
+    from lynx_batch.ledger.summary import summarise
+
+    summary, living = summarise(output), living_runs(output, datetime.now(UTC))
+    table = Table("run", "rows", "state", "outcomes")
+    for state in summary.runs:
+        outcomes = ", ".join(f"{num} {outcome}" for outcome, num in sorted(state.counts.items()))
+        is_living = state.run.run_id in living
+        table.add_row(state.run.run_id, str(state.run.record.num_rows), _state(state.run, is_living), outcomes)
+    reasons = [Text(f"{num} {reason}") for reason, num in summary.reasons.most_common(MAX_REASONS_SHOWN)]
+    return Group(Text(f"{storage.redact(output)}: {summary.num_committed} clips committed"), table, *reasons)
+
+
+def _state(run: "Run", is_living: bool) -> str:
+    if run.end is not None:
+        state = f"stopped: {run.end.stopped_by}" if run.end.stopped_by else "finished"
+    else:
+        state = "running" if is_living else "unfinished"
+    return state if run.record.is_store_safe else f"{state} (unsafe commits)"
 
 
 def _clip_table(output: str) -> Table:

@@ -27,6 +27,9 @@ def render(
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
+    unsafe_commit: Annotated[
+        bool, typer.Option(help="Go on with a store that ignores create-only puts: never with two drivers.")
+    ] = False,
     run_id: Annotated[str | None, typer.Option(help="The run's id, if it is to be known beforehand.")] = None,
 ) -> None:
     """Render every row of a manifest that is not committed yet.
@@ -47,7 +50,12 @@ def render(
     _stop_on_sigterm()
     with shown(console) as watch:
         summary = run(
-            config, selection, announce=lambda text: console.print(text, highlight=False), watch=watch, run_id=run_id
+            config,
+            selection,
+            is_unsafe_allowed=unsafe_commit,
+            announce=lambda text: console.print(text, highlight=False),
+            watch=watch,
+            run_id=run_id,
         )
     raise typer.Exit(_conclude(summary, console))
 

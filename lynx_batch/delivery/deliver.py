@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lynx_batch import storage
 from lynx_batch.delivery.video import encode_mp4, write_poster
 from lynx_batch.errors import StoreUnavailable
+from lynx_batch.outage import outlast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def deliver(
     """Encodes the frames and uploads them with a poster; nobody else writes at an attempt's name.
 
     Raises:
-        StoreUnavailable: If the store does not take them, or holds another size than was sent.
+        StoreUnavailable: If for minutes the store does not take them, or holds another size than was sent.
     """
     clip_uri = f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4"
     poster_uri = clip_uri.removesuffix(".mp4") + ".jpg"
@@ -46,8 +47,8 @@ def deliver(
         encode_mp4(frames_FHWC, video, fps=fps, crf=crf)
         write_poster(frames_FHWC, poster)
         encoded_s = time.perf_counter()
-        _upload(poster, storage.join(output, poster_uri))
-        _upload(video, storage.join(output, clip_uri))
+        outlast(lambda: _upload(poster, storage.join(output, poster_uri)))
+        outlast(lambda: _upload(video, storage.join(output, clip_uri)))
         uploaded_s = time.perf_counter()
         with video.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()

@@ -40,8 +40,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     """What `render` would do on a cluster of `nodes`, by the code that it would use; writes nothing."""
     prepared = prepare(config, selection, now)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
-    committed = wanted.keys() & committed_clip_ids(config.output)
-    given_up = wanted.keys() & given_up_before(config.output).keys()
+    all_committed = committed_clip_ids(config.output)
+    committed = wanted.keys() & all_committed
+    given_up = wanted.keys() & set(given_up_before(config.output, all_committed)["clip_id"].to_pylist())
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
     timings = read_timings(config.output, prepared.identity)
     cost = cost_model(config, timings)

@@ -31,7 +31,7 @@ class Group:
         self.delivering: RenderTask | None = None
         self.is_ready = self.is_broken = False
         self._step = (0, 0)
-        self._failure: Failed | None = None
+        self._early: Rendered | Failed | None = None
         self._step_ref: Any = None
         bundle = slots.bundle()
         # A wish only: should the node be gone by now, Ray finds another.
@@ -133,17 +133,20 @@ class Group:
         self.is_ready = not self._render_refs
         return answer if self.is_ready else None
 
-    def _receive_drawn(self, answer: Drawn | Failed) -> Ended | None:
-        """The first failure is the group's; it is told at once if the other ranks may never answer."""
-        if isinstance(answer, Failed) and self._failure is None:
-            self._failure = answer
-            self.is_broken = answer.breaks_group
+    def _receive_drawn(self, answer: Drawn | Rendered | Failed) -> Ended | None:
+        """The first result other than a share of the frames is the group's: the clip failed, or was committed meanwhile.
+
+        It is told when all ranks have answered, or at once if they may never do.
+        """
+        if not isinstance(answer, Drawn) and self._early is None:
+            self._early = answer
+            self.is_broken = isinstance(answer, Failed) and answer.breaks_group
         if self.is_broken:
             self._render_refs.clear()
         ended = None
-        if not self._render_refs and self._failure is not None:
+        if not self._render_refs and self._early is not None:
             assert self.rendering is not None
-            ended, self.rendering = Ended(task=self.rendering, result=self._failure), None
+            ended, self.rendering = Ended(task=self.rendering, result=self._early), None
         self._advance()
         return ended
 
@@ -162,6 +165,6 @@ class Group:
             self.delivering, self.rendering = self.rendering, None
             self._deliver_refs = [self._workers[0].deliver.remote(self.delivering)]
         if self.next is not None and self.rendering is None:
-            self.rendering, self.next, self._failure = self.next, None, None
+            self.rendering, self.next, self._early = self.next, None, None
             self._step = (0, self.rendering.clip.params.num_inference_steps)
             self._render_refs = [worker.render.remote(self.rendering) for worker in self._workers]

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,11 +17,12 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.delivery.deliver import deliver
 from lynx_batch.delivery.picture import check_picture
-from lynx_batch.errors import ConsentExpired, ImplausibleResult, PhotoChanged
+from lynx_batch.errors import ConsentExpired, ImplausibleResult, MissingObject, PhotoChanged
 from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, WorkerSettings
-from lynx_batch.ledger.commits import CommitRecord, commit
+from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
+from lynx_batch.outage import outlast
 from lynx_model import parallel
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
@@ -70,13 +72,16 @@ class Renderer:
         """Reads a clip's subject ahead; what fails here fails again, and is told, when the clip is rendered."""
         attempted(lambda: self._subject(clip), Stopwatch())
 
-    def render(self, task: RenderTask, on_step: OnStep) -> Drawn | Failed:
-        """Makes a clip's frames, which the first rank keeps for `deliver`; never raises what the clip is to blame for."""
+    def render(self, task: RenderTask, on_step: OnStep) -> Drawn | Rendered | Failed:
+        """Makes a clip's frames, which the first rank keeps for `deliver`, unless the clip is committed already.
+
+        Never raises what the clip is to blame for.
+        """
         stopwatch = Stopwatch()
-        prepared = attempted(lambda: self._prepare(task.clip, stopwatch), stopwatch)
-        if not parallel.all_agree(not isinstance(prepared, Failed)):
-            return prepared if isinstance(prepared, Failed) else Drawn()
-        assert not isinstance(prepared, Failed)
+        prepared = attempted(lambda: self._find_committed(task.clip) or self._prepare(task.clip, stopwatch), stopwatch)
+        if not parallel.all_agree(isinstance(prepared, PreparedClip)):
+            return Drawn() if isinstance(prepared, PreparedClip) else prepared
+        assert isinstance(prepared, PreparedClip)
         latents = attempted(lambda: self._sample(prepared, task.impossible_s, stopwatch, on_step), stopwatch)
         if isinstance(latents, Failed):
             return replace(latents, breaks_group=self._settings.plan.num_ranks > 1)
@@ -86,6 +91,14 @@ class Renderer:
         """Encodes, uploads and commits what `render` kept; safe beside the `render` of another clip."""
         frames, stopwatch = self._kept.pop(task.attempt)
         return attempted(lambda: self._deliver(task, frames, stopwatch), stopwatch)
+
+    def _find_committed(self, clip: ClipSpec) -> Rendered | None:
+        """What another driver, or an attempt whose answer was lost, has committed meanwhile; the first rank looks."""
+        if self._rank > 0:
+            return None
+        with suppress(MissingObject):
+            return Rendered(commit=outlast(lambda: read_commit(self._settings.output, clip.clip_id)), spans=())
+        return None
 
     def _prepare(self, clip: ClipSpec, stopwatch: Stopwatch) -> PreparedClip:
         _check_consent(clip, datetime.now(UTC))
@@ -138,7 +151,7 @@ class Renderer:
             software=self._software,
         )
         with stopwatch.stage("commit"):
-            winner = commit(settings.output, record)
+            winner = commit(settings.output, record, is_store_safe=settings.is_store_safe)
         if winner.attempt != task.attempt:
             for uri in (delivered.clip_uri, delivered.poster_uri):
                 storage.delete(storage.join(settings.output, uri))
@@ -151,7 +164,7 @@ class Renderer:
             return self._read_subject(photo)
 
     def _read_subject_once(self, photo: _Photo) -> Subject:
-        content = storage.read_bytes(photo.uri)
+        content = outlast(lambda: storage.read_bytes(photo.uri))
         if hashlib.sha256(content).hexdigest() != photo.sha256:
             raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
         return self._pipe.read_subject(read_photo(content), photo.face_index)

@@ -8,21 +8,21 @@ from datetime import UTC, datetime
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipSpec, RenderIdentity
+from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import HeadLost, TooManyFaults
+from lynx_batch.errors import HeadLost, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import connected, find_head
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.forecast import cost_model, ways_to_render
-from lynx_batch.execution.outcomes import ClipEnd, RunRecorder, ended_before, row_outcomes
+from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
-from lynx_batch.ledger.metadata import Outcome, RowOutcome, write_metadata
-from lynx_batch.ledger.runs import claim_run_id, new_run_id, write_run_record
+from lynx_batch.ledger.heartbeat import beating, living_runs
+from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.timings import read_timings
-from lynx_batch.ledger.trace import write_trace
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
 from lynx_model.spec import ParallelPlan
@@ -34,30 +34,27 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """How a run ended. `stopped_by` is empty if it came to its end; `busy_shares` are `Trace.busy_shares`."""
+    """How a run ended: rows by outcome, and why before its end (empty if it came there).
+
+    `busy_shares` are `Trace.busy_shares`.
+    """
 
     run_id: str
-    outcomes: tuple[RowOutcome, ...]
+    counts: Counter[Outcome]
+    num_rendered_before: int
     busy_shares: dict[str, float]
-    stopped_by: str = ""
-
-    @property
-    def counts(self) -> Counter[Outcome]:
-        return Counter(row.outcome for row in self.outcomes)
+    stopped_by: str
 
     @property
     def is_complete(self) -> bool:
-        return all(row.outcome is Outcome.RENDERED for row in self.outcomes)
-
-    @property
-    def num_rendered_before(self) -> int:
-        return sum(row.commit is not None and row.commit.run_id != self.run_id for row in self.outcomes)
+        return self.counts.total() == self.counts[Outcome.RENDERED]
 
 
 def render(
     config: RunConfig,
     selection: Selection,
     *,
+    is_unsafe_allowed: bool,
     announce: Callable[[str], None],
     watch: Watch,
     run_id: str | None = None,
@@ -66,45 +63,77 @@ def render(
 
     Raises:
         Permanent: If the run file, manifest, model, store or cluster is unfit.
+        StoreUnavailable: If the store cannot be reached at the start, or for minutes at the end.
     """
     now = datetime.now(UTC)
     prepared = prepare(config, selection, now)
-    storage.probe_create_only(config.output)
+    is_store_safe = _probe(config.output, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
     write_run_record(
-        config.output, run_id, run_yaml=config.to_yaml(), manifest=prepared.manifest, environment=software_versions()
+        config.output,
+        run_id,
+        RunRecord(started_at=now, num_rows=prepared.manifest.num_rows, is_store_safe=is_store_safe),
+        run_yaml=config.to_yaml(),
+        manifest=prepared.manifest,
+        environment=software_versions(),
     )
-    ends = ended_before(config.output, prepared.clips)
-    open_clips = list({clip.clip_id: clip for clip in prepared.clips if clip.clip_id not in ends}.values())
-    schedule = Schedule(RetryPolicy(**config.retry.model_dump()))
-    announce(_describe(run_id, prepared, ends, len(open_clips)))
-    recorder, stopped_by = RunRecorder(config.output, run_id), ""
+    for rival, beat in living_runs(config.output, now).items():
+        announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): its clips are left to it")
+    recorder = RunRecorder(config.output, run_id, prepared)
+    with beating(config.output, run_id):
+        recorder.settle_past()
+        announce(_describe(run_id, prepared, recorder))
+        stopped_by = _render_open(config, run_id, prepared.identity, recorder, watch, is_store_safe=is_store_safe)
+    return RunSummary(
+        run_id=run_id,
+        counts=recorder.counts,
+        num_rendered_before=recorder.num_rendered_before,
+        busy_shares=recorder.trace.busy_shares(),
+        stopped_by=stopped_by,
+    )
+
+
+def _render_open(
+    config: RunConfig,
+    run_id: str,
+    identity: RenderIdentity,
+    recorder: RunRecorder,
+    watch: Watch,
+    *,
+    is_store_safe: bool,
+) -> str:
+    """Renders what has not ended, as far as it comes, and ends the run; tells what stopped it, if anything did."""
+    stopped_by = "an error"
     try:
-        if open_clips:
-            _drive(config, run_id, prepared.identity, open_clips, schedule, recorder, watch)
+        if recorder.open_clips:
+            settings = _worker_settings(config, run_id, identity, is_store_safe=is_store_safe)
+            _drive(config, settings, recorder, watch)
+        stopped_by = ""
     except KeyboardInterrupt:
         stopped_by = "interrupted"
     except (HeadLost, TooManyFaults) as cause:
         stopped_by = str(cause)
     finally:
-        ends |= recorder.ends(open_clips, schedule)
-        outcomes = tuple(row_outcomes(prepared, ends))
-        write_metadata(config.output, run_id, outcomes)
-        write_trace(config.output, run_id, recorder.trace)
-    return RunSummary(run_id=run_id, outcomes=outcomes, busy_shares=recorder.trace.busy_shares(), stopped_by=stopped_by)
+        recorder.close(stopped_by)
+    return stopped_by
 
 
-def _drive(
-    config: RunConfig,
-    run_id: str,
-    identity: RenderIdentity,
-    clips: list[ClipSpec],
-    schedule: Schedule,
-    recorder: RunRecorder,
-    watch: Watch,
-) -> None:
-    """Renders the clips on the cluster, each on the group that the plan gives it."""
-    settings = WorkerSettings(
+def _probe(output: str, *, is_unsafe_allowed: bool) -> bool:
+    """Whether the store honours create-only puts. Raises UnsafeStore if it does not and must."""
+    try:
+        storage.probe_create_only(output)
+    except UnsafeStore as error:
+        if not is_unsafe_allowed:
+            raise
+        log.warning("store_unsafe", error=str(error))
+        return False
+    return True
+
+
+def _worker_settings(
+    config: RunConfig, run_id: str, identity: RenderIdentity, *, is_store_safe: bool
+) -> WorkerSettings:
+    return WorkerSettings(
         run_id=run_id,
         output=config.output,
         model=find_model(config.model),
@@ -113,10 +142,21 @@ def _drive(
         identity=identity,
         plan=ParallelPlan(),
         crf=config.video.crf,
+        is_store_safe=is_store_safe,
     )
-    cost = cost_model(config, read_timings(config.output, identity))
+
+
+def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, watch: Watch) -> None:
+    """Renders the open clips on the cluster, each on the group that the plan gives it."""
+
+    def watch_and_write(progress: Progress) -> None:
+        recorder.write_due()
+        watch(progress)
+
+    schedule = Schedule(RetryPolicy(**config.retry.model_dump()))
+    cost = cost_model(config, read_timings(config.output, settings.identity))
     with connected(config.cluster) as slots:
-        chosen = best(ways_to_render(clips, tuple(slots.nodes.values()), cost, config.cluster))
+        chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
         log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
         schedule.plan(chosen.clips, chosen.sizes)
         driver = Driver(
@@ -127,20 +167,20 @@ def _drive(
             max_groups=config.cluster.max_groups,
             cost=cost,
             recorder=recorder,
-            watch=watch,
+            watch=watch_and_write,
         )
         driver.run()
 
 
-def _describe(run_id: str, prepared: PreparedRun, ends: dict[str, ClipEnd], num_open: int) -> str:
-    num_committed = sum(end.outcome is Outcome.RENDERED for end in ends.values())
+def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
     parts = [
         f"{prepared.manifest.num_rows} rows",
-        f"{num_open} to render",
-        f"{num_committed} rendered before",
+        f"{len(recorder.open_clips)} to render",
+        f"{recorder.num_rendered_before} rendered before",
     ]
-    if given_up := len(ends) - num_committed:
-        parts.append(f"{given_up} given up before (`lynx-batch retry` takes them up again)")
+    num_given_up = recorder.counts.total() - recorder.num_rendered_before - len(prepared.rejections)
+    if num_given_up:
+        parts.append(f"{num_given_up} given up before (`lynx-batch retry` takes them up again)")
     if prepared.rejections:
         parts.append(f"{len(prepared.rejections)} rejected")
     return f"run {run_id}: {', '.join(parts)}"

@@ -22,6 +22,7 @@ class WorkerSettings:
     identity: RenderIdentity
     plan: ParallelPlan
     crf: int
+    is_store_safe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class Worker:
         self._renderer = Renderer(settings, rank=self._rank, device=device)
         return Loaded(device=device, span=Span(stage="load", start_s=start_s, seconds=time.time() - start_s))
 
-    def render(self, task: RenderTask) -> Drawn | Failed:
+    def render(self, task: RenderTask) -> Drawn | Rendered | Failed:
         self._step = (0, task.clip.params.num_inference_steps)
         return self._renderer.render(task, self._note_step)
 

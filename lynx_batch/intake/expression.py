@@ -1,4 +1,4 @@
-"""`--where EXPR`: chooses rows of a manifest by what their cells hold.
+"""`--where EXPR`: chooses rows of a table, such as a manifest, by what their cells hold.
 
 The language is a corner of Python's: columns (and `row`), literals and lists of literals, `== != < <= > >=`, `in`,
 `not in`, `is None`, `is not None`, `and`, `or`, `not` and parentheses. A null cell compares as neither true nor false, so
@@ -7,7 +7,7 @@ only `is None` finds it.
 
 import ast
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,10 @@ from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.schema import ROW, SCHEMA, TAGS, nearest
 
 MAX_LENGTH = 10_000
-COLUMNS = {ROW: pa.int64()} | {field.name: field.type for field in SCHEMA if field.type != TAGS}
+
+Columns = Mapping[str, pa.DataType]
+
+COLUMNS: Columns = {ROW: pa.int64()} | {field.name: field.type for field in SCHEMA if field.type != TAGS}
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -30,15 +33,15 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
-def filter_rows(table: pa.Table, where: str) -> pa.Table:
-    """The rows of `table` for which `where` is true, in their order.
+def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.Table:
+    """The rows of `table` for which `where` is true, in their order; all `columns` may be named, also absent ones.
 
     Raises:
         ConfigError: If `where` is outside of the language; the message names the part that is.
     """
-    missing = {name: pa.nulls(table.num_rows, kind) for name, kind in COLUMNS.items() if name not in table.column_names}
+    missing = {name: pa.nulls(table.num_rows, kind) for name, kind in columns.items() if name not in table.column_names}
     try:
-        expression = _condition(ast.parse(_checked(where), mode="eval").body)
+        expression = _condition(ast.parse(_checked(where), mode="eval").body, columns)
         complete = pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **missing})
         kept = complete.filter(expression)
     except SyntaxError as error:
@@ -54,30 +57,30 @@ def _checked(where: str) -> str:
     return where.strip()
 
 
-def _condition(node: ast.expr) -> pc.Expression:
+def _condition(node: ast.expr, columns: Columns) -> pc.Expression:
     match node:
         case ast.BoolOp(op=ast.And(), values=values):
-            return _joined(operator.and_, values)
+            return _joined(operator.and_, values, columns)
         case ast.BoolOp(values=values):
-            return _joined(operator.or_, values)
+            return _joined(operator.or_, values, columns)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return ~_condition(operand)
+            return ~_condition(operand, columns)
         case ast.Compare(left=left, ops=[op], comparators=[right]):
-            return _comparison(left, op, right)
+            return _comparison(left, op, right, columns)
         case ast.Compare():
             raise ValueError(f"{ast.unparse(node)!r}: compare two things at a time, joined by `and`")
     raise ValueError(f"{ast.unparse(node)!r}: must be a comparison, such as seed == 7")
 
 
-def _joined(join: Callable[[Any, Any], Any], nodes: list[ast.expr]) -> pc.Expression:
-    first, *others = map(_condition, nodes)
+def _joined(join: Callable[[Any, Any], Any], nodes: list[ast.expr], columns: Columns) -> pc.Expression:
+    first, *others = (_condition(node, columns) for node in nodes)
     for other in others:
         first = join(first, other)
     return first
 
 
-def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
-    column, kind = _column(left)
+def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr, columns: Columns) -> pc.Expression:
+    column, kind = _column(left, columns)
     match op, right:
         case ast.Is(), ast.Constant(value=None):
             return column.is_null()
@@ -91,16 +94,16 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression
     if type(op) not in COMPARISONS:
         raise ValueError("`in` takes a list such as [1, 2], and `is` takes None")
     if isinstance(right, ast.Name):
-        return COMPARISONS[type(op)](column, _column(right)[0])
+        return COMPARISONS[type(op)](column, _column(right, columns)[0])
     return COMPARISONS[type(op)](column, pa.scalar(_literal(right, kind), kind))
 
 
-def _column(node: ast.expr) -> tuple[pc.Expression, pa.DataType]:
+def _column(node: ast.expr, columns: Columns) -> tuple[pc.Expression, pa.DataType]:
     if not isinstance(node, ast.Name):
         raise ValueError(f"{ast.unparse(node)!r}: must be a column, on the left of its comparison")  # noqa: TRY004
-    if node.id not in COLUMNS:
-        raise ValueError(f"column {node.id!r}: unknown; the nearest known one is {nearest(node.id, COLUMNS)!r}")
-    return pc.field(node.id), COLUMNS[node.id]
+    if node.id not in columns:
+        raise ValueError(f"column {node.id!r}: unknown; the nearest known one is {nearest(node.id, columns)!r}")
+    return pc.field(node.id), columns[node.id]
 
 
 def _literal(node: ast.expr, kind: pa.DataType) -> object:

@@ -1,13 +1,14 @@
 """The commit: the one record that makes a clip finished. It is put create-only, so a clip has at most one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.errors import UnreadableRecord
+from lynx_batch.ledger.records import parse
+from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
 
@@ -38,20 +39,19 @@ class CommitRecord(BaseModel):
     software: dict[str, str]
 
 
-def commit(output: str, record: CommitRecord) -> CommitRecord:
+def commit(output: str, record: CommitRecord, *, is_store_safe: bool = True) -> CommitRecord:
     """Makes the clip finished; gives the record that did, which is another attempt's if that came first.
 
-    A put whose answer was lost is no loss: the record that is there tells whose it is.
+    A put whose answer was lost is no loss: the record that is there tells whose it is. A store that is not safe has no
+    create-only put: there the last of two attempts that commit in the same moment stays, and both are told that they did.
     """
-    uri = commit_uri(output, record.clip_id)
-    if storage.create_only(uri, canonical_json(record.model_dump(mode="json"))):
-        return record
-    return read_commit(output, record.clip_id)
+    put = storage.create_only if is_store_safe else _put_unless_seen
+    return outlast(lambda: _commit(output, record, put))
 
 
 def read_commit(output: str, clip_id: str) -> CommitRecord:
     """Raises MissingObject if the clip is not committed, UnreadableRecord if its record is not one of ours."""
-    return _parse(commit_uri(output, clip_id), storage.read_bytes(commit_uri(output, clip_id)))
+    return parse(CommitRecord, commit_uri(output, clip_id), storage.read_bytes(commit_uri(output, clip_id)))
 
 
 def committed_clip_ids(output: str) -> set[str]:
@@ -63,15 +63,22 @@ def committed_clip_ids(output: str) -> set[str]:
 def read_commits(output: str, clip_ids: Iterable[str]) -> list[CommitRecord]:
     """The commits of several clips, many read at once."""
     uris = [commit_uri(output, clip_id) for clip_id in clip_ids]
-    return [_parse(uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
+    return [parse(CommitRecord, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
 
 
 def commit_uri(output: str, clip_id: str) -> str:
     return storage.join(output, "commits", clip_id[:2], f"{clip_id}.json")
 
 
-def _parse(uri: str, data: bytes) -> CommitRecord:
-    try:
-        return CommitRecord.model_validate_json(data)
-    except ValidationError as error:
-        raise UnreadableRecord(f"{storage.redact(uri)}: not a commit of schema version {SCHEMA_VERSION}") from error
+def _commit(output: str, record: CommitRecord, put: Callable[[str, bytes], bool]) -> CommitRecord:
+    uri = commit_uri(output, record.clip_id)
+    if put(uri, canonical_json(record.model_dump(mode="json"))):
+        return record
+    return read_commit(output, record.clip_id)
+
+
+def _put_unless_seen(uri: str, data: bytes) -> bool:
+    if storage.stat(uri) is not None:
+        return False
+    storage.write_bytes(uri, data)
+    return True

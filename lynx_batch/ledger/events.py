@@ -1,14 +1,14 @@
-"""Events: one small immutable object for each ended attempt, and for each wish to try a given-up clip again."""
+"""Events: one small immutable object for each ended attempt, there from its end on; metadata follows minutes later."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Container
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.errors import UnreadableRecord
+from lynx_batch.ledger.records import parse
 
 SCHEMA_VERSION = 1
 
@@ -20,7 +20,6 @@ class EventKind(StrEnum):
     RETRIED = "retried"
     REJECTED = "rejected"
     FAILED = "failed"
-    RETRY_REQUESTED = "retry_requested"
 
 
 class AttemptEvent(BaseModel):
@@ -46,24 +45,13 @@ def write_event(output: str, event: AttemptEvent) -> None:
     storage.write_bytes(uri, canonical_json(event.model_dump(mode="json")))
 
 
-def read_events(
-    output: str, run_ids: Iterable[str] | None = None, clip_ids: Collection[str] | None = None
-) -> list[AttemptEvent]:
-    """The events of some runs and clips, or of all, in the order of their time; others are listed, but not read."""
-    folder = storage.join(output, "events")
-    prefixes = [folder] if run_ids is None else [storage.join(folder, f"run={run_id}") for run_id in run_ids]
-    listed = (file.uri for prefix in prefixes for file in storage.list_files(prefix))
-    uris = [uri for uri in listed if clip_ids is None or _clip_id_of(uri) in clip_ids]
-    events = [_parse(uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
+def read_events(output: str, run_id: str, settled: Container[str] = ()) -> list[AttemptEvent]:
+    """The events of a run in the order of their time; those of `settled` clips are listed, but not read."""
+    listed = (file.uri for file in storage.list_files(storage.join(output, "events", f"run={run_id}")))
+    uris = [uri for uri in listed if _clip_id_of(uri) not in settled]
+    events = [parse(AttemptEvent, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
     return sorted(events, key=lambda event: event.at)
 
 
 def _clip_id_of(uri: str) -> str:
     return uri.rpartition("/")[2].split("-")[1]
-
-
-def _parse(uri: str, data: bytes) -> AttemptEvent:
-    try:
-        return AttemptEvent.model_validate_json(data)
-    except ValidationError as error:
-        raise UnreadableRecord(f"{storage.redact(uri)}: not an event of schema version {SCHEMA_VERSION}") from error

@@ -1,34 +1,91 @@
-"""Clips that earlier runs gave up: a new run leaves them alone until somebody asks for them again."""
+"""What earlier runs leave to a new one: clips that were given up, and what is known of those that are committed."""
+
+from collections.abc import Collection, Container, Iterator
+from datetime import datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
-from lynx_batch.ledger.metadata import Outcome, read_metadata
-from lynx_batch.ledger.runs import list_runs
+from lynx_batch.ledger.metadata import SCHEMA, STAGES, Outcome, read_metadata
+from lynx_batch.ledger.retries import RetryWish, read_wishes, write_wish
+from lynx_batch.ledger.runs import read_runs
 
-GIVEN_UP = frozenset({EventKind.REJECTED, EventKind.FAILED})
-
-
-def given_up_before(output: str) -> dict[str, AttemptEvent]:
-    """The last word on each clip that was rejected or failed by a worker, was not asked for again and is not committed."""
-    last = {event.clip_id: event for event in _decisive_events(output) if event.kind is not EventKind.RETRIED}
-    given_up = {clip_id: event for clip_id, event in last.items() if event.kind in GIVEN_UP}
-    committed = committed_clip_ids(output) if given_up else set()
-    return {clip_id: event for clip_id, event in given_up.items() if clip_id not in committed}
+GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
+COMMIT_COLUMNS = [*filter(CommitRecord.model_fields.__contains__, SCHEMA.names), *STAGES, "rendered_by_run", "model"]
 
 
-def _decisive_events(output: str) -> list[AttemptEvent]:
-    """Every event that can be the last word on a clip that was given up, in the order of their time.
+def given_up_before(output: str, committed: Container[str]) -> pa.Table:
+    """A metadata row for each clip that was rejected or failed, was not asked for again since, and is not `committed`.
 
-    The metadata of a finished run tells which of its clips those are, so a good run's thousands of events stay unread.
+    Of a clip that was given up in a run's last minutes before it was killed, the row tells only that, when and why.
     """
-    table = read_metadata(output, ["run", "clip_id", "outcome"])
-    is_suspect = pc.is_in(table["outcome"], pa.array([Outcome.REJECTED, Outcome.FAILED], pa.string()))
-    suspects = set(table.filter(is_suspect)["clip_id"].drop_null().to_pylist())
-    finished = set(table["run"].unique().to_pylist())
-    events = read_events(output, set(list_runs(output)) - finished)
-    if suspects:
-        events += read_events(output, finished, suspects)
-    return sorted(events, key=lambda event: event.at)
+    is_given_up = pc.field("outcome").isin([*GIVEN_UP]) & pc.field("clip_id").is_valid()
+    rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output)
+    last = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["ended_at"])}
+    wishes = read_wishes(output)
+    kept = [
+        row
+        for clip_id, row in last.items()
+        if clip_id not in committed and not (clip_id in wishes and wishes[clip_id] > row["ended_at"])
+    ]
+    return pa.Table.from_pylist(kept, SCHEMA)
+
+
+def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:
+    """Lets the next run take up these clips, whatever the clocks of those who gave them up said."""
+    if given_up.num_rows:
+        asked_at = max(now, pc.max(given_up["ended_at"]).as_py() + timedelta(microseconds=1))
+        write_wish(output, RetryWish(asked_at=asked_at, clip_ids=given_up["clip_id"].to_pylist()))
+
+
+def recent_events(output: str, run_id: str) -> list[AttemptEvent]:
+    """The events of a run that its metadata does not tell the end of, in the order of their time."""
+    settled = read_metadata(output, ["clip_id"], pc.field("run") == run_id)["clip_id"].to_pylist()
+    return read_events(output, run_id, frozenset(settled))
+
+
+def known_commits(output: str, clip_ids: Collection[str]) -> Iterator[CommitRecord]:
+    """The commits of `clip_ids`: from the runs' metadata, the newest first, and from the commits what that lacks.
+
+    A record from metadata is the one that was committed, but that its `identity` is all text.
+    """
+    missing = set(clip_ids)
+    for run in reversed(read_runs(output)):
+        if not missing:
+            return
+        is_wanted = pc.field("clip_id").isin([*missing])
+        is_known = (pc.field("run") == run.run_id) & (pc.field("outcome") == Outcome.RENDERED) & is_wanted
+        for batch in read_metadata(output, COMMIT_COLUMNS, is_known).to_batches(max_chunksize=10_000):
+            for row in batch.to_pylist():
+                if row["clip_id"] in missing:
+                    missing.remove(row["clip_id"])
+                    yield _as_commit(row)
+    yield from read_commits(output, sorted(missing))
+
+
+def _given_up_lately(output: str) -> list[dict[str, Any]]:
+    """Rows for what runs that have not ended, or were killed, gave up since they last wrote metadata."""
+    unended = [run.run_id for run in read_runs(output) if run.end is None]
+    events = [event for run_id in unended for event in recent_events(output, run_id)]
+    return [
+        {
+            "row": event.row,
+            "clip_id": event.clip_id,
+            "outcome": Outcome(event.kind),
+            "error_type": event.error_type,
+            "error": event.error,
+            "ended_at": event.at,
+        }
+        for event in events
+        if event.kind in (EventKind.REJECTED, EventKind.FAILED)
+    ]
+
+
+def _as_commit(row: dict[str, Any]) -> CommitRecord:
+    rest = {name: value for name, value in row.items() if name in CommitRecord.model_fields}
+    rest["software"] = dict(row["software"])
+    stage_s = {stage: row[stage] for stage in STAGES if row[stage] is not None}
+    return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))

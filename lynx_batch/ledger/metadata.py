@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
         ("attempts", pa.int32()),
         ("error_type", pa.string()),
         ("error", pa.string()),
+        ("ended_at", UTC_TIME),
         ("subject_uri", pa.string()),
         ("subject_id", pa.string()),
         ("clip_name", pa.string()),
@@ -74,6 +76,13 @@ SCHEMA = pa.schema(
     ]
 )
 
+FILTER_COLUMNS = {
+    field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
+    for field in SCHEMA
+    if not pa.types.is_map(field.type)
+}
+"""What an expression may name, with the type of the literals that it is compared with."""
+
 
 class Outcome(StrEnum):
     """How a manifest row ended in a run.
@@ -90,10 +99,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
-    """One manifest row at the end of a run; `clip` is None for a row that never became one."""
+    """How one manifest row ended in a run; `clip` is None for a row that never became one.
+
+    `ended_at` of what an earlier run rendered or gave up is that run's. `commit` is there exactly if the row is rendered.
+    """
 
     row: int
     outcome: Outcome
+    ended_at: datetime
     clip: ClipSpec | None = None
     attempts: int = 0
     error_type: str | None = None
@@ -101,18 +114,18 @@ class RowOutcome:
     commit: CommitRecord | None = None
 
 
-def write_metadata(output: str, run_id: str, outcomes: Iterable[RowOutcome]) -> None:
-    """Puts the metadata of a finished run, in the manifest's order."""
+def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
+    """Rows of the metadata table as a file."""
     rows = [_as_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.row)]
     parquet = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parquet)
-    storage.write_bytes(metadata_uri(output, run_id), parquet.getvalue())
+    return parquet.getvalue()
 
 
-def read_metadata(output: str, columns: list[str] | None = None) -> pa.Table:
-    """All finished runs' metadata as one table, with a column `run`; no rows if there is none.
+def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
+    """All runs' metadata as one table, with a column `run`; of a run that goes on, the rows that ended so far.
 
-    `columns` are those to read, None is all.
+    `columns` are those to read, `only` tells which rows; None is all.
     """
     folder = storage.join(output, "metadata")
     filesystem, path = storage.arrow_filesystem(folder)
@@ -121,7 +134,7 @@ def read_metadata(output: str, columns: list[str] | None = None) -> pa.Table:
         return schema.empty_table().select(columns or schema.names)
     partitioning = ds.partitioning(pa.schema([("run", pa.string())]), flavor="hive")
     dataset = ds.dataset(path, schema, format="parquet", filesystem=filesystem, partitioning=partitioning)
-    return dataset.to_table(columns=columns)
+    return dataset.to_table(columns=columns, filter=only)
 
 
 def latest_per_clip(table: pa.Table) -> pa.Table:
@@ -132,18 +145,9 @@ def latest_per_clip(table: pa.Table) -> pa.Table:
     return ordered.take(first.aggregate([("position", "min")])["position_min"])
 
 
-def metadata_uri(output: str, run_id: str) -> str:
-    return storage.join(output, "metadata", f"run={run_id}", "part-00000.parquet")
-
-
 def _as_row(outcome: RowOutcome) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "row": outcome.row,
-        "outcome": outcome.outcome,
-        "attempts": outcome.attempts,
-        "error_type": outcome.error_type,
-        "error": outcome.error,
-    }
+    names = ("row", "outcome", "attempts", "error_type", "error", "ended_at")
+    row: dict[str, Any] = {name: getattr(outcome, name) for name in names}
     if outcome.clip is not None:
         row |= dict(_inputs(outcome.clip))
     if outcome.commit is not None:

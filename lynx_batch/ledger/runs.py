@@ -1,16 +1,57 @@
-"""The run record: what a run was asked to do, written before it does anything."""
+"""What a run was asked to do, written before it does anything, and how it ended."""
 
 import io
 import json
 import re
 import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
+from lynx_batch.clip import canonical_json
 from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.ledger.records import parse
+from lynx_batch.outage import outlast
+
+SCHEMA_VERSION = 1
+RECORD, END = "run.json", "end.json"
+
+
+class RunRecord(BaseModel):
+    """`is_store_safe` is False if somebody chose to go on with a store that ignores create-only puts."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    started_at: datetime
+    num_rows: int
+    is_store_safe: bool = True
+
+
+class RunEnd(BaseModel):
+    """Written after the last of a run's metadata. `stopped_by` is empty if the run came to its end."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    ended_at: datetime
+    counts: dict[Outcome, int]
+    stopped_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run; `end` is None while it goes on, and for ever if it was killed."""
+
+    run_id: str
+    record: RunRecord
+    end: RunEnd | None
 
 
 def new_run_id(now: datetime) -> str:
@@ -26,9 +67,9 @@ def claim_run_id(output: str, run_id: str) -> str:
 
 
 def write_run_record(
-    output: str, run_id: str, *, run_yaml: bytes, manifest: pa.Table, environment: dict[str, str]
+    output: str, run_id: str, record: RunRecord, *, run_yaml: bytes, manifest: pa.Table, environment: dict[str, str]
 ) -> None:
-    """Puts `runs/<run_id>/`: the run file with every key settled, the rows that were chosen, the software.
+    """Puts `runs/<run_id>/`: the run file with every key settled, the rows that were chosen, the software, the record.
 
     The rows' URIs are redacted: a signed one would outlive the run here.
     """
@@ -38,6 +79,33 @@ def write_run_record(
     storage.write_bytes(storage.join(folder, "run.yaml"), run_yaml)
     storage.write_bytes(storage.join(folder, "manifest.parquet"), parquet.getvalue())
     storage.write_bytes(storage.join(folder, "environment.json"), json.dumps(environment, indent=1).encode())
+    storage.write_bytes(storage.join(folder, RECORD), canonical_json(record.model_dump(mode="json")))
+
+
+def write_run_end(output: str, run_id: str, end: RunEnd) -> None:
+    """Waits out a store's trouble. Raises StoreUnavailable if it lasts."""
+    uri = storage.join(output, "runs", run_id, END)
+    outlast(lambda: storage.write_bytes(uri, canonical_json(end.model_dump(mode="json"))))
+
+
+def read_runs(output: str) -> list[Run]:
+    """The runs of an output location, oldest first; one that was killed before its record was complete never began."""
+    return sorted(_read_runs(output), key=lambda run: run.record.started_at)
+
+
+def _read_runs(output: str) -> Iterator[Run]:
+    listed = [file.uri for file in storage.list_files(storage.join(output, "runs"))]
+    uris = [uri for uri in listed if uri.endswith((f"/{RECORD}", f"/{END}"))]
+    content = dict(zip(uris, storage.read_each(uris), strict=True))
+    for uri in uris:
+        folder, _, name = uri.rpartition("/")
+        if name == RECORD:
+            end_uri = storage.join(folder, END)
+            yield Run(
+                run_id=folder.rpartition("/")[2],
+                record=parse(RunRecord, uri, content[uri]),
+                end=parse(RunEnd, end_uri, content[end_uri]) if end_uri in content else None,
+            )
 
 
 def _redacted(manifest: pa.Table) -> pa.Table:
@@ -50,9 +118,3 @@ def list_runs(output: str) -> list[str]:
     """The runs of an output location, oldest first."""
     prefix = storage.join(output, "runs")
     return sorted({file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)})
-
-
-def count_rows(output: str, run_id: str) -> int:
-    """How many rows of its manifest a run was asked for."""
-    file = storage.read_bytes(storage.join(output, "runs", run_id, "manifest.parquet"))
-    return int(pq.read_metadata(io.BytesIO(file)).num_rows)

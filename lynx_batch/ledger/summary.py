@@ -1,34 +1,29 @@
 """What an output location holds, from its objects alone."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from lynx_batch.ledger.commits import committed_clip_ids
-from lynx_batch.ledger.events import read_events
-from lynx_batch.ledger.history import given_up_before
-from lynx_batch.ledger.metadata import read_metadata
-from lynx_batch.ledger.runs import count_rows, list_runs
+from lynx_batch.ledger.events import EventKind
+from lynx_batch.ledger.history import recent_events
+from lynx_batch.ledger.metadata import Outcome, read_metadata
+from lynx_batch.ledger.runs import Run, read_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """One run. `counts` holds rows by their outcome.
+    """A run and its rows by outcome; of one that has not ended, as far as it is known."""
 
-    A run that is still going on, or was killed, has no outcomes yet: `counts` holds clips by their last event then.
-    """
-
-    run_id: str
-    num_rows: int
-    is_finished: bool
-    counts: dict[str, int]
+    run: Run
+    counts: Counter[Outcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """`reasons` counts why rows were not rendered: those of the newest finished run, else the clips given up so far."""
+    """`reasons` counts why rows of the newest run were not rendered."""
 
     num_committed: int
     runs: tuple[RunState, ...]
@@ -37,35 +32,27 @@ class Summary:
 
 def summarise(output: str) -> Summary:
     """The runs of an output location, oldest first, and how many clips are finished."""
-    metadata = read_metadata(output, ["run", "outcome", "error_type", "error"])
-    outcomes: dict[str, Counter[str]] = {}
-    for run_id, outcome in zip(metadata["run"].to_pylist(), metadata["outcome"].to_pylist(), strict=True):
-        outcomes.setdefault(run_id, Counter())[outcome] += 1
-    runs = list_runs(output)
-    unfinished = read_events(output, [run_id for run_id in runs if run_id not in outcomes])
-    last_events = {(event.run_id, event.clip_id): event.kind for event in unfinished}
-    events: dict[str, Counter[str]] = {}
-    for (run_id, _), kind in last_events.items():
-        events.setdefault(run_id, Counter())[kind] += 1
+    runs = read_runs(output)
     return Summary(
         num_committed=len(committed_clip_ids(output)),
-        runs=tuple(
-            RunState(
-                run_id=run_id,
-                num_rows=count_rows(output, run_id),
-                is_finished=run_id in outcomes,
-                counts=dict(outcomes.get(run_id) or events.get(run_id) or {}),
-            )
-            for run_id in runs
-        ),
-        reasons=_reasons(output, metadata),
+        runs=tuple(RunState(run=run, counts=_counts(output, run)) for run in runs),
+        reasons=Counter(f"{outcome}: {error}" for outcome, error in _ends(output, runs[-1]) if error)
+        if runs
+        else Counter(),
     )
 
 
-def _reasons(output: str, metadata: pa.Table) -> Counter[str]:
-    if not metadata.num_rows:
-        given_up = given_up_before(output).values()
-        return Counter(f"{event.kind}: {event.error_type}: {event.error}" for event in given_up)
-    newest = metadata.filter(pc.equal(metadata["run"], pc.max(metadata["run"])))
-    untold = newest.filter(pc.is_valid(newest["error_type"])).to_pylist()
-    return Counter(f"{row['outcome']}: {row['error_type']}: {row['error']}" for row in untold)
+def _counts(output: str, run: Run) -> Counter[Outcome]:
+    if run.end is not None:
+        return Counter(run.end.counts)
+    return Counter(outcome for outcome, _ in _ends(output, run))
+
+
+def _ends(output: str, run: Run) -> Iterator[tuple[Outcome, str]]:
+    """How each row of a run ended, with the reason if there is one."""
+    columns = ["outcome", "error_type", "error"]
+    for row in read_metadata(output, columns, pc.field("run") == run.run_id).to_pylist():
+        yield Outcome(row["outcome"]), f"{row['error_type']}: {row['error']}" if row["error_type"] else ""
+    for event in recent_events(output, run.run_id) if run.end is None else ():
+        if event.kind is not EventKind.RETRIED:
+            yield Outcome(event.kind), f"{event.error_type}: {event.error}" if event.error_type else ""

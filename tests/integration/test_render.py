@@ -239,6 +239,25 @@ def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[
     assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
 
 
+def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(seed=seed) for seed in range(4)], steps=4)
+    runs = Path(job.output) / "runs"
+    first = job.start()
+    wait_until(lambda: bool(list(runs.glob("*/heartbeat.json"))), first)
+    second = job.start()
+    told = [process.communicate(timeout=2 * DEADLINE_S) for process in (first, second)]
+
+    assert (first.returncode, second.returncode) == (0, 0), told
+    assert "works here, too" in told[1][0]
+    assert job.num_commits() == 4
+    videos = {str(video.relative_to(job.output)) for video in (Path(job.output) / "clips").rglob("*.mp4")}
+    assert videos == {commit["clip_uri"] for commit in job.commits()}, "what came too late is gone"
+    for run in (Path(job.output) / "metadata").iterdir():
+        outcomes = pq.read_table(run, partitioning=None)["outcome"].to_pylist()
+        assert outcomes == ["rendered"] * 4
+    assert not list(runs.glob("*/heartbeat.json"))
+
+
 def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(6)], steps=4)
     process = job.start()

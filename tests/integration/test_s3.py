@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -9,27 +11,44 @@ import boto3
 import pyarrow.dataset as ds
 import pytest
 import s3fs
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from lynx_batch import storage
 from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
-from lynx_batch.ledger.commits import committed_clip_ids, read_commit
-from lynx_batch.ledger.metadata import Outcome, RowOutcome, read_metadata, write_metadata
+from lynx_batch.ledger.commits import commit, committed_clip_ids, read_commit
+from lynx_batch.ledger.metadata import Outcome, read_metadata
 from tests.integration.test_render import HOPPER, Job, row
 from tests.models import BASE, MODEL
-from tests.unit.test_ledger import clip, race_in_threads, record, winners
+from tests.seaweed import SeaweedServer
+from tests.unit.test_ledger import clip, ended, race_in_threads, record, winners, write_metadata
 from tests.unit.test_staging import put
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+@contextmanager
+def moto_server(folder: Path) -> Iterator[str]:
     moto = ThreadedMotoServer(port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
     yield f"http://{host}:{port}"
     moto.stop()
+
+
+@contextmanager
+def seaweed_server(folder: Path) -> Iterator[str]:
+    seaweed = SeaweedServer(folder)
+    seaweed.start()
+    yield seaweed.url
+    seaweed.kill()
+
+
+@pytest.fixture(scope="module", params=[moto_server, seaweed_server])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with request.param(tmp_path_factory.mktemp("store")) as url:
+        yield url
 
 
 def use_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -41,6 +60,13 @@ def use_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return environment
 
 
+def create_bucket(name: str) -> str:
+    """An output location in a new bucket; SeaweedFS answers a while before it can create one."""
+    creating = Retrying(retry=retry_if_exception_type(ClientError), wait=wait_fixed(0.2), stop=stop_after_delay(30))
+    creating(boto3.client("s3").create_bucket, Bucket=name)
+    return f"s3://{name}/out"
+
+
 @pytest.fixture
 def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return use_endpoint(server, monkeypatch)
@@ -48,9 +74,7 @@ def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.fixture
 def bucket(environment: dict[str, str], request: pytest.FixtureRequest) -> str:
-    name = "bucket-" + str(abs(hash(request.node.name)))
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}/out"
+    return create_bucket("bucket-" + str(abs(hash(request.node.name))))
 
 
 def test_objects_are_written_read_listed_and_removed(bucket: str, tmp_path: Path) -> None:
@@ -81,7 +105,7 @@ def test_a_sound_store_passes_the_probe_and_is_left_clean(bucket: str) -> None:
 
 
 def test_metadata_can_be_read_as_one_dataset(bucket: str) -> None:
-    write_metadata(bucket, "run-1", [RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record())])
+    write_metadata(bucket, "run-1", [ended(Outcome.RENDERED, clip())])
     assert read_metadata(bucket)["run"].to_pylist() == ["run-1"]
     filesystem, path = storage.arrow_filesystem(storage.join(bucket, "metadata"))
     assert ds.dataset(path, filesystem=filesystem, partitioning="hive").count_rows() == 1
@@ -137,6 +161,29 @@ def test_a_store_that_cannot_be_reached_is_told_apart_from_a_missing_object(monk
     use_endpoint("http://127.0.0.1:9", monkeypatch)
     with pytest.raises(StoreUnavailable):
         storage.read_bytes("s3://nowhere/a")
+
+
+def test_a_commit_outlasts_a_killed_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seaweed = SeaweedServer(tmp_path)
+    seaweed.start()
+    use_endpoint(seaweed.url, monkeypatch)
+    output = create_bucket("bucket")
+    commit(output, record("ab12"))
+    seaweed.kill()
+    with ThreadPoolExecutor() as pool:
+        committing = pool.submit(commit, output, record("cd34"))
+        seaweed.start()
+        assert committing.result() == record("cd34")
+        assert commit(output, record("ab12", attempt="late")) == record("ab12")
+    seaweed.kill()
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_a_repeated_commit_is_the_first_one_whatever_the_store_promises(bucket: str, is_safe: bool) -> None:
+    first = record(attempt="first")
+    assert commit(bucket, first, is_store_safe=is_safe) == first
+    assert commit(bucket, first, is_store_safe=is_safe) == first
+    assert commit(bucket, record(attempt="second"), is_store_safe=is_safe) == first
 
 
 @pytest.mark.ray

@@ -17,9 +17,11 @@ from lynx_batch.clip import ClipRequest, ClipSpec
 from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, commit, commit_uri, committed_clip_ids, read_commit, read_commits
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write_event
-from lynx_batch.ledger.history import given_up_before
-from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, latest_per_clip, read_metadata, write_metadata
-from lynx_batch.ledger.runs import list_runs, new_run_id, write_run_record
+from lynx_batch.ledger.heartbeat import beating, living_runs
+from lynx_batch.ledger.history import ask_again, given_up_before, known_commits
+from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, latest_per_clip, read_metadata
+from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
+from lynx_batch.ledger.runs import RunEnd, RunRecord, list_runs, new_run_id, write_run_end, write_run_record
 from lynx_batch.ledger.summary import summarise
 from lynx_model.spec import RenderParams
 
@@ -54,7 +56,7 @@ def clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
     request = ClipRequest(
         row=row,
         subject_uri="s3://user:secret@bucket/a.jpg?signature=1",
-        params=RenderParams(prompt="她微笑着"),
+        params=RenderParams(prompt="她微笑着", width=64, height=48, num_frames=5, seed=1),
         is_seed_given=True,
         tags={"team": "north"},
         consent_expires_at=NOW,
@@ -75,10 +77,37 @@ def event(kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str =
     )
 
 
-def start_run(output: str, run_id: str) -> None:
+def start_run(output: str, run_id: str, *, minutes: int = 0) -> None:
     uris = ["a.jpg", "https://host/b.jpg?signature=1"]
     manifest = pa.table({"row": [0, 1], "subject_uri": uris})
-    write_run_record(output, run_id, run_yaml=b"", manifest=manifest, environment={})
+    started = RunRecord(started_at=NOW + timedelta(minutes=minutes), num_rows=2)
+    write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
+
+
+def ended(outcome: Outcome, of: ClipSpec | None = None, *, minutes: int = 0, row: int = 0) -> RowOutcome:
+    """A row of `of`, or one that never became a clip."""
+    return RowOutcome(
+        row=of.request.row if of else row,
+        outcome=outcome,
+        ended_at=NOW + timedelta(minutes=minutes),
+        clip=of,
+        attempts=1,
+        error_type=None if outcome is Outcome.RENDERED else "OutOfMemory",
+        error=None if outcome is Outcome.RENDERED else "too big",
+        commit=record(of.clip_id) if of and outcome is Outcome.RENDERED else None,
+    )
+
+
+def write_metadata(output: str, run_id: str, rows: list[RowOutcome]) -> None:
+    parts = MetadataParts(output, run_id, 0)
+    for row in rows:
+        parts.add(row)
+    parts.close()
+
+
+def given_up(output: str) -> dict[str, str]:
+    rows = given_up_before(output, committed_clip_ids(output)).to_pylist()
+    return {row["clip_id"]: row["outcome"] for row in rows}
 
 
 def race(output: str, number: int, start: Callable[[], object]) -> None:
@@ -173,32 +202,31 @@ def test_a_missing_or_foreign_commit_is_told_apart(tmp_path: Path) -> None:
 
 def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> None:
     output = str(tmp_path)
-    assert given_up_before(output) == {}
+    assert given_up(output) == {}
     start_run(output, "run")
     start_run(output, "next")
     write_event(output, event(EventKind.RETRIED, minutes=0))
-    assert given_up_before(output) == {}
+    assert given_up(output) == {}
     write_event(output, event(EventKind.FAILED, minutes=1))
-    assert given_up_before(output)["ab12"].error == "too big"
-    write_event(output, event(EventKind.RETRY_REQUESTED, minutes=2))
-    assert given_up_before(output) == {}
+    assert given_up(output) == {"ab12": "failed"}
+    ask_again(output, given_up_before(output, set()), NOW)
+    assert given_up(output) == {}, "although the clock of whoever asks is behind"
     write_event(output, event(EventKind.REJECTED, minutes=3, run_id="next"))
-    assert given_up_before(output)["ab12"].kind is EventKind.REJECTED
-    assert [e.kind for e in read_events(output, ["next"])] == [EventKind.REJECTED]
+    assert given_up(output) == {"ab12": "rejected"}
 
 
 def test_a_clip_that_a_finished_run_gave_up_stays_so_until_it_is_asked_for(tmp_path: Path) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    for clip_id, kind in (("ab12", EventKind.FAILED), ("cd34", EventKind.RENDERED)):
-        write_event(output, event(kind, minutes=0, clip_id=clip_id))
-    failed = RowOutcome(row=0, outcome=Outcome.FAILED, clip=clip(), attempts=3)
-    rendered = RowOutcome(row=1, outcome=Outcome.RENDERED, clip=clip("cd34", 1), commit=record("cd34"))
-    write_metadata(output, "run", [failed, rendered])
+    write_metadata(output, "run", [ended(Outcome.FAILED, clip()), ended(Outcome.RENDERED, clip("cd34", 1))])
+    write_run_end(output, "run", RunEnd(ended_at=NOW, counts={Outcome.FAILED: 1, Outcome.RENDERED: 1}))
 
-    assert set(given_up_before(output)) == {"ab12"}
-    write_event(output, event(EventKind.RETRY_REQUESTED, minutes=1))
-    assert given_up_before(output) == {}
+    (row,) = given_up_before(output, set()).to_pylist()
+    assert (row["clip_id"], row["error"], row["prompt"]) == ("ab12", "too big", "她微笑着")
+    ask_again(output, given_up_before(output, set()), NOW + timedelta(minutes=1))
+    assert given_up(output) == {}
+    write_metadata(output, "next", [ended(Outcome.ABANDONED, clip(), minutes=2)])
+    assert given_up(output) == {}, "a wish holds until the clip is given up anew"
 
 
 def test_a_committed_clip_is_not_given_up_whatever_another_run_made_of_it(tmp_path: Path) -> None:
@@ -206,18 +234,29 @@ def test_a_committed_clip_is_not_given_up_whatever_another_run_made_of_it(tmp_pa
     start_run(output, "run")
     commit(output, record())
     write_event(output, event(EventKind.FAILED, minutes=1))
-    assert given_up_before(output) == {}
-    assert not summarise(output).reasons
+    assert given_up(output) == {}
 
 
-def test_events_of_other_clips_are_not_read(tmp_path: Path) -> None:
+def test_events_of_settled_clips_are_not_read(tmp_path: Path) -> None:
     output = str(tmp_path)
     write_event(output, event(EventKind.FAILED, minutes=0))
     foreign = storage.join(output, "events", "run=run", "20261121T080000.000000Z-cd34-run-1.json")
     storage.write_bytes(foreign, b"not an event")
-    assert [e.clip_id for e in read_events(output, ["run"], {"ab12"})] == ["ab12"]
+    assert [e.clip_id for e in read_events(output, "run", {"cd34"})] == ["ab12"]
     with pytest.raises(UnreadableRecord, match="cd34"):
-        read_events(output)
+        read_events(output, "run")
+
+
+def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    start_run(output, "run")
+    write_metadata(output, "run", [ended(Outcome.RENDERED, clip())])
+    commit(output, record("cd34"))
+    first, second = sorted(known_commits(output, {"ab12", "cd34"}), key=lambda known: known.clip_id)
+    assert first == record().model_copy(update={"identity": {"base": "f", "is_parity": "False"}})
+    assert second == record("cd34")
+    with pytest.raises(MissingObject):
+        list(known_commits(output, {"ef56"}))
 
 
 def test_every_parameter_of_a_clip_has_a_column_in_the_metadata() -> None:
@@ -226,11 +265,7 @@ def test_every_parameter_of_a_clip_has_a_column_in_the_metadata() -> None:
 
 def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
     output = str(tmp_path)
-    outcomes = [
-        RowOutcome(row=1, outcome=Outcome.REJECTED, error_type="InvalidRow", error="row 1: width=1"),
-        RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), attempts=1, commit=record()),
-    ]
-    write_metadata(output, "run", outcomes)
+    write_metadata(output, "run", [ended(Outcome.REJECTED, row=1), ended(Outcome.RENDERED, clip())])
 
     table = read_metadata(output)
 
@@ -241,18 +276,64 @@ def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
     assert (first["outcome"], first["rendered_by_run"], first["denoise_s"]) == ("rendered", "run", 1.5)
     assert (first["prompt"], first["tags"], first["run"]) == ("她微笑着", [("team", "north")], "run")
     assert first["subject_uri"] == "s3://bucket/a.jpg"
-    assert (second["row"], second["outcome"], second["error"]) == (1, "rejected", "row 1: width=1")
+    assert (second["row"], second["outcome"], second["error"]) == (1, "rejected", "too big")
 
 
 def test_metadata_of_several_runs_is_one_dataset_for_anybody(tmp_path: Path) -> None:
     output = str(tmp_path)
     early, late = new_run_id(NOW), new_run_id(NOW + timedelta(days=1))
-    write_metadata(output, late, [RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record())])
-    write_metadata(output, early, [RowOutcome(row=0, outcome=Outcome.ABANDONED, clip=clip())])
+    write_metadata(output, late, [ended(Outcome.RENDERED, clip())])
+    write_metadata(output, early, [ended(Outcome.ABANDONED, clip())])
 
     assert ds.dataset(tmp_path / "metadata", partitioning="hive").count_rows() == 2
     newest = latest_per_clip(read_metadata(output)).to_pylist()
     assert [(row["run"], row["outcome"]) for row in newest] == [(late, "rendered")]
+
+
+def test_metadata_is_read_while_it_grows_and_tells_no_row_twice(tmp_path: Path) -> None:
+    output, parts = str(tmp_path), MetadataParts(str(tmp_path), "run", 0)
+    parts.add(ended(Outcome.REJECTED, row=0))
+    parts.write_due(PART_EVERY_S - 1)
+    assert read_metadata(output).num_rows == 0
+    parts.write_due(PART_EVERY_S)
+    parts.add(ended(Outcome.REJECTED, row=1))
+    parts.write_due(PART_EVERY_S + 1)
+    first = (tmp_path / "metadata" / "run=run" / "part-00000.parquet").read_bytes()
+    assert read_metadata(output)["row"].to_pylist() == [0]
+    parts.close()
+    assert sorted(read_metadata(output)["row"].to_pylist()) == [0, 1]
+    assert sorted(pq.read_table(tmp_path / "metadata")["row"].to_pylist()) == [0, 1]
+    assert (tmp_path / "metadata" / "run=run" / "part-00000.parquet").read_bytes() == first
+
+
+def test_metadata_that_the_store_does_not_take_is_written_later_and_once(tmp_path: Path) -> None:
+    parts = MetadataParts(str(tmp_path), "run", 0)
+    (tmp_path / "metadata").write_bytes(b"in the way")
+    parts.add(ended(Outcome.REJECTED, row=0))
+    parts.write_due(PART_EVERY_S)
+    parts.add(ended(Outcome.REJECTED, row=1))
+    parts.write_due(2 * PART_EVERY_S)
+    (tmp_path / "metadata").unlink()
+    parts.close()
+    assert sorted(read_metadata(str(tmp_path))["row"].to_pylist()) == [0, 1]
+
+
+def test_many_rows_at_once_become_parts_of_a_bounded_size(tmp_path: Path) -> None:
+    parts = MetadataParts(str(tmp_path), "run", 0)
+    for row in range(MAX_ROWS + 1):
+        parts.add(ended(Outcome.REJECTED, row=row))
+        parts.write_due(0)
+    assert read_metadata(str(tmp_path), ["row"]).num_rows == MAX_ROWS
+
+
+def test_a_run_is_alive_as_long_as_it_beats(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    with beating(output, "run"):
+        while not (beats := living_runs(output, datetime.now(UTC))):
+            pass
+        assert list(beats) == ["run"]
+        assert living_runs(output, datetime.now(UTC) + timedelta(hours=1)) == {}
+    assert living_runs(output, datetime.now(UTC)) == {}
 
 
 def test_a_run_record_keeps_no_signed_uri(tmp_path: Path) -> None:
@@ -269,16 +350,11 @@ def test_an_empty_location_has_no_metadata(tmp_path: Path) -> None:
 def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
     output = str(tmp_path)
     start_run(output, "run-1")
-    start_run(output, "run-2")
+    start_run(output, "run-2", minutes=1)
     commit(output, record())
-    write_metadata(
-        output,
-        "run-1",
-        [
-            RowOutcome(row=0, outcome=Outcome.RENDERED, clip=clip(), commit=record()),
-            RowOutcome(row=1, outcome=Outcome.FAILED, clip=clip("cd34", 1), error_type="OutOfMemory", error="too big"),
-        ],
-    )
+    write_metadata(output, "run-1", [ended(Outcome.RENDERED, clip()), ended(Outcome.FAILED, clip("cd34", 1))])
+    write_run_end(output, "run-1", RunEnd(ended_at=NOW, counts={Outcome.RENDERED: 1, Outcome.FAILED: 1}))
+    write_metadata(output, "run-2", [ended(Outcome.REJECTED, row=0)])
     for minutes, kind in enumerate((EventKind.RETRIED, EventKind.RETRIED, EventKind.FAILED)):
         write_event(output, event(kind, minutes=minutes, clip_id="cd34", run_id="run-2"))
 
@@ -287,6 +363,6 @@ def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
     assert list_runs(output) == ["run-1", "run-2"]
     assert summary.num_committed == 1
     finished, killed = summary.runs
-    assert (finished.is_finished, finished.num_rows, finished.counts) == (True, 2, {"rendered": 1, "failed": 1})
-    assert (killed.is_finished, killed.counts) == (False, {"failed": 1})
-    assert summary.reasons == {"failed: OutOfMemory: too big": 1}
+    assert (finished.run.end is None, finished.counts) == (False, {"rendered": 1, "failed": 1})
+    assert (killed.run.end is None, killed.counts) == (True, {"rejected": 1, "failed": 1})
+    assert summary.reasons == {"failed: OutOfMemory: too big": 1, "rejected: OutOfMemory: too big": 1}

@@ -14,11 +14,11 @@ from lynx_batch.cli.plan import parse_duration, parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import identify_model
-from lynx_batch.ledger.metadata import Outcome, RowOutcome, write_metadata
+from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from tests.conftest import ROOT
 from tests.models import BASE, MODEL
 from tests.unit.test_cli_light import HEAVY, modules_after
-from tests.unit.test_ledger import record
+from tests.unit.test_ledger import NOW, record, write_metadata
 from tests.unit.test_schedule import clip
 
 COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
@@ -82,6 +82,7 @@ def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> No
         RowOutcome(
             row=row,
             outcome=Outcome.RENDERED,
+            ended_at=NOW,
             clip=clip(f"{row:032}", width=64, height=48, num_frames=5, num_inference_steps=2),
             commit=record(clip_id=f"{row:032}", run_id="r1").model_copy(
                 update={

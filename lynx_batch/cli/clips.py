@@ -1,0 +1,75 @@
+"""`export` and `verify`: the rendered clips of an output location."""
+
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Annotated
+
+import typer
+
+from lynx_batch import storage
+from lynx_batch.cli import exits
+from lynx_batch.cli.ledger import Output
+
+NUM_CLIPS_AT_ONCE = 1000
+
+
+def export(
+    output: Output,
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder: path or any URI.")],
+    name: Annotated[
+        str, typer.Option(help="Name of each clip, with columns of the metadata in braces.")
+    ] = "{clip_id}.mp4",
+) -> None:
+    """Put every rendered clip under a readable name: a hard link on the same disk, else a copy."""
+    from lynx_batch.ledger.commits import committed_clip_ids
+    from lynx_batch.ledger.export import copy_clips, name_clips
+
+    clips = name_clips(output, name)
+    copy_clips(clips, destination)
+    typer.echo(f"{storage.redact(destination)}: {len(clips)} clips")
+    num_nameless = len(committed_clip_ids(output)) - len(set(clips.values()))
+    if num_nameless > 0:
+        typer.echo(
+            f"{num_nameless} more are committed, but not in the metadata yet: their run has not ended, or was killed"
+        )
+
+
+def verify(
+    output: Output,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many clips, chosen by chance.")] = None,
+) -> None:
+    """Read every committed clip again: is it there, the same bytes, and does it decode to its frames?
+
+    Exit codes: 0 all are as committed; 3 some are not, and they are listed.
+    """
+    from lynx_batch.ledger.commits import committed_clip_ids
+
+    clip_ids = sorted(committed_clip_ids(output))
+    chosen = clip_ids if sample is None else random.sample(clip_ids, min(sample, len(clip_ids)))
+    num_faulty = 0
+    for clip_id, faults in _find_faults(output, chosen):
+        num_faulty += bool(faults)
+        for fault in faults:
+            typer.echo(f"clip {clip_id}: {fault}")
+    typer.echo(f"{storage.redact(output)}: {len(chosen)} of {len(clip_ids)} clips read, {num_faulty} faulty")
+    raise typer.Exit(exits.INCOMPLETE if num_faulty else exits.DONE)
+
+
+def _find_faults(output: str, clip_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each clip with what is wrong with it, several being read at once."""
+    from lynx_batch.delivery.inspect import Promised, find_faults
+    from lynx_batch.ledger.commits import CommitRecord, read_commits
+
+    promises = {field.name for field in fields(Promised)}
+
+    def inspect(commit: CommitRecord) -> list[str]:
+        return find_faults(output, Promised(**commit.model_dump(include=promises)))
+
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="verify") as pool:
+        for start in range(0, len(clip_ids), NUM_CLIPS_AT_ONCE):
+            commits = read_commits(output, clip_ids[start : start + NUM_CLIPS_AT_ONCE])
+            for commit, faults in zip(commits, pool.map(inspect, commits), strict=True):
+                yield commit.clip_id, faults

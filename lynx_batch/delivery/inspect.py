@@ -1,0 +1,69 @@
+"""A delivered video, read again: whether it still is what its commit says."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+
+from lynx_batch import storage
+from lynx_batch.errors import Permanent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promised:
+    """What a commit says of its clip."""
+
+    clip_uri: str
+    poster_uri: str
+    sha256: str
+    num_bytes: int
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+
+
+def find_faults(output: str, clip: Promised) -> list[str]:
+    """What is wrong with a clip in the store, by reading all of it; empty if nothing is.
+
+    Raises:
+        StoreUnavailable: If it cannot be read now.
+    """
+    try:
+        content = storage.read_bytes(storage.join(output, clip.clip_uri))
+    except Permanent as error:
+        return [str(error)]
+    return [*_compare_files(output, clip, content), *_compare_pictures(clip, content)]
+
+
+def _compare_files(output: str, clip: Promised, content: bytes) -> Iterator[str]:
+    if len(content) != clip.num_bytes:
+        yield f"num_bytes={len(content)}: must be {clip.num_bytes}"
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != clip.sha256:
+        yield f"sha256={digest}: must be {clip.sha256}"
+    if storage.stat(storage.join(output, clip.poster_uri)) is None:
+        yield f"{clip.poster_uri}: nothing lies there"
+
+
+def _compare_pictures(clip: Promised, content: bytes) -> Iterator[str]:
+    with TemporaryDirectory(prefix="lynx-batch-") as scratch:
+        file = Path(scratch, "clip.mp4")
+        file.write_bytes(content)
+        try:
+            with av.open(str(file)) as video:
+                stream = video.streams.video[0]
+                size, rate = (stream.width, stream.height), stream.average_rate
+                num_frames = sum(1 for _ in video.decode(stream))
+        except (av.FFmpegError, IndexError) as error:
+            yield f"does not decode: {error}"
+            return
+    if num_frames != clip.num_frames:
+        yield f"num_frames={num_frames}: must be {clip.num_frames}"
+    if rate != clip.fps:
+        yield f"fps={rate}: must be {clip.fps}"
+    if size != (clip.width, clip.height):
+        yield f"size={size[0]}x{size[1]}: must be {clip.width}x{clip.height}"

@@ -1,0 +1,55 @@
+"""A run's metadata, written part by part while the run goes on: each row once, and no part ever changes."""
+
+import structlog
+
+from lynx_batch import storage
+from lynx_batch.errors import StoreUnavailable
+from lynx_batch.ledger.metadata import RowOutcome, to_parquet
+from lynx_batch.outage import outlast
+
+log = structlog.get_logger()
+
+PART_EVERY_S = 120.0
+MAX_ROWS = 10_000
+
+
+class MetadataParts:
+    """Gathers rows and writes them every few minutes; what is told of time are seconds of one monotonic clock.
+
+    A part that the store does not take is tried again as it is, under its name: a put whose answer was lost doubles no row.
+    """
+
+    def __init__(self, output: str, run_id: str, now_s: float) -> None:
+        self._folder = storage.join(output, "metadata", f"run={run_id}")
+        self._rows: list[RowOutcome] = []
+        self._num_parts = 0
+        self._unwritten: tuple[str, bytes] | None = None
+        self._due_s = now_s + PART_EVERY_S
+
+    def add(self, row: RowOutcome) -> None:
+        self._rows.append(row)
+
+    def write_due(self, now_s: float) -> None:
+        """Writes a part if it is time to; a store in trouble costs nothing but the wait until the next time."""
+        is_full = len(self._rows) >= MAX_ROWS and self._unwritten is None
+        if not is_full and now_s < self._due_s:
+            return
+        self._due_s = now_s + PART_EVERY_S
+        try:
+            self._write()
+        except StoreUnavailable as error:
+            log.warning("metadata_put_off", error=str(error))
+
+    def close(self) -> None:
+        """Writes all that is left. Raises StoreUnavailable if the store does not take it for minutes."""
+        while self._rows or self._unwritten:
+            outlast(self._write)
+
+    def _write(self) -> None:
+        if self._unwritten is None and self._rows:
+            uri = storage.join(self._folder, f"part-{self._num_parts:05}.parquet")
+            self._unwritten = uri, to_parquet(self._rows)
+            self._rows, self._num_parts = [], self._num_parts + 1
+        if self._unwritten is not None:
+            storage.write_bytes(*self._unwritten)
+            self._unwritten = None

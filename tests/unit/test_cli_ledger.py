@@ -1,0 +1,89 @@
+"""`status`, `retry`, `export` and `verify` on an output location that is there without any cluster."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from lynx_batch.cli import app
+from lynx_batch.delivery.deliver import deliver
+from lynx_batch.ledger.commits import commit
+from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.ledger.runs import RunEnd, write_run_end
+from tests.unit.test_ledger import NOW, clip, ended, given_up, record, start_run, write_metadata
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    """Two real clips, and two that failed."""
+    output = str(tmp_path / "out")
+    start_run(output, "run")
+    for clip_id in ("aa11", "bb22"):
+        frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
+        delivered = deliver(frames, output=output, clip_id=clip_id, attempt="run-1", fps=16, crf=30)
+        commit(output, record(clip_id).model_copy(update=asdict(delivered)))
+    rows = [ended(Outcome.RENDERED, clip("aa11", 0)), ended(Outcome.RENDERED, clip("bb22", 1))]
+    rows += [ended(Outcome.FAILED, clip("cc33", 2)), ended(Outcome.FAILED, clip("dd44", 3))]
+    write_metadata(output, "run", rows)
+    write_run_end(output, "run", RunEnd(ended_at=NOW, counts={Outcome.RENDERED: 2, Outcome.FAILED: 2}))
+    return output
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_status_tells_runs_and_reasons(output: str) -> None:
+    for options in ((), ("--watch",)):
+        told = run("status", output, *options).stdout
+        assert "2 clips committed" in told
+        assert "finished" in told
+        assert "2 failed: OutOfMemory: too big" in told
+
+
+def test_retry_takes_what_its_filters_leave(output: str) -> None:
+    assert "0 clips" in run("retry", output, "--reason", "no face").stdout
+    assert "0 clips" in run("retry", output, "--where", "error_type == 'NoFaceFound' or width > 64").stdout
+    assert set(given_up(output)) == {"cc33", "dd44"}
+    assert (
+        "1 clips" in run("retry", output, "--reason", "outofmemory: TOO", "--where", "row == 2 and width == 64").stdout
+    )
+    assert set(given_up(output)) == {"dd44"}
+    assert "1 clips" in run("retry", output).stdout
+    assert given_up(output) == {}
+    faulty = run("retry", output, "--where", "colour == 1")
+    assert (faulty.exit_code, "column 'colour': unknown" in faulty.stderr) == (2, True)
+
+
+def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
+    commit(output, record("ee55"))
+    result = run("export", output, str(tmp_path / "named"), "--name", "{row}.mp4")
+    assert result.exit_code == 0
+    assert "2 clips" in result.stdout
+    assert "1 more are committed, but not in the metadata yet" in result.stdout
+    assert {path.name for path in (tmp_path / "named").iterdir()} == {"0.mp4", "1.mp4"}
+
+
+def test_verify_finds_clips_as_they_were_committed(output: str) -> None:
+    sound = run("verify", output)
+    assert (sound.exit_code, "2 of 2 clips read, 0 faulty" in sound.stdout) == (0, True)
+    assert "1 of 2 clips read" in run("verify", output, "--sample", "1").stdout
+
+
+def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> None:
+    video = Path(output, "clips", "aa", "aa11", "run-1.mp4")
+    video.write_bytes(video.read_bytes()[:-100] + b"?" * 100)
+    Path(output, "clips", "bb", "bb22", "run-1.mp4").unlink()
+    commit(output, record("cc33").model_copy(update={"clip_uri": "clips/aa/aa11/run-1.jpg"}))
+
+    result = run("verify", output)
+
+    assert result.exit_code == 3
+    assert "clip aa11: sha256=" in result.stdout
+    assert "clip bb22:" in result.stdout
+    assert "nothing lies there" in result.stdout
+    for fault in ("num_bytes=", "num_frames=1: must be 5", "cc33/run-1.jpg: nothing lies there"):
+        assert fault in result.stdout
+    assert "3 of 3 clips read, 3 faulty" in result.stdout
