@@ -68,9 +68,9 @@ def full_run(**engine: object) -> RunConfig:
 @pytest.mark.parametrize(
     ("free_gib", "text"),
     [
-        (139, "fits: takes 56.0 GiB of each GPU"),
-        (48, "engine: {text_encoder: staged} takes 47.4 GiB of each GPU and 10.6 GiB of host memory a worker"),
-        (24, "engine: {text_encoder: staged, offload: blocks} takes 14.6 GiB"),
+        (139, "fits: takes 53.4 GiB of each GPU"),
+        (48, "engine: {text_encoder: staged} takes 44.8 GiB of each GPU and 10.6 GiB of host memory a worker"),
+        (24, "engine: {text_encoder: staged, offload: blocks} takes 11.9 GiB"),
         (8, "nor does any setting"),
     ],
 )
