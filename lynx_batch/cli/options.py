@@ -1,4 +1,4 @@
-"""Options that `render` and `submit` have in common."""
+"""Options that `render`, `plan` and `submit` have in common."""
 
 from pathlib import Path
 from typing import Annotated

@@ -5,13 +5,13 @@ import math
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from lynx_batch.cli import options
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError
@@ -29,19 +29,19 @@ WIDTH = 100
 
 
 def plan(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file that `render` would take.")],
+    run_file: options.RunFile,
     gpus: Annotated[
         list[str] | None,
         typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8; may be repeated."),
     ] = None,
     deadline: Annotated[str | None, typer.Option(help="Such as 90m, 8h or 2d.")] = None,
-    manifest: Annotated[str | None, typer.Option(help="Another manifest than the run file's.")] = None,
-    output: Annotated[str | None, typer.Option(help="Another output location than the run file's.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,
-    where: Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")] = None,
-    allow_invalid: Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")] = False,
-    allow_duplicates: Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")] = False,
+    manifest: options.Manifest = None,
+    output: options.Output = None,
+    overrides: options.Overrides = None,
+    limit: options.Limit = None,
+    where: options.Where = None,
+    allow_invalid: options.AllowInvalid = False,
+    allow_duplicates: options.AllowDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Tell what is committed already, and simulate the rest on a cluster; needs neither Ray nor a GPU."""

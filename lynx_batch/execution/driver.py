@@ -96,8 +96,7 @@ class Driver:
 
     def _assign(self) -> None:
         """Forms the groups that clips wait for, and gives each the next clip, or its slots to another."""
-        now_s = time.monotonic()
-        if self._schedule.is_paused(now_s):
+        if self._schedule.is_paused(time.monotonic()):
             return
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
@@ -162,11 +161,7 @@ class Driver:
     def _lose(self, group: Group, loss: GroupLost) -> None:
         """Ends a group; its clips are tried again, whichever of them it was about."""
         log.warning("group_lost", group=group.name, error=str(loss))
-        """Ends a group; its clips are tried again, whichever of them it was about."""
-        log.warning("group_lost", group=group.name, error=str(loss))
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
-        if not group.tasks:
-            self._schedule.group_failed(time.monotonic())
         for task in group.tasks:
             self._fail(task, group, failure)
         self._remove(group)
@@ -181,13 +176,17 @@ class Driver:
             self._stop_if_hopeless(ended.result)
 
     def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
-        state = self._schedule.failed(task.clip.clip_id, failure.fault, time.monotonic())
+        state = self._schedule.failed(task.clip.clip_id, failure.fault)
         if failure.fault is Fault.MEMORY and state is ClipState.FAILED:
             failure = replace(failure, error=f"no group wider than {group.size} is possible here: {failure.error}")
         self._recorder.failed(task, group.name, failure, state)
 
     def _stop_if_hopeless(self, failure: Failed) -> None:
-        if reason := self._schedule.reason_to_stop(time.monotonic()):
+        """Counts a fault of the machine once, however many clips it hit; stops the run if too much fails."""
+        now_s = time.monotonic()
+        if failure.fault is Fault.MACHINE:
+            self._schedule.machine_failed(now_s)
+        if reason := self._schedule.reason_to_stop(now_s):
             raise TooManyFaults(f"{reason}; the last: {failure.error}")
 
     def _remove(self, group: Group) -> None:

@@ -1,6 +1,6 @@
 """What `plan` and `render` share: the cost model of a run file's model, and the ways to render its clips on some nodes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from lynx_batch.execution.staging import brought, find_model, outline
 from lynx_batch.ledger.commits import committed_clip_ids
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.timings import Timing, read_timings
-from lynx_batch.planning.cost import CostModel, ModelSize, Observation, gpu_type, work_of
+from lynx_batch.planning.cost import CostModel, ModelSize, Observation, gpu_type, works_of
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, options
 from lynx_model.headers import describe_adapters, read_json
@@ -60,17 +60,13 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     )
 
 
-def cost_model(config: RunConfig, timings: Iterable[Timing]) -> CostModel:
+def cost_model(config: RunConfig, timings: Sequence[Timing]) -> CostModel:
     """Shipped figures for the size of the run's model, corrected by what earlier runs took."""
     size = _model_size(config)
+    works = works_of((timing.params for timing in timings), size)
     observations = [
-        Observation(
-            gpu=gpu_type(timing.device),
-            group_size=timing.group_size,
-            work=work_of(timing.params, size),
-            seconds=timing.seconds,
-        )
-        for timing in timings
+        Observation(gpu=gpu_type(t.device), group_size=t.group_size, work=work, seconds=t.seconds)
+        for t, work in zip(timings, works, strict=True)
     ]
     return CostModel(model=size).fitted(observations)
 

@@ -5,9 +5,10 @@ seconds of a clip = factor x (forwards x (products + attention) / (GPUs x effici
 Encoding and upload run beside the next clip.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from statistics import median
 
 from lynx_model.geometry import num_tokens
@@ -95,6 +96,13 @@ class Work:
     num_tokens: int
 
 
+KIND = attrgetter(
+    *("width", "height", "num_frames", "num_inference_steps"),
+    *("guidance_scale", "guidance_scale_image", "guidance_until"),
+)
+"""What of a clip's parameters its work depends on."""
+
+
 def work_of(params: RenderParams, model: ModelSize) -> Work:
     """The work of one clip. Keys and values of text and subject are computed once a clip, so they do not count."""
     tokens = num_tokens(width=params.width, height=params.height, num_frames=params.num_frames)
@@ -108,9 +116,21 @@ def work_of(params: RenderParams, model: ModelSize) -> Work:
     )
 
 
+def works_of(clips: Iterable[RenderParams], model: ModelSize) -> list[Work]:
+    """The work of each of many clips, most of which are of few kinds."""
+    kinds: dict[Hashable, Work] = {}
+    works = []
+    for params in clips:
+        kind = KIND(params)
+        if kind not in kinds:
+            kinds[kind] = work_of(params, model)
+        works.append(kinds[kind])
+    return works
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What a rendered clip took: seconds of all its stages together, on a group of `group_size`."""
+    """For how long a rendered clip kept its group of `group_size` busy."""
 
     gpu: GpuType
     group_size: int

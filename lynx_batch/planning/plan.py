@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec
-from lynx_batch.planning.cost import LOAD_S, CostModel, Work, work_of
+from lynx_batch.planning.cost import LOAD_S, CostModel, Work, works_of
 from lynx_batch.planning.layout import URGENT_PRIORITY, Node, allot
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.simulate import Forecast, Simulation
@@ -29,7 +29,7 @@ def options(
     max_groups: int | None = None,
 ) -> list[Option]:
     """What each smallest group size of `sizes` comes to on the cluster of `nodes`; the widest of `sizes` fits a node."""
-    works = [work_of(clip.params, cost.model) for clip in clips]
+    works = works_of((clip.params for clip in clips), cost.model)
     planned = [(sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:])) for index in range(len(sizes))]
     return [
         Option(sizes=s, clips=p, forecast=Simulation(p, nodes, cost, sizes=s, max_groups=max_groups).run())

@@ -129,10 +129,9 @@ class Schedule:
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
-    def failed(self, clip_id: str, fault: Fault, now_s: float) -> ClipState:
+    def failed(self, clip_id: str, fault: Fault) -> ClipState:
         """Ends an attempt that failed; tells what becomes of the clip. Faults of machine and memory use up no attempt."""
         if fault is Fault.MACHINE:
-            self._patience.fault(now_s)
             return self._move(clip_id, ClipState.WAITING)
         if fault is Fault.INPUT:
             return self._end_attempt(clip_id, ClipState.REJECTED)
@@ -142,8 +141,8 @@ class Schedule:
         is_last = self._attempts[clip_id] + 1 >= self._policy.max_attempts
         return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
 
-    def group_failed(self, now_s: float) -> None:
-        """A group broke between two clips, or before its first."""
+    def machine_failed(self, now_s: float) -> None:
+        """A group broke, or a store did not answer; `failed` tells of each clip that this cost an attempt."""
         self._patience.fault(now_s)
 
     def is_paused(self, now_s: float) -> bool:

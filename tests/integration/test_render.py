@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -275,21 +276,45 @@ def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: C
     assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
 
 
-@pytest.fixture
-def cluster() -> Iterator[str]:
+@contextmanager
+def ray_head(*options: str) -> Iterator[str]:
     """A Ray head of its own, ended by its own process id."""
     ray = str(Path(sys.executable).with_name("ray"))
     port = free_port()
-    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--include-dashboard=false", *options]
     head = subprocess.Popen([*command, "--disable-usage-stats"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: can_connect(f"127.0.0.1:{port}"))
     yield f"127.0.0.1:{port}"
     head.terminate()
     head.wait(60)
 
 
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    with ray_head("--num-cpus=2") as address:
+        yield address
+
+
+@pytest.fixture
+def cluster_of_pretended_gpus() -> Iterator[str]:
+    """Three slots that Ray takes for H200s; workers find no CUDA there and use the CPU."""
+    with ray_head("--num-cpus=3", "--num-gpus=3", '--resources={"accelerator_type:H200": 1}') as address:
+        yield address
+
+
+def test_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
+    make_job: Callable[..., Job], cluster_of_pretended_gpus: str
+) -> None:
+    job = make_job([row(seed=seed, priority=100 * (seed == 2)) for seed in range(6)])
+    result = job.run("--address", cluster_of_pretended_gpus)
+    assert result.exit_code == 0, result.stderr
+    sizes = [r["group_size"] for r in job.metadata()]
+    assert sizes[2] == 2
+    assert set(sizes) == {1, 2}
+
+
 def test_a_run_works_on_a_cluster_that_is_there_already(make_job: Callable[..., Job], cluster: str) -> None:
     job = make_job([row()])
-    wait_until(lambda: can_connect(cluster))
     result = job.run("--address", cluster)
     assert result.exit_code == 0, result.stderr
     assert job.num_commits() == 1

@@ -1,5 +1,7 @@
 """What an engine will need is told from headers alone, and agrees with what was loaded and measured."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan

@@ -51,7 +51,7 @@ def taken(schedule: Schedule, group: str = "g") -> str:
 
 
 def fail(schedule: Schedule, group: str, fault: Fault = Fault.CLIP) -> ClipState:
-    return schedule.failed(taken(schedule, group), fault, now_s=0.0)
+    return schedule.failed(taken(schedule, group), fault)
 
 
 def test_clips_come_by_priority_then_the_longest_first() -> None:
@@ -121,7 +121,8 @@ def test_a_run_that_sees_nothing_but_faults_is_given_up_after_the_longest_clip_c
     schedule = schedule_of(longest, groups={"g0": 1, "g1": 1}, give_up_after_s=100.0)
     schedule.loaded()
     for now_s in (0.0, 100.0 + 0.9 * longest.seconds):
-        schedule.failed(taken(schedule, "g0"), Fault.MACHINE, now_s)
+        fail(schedule, "g0", Fault.MACHINE)
+        schedule.machine_failed(now_s)
         assert schedule.reason_to_stop(now_s) is None
     assert schedule.reason_to_stop(101.0 + longest.seconds) is not None
 
@@ -222,7 +223,7 @@ class ClipsOfARun(RuleBasedStateMachine):
         clips = [planned(spec, size) for spec, size in zip(specs, sizes, strict=True)]
         self.max_attempts, self.num_clips = max_attempts, len(clips)
         self.schedule = schedule_of(*clips, groups={"g0": 4}, max_attempts=max_attempts, max_failed_share=1.0)
-        self.sizes, self.num_formed, self.now_s = {"g0": 4}, 1, 0.0
+        self.sizes, self.num_formed = {"g0": 4}, 1
         self.running: dict[str, str] = {}
         self.tried: dict[str, set[str]] = {}
         self.too_narrow: dict[str, int] = {}
@@ -248,9 +249,8 @@ class ClipsOfARun(RuleBasedStateMachine):
         self.running[clip_id] = group
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), fault=st.sampled_from([None, *Fault]), waited_s=st.floats(0, 100))
-    def end(self, data: st.DataObject, fault: Fault | None, waited_s: float) -> None:
-        self.now_s += waited_s
+    @rule(data=st.data(), fault=st.sampled_from([None, *Fault]))
+    def end(self, data: st.DataObject, fault: Fault | None) -> None:
         clip_id = data.draw(st.sampled_from(sorted(self.running)))
         self._end(clip_id, fault)
 
@@ -268,7 +268,7 @@ class ClipsOfARun(RuleBasedStateMachine):
         if fault is None:
             self.schedule.rendered(clip_id)
             return
-        state = self.schedule.failed(clip_id, fault, self.now_s)
+        state = self.schedule.failed(clip_id, fault)
         if fault is Fault.CLIP:
             self.tried.setdefault(clip_id, set()).add(group)
         if fault is Fault.MEMORY:
