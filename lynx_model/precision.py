@@ -31,13 +31,17 @@ def quantize(x: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 class Fp8Linear(nn.Module):
-    """`linear`, with its weight in fp8: (..., I) -> (..., O), in the dtype of the input."""
+    """`linear`, with its weight in fp8: (..., I) -> (..., O), in the dtype of the input.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    It is quantised on `device`, wherever it lies: a CPU rounds some numbers to other neighbours than a GPU.
+    """
+
+    def __init__(self, linear: nn.Linear, device: torch.device) -> None:
         super().__init__()
-        weight_OI, scale_O1 = quantize(linear.weight, dim=1)
-        self.weight = nn.Parameter(weight_OI, requires_grad=False)
-        self.scale = nn.Parameter(scale_O1, requires_grad=False)
+        home = linear.weight.device
+        weight_OI, scale_O1 = quantize(linear.weight.to(device), dim=1)
+        self.weight = nn.Parameter(weight_OI.to(home), requires_grad=False)
+        self.scale = nn.Parameter(scale_O1.to(home), requires_grad=False)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +58,7 @@ class Fp8Linear(nn.Module):
         return product_TO.unflatten(0, x.shape[:-1])  # type: ignore[no-any-return]
 
 
-def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int) -> None:
+def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int, device: torch.device) -> None:
     """Puts the large linear layers of `blocks` into fp8, in place and one by one: only one is ever there twice.
 
     Raises:
@@ -69,7 +73,7 @@ def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int) -
         for name in FP8_LAYERS:
             linear = block.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            block.set_submodule(name, Fp8Linear(linear))
+            block.set_submodule(name, Fp8Linear(linear, device))
 
 
 def check_fp8(*, dtype: torch.dtype, capability: tuple[int, int] | None) -> None:

@@ -93,7 +93,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
             del block.attn1.to_q, block.attn1.to_k, block.attn1.to_v
         self.requires_grad_(False)
         if engine.has_fp8_linears:
-            quantize_blocks(self.blocks, num_bf16_edge_blocks=engine.num_bf16_edge_blocks)
+            quantize_blocks(self.blocks, num_bf16_edge_blocks=engine.num_bf16_edge_blocks, device=device)
         self.in_turn = list(self.blocks)
         if engine.offload == "blocks":
             self.in_turn = BlockStream(self.blocks, device)

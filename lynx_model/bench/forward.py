@@ -104,7 +104,7 @@ def bench_forward(case: BenchCase, *, device: torch.device, num_runs: int = 5) -
         bench.measure(manner.name, forward_like(manner, bench.model, bench.inputs))
     bench.measure_engine("eager, bfloat16", "auto", is_compiled=False)
     bench.measure_engine(BF16, "auto", is_compiled=True, beside=floor.measure)
-    quantize_blocks(bench.model.blocks, num_bf16_edge_blocks=0)
+    quantize_blocks(bench.model.blocks, num_bf16_edge_blocks=0, device=device)
     bench.measure_engine(FP8, "auto", is_compiled=True)
     if missing_needs(device=device, dtype=DTYPE, head_dim=case.head_dim)[FP8_KERNEL] is None:
         bench.measure_engine(f"{FP8} and attention", FP8_KERNEL, is_compiled=True)

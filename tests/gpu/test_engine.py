@@ -45,7 +45,7 @@ def test_a_compiled_fp8_forward_of_the_true_width_is_nearly_that_of_bfloat16(att
     forward = forward_of(model, random_inputs(TRUE_WIDTH, model, device))
     expected = forward()
 
-    quantize_blocks(model.blocks, num_bf16_edge_blocks=0)
+    quantize_blocks(model.blocks, num_bf16_edge_blocks=0, device=device)
     model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=True, has_fp8_linears=True))
     assert relative_error(forward(), expected) < 0.15
 

@@ -17,7 +17,7 @@ from tests.models import load_tiny
 def make_block() -> nn.Module:
     """A block of layers in both precisions, with sizes that do not fill whole pieces."""
     first, second = (nn.Linear(48, 48, dtype=torch.bfloat16) for _ in range(2))
-    return nn.Sequential(first, nn.GELU(), Fp8Linear(second)).requires_grad_(False)
+    return nn.Sequential(first, nn.GELU(), Fp8Linear(second, torch.device("cpu"))).requires_grad_(False)
 
 
 def test_a_block_computes_the_same_from_packed_weights() -> None:

@@ -53,7 +53,7 @@ def test_an_fp8_layer_is_the_float_layer_up_to_rounding(num_tokens: int, inputs:
     x = (torch.randn(2, num_tokens, inputs) * magnitudes).bfloat16()
 
     with torch.inference_mode():
-        found = Fp8Linear(linear)(x)
+        found = Fp8Linear(linear, torch.device("cpu"))(x)
         expected = nn.functional.linear(x.float(), linear.weight.float(), linear.bias.float())
 
     assert found.shape == expected.shape
