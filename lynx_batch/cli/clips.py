@@ -70,6 +70,6 @@ def _find_faults(output: str, clip_ids: list[str]) -> Iterator[tuple[str, list[s
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="verify") as pool:
         for start in range(0, len(clip_ids), NUM_CLIPS_AT_ONCE):
-            commits = read_commits(output, clip_ids[start : start + NUM_CLIPS_AT_ONCE])
+            commits = list(read_commits(output, clip_ids[start : start + NUM_CLIPS_AT_ONCE]))
             for commit, faults in zip(commits, pool.map(inspect, commits), strict=True):
                 yield commit.clip_id, faults

@@ -79,8 +79,8 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     """Says how the run ended; gives the exit code."""
     counts = {outcome: num for outcome, num in summary.counts.items() if num}
     line = ", ".join(f"{num} {outcome}" for outcome, num in counts.items()) or "nothing to do: the manifest has no rows"
-    if summary.num_rendered_before:
-        line += f" ({summary.num_rendered_before} of them before this run)"
+    if summary.num_rendered_elsewhere:
+        line += f" ({summary.num_rendered_elsewhere} of them by other runs)"
     console.print(f"run {summary.run_id}: {line}", highlight=False)
     if shares := summary.busy_shares.values():
         console.print(f"each group denoised at least {min(shares):.1%} of its time", highlight=False)

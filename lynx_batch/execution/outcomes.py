@@ -49,12 +49,12 @@ class RunRecorder:
     """Writes an event for every ended attempt, beside the main loop, and the rows of ended clips every few minutes.
 
     First `settle_past`, then any number of attempts, at last `close`. Until then no trouble of the store raises.
-    `counts` are rows by outcome, `num_rendered_before` those that earlier runs rendered; `trace` is what each group did when.
+    `counts` are rows by outcome, `num_rendered_elsewhere` those rendered by other runs; `trace` is what each group did when.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun) -> None:
         self.counts: Counter[Outcome] = Counter()
-        self.num_rendered_before = 0
+        self.num_rendered_elsewhere = 0
         self.trace = Trace()
         self._output, self._run_id = output, run_id
         self._rejections = prepared.rejections
@@ -72,7 +72,7 @@ class RunRecorder:
         return [rows[0] for rows in self._open.values()]
 
     def settle_past(self) -> None:
-        """Settles rows that were rejected at intake, and clips that earlier runs committed or gave up."""
+        """Settles and writes rows that were rejected at intake, and clips that earlier runs committed or gave up."""
         for rejection in self._rejections:
             self._add(
                 RowOutcome(
@@ -90,6 +90,7 @@ class RunRecorder:
             if row["clip_id"] in self._open:
                 why = Reason(row["error_type"], row["error"])
                 self._settle(row["clip_id"], Outcome(row["outcome"]), row["ended_at"], why)
+        self._parts.write_now(time.monotonic())
 
     def loaded(self, group: str, answer: Loaded) -> None:
         log.info("group_ready", group=group, device=answer.device, load_s=round(answer.span.seconds, 2))
@@ -136,7 +137,7 @@ class RunRecorder:
 
     def _settle_rest(self) -> None:
         committed = outlast(lambda: committed_clip_ids(self._output))
-        for commit in outlast(lambda: read_commits(self._output, sorted(committed & self._open.keys()))):
+        for commit in outlast(lambda: list(read_commits(self._output, sorted(committed & self._open.keys())))):
             self._settle_rendered(commit)
         for clip_id in [*self._open]:
             why = self._last_failures.get(clip_id, NOTHING_WRONG)
@@ -144,7 +145,7 @@ class RunRecorder:
 
     def _settle_rendered(self, commit: CommitRecord) -> None:
         num_rows = len(self._open[commit.clip_id])
-        self.num_rendered_before += num_rows if commit.run_id != self._run_id else 0
+        self.num_rendered_elsewhere += num_rows if commit.run_id != self._run_id else 0
         self._settle(commit.clip_id, Outcome.RENDERED, commit.committed_at, commit=commit)
 
     def _settle(

@@ -41,7 +41,7 @@ class RunSummary:
 
     run_id: str
     counts: Counter[Outcome]
-    num_rendered_before: int
+    num_rendered_elsewhere: int
     busy_shares: dict[str, float]
     stopped_by: str
 
@@ -78,7 +78,7 @@ def render(
         environment=software_versions(),
     )
     for rival, beat in living_runs(config.output, now).items():
-        announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): its clips are left to it")
+        announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): what it commits is left out")
     recorder = RunRecorder(config.output, run_id, prepared)
     with beating(config.output, run_id):
         recorder.settle_past()
@@ -87,7 +87,7 @@ def render(
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
-        num_rendered_before=recorder.num_rendered_before,
+        num_rendered_elsewhere=recorder.num_rendered_elsewhere,
         busy_shares=recorder.trace.busy_shares(),
         stopped_by=stopped_by,
     )
@@ -153,7 +153,8 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
         recorder.write_due()
         watch(progress)
 
-    schedule = Schedule(RetryPolicy(**config.retry.model_dump()))
+    rivals = living_runs(config.output, datetime.now(UTC)).keys() - {settings.run_id}
+    schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
     cost = cost_model(config, read_timings(config.output, settings.identity))
     with connected(config.cluster) as slots:
         chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
@@ -176,9 +177,9 @@ def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
     parts = [
         f"{prepared.manifest.num_rows} rows",
         f"{len(recorder.open_clips)} to render",
-        f"{recorder.num_rendered_before} rendered before",
+        f"{recorder.num_rendered_elsewhere} rendered before",
     ]
-    num_given_up = recorder.counts.total() - recorder.num_rendered_before - len(prepared.rejections)
+    num_given_up = recorder.counts.total() - recorder.num_rendered_elsewhere - len(prepared.rejections)
     if num_given_up:
         parts.append(f"{num_given_up} given up before (`lynx-batch retry` takes them up again)")
     if prepared.rejections:

@@ -1,6 +1,6 @@
 """The commit: the one record that makes a clip finished. It is put create-only, so a clip has at most one."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +11,7 @@ from lynx_batch.ledger.records import parse
 from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
+NUM_AT_ONCE = 1000
 
 
 class CommitRecord(BaseModel):
@@ -60,10 +61,11 @@ def committed_clip_ids(output: str) -> set[str]:
     return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
 
-def read_commits(output: str, clip_ids: Iterable[str]) -> list[CommitRecord]:
-    """The commits of several clips, many read at once."""
-    uris = [commit_uri(output, clip_id) for clip_id in clip_ids]
-    return [parse(CommitRecord, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
+def read_commits(output: str, clip_ids: Sequence[str]) -> Iterator[CommitRecord]:
+    """The commits of several clips, many read at once, but never more than a bounded number held."""
+    for start in range(0, len(clip_ids), NUM_AT_ONCE):
+        uris = [commit_uri(output, clip_id) for clip_id in clip_ids[start : start + NUM_AT_ONCE]]
+        yield from (parse(CommitRecord, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True))
 
 
 def commit_uri(output: str, clip_id: str) -> str:

@@ -1,6 +1,6 @@
 """What earlier runs leave to a new one: clips that were given up, and what is known of those that are committed."""
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Iterator, Set
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,13 +17,13 @@ GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
 COMMIT_COLUMNS = [*filter(CommitRecord.model_fields.__contains__, SCHEMA.names), *STAGES, "rendered_by_run", "model"]
 
 
-def given_up_before(output: str, committed: Container[str]) -> pa.Table:
+def given_up_before(output: str, committed: Set[str]) -> pa.Table:
     """A metadata row for each clip that was rejected or failed, was not asked for again since, and is not `committed`.
 
     Of a clip that was given up in a run's last minutes before it was killed, the row tells only that, when and why.
     """
     is_given_up = pc.field("outcome").isin([*GIVEN_UP]) & pc.field("clip_id").is_valid()
-    rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output)
+    rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output, committed)
     last = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["ended_at"])}
     wishes = read_wishes(output)
     kept = [
@@ -41,10 +41,10 @@ def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:
         write_wish(output, RetryWish(asked_at=asked_at, clip_ids=given_up["clip_id"].to_pylist()))
 
 
-def recent_events(output: str, run_id: str) -> list[AttemptEvent]:
-    """The events of a run that its metadata does not tell the end of, in the order of their time."""
+def recent_events(output: str, run_id: str, but: Set[str] = frozenset()) -> list[AttemptEvent]:
+    """The events of a run, but of the clips `but`, that its metadata does not tell the end of; in the order of their time."""
     settled = read_metadata(output, ["clip_id"], pc.field("run") == run_id)["clip_id"].to_pylist()
-    return read_events(output, run_id, frozenset(settled))
+    return read_events(output, run_id, but | {*settled})
 
 
 def known_commits(output: str, clip_ids: Collection[str]) -> Iterator[CommitRecord]:
@@ -66,10 +66,10 @@ def known_commits(output: str, clip_ids: Collection[str]) -> Iterator[CommitReco
     yield from read_commits(output, sorted(missing))
 
 
-def _given_up_lately(output: str) -> list[dict[str, Any]]:
+def _given_up_lately(output: str, committed: Set[str]) -> list[dict[str, Any]]:
     """Rows for what runs that have not ended, or were killed, gave up since they last wrote metadata."""
     unended = [run.run_id for run in read_runs(output) if run.end is None]
-    events = [event for run_id in unended for event in recent_events(output, run_id)]
+    events = [event for run_id in unended for event in recent_events(output, run_id, committed)]
     return [
         {
             "row": event.row,

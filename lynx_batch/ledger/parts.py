@@ -30,10 +30,13 @@ class MetadataParts:
         self._rows.append(row)
 
     def write_due(self, now_s: float) -> None:
-        """Writes a part if it is time to; a store in trouble costs nothing but the wait until the next time."""
+        """Writes a part if it is time to."""
         is_full = len(self._rows) >= MAX_ROWS and self._unwritten is None
-        if not is_full and now_s < self._due_s:
-            return
+        if is_full or now_s >= self._due_s:
+            self.write_now(now_s)
+
+    def write_now(self, now_s: float) -> None:
+        """Writes what there is; a store in trouble costs nothing but the wait until the next time."""
         self._due_s = now_s + PART_EVERY_S
         try:
             self._write()

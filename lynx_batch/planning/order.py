@@ -4,6 +4,7 @@ Priority comes first, then clips that need wider groups, then the longest by cos
 with clips of one shape and subject, sorted by prompt, so that compiled graphs, faces and texts are used again.
 """
 
+import hashlib
 import heapq
 import math
 from collections import Counter
@@ -57,21 +58,26 @@ def level_of(planned: PlannedClip) -> Level:
 
 
 class ClipQueue:
-    """Waiting clips, for several groups that each take the next one."""
+    """Waiting clips, for several groups that each take the next one.
 
-    def __init__(self) -> None:
-        self._clips: dict[Batch, list[tuple[str, int, str]]] = {}
+    A `salt` gives another order where subjects and prompts decide it, so that queues with other salts seldom agree.
+    """
+
+    def __init__(self, salt: str = "") -> None:
+        self._salt = salt
+        self._clips: dict[Batch, list[tuple[str, str, str]]] = {}
         self._free: dict[Level, list[Batch]] = {}
         self._owned: dict[str, Batch] = {}
         self._num_clips: Counter[Level] = Counter()
 
     def add(self, planned: PlannedClip) -> None:
         clip, params, level = planned.clip, planned.clip.params, level_of(planned)
-        batch = Batch(level, (params.width, params.height, params.num_frames), clip.photo_sha256)
+        batch = Batch(level, (params.width, params.height, params.num_frames), self._salted(clip.photo_sha256))
         if batch not in self._clips:
             self._clips[batch] = []
             heapq.heappush(self._free.setdefault(level, []), batch)
-        heapq.heappush(self._clips[batch], (params.prompt, clip.request.row, clip.clip_id))
+        place = self._salted(params.prompt), self._salted(f"{clip.request.row:012}"), clip.clip_id
+        heapq.heappush(self._clips[batch], place)
         self._num_clips[level] += 1
 
     def first_level(self, max_size: int) -> Level | None:
@@ -104,6 +110,9 @@ class ClipQueue:
         """The group takes no more: others may go on with its batch."""
         if batch := self._owned.pop(group, None):
             heapq.heappush(self._free[batch.level], batch)
+
+    def _salted(self, name: str) -> str:
+        return hashlib.sha256(f"{self._salt}{name}".encode()).hexdigest() if self._salt else name
 
     def _choose(self, group: str, level: Level) -> Batch:
         """Of the batches of a level the group's own, else a free one, else another group's."""

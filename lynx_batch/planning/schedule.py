@@ -75,9 +75,12 @@ class _Group:
 
 
 class Schedule:
-    """Every clip of a run is in exactly one state; groups join, take clips, and leave."""
+    """Every clip of a run is in exactly one state; groups join, take clips, and leave.
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    Runs that share their clips take them in different orders if each has an `order_salt` of its own.
+    """
+
+    def __init__(self, policy: RetryPolicy, order_salt: str = "") -> None:
         self._policy = policy
         self._sizes: tuple[int, ...] = ()
         self._clips: dict[str, PlannedClip] = {}
@@ -86,7 +89,7 @@ class Schedule:
         self._attempts: Counter[str] = Counter()
         self._failed_on: dict[str, set[str]] = {}
         self._again: set[str] = set()
-        self._queue, self._groups = ClipQueue(), dict[str, _Group]()
+        self._queue, self._groups = ClipQueue(order_salt), dict[str, _Group]()
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
         self._patience = Patience()

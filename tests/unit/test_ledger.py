@@ -189,7 +189,7 @@ def _fault_of(do: Callable[[], None]) -> list[BaseException]:
 
 def test_commits_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     written = [commit(str(tmp_path), record(clip_id=f"{n:032x}")) for n in range(5)]
-    assert read_commits(str(tmp_path), [r.clip_id for r in written]) == written
+    assert list(read_commits(str(tmp_path), [r.clip_id for r in written])) == written
 
 
 def test_a_missing_or_foreign_commit_is_told_apart(tmp_path: Path) -> None:

@@ -54,6 +54,21 @@ def fail(schedule: Schedule, group: str, fault: Fault = Fault.CLIP) -> ClipState
     return schedule.failed(taken(schedule, group), fault)
 
 
+def test_runs_that_share_their_clips_take_them_in_orders_of_their_own() -> None:
+    clips = [clip(f"{n}", row=n, subject=f"{n % 5}", prompt=f"{n % 3}") for n in range(60)]
+    orders = []
+    for salt in ("", "run-1", "run-2"):
+        schedule = Schedule(RetryPolicy(), order_salt=salt)
+        schedule.plan(map(planned, [*clips, clip("urgent", row=60, priority=1)]), SIZES)
+        schedule.join("g", 1)
+        orders.append([taken(schedule) for _ in range(61)])
+    assert [order[0] for order in orders] == ["urgent"] * 3
+    assert all(len(set(order)) == 61 for order in orders)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert sum(a == b for a, b in zip(orders[one], orders[other], strict=True)) < 10
+    assert all(int(a) % 5 == int(b) % 5 for a, b in zip(orders[2][1:12], orders[2][2:13], strict=True)), "one subject"
+
+
 def test_clips_come_by_priority_then_the_longest_first() -> None:
     clips = [clip("short", num_inference_steps=4), clip("long"), clip("urgent", num_inference_steps=4, priority=5)]
     schedule = schedule_of(*clips)
