@@ -183,13 +183,16 @@ class ClusterConfig(_Section):
 
     `shared_paths` are folders that all nodes have, with the same content: `submit` takes their files for the cluster's.
     `gpus_per_group: auto` takes the size that `lynx-batch plan` would, and wider groups where a clip needs them; a number
-    is the size of every group.
+    is the size of every group. A group that is not ready within `ready_within_s` is given up, and formed anew after
+    `max_clips_per_group` clips, in case something leaks slowly; null is never.
     """
 
     address: str = "local"
     shared_paths: tuple[str, ...] = ()
     gpus_per_group: Literal["auto", 1, 2, 3, 4, 6, 8] = "auto"
     max_groups: int | None = Field(default=None, ge=1)
+    max_clips_per_group: int | None = Field(default=500, ge=1)
+    ready_within_s: float = Field(default=3600.0, gt=0)
 
     @field_validator("shared_paths")
     @classmethod
@@ -201,12 +204,14 @@ class ClusterConfig(_Section):
 
 class RetryConfig(_Section):
     """`max_attempts` on different groups fail a clip. The run ends when more than `max_failed_share` of its clips failed, or
-    when nothing but machines failed for `give_up_after_s` beyond the time of the longest clip.
+    when nothing but machines failed for `give_up_after_s` beyond the time of the longest clip. A clip is tried on another
+    group if it takes `deadline_factor` times what was predicted, and 15 minutes.
     """
 
     max_attempts: int = Field(default=3, ge=1)
     max_failed_share: float = Field(default=0.2, gt=0, le=1)
     give_up_after_s: float = Field(default=1800.0, ge=0)
+    deadline_factor: float = Field(default=4.0, ge=1)
 
 
 class RunConfig(_Section):

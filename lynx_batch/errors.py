@@ -11,6 +11,7 @@ Permanent
 Transient
 ├── GroupLost              a rank of the group died
 ├── HeadLost               the head of the Ray cluster does not answer any more
+├── UnfitState             what was saved of a paused clip is not there, or not this clip's
 ├── ImplausibleResult      a picture that is flat or not a number, or one that took no time
 ├── TooManyFaults          machines or clips fail again and again, so the run stopped (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not take what is written to it
@@ -32,6 +33,7 @@ __all__ = [
     "StoreUnavailable",
     "TooManyFaults",
     "Transient",
+    "UnfitState",
     "UnreadableRecord",
     "UnsafeStore",
 ]
@@ -75,6 +77,10 @@ class HeadLost(Transient):
 
 class ImplausibleResult(Transient):
     """What was rendered cannot be right: another group may do better."""
+
+
+class UnfitState(Transient):
+    """What was saved of a paused clip is not there, is not this clip's, or is other software's; the clip begins anew."""
 
 
 class TooManyFaults(Transient):

@@ -14,6 +14,7 @@
     └── Transient              the world is wrong: another try may succeed
         ├── OutOfMemory
         └── Interrupted            somebody asked the sampler to stop
+            └── sampler.Paused         and to tell how to go on later
 
 `lynx_batch.errors` adds the batch's own leaves. A message names the field, the value and the rule.
 """

@@ -1,6 +1,6 @@
 """LynxPipeline: one subject + one prompt + parameters -> frames, on the devices it is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -146,10 +146,20 @@ class LynxPipeline:
         return PreparedClip(params=params, steps=tuple(tuple(given[key] for key in step) for step in steps))
 
     @torch.inference_mode()
-    def sample(self, clip: PreparedClip, on_step: sampler.OnStep | None = None) -> Tensor:
+    def sample(
+        self,
+        clip: PreparedClip,
+        on_step: sampler.OnStep | None = None,
+        *,
+        midway: sampler.Midway | None = None,
+        is_to_pause: Callable[[], bool] = lambda: False,
+    ) -> Tensor:
         """The latents of a prepared clip, float32 (1, 16, 1 + (F - 1) / 4, H / 8, W / 8).
 
         `on_step(done, in_all)` is called between steps; what it raises stops the clip there.
+
+        Raises:
+            Paused: If `is_to_pause` between two steps; with its `midway` any pipeline of the same model goes on from there.
         """
 
         def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
@@ -159,7 +169,7 @@ class LynxPipeline:
 
         noise = sampler.draw_noise(clip.params, self.device)
         scheduler = sampler.make_schedule(self._model.scheduler_config, clip.params, self.device)
-        return sampler.denoise(predict, noise, scheduler, on_step)
+        return sampler.denoise(predict, noise, scheduler, on_step, midway=midway, is_to_pause=is_to_pause)
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
         """Latents of a subject and parameters: `sample` of `prepare`."""

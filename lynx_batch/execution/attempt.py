@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 import torch
 
-from lynx_batch.errors import LynxError, Permanent, StoreUnavailable
+from lynx_batch.errors import LynxError, Permanent, StoreUnavailable, UnfitState
 from lynx_batch.execution.tasks import Failed
 from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
@@ -67,4 +67,4 @@ def _fault(error: Exception) -> Fault:
         return Fault.INPUT
     if isinstance(error, OutOfMemory):
         return Fault.MEMORY
-    return Fault.MACHINE if isinstance(error, StoreUnavailable) else Fault.CLIP
+    return Fault.MACHINE if isinstance(error, (StoreUnavailable, UnfitState)) else Fault.CLIP

@@ -1,5 +1,6 @@
 """The Ray cluster that a run works on, and what its nodes offer."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -20,10 +21,14 @@ LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slots:
-    """Where workers can run: GPUs, or CPU cores in a cluster without GPUs; the nodes by their Ray id."""
+    """Where workers can run: GPUs, or CPU cores in a cluster without GPUs; the nodes by their Ray id.
+
+    `draining`: nodes that live, but are taken away soon, and when, in seconds since 1970.
+    """
 
     resource: str
     nodes: dict[str, Node]
+    draining: dict[str, float]
 
     def bundle(self) -> dict[str, float]:
         """What one worker takes from its node."""
@@ -78,15 +83,17 @@ def find_head() -> Head:
 
 
 def find_slots(resource: str | None = None) -> Slots:
-    """The slots of the connected cluster's living nodes: of a `resource`, else GPUs if there are any, else CPU cores."""
+    """The slots of the connected cluster's lasting nodes: of a `resource`, else GPUs if there are any, else CPU cores."""
+    notices_ms = ray._private.state.state.get_draining_nodes()
+    draining = {node_id: ms / 1000 if ms else math.inf for node_id, ms in notices_ms.items()}
     offers = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     resource = resource or ("GPU" if any(offer.get("GPU", 0) >= 1 for offer in offers.values()) else "CPU")
     nodes = {
         node_id: Node(num_gpus=int(offer[resource]), gpu=_gpu_of(offer) if resource == "GPU" else OTHER)
         for node_id, offer in offers.items()
-        if offer.get(resource, 0) >= 1
+        if offer.get(resource, 0) >= 1 and node_id not in draining
     }
-    return Slots(resource=resource, nodes=nodes)
+    return Slots(resource=resource, nodes=nodes, draining=draining)
 
 
 def _gpu_of(offer: dict[str, float]) -> GpuType:

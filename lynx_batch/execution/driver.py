@@ -4,26 +4,33 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
 import structlog
 
-from lynx_batch.errors import GroupLost, HeadLost, TooManyFaults
-from lynx_batch.execution.cluster import Slots, find_slots
+from lynx_batch.config import ClusterConfig
+from lynx_batch.errors import GroupLost, HeadLost, StoreUnavailable, TooManyFaults
+from lynx_batch.execution.cluster import Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
+from lynx_batch.execution.placement import Placements
+from lynx_batch.execution.resume import delete_saved, find_saved
 from lynx_batch.execution.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.planning.cost import CostModel
-from lynx_batch.planning.layout import Rooms
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
+from lynx_batch.planning.upkeep import is_time_to_save
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
 
 POLL_S = 0.5
+
+NO_NODE = Failed(error_type="GroupLost", error="no node with free slots is left", fault=Fault.MACHINE)
+DRAINED = Failed(error_type="NodeDrained", error="the node is taken away before the clip was begun", fault=Fault.DRAIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +68,17 @@ class Driver:
         settings: WorkerSettings,
         slots: Slots,
         head: Head,
-        max_groups: int | None,
+        cluster: ClusterConfig,
         cost: CostModel,
         recorder: Recorder,
         watch: Callable[[Progress], None],
     ) -> None:
-        self._schedule, self._settings, self._slots, self._cost = schedule, settings, slots, cost
-        self._head, self._max_groups, self._recorder, self._watch = head, max_groups, recorder, watch
+        self._schedule, self._settings, self._cost = schedule, settings, cost
+        self._head, self._cluster, self._recorder, self._watch = head, cluster, recorder, watch
+        self._placements = Placements(slots)
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
-        self._rooms = self._find_rooms()
+        self._num_steps_saved = find_saved(settings.output)
 
     def run(self) -> None:
         """Returns when every clip has ended.
@@ -83,16 +91,48 @@ class Driver:
         try:
             while not self._schedule.is_finished:
                 self._head.check()
+                if self._placements.look():
+                    self._tend()
                 self._assign()
                 for group, ref in self._answered():
                     self._record(group, ref)
                 self._watch(self._progress())
         except HeadLost:
-            self._groups.clear()  # with the head, everything is gone that they could give back, and asking would block
+            self._groups.clear()
+            self._placements.forget()
             raise
         finally:
             for group in self._groups:
                 group.end()
+            self._placements.give_back()
+
+    def _tend(self) -> None:
+        """Ends groups that are stuck or whose node is gone, and clears nodes that are taken away."""
+        slots = self._placements.slots
+        for group in list(self._groups):
+            node = group.placement.node
+            if reason := group.why_stuck():
+                self._give_up(group, GroupLost(reason))
+            elif (drained_s := slots.draining.get(node)) is not None:
+                self._clear(group, drained_s)
+            elif node not in slots.nodes:
+                self._lose(group, GroupLost(f"group {group.name}: its node is gone"))
+        if not self._groups and not slots.nodes:
+            self._stop_if_hopeless(NO_NODE)
+
+    def _give_up(self, group: Group, loss: GroupLost) -> None:
+        if not group.is_ready:
+            self._schedule.waited_in_vain()
+        self._lose(group, loss)
+
+    def _clear(self, group: Group, drained_s: float) -> None:
+        """Gives nothing new to a group whose node is taken away; what it is at ends, or is saved just in time."""
+        if (task := group.close()) is not None:
+            self._fail(task, group, DRAINED)
+        if not group.tasks:
+            self._remove(group)
+        elif is_time_to_save(time.time(), drained_s, step_s=group.step_s):
+            group.pause()
 
     def _assign(self) -> None:
         """Forms the groups that clips wait for, and gives each the next clip, or its slots to another."""
@@ -101,13 +141,14 @@ class Driver:
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
                 group.take(self._task(planned, group.size))
-            elif group.is_idle and self._schedule.is_useless(group.name):
+            elif group.is_idle and (group.is_closing or self._schedule.is_useless(group.name)):
                 self._remove(group)
-        while self._max_groups is None or len(self._groups) < self._max_groups:
-            size = self._schedule.wanted_size(self._rooms.largest)
+        while self._cluster.max_groups is None or len(self._groups) < self._cluster.max_groups:
+            size = self._schedule.wanted_size(self._placements.largest)
             if size is None:
                 break
             self._form(size)
+        self._placements.give_back_spare()
 
     def _wants_clip(self, group: Group) -> bool:
         """A group gets its next clip early, unless so few wait that a group which is idle sooner would miss it."""
@@ -115,25 +156,23 @@ class Driver:
         return group.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
 
     def _task(self, planned: PlannedClip, group_size: int) -> RenderTask:
-        """An attempt at a clip; what is impossible on the cluster's fastest GPU is so on whichever the group has."""
-        gpus = {node.gpu for node in self._slots.nodes.values()}
-        impossible_s = min((self._cost.impossible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0)
-        attempt = f"{self._settings.run_id}-{secrets.token_hex(4)}"
-        return RenderTask(clip=planned.clip, attempt=attempt, impossible_s=impossible_s)
+        """An attempt at a clip; what is impossible on the cluster's fastest GPU, or too long on its slowest, is so on any."""
+        gpus = {node.gpu for node in self._placements.slots.nodes.values()}
+        are_known = bool(gpus) and all(map(self._cost.is_known, gpus))
+        predicted_s = [self._cost.seconds(planned.work, group_size, gpu) for gpu in gpus]
+        return RenderTask(
+            clip=planned.clip,
+            attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}",
+            impossible_s=min((self._cost.impossible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0),
+            deadline_s=self._schedule.deadline_s(max(predicted_s) if are_known else None),
+            num_steps_saved=self._num_steps_saved.get(planned.clip.clip_id, 0),
+        )
 
     def _form(self, size: int) -> None:
         settings = replace(self._settings, plan=ParallelPlan.of_size(size))
-        group = Group(next(self._names), settings, self._slots, self._rooms.take(size))
+        group = Group(next(self._names), settings, self._placements.take(size), self._cluster)
         self._schedule.join(group.name, size)
         self._groups.append(group)
-
-    def _find_rooms(self) -> Rooms:
-        """The free slots of the nodes that live now; a cluster that lost its GPUs does not go on with CPU cores."""
-        self._slots = find_slots(self._slots.resource)
-        rooms = Rooms({node_id: node.num_gpus for node_id, node in self._slots.nodes.items()})
-        for group in self._groups:
-            rooms.fill(group.node, group.size)
-        return rooms
 
     def _answered(self) -> list[tuple[Group, Any]]:
         """Waits a moment for answers of the workers."""
@@ -155,13 +194,17 @@ class Driver:
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._end(answer, group)
-        if group.is_spent:
+        if group.is_spent and group.is_closing:
+            self._remove(group)
+        elif group.is_spent:
             self._lose(group, GroupLost(f"group {group.name}: a rank failed in mid-clip, and the others wait for it"))
 
     def _lose(self, group: Group, loss: GroupLost) -> None:
         """Ends a group; its clips are tried again, whichever of them it was about."""
         log.warning("group_lost", group=group.name, error=str(loss))
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
+        if group.placement.node in self._placements.slots.draining:
+            failure = replace(failure, fault=Fault.DRAIN)
         for task in group.tasks:
             self._fail(task, group, failure)
         self._remove(group)
@@ -172,8 +215,17 @@ class Driver:
             self._schedule.rendered(ended.task.clip.clip_id)
             self._recorder.rendered(ended.task, group.name, ended.result)
         else:
+            self._keep_saved(ended.task, ended.result)
             self._fail(ended.task, group, ended.result)
             self._stop_if_hopeless(ended.result)
+
+    def _keep_saved(self, task: RenderTask, failure: Failed) -> None:
+        """Remembers where a clip can go on; what did not help to go on is forgotten."""
+        if failure.num_steps_saved:
+            self._num_steps_saved[task.clip.clip_id] = failure.num_steps_saved
+        elif self._num_steps_saved.pop(task.clip.clip_id, 0):
+            with suppress(StoreUnavailable):
+                delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
 
     def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
         state = self._schedule.failed(task.clip.clip_id, failure.fault)
@@ -193,7 +245,7 @@ class Driver:
         self._groups.remove(group)
         self._schedule.leave(group.name)
         group.end()
-        self._rooms = self._find_rooms()
+        self._placements.leave(group.placement)
 
     def _progress(self) -> Progress:
         for group in self._groups:

@@ -1,45 +1,46 @@
 """A group: the workers that render one clip together. It lives and dies as one."""
 
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import GroupLost, LynxError, Permanent
-from lynx_batch.execution.cluster import Slots
+from lynx_batch.execution.placement import Placement
 from lynx_batch.execution.tasks import Drawn, Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
-from lynx_batch.execution.worker import Worker
-
-ALL_GPUS_VISIBLE = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
-"""With a mask of one GPU each, ranks cannot use each other's memory directly."""
+from lynx_batch.planning.upkeep import has_leak
 
 
 class Group:
-    """One placement group with one worker per slot, loading from the start and then rendering clip after clip.
+    """One worker per slot of a placement, loading from the start and then rendering clip after clip.
 
     A clip passes through three places, each of which holds one at most: `next` (its photo is read), `rendering` (the
     model's, decoding included) and `delivering` (encoding, upload, commit). `refs` are the answers that are awaited: the
-    driver waits for them and hands each to `receive`.
+    driver waits for them and hands each to `receive`. A group that is closing takes no more clips.
     """
 
-    def __init__(self, name: str, settings: WorkerSettings, slots: Slots, node: str) -> None:
-        self.name, self.node, self.size = name, node, settings.plan.num_ranks
+    def __init__(self, name: str, settings: WorkerSettings, placement: Placement, config: ClusterConfig) -> None:
+        self.name, self.placement, self._config = name, placement, config
         self.next: RenderTask | None = None
         self.rendering: RenderTask | None = None
         self.delivering: RenderTask | None = None
-        self.is_ready = self.is_broken = False
+        self.is_ready = self.is_broken = self.is_closing = self._is_pausing = False
+        self._changed_s = time.monotonic()
+        self._num_taken, self._memory_gib = 0, list[float]()
         self._step = (0, 0)
         self._early: Rendered | Failed | None = None
         self._step_ref: Any = None
-        bundle = slots.bundle()
-        # A wish only: should the node be gone by now, Ray finds another.
-        self._placement = placement_group([bundle] * self.size, strategy="STRICT_PACK", _soft_target_node_id=node)
-        self._workers = [self._place(settings, rank, bundle) for rank in range(self.size)]
+        self._workers = [placement.start_worker(settings, rank) for rank in range(placement.size)]
         address = self._workers[0].address.remote()
         self._render_refs = [worker.load.remote(address) for worker in self._workers]
         self._deliver_refs: list[Any] = []
+
+    @property
+    def size(self) -> int:
+        return self.placement.size
 
     @property
     def refs(self) -> list[Any]:
@@ -56,17 +57,46 @@ class Group:
 
     @property
     def has_room(self) -> bool:
-        return self.is_ready and not self.is_broken and self.next is None
+        return self.is_ready and not self.is_broken and not self.is_closing and self.next is None
 
     @property
     def is_spent(self) -> bool:
         """Broken, and what it can still deliver is delivered."""
         return self.is_broken and self.delivering is None
 
+    @property
+    def step_s(self) -> float:
+        """How long a step of the clip being rendered takes, so far."""
+        return (time.monotonic() - self._changed_s) / max(1, self._step[0])
+
+    def why_stuck(self) -> str | None:
+        """What the group has been at for too long, if it has."""
+        limit_s = max((task.deadline_s for task in self.tasks), default=math.inf)
+        limit_s = limit_s if self.is_ready else self._config.ready_within_s
+        if time.monotonic() - self._changed_s <= limit_s:
+            return None
+        if self.is_ready:
+            return f"group {self.name}: {limit_s:.0f} s without an answer, at step {self._step[0]} of {self._step[1]}"
+        state = self.placement.state
+        return f"group {self.name}: not ready after cluster.ready_within_s={limit_s:g}; its placement group is {state}"
+
+    def close(self) -> RenderTask | None:
+        """Takes no more clips; gives back the one that was not begun."""
+        self.is_closing = True
+        returned, self.next = self.next, None
+        return returned
+
+    def pause(self) -> None:
+        """Has the clip being rendered saved after the step that it is at, on the first rank: the group must end then."""
+        if self.rendering is not None and not self._is_pausing:
+            self._is_pausing = True
+            self._workers[0].pause.remote()
+
     def take(self, task: RenderTask) -> None:
         """Renders a clip as soon as it can; until then its photo is read."""
         assert self.has_room
-        self.next = task
+        self.next, self._num_taken = task, self._num_taken + 1
+        self.is_closing = self._num_taken == self._config.max_clips_per_group
         self._advance()
         if self.next is not None:
             for worker in self._workers:
@@ -115,19 +145,9 @@ class Group:
             yield self.delivering.clip.name, num_steps, num_steps
 
     def end(self) -> None:
-        """Kills every worker and gives the slots back."""
+        """Kills every worker; the placement stays."""
         for worker in self._workers:
             ray.kill(worker)
-        remove_placement_group(self._placement)
-
-    def _place(self, settings: WorkerSettings, rank: int, bundle: dict[str, float]) -> Any:
-        strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
-        return Worker.options(  # type: ignore[attr-defined]
-            num_cpus=bundle["CPU"],
-            num_gpus=bundle.get("GPU", 0),
-            scheduling_strategy=strategy,
-            runtime_env=ALL_GPUS_VISIBLE,
-        ).remote(settings, rank)
 
     def _receive_loaded(self, answer: Loaded) -> Loaded | None:
         self.is_ready = not self._render_refs
@@ -138,7 +158,9 @@ class Group:
 
         It is told when all ranks have answered, or at once if they may never do.
         """
-        if not isinstance(answer, Drawn) and self._early is None:
+        if isinstance(answer, Drawn):
+            self._memory_gib[-1] += answer.memory_gib
+        elif self._early is None:
             self._early = answer
             self.is_broken = isinstance(answer, Failed) and answer.breaks_group
         if self.is_broken:
@@ -147,6 +169,8 @@ class Group:
         if not self._render_refs and self._early is not None:
             assert self.rendering is not None
             ended, self.rendering = Ended(task=self.rendering, result=self._early), None
+        elif not self._render_refs and has_leak(self._memory_gib, num_ranks=self.size):
+            self.is_closing = True
         self._advance()
         return ended
 
@@ -163,8 +187,11 @@ class Group:
             return
         if self.rendering is not None and self.delivering is None:
             self.delivering, self.rendering = self.rendering, None
+            self._changed_s = time.monotonic()
             self._deliver_refs = [self._workers[0].deliver.remote(self.delivering)]
         if self.next is not None and self.rendering is None:
             self.rendering, self.next, self._early = self.next, None, None
+            self._changed_s = time.monotonic()
+            self._memory_gib.append(0.0)
             self._step = (0, self.rendering.clip.params.num_inference_steps)
             self._render_refs = [worker.render.remote(self.rendering) for worker in self._workers]

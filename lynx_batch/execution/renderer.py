@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from threading import Lock
+from threading import Event, Lock
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,17 +18,19 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.delivery.deliver import deliver
 from lynx_batch.delivery.picture import check_picture
-from lynx_batch.errors import ConsentExpired, ImplausibleResult, MissingObject, PhotoChanged
+from lynx_batch.errors import ConsentExpired, ImplausibleResult, MissingObject, PhotoChanged, StoreUnavailable
 from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.environment import software_versions
+from lynx_batch.execution.resume import SavedClips, delete_saved
 from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, WorkerSettings
 from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.outage import outlast
+from lynx_batch.planning.schedule import Fault
 from lynx_model import parallel
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 from lynx_model.pipeline import LynxPipeline, PreparedClip
-from lynx_model.sampler import OnStep
+from lynx_model.sampler import Midway, OnStep, Paused
 from lynx_model.spec import Subject
 
 NUM_CACHED_SUBJECTS = 64
@@ -40,6 +43,14 @@ class _Photo:
     sha256: str
     face_index: int | None
     uri: str = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A clip that can be denoised, from its noise or from where an earlier attempt was saved."""
+
+    clip: PreparedClip
+    midway: Midway | None
 
 
 class Renderer:
@@ -64,13 +75,18 @@ class Renderer:
         )
         self._device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
         self._software = software_versions()
+        self._saved = SavedClips(settings.output, self._software)
         self._read_subject = lru_cache(maxsize=NUM_CACHED_SUBJECTS)(self._read_subject_once)
-        self._reading = Lock()
+        self._reading, self._pausing = Lock(), Event()
         self._kept: dict[str, tuple[NDArray[np.uint8], Stopwatch]] = {}
 
     def prefetch(self, clip: ClipSpec) -> None:
         """Reads a clip's subject ahead; what fails here fails again, and is told, when the clip is rendered."""
         attempted(lambda: self._subject(clip), Stopwatch())
+
+    def pause(self) -> None:
+        """Saves the clip being rendered after the step that it is at: the node is taken away. No other clip may follow."""
+        self._pausing.set()
 
     def render(self, task: RenderTask, on_step: OnStep) -> Drawn | Rendered | Failed:
         """Makes a clip's frames, which the first rank keeps for `deliver`, unless the clip is committed already.
@@ -78,14 +94,16 @@ class Renderer:
         Never raises what the clip is to blame for.
         """
         stopwatch = Stopwatch()
-        prepared = attempted(lambda: self._find_committed(task.clip) or self._prepare(task.clip, stopwatch), stopwatch)
-        if not parallel.all_agree(isinstance(prepared, PreparedClip)):
-            return Drawn() if isinstance(prepared, PreparedClip) else prepared
-        assert isinstance(prepared, PreparedClip)
-        latents = attempted(lambda: self._sample(prepared, task.impossible_s, stopwatch, on_step), stopwatch)
+        ready = attempted(lambda: self._find_committed(task.clip) or self._prepare(task, stopwatch), stopwatch)
+        if not parallel.all_agree(isinstance(ready, _Ready)):
+            return _drawn() if isinstance(ready, _Ready) else ready
+        assert isinstance(ready, _Ready)
+        latents = attempted(lambda: self._sample(task, ready, stopwatch, on_step), stopwatch)
         if isinstance(latents, Failed):
             return replace(latents, breaks_group=self._settings.plan.num_ranks > 1)
-        return attempted(lambda: self._keep_frames(task, latents, stopwatch), stopwatch) if self._rank == 0 else Drawn()
+        return (
+            attempted(lambda: self._keep_frames(task, latents, stopwatch), stopwatch) if self._rank == 0 else _drawn()
+        )
 
     def deliver(self, task: RenderTask) -> Rendered | Failed:
         """Encodes, uploads and commits what `render` kept; safe beside the `render` of another clip."""
@@ -100,29 +118,48 @@ class Renderer:
             return Rendered(commit=outlast(lambda: read_commit(self._settings.output, clip.clip_id)), spans=())
         return None
 
-    def _prepare(self, clip: ClipSpec, stopwatch: Stopwatch) -> PreparedClip:
-        _check_consent(clip, datetime.now(UTC))
+    def _prepare(self, task: RenderTask, stopwatch: Stopwatch) -> _Ready:
+        _check_consent(task.clip, datetime.now(UTC))
+        midway = self._saved.load(task.clip, task.num_steps_saved) if task.num_steps_saved else None
         with stopwatch.stage("subject"):
-            subject = self._subject(clip)
+            subject = self._subject(task.clip)
         with stopwatch.stage("text"):
-            return self._pipe.prepare(subject, clip.params)
+            return _Ready(self._pipe.prepare(subject, task.clip.params), midway)
 
-    def _sample(self, prepared: PreparedClip, impossible_s: float, stopwatch: Stopwatch, on_step: OnStep) -> Tensor:
+    def _sample(self, task: RenderTask, ready: _Ready, stopwatch: Stopwatch, on_step: OnStep) -> Tensor | Failed:
         """The latents on the host: fetching them waits for the device, so the stage's time is true and errors are its own."""
-        with stopwatch.stage("denoise"):
-            latents = self._pipe.sample(prepared, on_step).cpu()
+        try:
+            with stopwatch.stage("denoise"):
+                latents = self._pipe.sample(
+                    ready.clip, on_step, midway=ready.midway, is_to_pause=self._pausing.is_set
+                ).cpu()
+        except Paused as paused:
+            return self._save(task, paused.midway, stopwatch)
         if not latents.isfinite().all():
             raise ImplausibleResult("latents: must be finite numbers")
+        impossible_s = task.impossible_s * (1 - task.num_steps_saved / task.clip.params.num_inference_steps)
         if (took_s := stopwatch.spans[-1].seconds) < impossible_s:
             raise ImplausibleResult(f"denoise_s={took_s:.3g}: must be at least {impossible_s:.3g} on this device")
         return latents
+
+    def _save(self, task: RenderTask, midway: Midway, stopwatch: Stopwatch) -> Failed:
+        self._saved.save(task.clip, midway)
+        if task.num_steps_saved:
+            delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
+        return Failed(
+            error_type="NodeDrained",
+            error=f"the node is taken away; saved after {midway.num_steps_done} steps",
+            fault=Fault.DRAIN,
+            num_steps_saved=midway.num_steps_done,
+            spans=tuple(stopwatch.spans),
+        )
 
     def _keep_frames(self, task: RenderTask, latents: Tensor, stopwatch: Stopwatch) -> Drawn:
         with stopwatch.stage("decode"):
             frames = self._pipe.decode(latents)
         check_picture(frames)
         self._kept[task.attempt] = frames, stopwatch
-        return Drawn()
+        return _drawn()
 
     def _deliver(self, task: RenderTask, frames: NDArray[np.uint8], stopwatch: Stopwatch) -> Rendered:
         """Uploads and commits; the commit comes last, and makes the clip finished."""
@@ -155,6 +192,9 @@ class Renderer:
         if winner.attempt != task.attempt:
             for uri in (delivered.clip_uri, delivered.poster_uri):
                 storage.delete(storage.join(settings.output, uri))
+        if task.num_steps_saved:
+            with suppress(StoreUnavailable):
+                delete_saved(settings.output, clip.clip_id, task.num_steps_saved)
         return Rendered(commit=winner, spans=tuple(stopwatch.spans))
 
     def _subject(self, clip: ClipSpec) -> Subject:
@@ -168,6 +208,11 @@ class Renderer:
         if hashlib.sha256(content).hexdigest() != photo.sha256:
             raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
         return self._pipe.read_subject(read_photo(content), photo.face_index)
+
+
+def _drawn() -> Drawn:
+    on_device = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+    return Drawn(memory_gib=(psutil.Process().memory_info().rss + on_device) / 2**30)
 
 
 def _check_consent(clip: ClipSpec, now: datetime) -> None:

@@ -165,7 +165,7 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
             settings=settings,
             slots=slots,
             head=find_head(),
-            max_groups=config.cluster.max_groups,
+            cluster=config.cluster,
             cost=cost,
             recorder=recorder,
             watch=watch_and_write,

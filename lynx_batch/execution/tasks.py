@@ -1,5 +1,6 @@
 """What driver and workers say to each other; all of it small, none of it pixels."""
 
+import math
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec, RenderIdentity
@@ -27,11 +28,17 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderTask:
-    """One attempt at one clip, sent to every rank of a group. Denoising in less than `impossible_s` cannot be right."""
+    """One attempt at one clip, sent to every rank of a group.
+
+    Denoising in less than `impossible_s` cannot be right; a group that says nothing for `deadline_s` is stuck. An earlier
+    attempt was saved after `num_steps_saved`, and this one goes on from there.
+    """
 
     clip: ClipSpec
     attempt: str
     impossible_s: float = 0.0
+    deadline_s: float = math.inf
+    num_steps_saved: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +51,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A rank has done its share of a clip's frames, which the first rank keeps until it is told to deliver them."""
+    """A rank has done its share of a clip's frames, which the first rank keeps until it is told to deliver them.
+
+    `memory_gib`: what its process now holds on the host and on its device.
+    """
+
+    memory_gib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +71,14 @@ class Rendered:
 class Failed:
     """The attempt failed.
 
-    `breaks_group`: other ranks may wait for this one for ever.
+    `breaks_group`: other ranks may wait for this one for ever. `num_steps_saved`: the clip can go on after so many steps.
     """
 
     error_type: str
     error: str
     fault: Fault
     breaks_group: bool = False
+    num_steps_saved: int = 0
     spans: tuple[Span, ...] = ()
 
 

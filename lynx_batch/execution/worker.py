@@ -22,7 +22,7 @@ COLLECTIVE_TIMEOUT_S = 600.0
 class Worker:
     """Renders its share of every clip that its group is given; never restarted alone, for its group dies with it.
 
-    `progress`, `prefetch` and `deliver` have a thread each: while a clip is rendered, its step can be asked for, the next
+    `progress` and `pause`, `prefetch`, and `deliver` have a thread each: while a clip is rendered, its step can be asked for, the next
     clip's photo is read and the clip before is delivered.
     """
 
@@ -71,6 +71,11 @@ class Worker:
     def progress(self) -> tuple[int, int]:
         """(steps done, steps in all) of the clip being rendered."""
         return self._step
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def pause(self) -> None:
+        """The clip being rendered is saved after the step that it is at, and ends there."""
+        self._renderer.pause()
 
     def _note_step(self, step: int, num_steps: int) -> None:
         self._step = (step, num_steps)

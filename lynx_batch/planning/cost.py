@@ -159,6 +159,10 @@ class CostModel:
         others = work.megapixels * DECODE_S_PER_MPX + FIXED_S
         return self._factor(group_size, gpu) * (_denoise_s(work, group_size, gpu) + others)
 
+    def is_known(self, gpu: GpuType) -> bool:
+        """Whether there are figures for the device, shipped or measured: else only ratios between clips mean anything."""
+        return gpu is not OTHER or any(name == gpu.name for name, _ in self.factors)
+
     def impossible_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
         """Whoever has denoised in less did not denoise; 0 on a device without figures."""
         return 0.0 if gpu is OTHER else IMPOSSIBLE_SHARE * _denoise_s(work, group_size, gpu)

@@ -30,12 +30,17 @@ class Patience:
             self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
             self._resume_s = now_s + self._pause_s
 
+    def waited_in_vain(self) -> None:
+        """A group did not become ready in its time: if none was before, nobody waits so long for another."""
+        if not self._has_loaded:
+            self._num_faults += MAX_FAILED_LOADS
+
     def is_paused(self, now_s: float) -> bool:
         return now_s < self._resume_s
 
     def reason_to_stop(self, now_s: float, *, give_up_after_s: float) -> str | None:
         if not self._has_loaded and self._num_faults >= MAX_FAILED_LOADS:
-            return f"{self._num_faults} groups broke and none was ever ready"
+            return "groups broke and none was ever ready"
         waited_s = now_s - self._since_s
         if self._num_faults > 1 and waited_s >= give_up_after_s:
             return f"{self._num_faults} faults of machines in {waited_s:.0f} s, and no clip ended"

@@ -2,7 +2,7 @@
 
 waiting ──take──▶ running ──rendered──▶ rendered
    ▲                 ├──failed (input)──▶ rejected
-   ├─failed (machine)┤
+   ├─failed (machine, drain)
    ├─failed (memory, a wider group is possible)   (none is)──▶ failed
    └─failed (clip, attempts left)   (none left)──▶ failed
 """
@@ -15,6 +15,7 @@ from enum import StrEnum
 from lynx_batch.planning.cost import LOAD_S
 from lynx_batch.planning.order import ClipQueue, PlannedClip, level_of
 from lynx_batch.planning.patience import Patience
+from lynx_batch.planning.upkeep import deadline_s
 
 MAX_HELD_AGAINST = 3
 """A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
@@ -37,13 +38,15 @@ class ClipState(StrEnum):
 class Fault(StrEnum):
     """Whose fault a failed attempt is.
 
-    The clip's input (another try cannot help), the clip's, its size's (it did not fit the GPUs' memory), or the machine's.
+    The clip's input (another try cannot help), the clip's, its size's (it did not fit the GPUs' memory), the machine's, or
+    nobody's: its node is taken away, as had been announced.
     """
 
     INPUT = "input"
     CLIP = "clip"
     MEMORY = "memory"
     MACHINE = "machine"
+    DRAIN = "drain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +57,13 @@ class RetryPolicy:
         max_attempts: That end through the clip itself, each on another group.
         max_failed_share: Of the clips that ended; the run stops above it.
         give_up_after_s: For so long, beyond what the longest clip takes, nothing but faults of the machine may come.
+        deadline_factor: A group that takes so many times what was predicted for its clip is stuck.
     """
 
     max_attempts: int = 3
     max_failed_share: float = 0.2
     give_up_after_s: float = 1800.0
+    deadline_factor: float = 4.0
 
 
 @dataclass(slots=True)
@@ -125,6 +130,10 @@ class Schedule:
         self._waiting_gpu_s -= self._clips[clip_id].gpu_s
         return self._clips[clip_id]
 
+    def deadline_s(self, predicted_s: float | None) -> float:
+        """For how long a group with this clip may say nothing; `predicted_s` is None if nothing is known of its device."""
+        return deadline_s(predicted_s, factor=self._policy.deadline_factor)
+
     def loaded(self) -> None:
         """A group became ready, so the machines can do that much."""
         self._patience.loaded()
@@ -133,8 +142,8 @@ class Schedule:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
     def failed(self, clip_id: str, fault: Fault) -> ClipState:
-        """Ends an attempt that failed; tells what becomes of the clip. Faults of machine and memory use up no attempt."""
-        if fault is Fault.MACHINE:
+        """Ends an attempt that failed; tells what becomes of the clip. Faults of clip and input alone use up an attempt."""
+        if fault in (Fault.MACHINE, Fault.DRAIN):
             return self._move(clip_id, ClipState.WAITING)
         if fault is Fault.INPUT:
             return self._end_attempt(clip_id, ClipState.REJECTED)
@@ -147,6 +156,10 @@ class Schedule:
     def machine_failed(self, now_s: float) -> None:
         """A group broke, or a store did not answer; `failed` tells of each clip that this cost an attempt."""
         self._patience.fault(now_s)
+
+    def waited_in_vain(self) -> None:
+        """A group did not become ready in its time."""
+        self._patience.waited_in_vain()
 
     def is_paused(self, now_s: float) -> bool:
         """Whether to wait before starting anything: machines failed, and failing faster helps nobody."""

@@ -15,7 +15,7 @@ from werkzeug.serving import make_server
 
 from lynx_batch import storage
 from lynx_batch.ledger.commits import committed_clip_ids
-from lynx_batch.ledger.events import EventKind, read_events
+from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.metadata import read_metadata
 from tests.integration.test_render import Job, row, wait_until, workers_of
 from tests.integration.test_s3 import use_endpoint
@@ -103,17 +103,19 @@ def test_a_failed_delivery_is_its_own_clips_and_costs_no_attempt(
     make_job: Callable[..., Job], store: SlowStore
 ) -> None:
     store.num_refused = 1
-    result = make_job(3, steps=MANY_STEPS // 4).run()
+    job = make_job(3, steps=MANY_STEPS // 4)
+    result = job.run()
     assert result.exit_code == 0, result.stderr
 
-    (retried,) = [event for event in read_events(OUTPUT) if event.kind is EventKind.RETRIED]
+    (retried,) = [event for event in job.events() if event.kind is EventKind.RETRIED]
     assert retried.error_type == "StoreUnavailable"
     assert f"/{retried.clip_id}/{retried.attempt}.mp4" in store.videos[0]
     assert read_metadata(OUTPUT)["attempts"].to_pylist() == [1, 1, 1]
 
 
 def test_a_worker_that_dies_loses_what_it_had_and_nothing_else(make_job: Callable[..., Job], store: SlowStore) -> None:
-    process = make_job(3, steps=MANY_STEPS // 4).start()
+    job = make_job(3, steps=MANY_STEPS // 4)
+    process = job.start()
     wait_until(lambda: bool(store.videos), process)
     worker, *_ = workers_of(process)
     worker.kill()
@@ -123,7 +125,7 @@ def test_a_worker_that_dies_loses_what_it_had_and_nothing_else(make_job: Callabl
     metadata = read_metadata(OUTPUT)
     assert metadata["attempts"].to_pylist() == [1, 1, 1]
     assert metadata["outcome"].to_pylist() == ["rendered"] * 3
-    lost = {event.clip_id for event in read_events(OUTPUT) if event.error_type == "GroupLost"}
+    lost = {event.clip_id for event in job.events() if event.error_type == "GroupLost"}
     assert store.videos[0].split("/")[-2] in lost, "it was in delivery"
     assert {event["args"]["clip"] for event in of_stage(read_trace(), "GroupLost")} != set()
     assert committed_clip_ids(OUTPUT) == set(metadata["clip_id"].to_pylist())

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from lynx_batch.ledger.events import AttemptEvent, read_events
+from lynx_batch.ledger.runs import read_runs
 from tests.integration.test_parallel import free_port
 from tests.models import BASE, MODEL, ROOT
 
@@ -80,6 +82,10 @@ class Job:
         """The rows of the newest run."""
         newest = max((Path(self.output) / "metadata").iterdir())
         return sorted(pq.read_table(newest, partitioning=None).to_pylist(), key=lambda row: row["row"])
+
+    def events(self) -> list[AttemptEvent]:
+        """Those of all runs."""
+        return [event for run in read_runs(self.output) for event in read_events(self.output, run.run_id)]
 
     def commits(self) -> list[dict[str, object]]:
         files = sorted((Path(self.output) / "commits").rglob("*.json"))

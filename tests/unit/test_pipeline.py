@@ -164,6 +164,24 @@ def test_progress_is_reported_after_each_step_and_can_stop_the_clip(full: LynxPi
     assert seen == [(1, 5), (2, 5)]
 
 
+@pytest.mark.parametrize("num_steps_done", [1, 2, 3, 5])
+def test_a_clip_that_was_paused_comes_out_as_if_it_had_not_been(full: LynxPipeline, num_steps_done: int) -> None:
+    """Through every phase of the scheduler: its warm-up, its steady state and its last steps of lower order."""
+    params = replace(PARAMS, num_inference_steps=6, guidance_until=0.5)
+    pauses = iter([*[False] * (num_steps_done - 1), True])
+    with pytest.raises(sampler.Paused) as paused:
+        full.sample(full.prepare(make_subject(), params), is_to_pause=lambda: next(pauses))
+    midway = paused.value.midway
+    assert midway.num_steps_done == num_steps_done
+
+    seen: list[int] = []
+    resumed = full.sample(
+        full.prepare(make_subject(), params), lambda step, num_steps: seen.append(step), midway=midway
+    )
+    assert torch.equal(resumed, full.denoise(make_subject(), params))
+    assert seen == list(range(num_steps_done + 1, 7))
+
+
 def test_frames_have_the_size_that_was_asked_for(full: LynxPipeline) -> None:
     frames = full.decode(full.denoise(make_subject(), replace(PARAMS, width=80, height=32, num_frames=5)))
     assert frames.shape == (5, 32, 80, 3)

@@ -1,0 +1,119 @@
+"""Where groups are: slots of one node, reserved together, in which group after group may be formed."""
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from lynx_batch.execution.cluster import Slots, find_slots
+from lynx_batch.execution.tasks import WorkerSettings
+from lynx_batch.execution.worker import Worker
+from lynx_batch.planning.layout import Rooms
+
+LOOK_EVERY_S = 2.0
+
+ALL_GPUS_VISIBLE = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
+"""With a mask of one GPU each, ranks cannot use each other's memory directly."""
+
+
+class Placement:
+    """A placement group with one slot per rank."""
+
+    def __init__(self, slots: Slots, node: str, size: int) -> None:
+        self.node, self.size, self._bundle = node, size, slots.bundle()
+        # A wish only: should the node be gone by now, Ray finds another.
+        self._reserved = placement_group([self._bundle] * size, strategy="STRICT_PACK", _soft_target_node_id=node)
+
+    @property
+    def state(self) -> str:
+        """PENDING, CREATED, RESCHEDULING or REMOVED."""
+        return str(placement_group_table(self._reserved)["state"])
+
+    def is_whole(self, nodes: Collection[str]) -> bool:
+        """Whether it lies on one of `nodes`. Of a node that was lost Ray moves the slots elsewhere, perhaps one by one."""
+        table = placement_group_table(self._reserved)
+        used = set(table["bundles_to_node_id"].values())
+        return table["state"] == "CREATED" and len(used) == 1 and used <= set(nodes)
+
+    def start_worker(self, settings: WorkerSettings, rank: int) -> Any:
+        strategy = PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=rank)
+        return Worker.options(  # type: ignore[attr-defined]
+            num_cpus=self._bundle["CPU"],
+            num_gpus=self._bundle.get("GPU", 0),
+            scheduling_strategy=strategy,
+            runtime_env=ALL_GPUS_VISIBLE,
+        ).remote(settings, rank)
+
+    def give_back(self) -> None:
+        remove_placement_group(self._reserved)
+
+
+class Placements:
+    """All placements of a run, the spare ones of ended groups among them, and what room the cluster has beside them."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self._taken: list[Placement] = []
+        self._spare: list[Placement] = []
+        self._looked_s = float("-inf")
+        self.look()
+
+    @property
+    def largest(self) -> int:
+        """The size of the widest group that can be formed."""
+        return max([self._rooms.largest, *(placement.size for placement in self._spare)])
+
+    def look(self) -> bool:
+        """Sees which nodes are there now, unless that was a moment ago; a cluster without its GPUs offers no CPU cores."""
+        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return False
+        known, self.slots = self.slots, find_slots(self.slots.resource)
+        self._looked_s = time.monotonic()
+        if known.nodes.keys() != self.slots.nodes.keys():
+            self.give_back_spare()
+        self._measure()
+        return True
+
+    def take(self, size: int) -> Placement:
+        """A spare placement of `size`, else a new one; there must be room for it, if need be in place of spare ones."""
+        placement = next((spare for spare in self._spare if spare.size == size), None)
+        if placement is None:
+            self.give_back_spare()
+            placement = Placement(self.slots, self._rooms.take(size), size)
+        else:
+            self._spare.remove(placement)
+        self._taken.append(placement)
+        return placement
+
+    def leave(self, placement: Placement) -> None:
+        """Its group has ended: another can be formed in it, if its node lives on."""
+        self._taken.remove(placement)
+        if placement.is_whole(self.slots.nodes):
+            self._spare.append(placement)
+        else:
+            placement.give_back()
+        self._measure()
+
+    def give_back_spare(self) -> None:
+        for placement in self._spare:
+            placement.give_back()
+        self._spare.clear()
+        self._measure()
+
+    def give_back(self) -> None:
+        """All of them; the run is over."""
+        for placement in (*self._taken, *self._spare):
+            placement.give_back()
+        self.forget()
+
+    def forget(self) -> None:
+        """With the head of the cluster, everything is gone that could be given back, and asking would block."""
+        self._taken.clear()
+        self._spare.clear()
+
+    def _measure(self) -> None:
+        self._rooms = Rooms({node_id: node.num_gpus for node_id, node in self.slots.nodes.items()})
+        for placement in (*self._taken, *self._spare):
+            self._rooms.fill(placement.node, placement.size)

@@ -1,0 +1,66 @@
+"""What is kept of clips whose node was taken away: `resume/<clip_id>-<steps done>.safetensors` at the output."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipSpec
+from lynx_batch.errors import MissingObject, UnfitState
+from lynx_model.sampler import Midway
+
+NAME = re.compile(r"(?P<clip_id>[0-9a-f]+)-(?P<num_steps_done>\d+)\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedClips:
+    """Those of one output. `software` is that of this process: other versions may not come to the same picture."""
+
+    output: str
+    software: Mapping[str, str]
+
+    def save(self, clip: ClipSpec, midway: Midway) -> None:
+        """Some tens of MB: a few times the clip's latents."""
+        uri = _uri(self.output, clip.clip_id, midway.num_steps_done)
+        storage.write_bytes(uri, save(midway.tensors, self._stamp(clip, midway.num_steps_done)))
+
+    def load(self, clip: ClipSpec, num_steps_done: int) -> Midway:
+        """Raises UnfitState if it is not there, is not whole, or is of another clip or other software."""
+        uri = _uri(self.output, clip.clip_id, num_steps_done)
+        try:
+            content = storage.read_bytes(uri)
+            tensors, stamp = load(content), _read_stamp(content)
+        except (MissingObject, SafetensorError) as error:
+            raise UnfitState(f"{storage.redact(uri)}: {error}") from error
+        if stamp != self._stamp(clip, num_steps_done):
+            raise UnfitState(f"{storage.redact(uri)}: must be of this clip and of the same software")
+        return Midway(num_steps_done, tensors)
+
+    def _stamp(self, clip: ClipSpec, num_steps_done: int) -> dict[str, str]:
+        software = json.dumps(dict(self.software), sort_keys=True)
+        return {"clip_id": clip.clip_id, "num_steps_done": str(num_steps_done), "software": software}
+
+
+def find_saved(output: str) -> dict[str, int]:
+    """The clips that can go on, and after how many steps."""
+    names = sorted(file.uri.rpartition("/")[2] for file in storage.list_files(storage.join(output, "resume")))
+    found = filter(None, map(NAME.fullmatch, names))
+    return {match["clip_id"]: int(match["num_steps_done"]) for match in found}
+
+
+def delete_saved(output: str, clip_id: str, num_steps_done: int) -> None:
+    storage.delete(_uri(output, clip_id, num_steps_done))
+
+
+def _uri(output: str, clip_id: str, num_steps_done: int) -> str:
+    return storage.join(output, "resume", f"{clip_id}-{num_steps_done:04}.safetensors")
+
+
+def _read_stamp(content: bytes) -> dict[str, str]:
+    """The metadata of a file that safetensors could read: 8 bytes of length, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))

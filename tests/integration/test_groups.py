@@ -1,0 +1,175 @@
+"""Groups on a real Ray cluster whose nodes come, go and are taken away while a run goes on."""
+
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+from lynx_batch.config import ClusterConfig, load_run_config
+from lynx_batch.execution.cluster import connected
+from lynx_batch.execution.driver import Progress
+from lynx_batch.execution.group import Group
+from lynx_batch.execution.placement import Placements
+from lynx_batch.execution.prepare import Selection, identify_model
+from lynx_batch.execution.run import render
+from lynx_batch.execution.tasks import WorkerSettings
+from lynx_batch.planning import upkeep
+from lynx_model.spec import ParallelPlan
+from tests.integration.test_render import Job, decode, row, wait_until
+
+pytestmark = pytest.mark.ray
+
+MANY_STEPS = 600  # 10 s of one core of 2026
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head without slots, and without tokens: tests add the nodes that they need."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True) as folder:
+        head = {**NODE, "num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
+        cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
+    def make(num_rows: int, steps: int = 2, **cluster: object) -> Job:
+        rows = [row(seed=seed) for seed in range(num_rows)]
+        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=steps, settings={"cluster": cluster})
+
+    return make
+
+
+def states_of_placement_groups(cluster: Cluster) -> list[str]:
+    return [entry["state"] for entry in cluster.global_state.placement_group_table().values()]
+
+
+def groups_of(job: Job) -> set[str]:
+    return {event.group for event in job.events()}
+
+
+def drain(cluster: Cluster, node: Any, within_s: float) -> None:
+    deadline_ms = int((time.time() + within_s) * 1000)
+    gcs = GcsClient(address=cluster.gcs_address)
+    is_accepted, reason = gcs.drain_node(node.node_id, DRAIN_NODE_REASON_PREEMPTION, "spot", deadline_ms)
+    assert is_accepted, reason
+
+
+def test_a_clip_on_a_node_that_is_taken_away_goes_on_elsewhere_with_the_same_picture(
+    make_job: Callable[..., Job], cluster: Cluster, tmp_path: Path
+) -> None:
+    job, doomed = make_job(2, steps=MANY_STEPS), cluster.add_node(**NODE)
+    process = job.start("--address", cluster.address)
+    wait_until(lambda: job.num_commits() >= 1, process)
+    cluster.add_node(**NODE)
+    drain(cluster, doomed, within_s=upkeep.SAVE_S)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+
+    saved = [event for event in job.events() if "saved after" in (event.error or "")]
+    assert [event.error_type for event in saved] == ["NodeDrained"]
+    assert [r["attempts"] for r in job.metadata()] == [1, 1]
+    assert list(Path(job.output, "resume").iterdir()) == []
+    assert set(states_of_placement_groups(cluster)) == {"REMOVED"}
+
+    resumed = {r["clip_id"]: decode(Path(job.output) / r["clip_uri"]) for r in job.metadata()}
+    job.output = str(tmp_path / "undisturbed")
+    assert job.run("--output", job.output, "--address", cluster.address).exit_code == 0
+    for r in job.metadata():
+        difference = decode(Path(job.output) / r["clip_uri"]).astype(np.int16) - resumed[str(r["clip_id"])]
+        assert abs(difference).max() <= 2, "what x264 may differ by"
+
+
+def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
+    make_job: Callable[..., Job], cluster: Cluster
+) -> None:
+    job, first = make_job(6, steps=MANY_STEPS // 4), cluster.add_node(**NODE)
+    process = job.start("--address", cluster.address)
+    wait_until(lambda: job.num_commits() >= 1, process)
+    cluster.add_node(**NODE)
+    wait_until(lambda: len(groups_of(job)) == 2, process)
+    cluster.remove_node(first, allow_graceful=False)
+    _, stderr = process.communicate(timeout=300)
+
+    assert process.returncode == 0, stderr
+    assert [r["attempts"] for r in job.metadata()] == [1] * 6
+    assert set(states_of_placement_groups(cluster)) == {"REMOVED"}
+
+
+def test_groups_that_end_are_formed_anew_where_they_were(make_job: Callable[..., Job], cluster: Cluster) -> None:
+    cluster.add_node(**NODE)
+    job = make_job(3, max_clips_per_group=1)
+    result = job.run("--address", cluster.address)
+    assert result.exit_code == 0, result.stderr
+    assert groups_of(job) == {"g0", "g1", "g2"}
+    assert states_of_placement_groups(cluster) == ["REMOVED"], "there was only one"
+
+
+def test_a_group_that_is_not_ready_in_time_ends_the_run_and_says_so(make_job: Callable[..., Job]) -> None:
+    result = make_job(1, ready_within_s=0.01).run()
+    assert result.exit_code == 4
+    assert "none was ever ready" in result.stdout
+    assert "not ready after cluster.ready_within_s=0.01; its placement group is" in result.stdout
+
+
+def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "UNPREDICTED_CLIP_S", 20.0)
+    job, stopped = make_job(1, steps=MANY_STEPS // 4, max_groups=1), list[psutil.Process]()
+
+    def stop_the_first_worker(progress: Progress) -> None:
+        if progress.running and not stopped:
+            children = psutil.Process().children(recursive=True)
+            stopped.extend(child for child in children if any("ray::Worker" in part for part in child.cmdline()))
+            for worker in stopped:
+                worker.send_signal(signal.SIGSTOP)
+
+    config = load_run_config(job.folder / "run.yaml", {})
+    summary = render(config, Selection(), announce=lambda text: None, watch=stop_the_first_worker)
+
+    assert not summary.stopped_by
+    assert [r["attempts"] for r in job.metadata()] == [1]
+    lost = [event for event in job.events() if event.error_type == "GroupLost"]
+    assert ["20 s without an answer" in str(event.error) for event in lost] == [True]
+    assert not any(worker.is_running() for worker in stopped)
+
+
+def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cluster: Cluster) -> None:
+    cluster.add_node(**{**NODE, "num_cpus": 2})
+    config = load_run_config(make_job(1).folder / "run.yaml", {"cluster.address": cluster.address})
+    settings = WorkerSettings(
+        run_id=f"{datetime.now(UTC):%H%M%S}",
+        output=config.output,
+        model=config.model.source,
+        faces=config.faces,
+        engine=config.engine,
+        identity=identify_model(config),
+        plan=ParallelPlan(),
+        crf=18,
+    )
+    with connected(config.cluster) as slots:
+        placements = Placements(slots)
+        for number in range(20):
+            placement = placements.take(1 + number % 2)
+            group = Group(f"g{number}", settings, placement, ClusterConfig())
+            group.end()
+            placements.leave(placement)
+        placements.give_back()
+        wait_until(lambda: set(states_of_placement_groups(cluster)) == {"REMOVED"})
+        wait_until(lambda: ray.available_resources().get("CPU", 0) == 2)
+    assert len(states_of_placement_groups(cluster)) <= 20
