@@ -140,7 +140,9 @@ def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
                 worker.send_signal(signal.SIGSTOP)
 
     config = load_run_config(job.folder / "run.yaml", {})
-    summary = render(config, Selection(), announce=lambda text: None, watch=stop_the_first_worker)
+    summary = render(
+        config, Selection(), is_unsafe_allowed=False, announce=lambda text: None, watch=stop_the_first_worker
+    )
 
     assert not summary.stopped_by
     assert [r["attempts"] for r in job.metadata()] == [1]
@@ -161,6 +163,7 @@ def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cl
         identity=identify_model(config),
         plan=ParallelPlan(),
         crf=18,
+        is_store_safe=True,
     )
     with connected(config.cluster) as slots:
         placements = Placements(slots)

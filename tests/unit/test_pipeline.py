@@ -117,6 +117,13 @@ def test_guidance_until_half_equals_a_loop_that_drops_the_other_branches_there(f
     assert (full.denoise(make_subject(), params) - latents).abs().max() < 1e-5
 
 
+def test_as_many_steps_as_are_allowed_can_be_made(full: LynxPipeline) -> None:
+    params = replace(PARAMS, num_inference_steps=1000)
+    scheduler = sampler.make_schedule(full._model.scheduler_config, params, torch.device("cpu"))
+    latents = sampler.denoise(lambda latents, *_: 0.1 * latents, torch.randn(1, 16, 2, 6, 8), scheduler)
+    assert latents.isfinite().all()
+
+
 def test_blocks_that_the_model_lacks_are_refused(lite: LynxPipeline) -> None:
     with pytest.raises(InvalidParams, match="ip_blocks='0-4': must lie within the model's blocks, 0-3"):
         lite.prepare(make_subject(), replace(PARAMS, ip_blocks="0-4"))
