@@ -56,7 +56,9 @@ def make_schedule(config: dict[str, object], params: RenderParams, device: torch
         sigmas=np.linspace(0.999, 0.0, params.num_inference_steps + 1)[:-1],
         device=device,
     )
-    scheduler.set_begin_index(0)  # from about 500 steps on several share a timestep, and diffusers would begin at the second
+    scheduler.set_begin_index(
+        0
+    )  # from about 500 steps on several share a timestep, and diffusers would begin at the second
     return scheduler
 
 
