@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from typing import TYPE_CHECKING
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import MissingObject, UnfitState
-from lynx_model.sampler import Midway
+
+if TYPE_CHECKING:
+    from lynx_model.sampler import Midway
 
 NAME = re.compile(r"(?P<clip_id>[0-9a-f]+)-(?P<num_steps_done>\d+)\.safetensors")
 
@@ -23,13 +23,20 @@ class SavedClips:
     output: str
     software: Mapping[str, str]
 
-    def save(self, clip: ClipSpec, midway: Midway) -> None:
+    def save(self, clip: ClipSpec, midway: "Midway") -> None:
         """Some tens of MB: a few times the clip's latents."""
+        from safetensors.torch import save
+
         uri = _uri(self.output, clip.clip_id, midway.num_steps_done)
         storage.write_bytes(uri, save(midway.tensors, self._stamp(clip, midway.num_steps_done)))
 
-    def load(self, clip: ClipSpec, num_steps_done: int) -> Midway:
+    def load(self, clip: ClipSpec, num_steps_done: int) -> "Midway":
         """Raises UnfitState if it is not there, is not whole, or is of another clip or other software."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from lynx_model.sampler import Midway
+
         uri = _uri(self.output, clip.clip_id, num_steps_done)
         try:
             content = storage.read_bytes(uri)

@@ -1,18 +1,22 @@
-"""The Ray actor: one rank of a group, on one GPU (or one CPU slot where there are no GPUs)."""
+"""The Ray actor: one rank of a group, on one GPU (or one CPU slot where there are no GPUs).
+
+A driver places workers and needs nothing of what they need, so that is imported when a worker loads its model.
+"""
 
 import os
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import ray
-import torch
 
-from lynx_batch.execution.renderer import Renderer
 from lynx_batch.execution.staging import with_staged_weights
 from lynx_batch.execution.tasks import Drawn, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.ledger.trace import Span
 from lynx_batch.telemetry import configure_logging
-from lynx_model import parallel
+
+if TYPE_CHECKING:
+    from lynx_batch.execution.renderer import Renderer
 
 COLLECTIVE_TIMEOUT_S = 600.0
 """After how long a rank gives up on the others: longer than any one step or decode takes."""
@@ -25,6 +29,8 @@ class Worker:
     `progress` and `pause`, `prefetch`, and `deliver` have a thread each: while a clip is rendered, its step can be asked for, the next
     clip's photo is read and the clip before is delivered.
     """
+
+    _renderer: "Renderer"
 
     def __init__(self, settings: WorkerSettings, rank: int) -> None:
         configure_logging()
@@ -40,6 +46,9 @@ class Worker:
 
     def load(self, address: str) -> Loaded:
         """Brings the weights to this node, meets the other ranks at `address` and loads the model."""
+        from lynx_batch.execution.renderer import Renderer
+        from lynx_model import parallel
+
         start_s, settings = time.time(), with_staged_weights(self._settings)
         device = self._claim_device()
         num_ranks = self._settings.plan.num_ranks
@@ -82,6 +91,8 @@ class Worker:
 
     def _claim_device(self) -> str:
         """This rank's own device. All GPUs of the node stay visible to it, so that ranks can reach each other's memory."""
+        import torch
+
         if not torch.cuda.is_available():
             torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
             return "cpu"

@@ -31,3 +31,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("module", ["check", "build", "manifest", "photos", "faces"])
 def test_intake_imports_nothing_heavy(module: str) -> None:
     assert modules_after(f"import lynx_batch.intake.{module}, lynx_batch.config") & HEAVY == set()
+
+
+def test_a_driver_imports_ray_and_nothing_of_the_model() -> None:
+    assert modules_after("import lynx_batch.execution.run") & HEAVY == {"ray"}
