@@ -33,12 +33,13 @@ def decode_frames(vae: AutoencoderKLWan, decoder: VideoDecoder, latents_BCFHW: T
     """uint8 (F, H, W, 3) RGB frames of one clip, on the host; `decoder` is the one of `vae`."""
     mean, std = _statistics(vae, latents_BCFHW)
     own_BCFHW = (latents_BCFHW * std + mean).to(vae.device, vae.dtype)
-    return torch.cat([_grey_levels(pixels) for pixels in decoder.pixels(own_BCFHW)]).cpu().numpy()
+    return torch.cat([grey_levels(pixels) for pixels in decoder.pixels(own_BCFHW)]).cpu().numpy()
 
 
-def _grey_levels(pixels_BCFHW: Tensor) -> Tensor:
-    grey_levels = ((pixels_BCFHW[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return grey_levels.permute(1, 2, 3, 0)
+def grey_levels(pixels_BCFHW: Tensor) -> Tensor:
+    """uint8 (F, H, W, 3) of one clip's pixels in -1..1, on their device."""
+    levels = ((pixels_BCFHW[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(1, 2, 3, 0)
 
 
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:

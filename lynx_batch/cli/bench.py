@@ -1,19 +1,30 @@
 """`lynx-batch bench`: what this machine's GPUs make of the model."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from lynx_batch.config import DefaultsConfig, FacesConfig, VideoConfig
 from lynx_batch.errors import ConfigError
+from lynx_model.faces.identity import OWN_RECOGNISER
 
 if TYPE_CHECKING:
     from lynx_model.bench.forward import BenchReport
     from lynx_model.bench.scaling import CellResult
+    from lynx_model.bench.stages import StageTime
+
+LEFT_OUT = {"subject": "it needs a --photo", "encode": "it needs the package av"}
+"""What a stage lacks that was not measured."""
 
 bench_app = typer.Typer(help="Measure the engine on this machine.", no_args_is_help=True)
 
@@ -32,20 +43,33 @@ def engine(
     is_lite: IsLite = False,
     blocks: Blocks = 40,
     runs: Runs = 5,
+    photo: Annotated[Path | None, typer.Option(exists=True, help="Of a face; adds the stage that reads it.")] = None,
+    faces: Annotated[
+        str, typer.Option(help="Name or folder of the face pack that reads the photo.")
+    ] = FacesConfig().pack,
     usd_per_hour: Annotated[float | None, typer.Option(help="Price of a GPU; adds the cost of a clip.")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the report here, too.")] = None,
 ) -> None:
-    """Time one forward of the true size with random weights, beside others' ways and the floor that the card's kernels set."""
+    """Time one forward of the true size with random weights, beside others' ways and the floor that the card's kernels set; then
+    each stage of a clip.
+    """
     import torch
 
     from lynx_model.bench.forward import bench_forward
+    from lynx_model.bench.stages import bench_stages
 
+    read_subject = _subject_reader(photo, faces) if photo is not None else None
+    encode = _encode if find_spec("av") is not None else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = _case(width=width, height=height, num_frames=frames, is_lite=is_lite, num_blocks=blocks)
     report = bench_forward(case, device=device, num_runs=runs)
-    Console(width=140).print(_table(report, usd_per_hour))
+    console = Console(width=140)
+    console.print(_table(report, usd_per_hour))
+    stages = bench_stages(report, device=device, num_runs=runs, read_subject=read_subject, encode=encode)
+    console.print(_stage_table(stages))
     if out is not None:
-        out.write_text(json.dumps(asdict(report) | {"floor_ms": report.floor_ms}, indent=1), encoding="utf-8")
+        more = {"floor_ms": report.floor_ms, "stages": [asdict(stage) for stage in stages]}
+        out.write_text(json.dumps(asdict(report) | more, indent=1), encoding="utf-8")
 
 
 @bench_app.command()
@@ -88,6 +112,23 @@ def _numbers(field: str, text: str, separator: str, count: int | None = None) ->
     return [int(part) for part in parts]
 
 
+def _subject_reader(photo: Path, pack: str) -> Callable[[], object]:
+    from lynx_model.faces.photo import read_photo
+    from lynx_model.faces.reader import FaceReader
+
+    reader, data = FaceReader.load(pack, OWN_RECOGNISER), photo.read_bytes()
+    return lambda: reader.read(read_photo(data))
+
+
+def _encode(frames_FHWC: NDArray[np.uint8]) -> None:
+    """As a clip is delivered, but for the upload."""
+    from lynx_batch.delivery.video import encode_mp4, write_poster
+
+    with TemporaryDirectory(prefix="lynx-batch-") as scratch:
+        encode_mp4(frames_FHWC, Path(scratch, "clip.mp4"), fps=DefaultsConfig().fps, crf=VideoConfig().crf)
+        write_poster(frames_FHWC, Path(scratch, "clip.jpg"))
+
+
 def _table(report: "BenchReport", usd_per_hour: float | None = None) -> Table:
     case = report.case
     title = (
@@ -112,6 +153,23 @@ def _table(report: "BenchReport", usd_per_hour: float | None = None) -> Table:
         )
     products, attention = report.floor_products_ms, report.floor_attention_ms
     table.add_row(f"floor: products {products:.0f} + attention {attention:.0f}", f"{report.floor_ms:.1f}")
+    return table
+
+
+def _stage_table(stages: "list[StageTime]") -> Table:
+    from lynx_model.bench.stages import own_stages
+
+    own = own_stages(stages)
+    clip_s = sum(stage.seconds for stage in own)
+    measured = {stage.stage for stage in own}
+    absent = [f"{name} is left out: {need}" for name, need in LEFT_OUT.items() if name not in measured]
+    table = Table(
+        *("stage", "manner", "s", "of a clip", "peak GiB"), title="Each stage of a clip", caption="; ".join(absent)
+    )
+    for stage in stages:
+        share = f"{stage.seconds / clip_s:.2%}" if stage in own else ""
+        table.add_row(stage.stage, stage.manner, f"{stage.seconds:.3f}", share, f"{stage.peak_gib:.1f}")
+    table.add_row("all", "", f"{clip_s:.1f}")
     return table
 
 

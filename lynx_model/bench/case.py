@@ -3,7 +3,7 @@
 Weights and inputs are never zeros: zeros draw less power, so a card runs faster on them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,13 +26,21 @@ DTYPE = torch.bfloat16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchCase:
-    """The model's size and the clip's; the defaults are what was published as full. Lite has neither references nor biases."""
+    """The sizes of the model, its text encoder, its VAE, and the clip; the defaults are what was published as full.
+
+    Lite has neither references nor biases.
+    """
 
     num_blocks: int = 40
     num_heads: int = 40
     head_dim: int = 128
     ff_width: int = 13824
     text_size: int = 4096
+    num_text_blocks: int = 24
+    num_text_heads: int = 64
+    text_ff_width: int = 10240
+    vocabulary_size: int = 256384
+    vae_channels: int = 96
     width: int = 832
     height: int = 480
     num_frames: int = 81
@@ -83,15 +91,20 @@ def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer
             text_dim=case.text_size,
         )
         model.attach_adapters(_adapters(case))
-    kept = set(model._keep_in_fp32_modules)
-    for name, parameter in list(model.named_parameters()):
-        owner, _, leaf = name.rpartition(".")
-        dtype = torch.float32 if kept & set(name.split(".")) else DTYPE
-        weight = torch.empty(parameter.shape, device=device, dtype=dtype).normal_(std=WEIGHT_STD)
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
+    draw_weights(model, device, in_float32=model._keep_in_fp32_modules)
     model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
     model.arrange_weights(EngineOptions(), device)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[str] = ()) -> None:
+    """Gives `module` random parameters on `device`; those are float32 that have one of these words in their names."""
+    kept = set(in_float32)
+    for name, parameter in list(module.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        dtype = torch.float32 if kept & set(name.split(".")) else DTYPE
+        weight = torch.empty(parameter.shape, device=device, dtype=dtype).normal_(std=WEIGHT_STD)
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
 
 
 def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device) -> ForwardInputs:

@@ -81,7 +81,7 @@ class ForwardBench:
                 name=name,
                 ms=ms,
                 first_s=first_s,
-                peak_gib=_peak_gib(self.device),
+                peak_gib=peak_gib(self.device),
                 error=float(error),
                 tflops=self.case.flop / ms / 1e9,
                 clip_s=NUM_STEPS * self.case.num_branches * ms / 1000,
@@ -160,5 +160,6 @@ class Floor:
         return torch.randn(shape, device=self._device, dtype=DTYPE)
 
 
-def _peak_gib(device: torch.device) -> float:
+def peak_gib(device: torch.device) -> float:
+    """Of tensors since the last reset; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0

@@ -15,6 +15,7 @@ from torch.multiprocessing.spawn import spawn
 
 from lynx_model import parallel
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
+from lynx_model.bench.forward import peak_gib
 from lynx_model.bench.timing import time_ms
 from lynx_model.spec import EngineOptions, ParallelPlan
 
@@ -111,7 +112,7 @@ def _measure(cell: Cell, device: torch.device, num_runs: int) -> CellResult:
         num_gpus=cell.plan.num_ranks,
         num_branches=cell.case.num_branches,
         step_ms=median(time_ms(step, device) for _ in range(num_runs)),
-        peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0,
+        peak_gib=peak_gib(device),
     )
 
 

@@ -8,6 +8,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from lynx_model.bench.case import BenchCase
+from lynx_model.bench.stages import random_vae
 from lynx_model.bench.timing import time_ms
 from lynx_model.decoder import VideoDecoder
 from lynx_model.geometry import latent_shape
@@ -17,15 +19,9 @@ CUDA = torch.device("cuda")
 NUM_RUNS = 3
 
 
-def random_vae() -> AutoencoderKLWan:
-    """Of the published shape; its weights keep the signal's size, so that the picture is neither flat nor clipped."""
+def same_vae() -> AutoencoderKLWan:
     torch.manual_seed(0)
-    with CUDA:
-        vae = AutoencoderKLWan()
-    for layer in vae.modules():
-        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Conv3d)):
-            torch.nn.init.normal_(layer.weight, std=(0.7 / layer.weight[0].numel()) ** 0.5)
-    return vae.eval()
+    return random_vae(BenchCase(), CUDA)
 
 
 def error(decode: Callable[[], Tensor], exact: Tensor) -> float:
@@ -38,8 +34,8 @@ def error(decode: Callable[[], Tensor], exact: Tensor) -> float:
 def test_a_compiled_decode_is_faster_than_diffusers_own_and_closer_to_float32() -> None:
     forbid_tf32()
     latents = torch.randn(latent_shape(width=832, height=480, num_frames=81), device=CUDA).bfloat16()
-    exact = random_vae().decode(latents.float()).sample.cpu()
-    vae, decoder = random_vae().bfloat16(), VideoDecoder(random_vae().bfloat16(), is_compiled=True)
+    exact = same_vae().decode(latents.float()).sample.cpu()
+    vae, decoder = same_vae().bfloat16(), VideoDecoder(same_vae().bfloat16(), is_compiled=True)
 
     def plain() -> Tensor:
         return vae.decode(latents).sample

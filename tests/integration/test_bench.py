@@ -5,25 +5,52 @@ from pathlib import Path
 import pytest
 import torch
 
-from lynx_batch.cli.bench import _scaling_table, _table
+from lynx_batch.cli.bench import _encode, _scaling_table, _stage_table, _subject_reader, _table
 from lynx_model.bench.baselines import forward_like, manners
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
-from lynx_model.bench.forward import bench_forward
+from lynx_model.bench.forward import BenchReport, bench_forward
 from lynx_model.bench.scaling import bench_scaling, plan_cells
+from lynx_model.bench.stages import StageTime, bench_stages, own_stages
+from tests.models import ROOT
 
 CPU = torch.device("cpu")
 SIZES = {"num_blocks": 2, "num_heads": 2, "head_dim": 16, "ff_width": 32, "text_size": 8, "width": 32, "height": 32}
-TINY = BenchCase(**SIZES, num_frames=5)
+TEXT = {"num_text_blocks": 1, "num_text_heads": 1, "text_ff_width": 8, "vocabulary_size": 16}
+TINY = BenchCase(**SIZES, **TEXT, vae_channels=8, num_frames=5)
+
+
+@pytest.fixture(scope="module")
+def report() -> BenchReport:
+    return bench_forward(TINY, device=CPU, num_runs=2)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_every_row_is_measured_and_renders_the_same() -> None:
-    report = bench_forward(TINY, device=CPU, num_runs=2)
+def test_every_row_is_measured_and_renders_the_same(report: BenchReport) -> None:
     names = ["original-like, torch", "diffusers, eager, torch", "eager, bfloat16", "compiled, bfloat16"]
     assert [m.name for m in report.measurements] == [*names, "compiled, fp8 linears"]
     assert all(m.ms > 0 and m.error < 0.05 for m in report.measurements)
     assert report.floor_ms > 0
     assert _table(report, usd_per_hour=3.0).row_count == 6
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_stage_of_a_clip_is_measured(report: BenchReport, face_pack: Path) -> None:
+    read_subject = _subject_reader(ROOT / "jobs" / "demo" / "subjects" / "grace-hopper.jpg", str(face_pack))
+    stages = bench_stages(report, device=CPU, num_runs=1, read_subject=read_subject, encode=_encode)
+    assert [stage.stage for stage in own_stages(stages)] == ["subject", "text", "denoise", "decode", "encode"]
+    assert [stage.manner for stage in stages if stage.stage == "text"] == ["resident", "staged"]
+    assert [stage.manner for stage in stages if stage.stage == "decode"] == [
+        "compiled, bfloat16",
+        "diffusers, bfloat16",
+    ]
+    assert all(stage.seconds > 0 for stage in stages)
+    assert not _stage_table(stages).caption
+
+
+def test_a_stage_that_was_not_measured_is_named_with_what_it_lacks() -> None:
+    caption = _stage_table([StageTime(stage="denoise", manner="m", seconds=1.0, peak_gib=0.0)]).caption
+    assert "subject is left out: it needs a --photo" in str(caption)
+    assert "encode is left out: it needs the package av" in str(caption)
 
 
 @pytest.mark.parametrize("is_lite", [False, True], ids=["full", "lite"])

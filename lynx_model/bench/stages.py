@@ -1,0 +1,162 @@
+"""What each stage of a clip takes, with modules of the true size and random weights; one stage's are gone before the next begins.
+
+Shapes: B batch, C channels, F frames, H rows, W columns, S tokens of text.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from statistics import median
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import BatchEncoding, UMT5Config, UMT5EncoderModel
+
+from lynx_model.bench.case import DTYPE, BenchCase, draw_weights
+from lynx_model.bench.forward import BF16, BenchReport, peak_gib
+from lynx_model.bench.timing import time_ms
+from lynx_model.decoder import VideoDecoder
+from lynx_model.geometry import latent_shape
+from lynx_model.spec import TextPlacement
+from lynx_model.text import NUM_TEXT_TOKENS, TextEncoder
+from lynx_model.vae import decode_frames, grey_levels
+
+CONV_GAIN = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """One way to carry out a stage; `seconds` is the median of several, `peak_gib` what the stage held of the device."""
+
+    stage: str
+    manner: str
+    seconds: float
+    peak_gib: float
+
+
+class StageBench:
+    """The stages of a case's clip, as far as they were measured."""
+
+    def __init__(self, case: BenchCase, device: torch.device, num_runs: int) -> None:
+        self._case, self._device, self._num_runs = case, device, num_runs
+        self.times: list[StageTime] = []
+
+    def measure(self, stage: str, manner: str, call: Callable[[], object]) -> None:
+        """Adds a row, after a first call that does not count."""
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
+        call()
+        ms = median(time_ms(call, self._device) for _ in range(self._num_runs))
+        self.times.append(StageTime(stage=stage, manner=manner, seconds=ms / 1000, peak_gib=peak_gib(self._device)))
+
+    def measure_text(self) -> None:
+        """A prompt of all tokens, whose encoder is on the device and then in host memory."""
+        encoder = _random_text_encoder(self._case, self._device)
+        self._measure_text(encoder, "resident")
+        self._measure_text(encoder.cpu(), "staged")
+
+    def measure_decode(self) -> NDArray[np.uint8]:
+        """Random latents, decoded as the engine does; gives the frames."""
+        vae = random_vae(self._case, self._device).bfloat16()
+        decode = partial(decode_frames, vae, VideoDecoder(vae, is_compiled=True), self._draw_latents())
+        self.measure("decode", "compiled, bfloat16", decode)
+        return decode()
+
+    def measure_plain_decode(self) -> None:
+        """Random latents, decoded as diffusers does."""
+        vae, latents_BCFHW = random_vae(self._case, self._device).bfloat16(), self._draw_latents().to(DTYPE)
+        self.measure("decode", "diffusers, bfloat16", lambda: grey_levels(vae.decode(latents_BCFHW).sample).cpu())
+
+    def _measure_text(self, encoder: UMT5EncoderModel, placement: TextPlacement) -> None:
+        tokenizer, unread = _RandomTokens(self._case.vocabulary_size), count()
+        text = TextEncoder(tokenizer, encoder, device=self._device, placement=placement)
+        self.measure("text", placement, lambda: text.embed(str(next(unread))))
+
+    def _draw_latents(self) -> Tensor:
+        case = self._case
+        shape = latent_shape(width=case.width, height=case.height, num_frames=case.num_frames)
+        return torch.randn(shape, device=self._device)
+
+
+@torch.inference_mode()
+def bench_stages(
+    report: BenchReport,
+    *,
+    device: torch.device,
+    num_runs: int = 5,
+    read_subject: Callable[[], object] | None = None,
+    encode: Callable[[NDArray[np.uint8]], object] | None = None,
+) -> list[StageTime]:
+    """All stages in a clip's order. The first row of each is the engine's own way, a second one another.
+
+    Args:
+        report: Tells how long the case's denoising takes.
+        device: Where the modules are.
+        num_runs: Measurements per row.
+        read_subject: Makes a photo a subject; without it there is no such row.
+        encode: Makes a file of uint8 (F, H, W, 3) RGB frames; without it there is no such row.
+    """
+    torch.manual_seed(0)
+    bench = StageBench(report.case, device, num_runs)
+    if read_subject is not None:
+        bench.measure("subject", "host", read_subject)
+    bench.measure_text()
+    bench.times.append(_denoise(report))
+    frames_FHWC = bench.measure_decode()
+    bench.measure_plain_decode()
+    if encode is not None:
+        bench.measure("encode", "host", lambda: encode(frames_FHWC))
+    return bench.times
+
+
+def own_stages(times: Sequence[StageTime]) -> list[StageTime]:
+    """The rows that a clip is made of: the engine's own way of each stage."""
+    return [time for index, time in enumerate(times) if time.stage not in {other.stage for other in times[:index]}]
+
+
+def random_vae(case: BenchCase, device: torch.device) -> AutoencoderKLWan:
+    """In float32; its convolutions keep the signal's size, so that the picture is neither flat nor clipped."""
+    with device:
+        vae = AutoencoderKLWan(base_dim=case.vae_channels)
+    for layer in vae.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+            nn.init.normal_(layer.weight, std=(CONV_GAIN / layer.weight[0].numel()) ** 0.5)
+    return vae.eval()
+
+
+def _denoise(report: BenchReport) -> StageTime:
+    (compiled,) = [m for m in report.measurements if m.name == BF16]
+    return StageTime(stage="denoise", manner=BF16, seconds=compiled.clip_s, peak_gib=compiled.peak_gib)
+
+
+class _RandomTokens:
+    """In place of a tokenizer: any prompt is other tokens, as many as there can be."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self._vocabulary_size = vocabulary_size
+
+    def __call__(self, _prompt: str, **_options: object) -> BatchEncoding:
+        tokens_BS = torch.randint(self._vocabulary_size, (1, NUM_TEXT_TOKENS))
+        return BatchEncoding({"input_ids": tokens_BS, "attention_mask": torch.ones_like(tokens_BS)})
+
+
+def _random_text_encoder(case: BenchCase, device: torch.device) -> UMT5EncoderModel:
+    config = UMT5Config(
+        vocab_size=case.vocabulary_size,
+        d_model=case.text_size,
+        d_ff=case.text_ff_width,
+        num_heads=case.num_text_heads,
+        num_layers=case.num_text_blocks,
+    )
+    with torch.device("meta"):
+        encoder = UMT5EncoderModel(config)
+    draw_weights(encoder, device)
+    encoder.set_input_embeddings(encoder.shared)
+    return encoder.eval()
