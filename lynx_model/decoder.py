@@ -15,6 +15,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lynx_model.graphs import allow_many_graphs
+
 LATENTS_AT_ONCE = 2
 """Latent frames per pass but for the first, which Wan decodes to one frame instead of four."""
 
@@ -30,6 +32,7 @@ class VideoDecoder:
     """Takes over the decoder of `vae`, on its device and in its dtype."""
 
     def __init__(self, vae: AutoencoderKLWan, *, is_compiled: bool) -> None:
+        allow_many_graphs()
         act: Activate = torch.compile(activate, fullgraph=True, dynamic=True) if is_compiled else activate
         self._vae, decoder = vae, vae.decoder
         for block in (decoder.mid_block, *decoder.up_blocks):

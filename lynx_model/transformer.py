@@ -26,14 +26,13 @@ from lynx_model.adapters import (
 )
 from lynx_model.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention
 from lynx_model.errors import WeightsMismatch
+from lynx_model.graphs import allow_many_graphs
 from lynx_model.headers import AdapterSpec
 from lynx_model.offload import BlockStream, call_beside
 from lynx_model.parallel import ParallelContext
 from lynx_model.precision import quantize_blocks
 from lynx_model.sharding import TokenSharding, WholeSequence
 from lynx_model.spec import EngineOptions, ParallelPlan
-
-MAX_COMPILED_SHAPES = 128
 
 
 class BlockConditioning(NamedTuple):
@@ -210,8 +209,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
 
 def _compile(blocks: Iterable[nn.Module]) -> None:
     """Compiles blocks in place, one graph for all of a kind; a new graph for each new shape of the tokens."""
-    # torch gives up after 8 graphs of one function, and a run may hold more shapes than that
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
+    allow_many_graphs()
     for block in blocks:
         block.compile(fullgraph=True, dynamic=False)
 

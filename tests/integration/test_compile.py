@@ -55,6 +55,7 @@ def test_a_run_may_hold_more_shapes_than_torch_compiles_by_default() -> None:
 
 
 @torch.inference_mode()
+@torch._dynamo.config.patch(recompile_limit=1)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_decoder_gives_the_same_pixels_and_compiles_once_for_all_sizes() -> None:
     torch._dynamo.reset()
