@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
 from lynx_model.errors import InvalidParams
+from lynx_model.memory import Setting
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import MAX_LORA_SCALE, EngineOptions, LoraSource, ModelSource, RenderParams, TextPlacement
 
@@ -123,6 +124,17 @@ class EngineConfig(_Section):
             has_fp8_linears=self.precision == "fp8",
             num_bf16_edge_blocks=self.num_bf16_edge_blocks,
             offload=self.offload,
+            text_encoder=self.text_encoder,
+        )
+
+    @property
+    def setting(self) -> Setting:
+        """What decides how much memory it takes, for a group of one GPU."""
+        return Setting(
+            precision=self.precision,
+            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
+            is_compiled=self.compile,
+            is_offloaded=self.offload == "blocks",
             text_encoder=self.text_encoder,
         )
 

@@ -8,13 +8,13 @@ Measured on one H200 for Lynx-full at 81 frames of 832x480 in bfloat16, one guid
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lynx_model.errors import MissingFile
 from lynx_model.geometry import num_tokens
 from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header, read_json
-from lynx_model.spec import ALIGNED_FACE_PX, REF_FILE, ModelSource, TextPlacement
+from lynx_model.spec import ALIGNED_FACE_PX, REF_FILE, ModelSource, ParallelPlan, TextPlacement
 
 GIB = 2**30
 NUM_TEXT_TOKENS = 512
@@ -120,14 +120,14 @@ class ClipSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How an engine keeps its weights and computes. `num_ranks` GPUs share a clip's tokens."""
+    """How an engine keeps its weights and computes, and how the GPUs of a group share a clip."""
 
     precision: str = "bfloat16"
     num_bf16_edge_blocks: int = 0
     is_compiled: bool = False
     is_offloaded: bool = False
     text_encoder: TextPlacement = "resident"
-    num_ranks: int = 1
+    plan: ParallelPlan = field(default_factory=ParallelPlan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,7 @@ class MemoryPlan:
         kept = self.weights_bytes + self.text_encoder_bytes + self.conditioning_bytes
         return kept + max(self.denoise_bytes, self.decode_bytes)
 
-    def fits(self, free_bytes: int) -> bool:
+    def fits(self, free_bytes: float) -> bool:
         return self.peak_bytes + RESERVE_BYTES <= free_bytes
 
 
@@ -188,7 +188,7 @@ def _denoise_bytes(model: ModelSize, clip: ClipSize, setting: Setting, wide: int
     """
     tokens = num_tokens(width=clip.width, height=clip.height, num_frames=clip.num_frames)
     per_token = wide * (2 * model.ff_width + 3 * model.channels) + (0 if setting.is_compiled else 8 * model.channels)
-    return math.ceil(tokens / setting.num_ranks) * per_token
+    return math.ceil(tokens / (setting.plan.ulysses * setting.plan.ring)) * per_token
 
 
 def _decode_bytes(clip: ClipSize, setting: Setting, wide: int) -> int:

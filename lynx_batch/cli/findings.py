@@ -24,6 +24,7 @@ from lynx_model.memory import (
     smallest_change,
 )
 from lynx_model.published import PUBLISHED, FileSource, models_root
+from lynx_model.spec import ParallelPlan
 
 if TYPE_CHECKING:
     from lynx_model.machine import Gpu, Machine
@@ -117,12 +118,12 @@ def fit_published(machine: "Machine | None") -> list[Finding]:
 
 def fit_run(config: RunConfig, machine: "Machine | None") -> Finding:
     """Whether the run's model fits at its default size; rows may ask for larger clips."""
-    num_ranks = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
+    num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
     try:
         size = ModelSize.of(config.model.source)
     except LynxError as error:
         return Finding(subject="model", text=str(error), level=Level.FAULT)
-    return _fit("this run", size, _clip_size(config.defaults), config.engine, num_ranks, machine)
+    return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
 
 
 def _packages(missing: list[str]) -> Finding:
@@ -178,16 +179,9 @@ def _clip_size(defaults: DefaultsConfig) -> ClipSize:
 
 
 def _fit(
-    name: str, model: ModelSize, clip: ClipSize, engine: EngineConfig, num_ranks: int, machine: "Machine | None"
+    name: str, model: ModelSize, clip: ClipSize, engine: EngineConfig, num_gpus: int, machine: "Machine | None"
 ) -> Finding:
-    setting = Setting(
-        precision=engine.precision,
-        num_bf16_edge_blocks=engine.num_bf16_edge_blocks,
-        is_compiled=engine.compile,
-        is_offloaded=engine.offload == "blocks",
-        text_encoder=engine.text_encoder,
-        num_ranks=num_ranks,
-    )
+    setting = replace(engine.setting, plan=ParallelPlan.of_size(num_gpus))
     subject = f"{name}, {clip.num_frames} frames of {clip.width}x{clip.height}, {setting.precision}"
     needed = f"takes {_needs(model, clip, setting)}"
     if machine is None or not machine.gpus:

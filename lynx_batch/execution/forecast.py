@@ -13,10 +13,11 @@ from lynx_batch.execution.staging import brought, find_model, outline
 from lynx_batch.ledger.commits import committed_clip_ids
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.timings import Timing, read_timings
-from lynx_batch.planning.cost import CostModel, ModelSize, Observation, gpu_type, works_of
+from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, options
-from lynx_model.headers import describe_adapters, read_json
+from lynx_model.headers import describe_adapters
+from lynx_model.memory import ModelSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +62,14 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
 
 
 def cost_model(config: RunConfig, timings: Sequence[Timing]) -> CostModel:
-    """Shipped figures for the size of the run's model, corrected by what earlier runs took."""
-    size = _model_size(config)
-    works = works_of((timing.params for timing in timings), size)
+    """Shipped figures for the run's model and engine, corrected by what earlier runs took."""
+    engine = _engine(config)
+    works = works_of((timing.params for timing in timings), engine)
     observations = [
         Observation(gpu=gpu_type(t.device), group_size=t.group_size, work=work, seconds=t.seconds)
         for t, work in zip(timings, works, strict=True)
     ]
-    return CostModel(model=size).fitted(observations)
+    return CostModel(engine=engine).fitted(observations)
 
 
 def ways_to_render(
@@ -94,14 +95,9 @@ def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:
     return possible_sizes(nodes)
 
 
-def _model_size(config: RunConfig) -> ModelSize:
+def _engine(config: RunConfig) -> Engine:
     source, _ = brought(find_model(config.model), config.faces, outline)
-    dimensions = read_json(Path(source.base) / "transformer" / "config.json")
     adapters = describe_adapters(Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None)
-    return ModelSize(
-        num_layers=dimensions["num_layers"],
-        channels=dimensions["num_attention_heads"] * dimensions["attention_head_dim"],
-        ffn_channels=dimensions["ffn_dim"],
-        num_adapters=1 + adapters.has_ref,
-        has_image_guidance=adapters.has_image_guidance,
+    return Engine(
+        size=ModelSize.of(source), setting=config.engine.setting, has_image_guidance=adapters.has_image_guidance
     )

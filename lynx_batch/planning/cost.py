@@ -6,13 +6,14 @@ Encoding and upload run beside the next clip.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from statistics import median
 
 from lynx_model.geometry import num_tokens
-from lynx_model.guidance import num_forwards
+from lynx_model.guidance import num_forwards, plan_branches
+from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, Setting, plan_memory
 from lynx_model.spec import ParallelPlan, RenderParams
 
 DECODE_S_PER_MPX = 1.005 / 32.35
@@ -24,15 +25,19 @@ FIXED_S = 1.0
 LOAD_S = 60.0
 """From a group's birth to its first clip; an estimate."""
 
-EFFICIENCY = {1: 1.0, 2: 0.88, 3: 0.875, 4: 0.87, 6: 0.83, 8: 0.80}
-"""T1 / (N x TN) of a forward on N GPUs. Source: 2 is measured (lynx_model/README.md); 4 is a prototype's, 8 is Wan's own
-table for 720p on H100s; 3 and 6 lie between."""
+EFFICIENCY = {
+    1: (1.0, 1.0, 1.0),
+    2: (0.90, 1.0, 0.952),
+    3: (0.33, 0.67, 1.0),
+    4: (0.876, 0.872, 0.867),
+    6: (0.29, 0.58, 0.87),
+    8: (0.80, 0.85, 0.83),
+}
+"""T1 / (N x TN) of a step of one, two and three guidance branches on N GPUs, shared as `ParallelPlan.of_size` does.
 
-TEXT_AND_VAE_GIB = 11.0
-"""UMT5-XXL and Wan's VAE in bfloat16, resident on every GPU."""
-
-ACTIVATION_GIB_PER_TOKEN = 3.2 / 32_760
-"""Peak beside the weights during a forward. Source: lynx_model/README.md, 37.8 GiB at 32,760 tokens."""
+Source: 2 and 4 are measured (lynx_model/README.md). The others are estimates: on 3 and 6 ranks without a branch idle, 8 is near
+Wan's own table for 720p on H100s.
+"""
 
 IMPOSSIBLE_SHARE = 0.1
 """Denoising in less than this share of the predicted time did not happen: no cache and no precision is that fast."""
@@ -49,13 +54,13 @@ class GpuType:
     is_estimate: bool = True
 
 
-H200 = GpuType(name="H200", products_tflops=657, attention_tflops=680, memory_gib=139, is_estimate=False)
-"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1192 + 1293 ms."""
+H200 = GpuType(name="H200", products_tflops=654, attention_tflops=681, memory_gib=139, is_estimate=False)
+"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1198 + 1290 ms."""
 
 GPU_TYPES = (
     H200,
     # Wan's own code reaches 353 TFLOP/s on an H100 and, at 480p, 358 on an H200: 0.98 of it.
-    GpuType(name="H100", products_tflops=644, attention_tflops=666, memory_gib=79),
+    GpuType(name="H100", products_tflops=641, attention_tflops=667, memory_gib=79),
     # 70 % of 312 TFLOP/s; FlashAttention-2's published rate.
     GpuType(name="A100", products_tflops=218, attention_tflops=200, memory_gib=79),
 )
@@ -70,30 +75,29 @@ def gpu_type(device: str) -> GpuType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSize:
-    """The dimensions of a DiT that decide how long a forward takes. The defaults are Wan2.1-14B's with Lynx-full's."""
+class Engine:
+    """What renders: the model, how it is kept, and whether it has guidance towards the picture; as published, if not told."""
 
-    num_layers: int = 40
-    channels: int = 5120
-    ffn_channels: int = 13_824
-    num_adapters: int = 2
+    size: ModelSize = PUBLISHED_FULL
+    setting: Setting = field(default_factory=Setting)
     has_image_guidance: bool = True
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the blocks; each adapter holds a key and a value projection a block."""
-        d = self.channels
-        return self.num_layers * (8 * d * d + 2 * d * self.ffn_channels + 2 * self.num_adapters * d * d)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a clip asks of a GPU; clips that differ in words and faces alone are the same work."""
+    """What a clip asks of a GPU; clips that differ in words and faces alone are the same work.
+
+    `num_branches` are those of a guided step.
+    """
 
     products_tflop: float
     attention_tflop: float
-    megapixels: float
-    num_tokens: int
+    num_branches: int
+    clip: ClipSize
+
+    @property
+    def megapixels(self) -> float:
+        return self.clip.width * self.clip.height * self.clip.num_frames / 1e6
 
 
 KIND = attrgetter(
@@ -103,27 +107,30 @@ KIND = attrgetter(
 """What of a clip's parameters its work depends on."""
 
 
-def work_of(params: RenderParams, model: ModelSize) -> Work:
+def work_of(params: RenderParams, engine: Engine) -> Work:
     """The work of one clip. Keys and values of text and subject are computed once a clip, so they do not count."""
     tokens = num_tokens(width=params.width, height=params.height, num_frames=params.num_frames)
-    forwards = num_forwards(params, has_image_guidance=model.has_image_guidance)
-    d, layers = model.channels, model.num_layers
+    num_branches = len(plan_branches(params, step=0, has_image_guidance=engine.has_image_guidance))
+    forwards = num_forwards(params, has_image_guidance=engine.has_image_guidance)
+    d, blocks = engine.size.channels, engine.size.num_blocks
     return Work(
-        products_tflop=forwards * layers * 2 * tokens * (6 * d * d + 2 * d * model.ffn_channels) / 1e12,
-        attention_tflop=forwards * layers * 4 * d * tokens**2 / 1e12,
-        megapixels=params.width * params.height * params.num_frames / 1e6,
-        num_tokens=tokens,
+        products_tflop=forwards * blocks * 2 * tokens * (6 * d * d + 2 * d * engine.size.ff_width) / 1e12,
+        attention_tflop=forwards * blocks * 4 * d * tokens**2 / 1e12,
+        num_branches=num_branches,
+        clip=ClipSize(
+            width=params.width, height=params.height, num_frames=params.num_frames, has_guidance=num_branches > 1
+        ),
     )
 
 
-def works_of(clips: Iterable[RenderParams], model: ModelSize) -> list[Work]:
+def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
     """The work of each of many clips, most of which are of few kinds."""
     kinds: dict[Hashable, Work] = {}
     works = []
     for params in clips:
         kind = KIND(params)
         if kind not in kinds:
-            kinds[kind] = work_of(params, model)
+            kinds[kind] = work_of(params, engine)
         works.append(kinds[kind])
     return works
 
@@ -142,17 +149,19 @@ class Observation:
 class CostModel:
     """Predicts seconds and memory. `factors` are measured over predicted seconds, by GPU type and group size."""
 
-    model: ModelSize = ModelSize()
+    engine: Engine = Engine()
     factors: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
     def fitted(self, observations: Iterable[Observation]) -> "CostModel":
         """This model, corrected by the median ratio of each GPU type and group size: outliers do not count."""
-        shipped = CostModel(model=self.model)
+        shipped = CostModel(engine=self.engine)
         ratios = sorted(
             ((o.gpu.name, o.group_size), o.seconds / shipped.seconds(o.work, o.group_size, o.gpu)) for o in observations
         )
         groups = groupby(ratios, key=lambda ratio: ratio[0])
-        return CostModel(model=self.model, factors={key: median(ratio for _, ratio in group) for key, group in groups})
+        return CostModel(
+            engine=self.engine, factors={key: median(ratio for _, ratio in group) for key, group in groups}
+        )
 
     def seconds(self, work: Work, group_size: int, gpu: GpuType) -> float:
         """How long a clip keeps a group busy."""
@@ -168,10 +177,9 @@ class CostModel:
         return 0.0 if gpu is OTHER else IMPOSSIBLE_SHARE * _denoise_s(work, group_size, gpu)
 
     def fits(self, work: Work, group_size: int, gpu: GpuType) -> bool:
-        """Whether the weights, which every rank holds, and a rank's share of the tokens fit the device."""
-        weights_gib = self.model.num_parameters * 2 / 2**30
-        activations_gib = ACTIVATION_GIB_PER_TOKEN * work.num_tokens / ParallelPlan.of_size(group_size).ulysses
-        return weights_gib + TEXT_AND_VAE_GIB + activations_gib <= gpu.memory_gib
+        """Whether a clip of that work, shared by such a group, fits each of its devices."""
+        setting = replace(self.engine.setting, plan=ParallelPlan.of_size(group_size))
+        return plan_memory(self.engine.size, work.clip, setting).fits(gpu.memory_gib * GIB)
 
     def _factor(self, group_size: int, gpu: GpuType) -> float:
         """Of this size, else that of the measured size nearest to it."""
@@ -181,4 +189,4 @@ class CostModel:
 
 def _denoise_s(work: Work, group_size: int, gpu: GpuType) -> float:
     on_one_s = work.products_tflop / gpu.products_tflops + work.attention_tflop / gpu.attention_tflops
-    return on_one_s / (group_size * EFFICIENCY[group_size])
+    return on_one_s / (group_size * EFFICIENCY[group_size][work.num_branches - 1])

@@ -29,7 +29,7 @@ def options(
     max_groups: int | None = None,
 ) -> list[Option]:
     """What each smallest group size of `sizes` comes to on the cluster of `nodes`; the widest of `sizes` fits a node."""
-    works = works_of((clip.params for clip in clips), cost.model)
+    works = works_of((clip.params for clip in clips), cost.engine)
     planned = [(sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:])) for index in range(len(sizes))]
     return [
         Option(sizes=s, clips=p, forecast=Simulation(p, nodes, cost, sizes=s, max_groups=max_groups).run())

@@ -5,24 +5,28 @@ from dataclasses import replace
 import pytest
 
 from lynx_batch.planning.cost import (
-    EFFICIENCY,
     GPU_TYPES,
     H200,
     OTHER,
     CostModel,
-    ModelSize,
+    Engine,
+    GpuType,
     Observation,
     Work,
     gpu_type,
     work_of,
 )
+from lynx_batch.planning.layout import GROUP_SIZES
+from lynx_model.memory import Setting
 from lynx_model.spec import RenderParams
 
 FULL = RenderParams(prompt="p")
+LITE = replace(FULL, guidance_scale_image=None)
+ONE_BRANCH = replace(FULL, guidance_scale=1.0)
 
 
-def work(params: RenderParams = FULL, model: ModelSize | None = None) -> Work:
-    return work_of(params, model or ModelSize())
+def work(params: RenderParams = FULL, engine: Engine | None = None) -> Work:
+    return work_of(params, engine or Engine())
 
 
 def test_a_forward_of_the_published_size_takes_what_was_measured() -> None:
@@ -30,25 +34,34 @@ def test_a_forward_of_the_published_size_takes_what_was_measured() -> None:
     assert one.products_tflop == pytest.approx(783, rel=0.001)
     assert one.attention_tflop == pytest.approx(879, rel=0.001)
     both = [CostModel().seconds(work(replace(FULL, num_inference_steps=n)), 1, H200) for n in (1, 2)]
-    assert both[1] - both[0] == pytest.approx(3 * 2.485, rel=0.002)
+    assert both[1] - both[0] == pytest.approx(3 * 2.488, rel=0.002)
 
 
 def test_work_grows_with_steps_and_branches_and_faster_than_tokens() -> None:
     assert work(replace(FULL, num_inference_steps=100)).products_tflop == pytest.approx(2 * work().products_tflop)
-    assert work(replace(FULL, guidance_scale=1.0)).products_tflop == pytest.approx(work().products_tflop / 3)
-    lite = ModelSize(num_adapters=1, has_image_guidance=False)
-    assert work(model=lite).attention_tflop == pytest.approx(work().attention_tflop * 2 / 3)
+    assert work(ONE_BRANCH).products_tflop == pytest.approx(work().products_tflop / 3)
+    lite = Engine(has_image_guidance=False)
+    assert work(engine=lite).attention_tflop == pytest.approx(work().attention_tflop * 2 / 3)
     large = work(replace(FULL, width=1280, height=720))
     assert large.attention_tflop / work().attention_tflop > large.products_tflop / work().products_tflop > 2
 
 
 @pytest.mark.parametrize("gpu", GPU_TYPES, ids=lambda gpu: gpu.name)
-def test_a_wider_group_is_faster_and_less_efficient(gpu: object) -> None:
-    assert gpu in GPU_TYPES
-    seconds = [CostModel().seconds(work(), size, gpu) for size in EFFICIENCY]  # type: ignore[arg-type]
+@pytest.mark.parametrize("params", [FULL, LITE, ONE_BRANCH], ids=["full", "lite", "one branch"])
+def test_a_wider_group_is_faster_and_takes_more_gpu_seconds(params: RenderParams, gpu: GpuType) -> None:
+    seconds = [CostModel().seconds(work(params), size, gpu) for size in GROUP_SIZES]
     assert seconds == sorted(seconds, reverse=True)
-    gpu_s = [size * s for size, s in zip(EFFICIENCY, seconds, strict=True)]
+    gpu_s = [size * s for size, s in zip(GROUP_SIZES, seconds, strict=True)]
     assert gpu_s == sorted(gpu_s)
+
+
+def test_two_gpus_suit_two_branches_and_three_gpus_three() -> None:
+    def speed_up(params: RenderParams, size: int) -> float:
+        one, many = (CostModel().impossible_s(work(params), n, H200) for n in (1, size))
+        return one / many
+
+    assert [speed_up(params, 2) for params in (ONE_BRANCH, LITE, FULL)] == pytest.approx([1.8, 2.0, 1.904])
+    assert speed_up(FULL, 3) > speed_up(LITE, 3) > speed_up(ONE_BRANCH, 3)
 
 
 def test_devices_are_known_by_the_names_that_drivers_and_ray_give_them() -> None:
@@ -66,11 +79,26 @@ def test_earlier_runs_correct_the_figures_by_their_median_whatever_the_outliers(
     assert fitted.seconds(work(), 1, GPU_TYPES[1]) == shipped.seconds(work(), 1, GPU_TYPES[1]), "another type"
 
 
-def test_the_published_model_at_720p_fits_one_gpu_and_an_enormous_clip_needs_more() -> None:
+def test_the_published_model_at_720p_fits_one_gpu_and_a_very_long_clip_needs_more() -> None:
     cost = CostModel()
     assert cost.fits(work(replace(FULL, width=1280, height=720)), 1, H200)
-    enormous = work(replace(FULL, width=3840, height=2160, num_frames=241))
-    assert [cost.fits(enormous, size, H200) for size in (1, 8)] == [False, True]
+    long = work(replace(FULL, width=1280, height=720, num_frames=961))
+    assert [cost.fits(long, size, H200) for size in GROUP_SIZES] == [False, False, True, True], "two share no tokens"
+
+
+@pytest.mark.parametrize(
+    ("setting", "needed_gib"),
+    [
+        (Setting(is_compiled=True), 53.4),
+        (Setting(is_compiled=True, precision="fp8"), 42.3),
+        (Setting(is_compiled=True, text_encoder="staged", is_offloaded=True), 11.9),
+    ],
+    ids=["bfloat16", "fp8", "offloaded"],
+)
+def test_how_weights_are_kept_decides_what_fits(setting: Setting, needed_gib: float) -> None:
+    cost = CostModel(engine=Engine(setting=setting))
+    gpus = [replace(OTHER, memory_gib=needed_gib + difference) for difference in (-0.1, 0.1)]
+    assert [cost.fits(work(), 1, gpu) for gpu in gpus] == [False, True]
 
 
 def test_denoising_that_no_gpu_can_do_so_fast_is_known_only_where_figures_are() -> None:

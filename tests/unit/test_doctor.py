@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lynx_batch.cli import app
-from lynx_batch.cli.findings import Level, fit_published, fit_run
-from lynx_batch.config import RunConfig, load_run_config
+from lynx_batch.cli.findings import Level, _fit, fit_published, fit_run
+from lynx_batch.config import EngineConfig, RunConfig, load_run_config
 from lynx_model.machine import Gpu, Machine
-from lynx_model.memory import GIB
+from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize
 from tests.models import ROOT
 
 RUN = ROOT / "jobs" / "demo" / "run.yaml"
@@ -85,3 +85,9 @@ def test_a_run_that_does_not_fit_is_a_fault() -> None:
     misfit = fit_run(full_run(), machine(1.6))
     assert misfit.level is Level.FAULT
     assert "does not fit" in misfit.text
+
+
+def test_gpus_that_take_a_branch_each_save_no_memory_and_those_that_share_tokens_do() -> None:
+    long = ClipSize(width=1280, height=720, num_frames=961)
+    levels = [_fit("it", PUBLISHED_FULL, long, EngineConfig(), number, machine(139)).level for number in (1, 2, 4)]
+    assert levels == [Level.FAULT, Level.FAULT, Level.OK]

@@ -21,7 +21,7 @@ from lynx_model.memory import (
     smallest_change,
 )
 from lynx_model.resampler import Resampler
-from lynx_model.spec import ModelSource
+from lynx_model.spec import ModelSource, ParallelPlan
 from lynx_model.transformer import LynxTransformer
 from lynx_model.weights import load_model
 from tests.models import BASE, MODEL
@@ -94,7 +94,10 @@ def test_each_saving_saves() -> None:
     assert peaks == sorted(peaks, reverse=True)
     assert len(set(peaks)) == len(peaks)
     large = ClipSize(width=1280, height=720)
-    denoise_bytes = [plan_memory(PUBLISHED_FULL, large, replace(COMPILED, num_ranks=n)).denoise_bytes for n in (1, 2)]
+    denoise_bytes = [
+        plan_memory(PUBLISHED_FULL, large, replace(COMPILED, plan=ParallelPlan(ulysses=n))).denoise_bytes
+        for n in (1, 2)
+    ]
     assert denoise_bytes[1] < denoise_bytes[0]
     assert peak(COMPILED, ClipSize(width=1280, height=720)) > peak(COMPILED)
     assert plan_memory(PUBLISHED_LITE, ONE_BRANCH, COMPILED).peak_bytes < peak(COMPILED)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lynx_batch.clip import ClipRequest, ClipSpec
-from lynx_batch.planning.cost import OTHER, CostModel, ModelSize, work_of
+from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import MAX_HELD_AGAINST, MIN_ENDED, ClipState, Fault, RetryPolicy, Schedule
 from lynx_model.spec import RenderParams
@@ -30,7 +30,7 @@ def clip(
 
 
 def planned(spec: ClipSpec, group_size: int = 1) -> PlannedClip:
-    work = work_of(spec.params, ModelSize())
+    work = work_of(spec.params, Engine())
     seconds = CostModel().seconds(work, group_size, OTHER)
     return PlannedClip(clip=spec, work=work, group_size=group_size, seconds=seconds)
 
