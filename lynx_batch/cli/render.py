@@ -77,8 +77,10 @@ def _stop_on_sigterm() -> None:
 
 def _conclude(summary: "RunSummary", console: Console) -> int:
     """Says how the run ended; gives the exit code."""
-    counts = {outcome: num for outcome, num in summary.counts.items() if num}
-    line = ", ".join(f"{num} {outcome}" for outcome, num in counts.items()) or "nothing to do: the manifest has no rows"
+    from lynx_batch.ledger.metadata import Outcome
+
+    counts = [f"{summary.counts[outcome]} {outcome}" for outcome in Outcome if summary.counts[outcome]]
+    line = ", ".join(counts) or "nothing to do: the manifest has no rows"
     if summary.num_rendered_elsewhere:
         line += f" ({summary.num_rendered_elsewhere} of them by other runs)"
     console.print(f"run {summary.run_id}: {line}", highlight=False)

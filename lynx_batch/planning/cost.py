@@ -35,8 +35,8 @@ EFFICIENCY = {
 }
 """T1 / (N x TN) of a step of one, two and three guidance branches on N GPUs, shared as `ParallelPlan.of_size` does.
 
-Source: 2 and 4 are measured (lynx_model/README.md). The others are estimates: on 3 and 6 ranks without a branch idle, 8 is near
-Wan's own table for 720p on H100s.
+Source: 2, 4 and three branches on 3 are measured (lynx_model/README.md). The others are estimates: on 3 and 6 ranks without a branch
+idle, 8 is near Wan's own table for 720p on H100s.
 """
 
 IMPOSSIBLE_SHARE = 0.1

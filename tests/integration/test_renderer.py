@@ -39,6 +39,7 @@ def load(job: Job) -> tuple[Renderer, list[ClipSpec]]:
         identity=prepared.identity,
         plan=ParallelPlan(),
         crf=config.video.crf,
+        is_store_safe=True,
     )
     return Renderer(settings, rank=0, device="cpu"), prepared.clips
 
