@@ -48,6 +48,8 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     if not is_local:
         _check_reachable(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # workers have an environment of their own, so none of those would be used that Ray starts ahead, one for each core
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES} if is_local else {}
     try:
