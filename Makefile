@@ -6,7 +6,7 @@ READY := .venv/.ready
 FACES := .cache/faces/free
 
 .DEFAULT_GOAL := check
-.PHONY: setup demo test check lint types layers fast fix clean
+.PHONY: setup demo test chaos check lint types layers fast fix clean
 
 setup: $(READY)
 
@@ -31,6 +31,9 @@ demo: $(READY) $(FACES)
 
 test: $(READY) $(FACES)
 	$(BIN)/pytest tests
+
+chaos: $(READY) $(FACES)
+	$(BIN)/pytest tests/chaos --chaos 3
 
 check: lint types layers fast
 

@@ -9,6 +9,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-gpu", action="store_true", help="fail GPU tests where GPUs are missing, instead of skipping"
     )
+    parser.addoption("--chaos", type=int, default=0, metavar="N", help="inject each fault of tests/chaos N times")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

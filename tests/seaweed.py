@@ -25,7 +25,8 @@ class SeaweedServer:
         self.url = f"http://127.0.0.1:{ports[0]}"
         self._log = folder / "weed.log"
         self._command = [
-            *(str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", "-volume.max=200"),
+            *(str(WEED), f"-logdir={folder}"),
+            *("server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", "-volume.max=200"),
             *("-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
             *(f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=True)),
         ]

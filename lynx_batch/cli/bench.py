@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -122,11 +121,10 @@ def _subject_reader(photo: Path, pack: str) -> Callable[[], object]:
 
 def _encode(frames_FHWC: NDArray[np.uint8]) -> None:
     """As a clip is delivered, but for the upload."""
-    from lynx_batch.delivery.video import encode_mp4, write_poster
+    from lynx_batch.delivery.video import encode_mp4, encode_poster
 
-    with TemporaryDirectory(prefix="lynx-batch-") as scratch:
-        encode_mp4(frames_FHWC, Path(scratch, "clip.mp4"), fps=DefaultsConfig().fps, crf=VideoConfig().crf)
-        write_poster(frames_FHWC, Path(scratch, "clip.jpg"))
+    encode_mp4(frames_FHWC, fps=DefaultsConfig().fps, crf=VideoConfig().crf)
+    encode_poster(frames_FHWC)
 
 
 def _table(report: "BenchReport", usd_per_hour: float | None = None) -> Table:

@@ -3,14 +3,12 @@
 import hashlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynx_batch import storage
-from lynx_batch.delivery.video import encode_mp4, write_poster
+from lynx_batch.delivery.video import encode_mp4, encode_poster
 from lynx_batch.errors import StoreUnavailable
 from lynx_batch.outage import outlast
 
@@ -41,24 +39,18 @@ def deliver(
     """
     clip_uri = f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4"
     poster_uri = clip_uri.removesuffix(".mp4") + ".jpg"
-    with TemporaryDirectory(prefix="lynx-batch-") as scratch:
-        video, poster = Path(scratch, "clip.mp4"), Path(scratch, "clip.jpg")
-        started_s = time.perf_counter()
-        encode_mp4(frames_FHWC, video, fps=fps, crf=crf)
-        write_poster(frames_FHWC, poster)
-        encoded_s = time.perf_counter()
-        outlast(lambda: _upload(poster, storage.join(output, poster_uri)))
-        outlast(lambda: _upload(video, storage.join(output, clip_uri)))
-        uploaded_s = time.perf_counter()
-        with video.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        num_bytes = video.stat().st_size
+    started_s = time.perf_counter()
+    video, poster = encode_mp4(frames_FHWC, fps=fps, crf=crf), encode_poster(frames_FHWC)
+    encoded_s = time.perf_counter()
+    outlast(lambda: _upload(poster, storage.join(output, poster_uri)))
+    outlast(lambda: _upload(video, storage.join(output, clip_uri)))
+    uploaded_s = time.perf_counter()
     num_frames, height, width, _ = frames_FHWC.shape
     return DeliveredClip(
         clip_uri=clip_uri,
         poster_uri=poster_uri,
-        sha256=sha256,
-        num_bytes=num_bytes,
+        sha256=hashlib.sha256(video).hexdigest(),
+        num_bytes=len(video),
         num_frames=num_frames,
         fps=fps,
         width=width,
@@ -68,9 +60,9 @@ def deliver(
     )
 
 
-def _upload(file: Path, uri: str) -> None:
-    storage.upload(file, uri)
-    num_sent, stored = file.stat().st_size, storage.stat(uri)
+def _upload(content: bytes, uri: str) -> None:
+    storage.write_bytes(uri, content)
+    stored = storage.stat(uri)
     num_stored = stored.num_bytes if stored else 0
-    if num_stored != num_sent:
-        raise StoreUnavailable(f"{storage.redact(uri)}: sent {num_sent} bytes, but the store holds {num_stored}")
+    if num_stored != len(content):
+        raise StoreUnavailable(f"{storage.redact(uri)}: sent {len(content)} bytes, but the store holds {num_stored}")

@@ -1,6 +1,6 @@
-"""Frames -> an MP4 file and a poster."""
+"""Frames -> an MP4 and a poster, made in memory: what is killed, or has no room on its disk, leaves no file behind."""
 
-from pathlib import Path
+import io
 
 import av
 import numpy as np
@@ -10,19 +10,25 @@ from PIL import Image
 JPEG_QUALITY = 90
 
 
-def encode_mp4(frames_FHWC: NDArray[np.uint8], path: Path, *, fps: int, crf: int) -> None:
-    """Writes H.264 yuv420p in BT.709, with its index first so that it plays while it loads.
+def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
+    """H.264 yuv420p in BT.709, with its index first so that it plays while it loads.
 
     The same frames do not always give the same bytes: x264's macroblock tree differs now and then where AVX-512 is used.
 
     Args:
         frames_FHWC: uint8 (F, H, W, 3) RGB; H and W even.
-        path: A local file.
         fps: Frames per second.
         crf: x264's quality, 0 (lossless) to 51.
     """
     _, height, width, _ = frames_FHWC.shape
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    file = io.BytesIO()
+
+    def read_again(url: str, flags: int, options: dict[str, str]) -> io.BytesIO:
+        """To move the index, ffmpeg reads what it wrote while it writes it once more."""
+        return io.BytesIO(file.getvalue())
+
+    options = {"movflags": "+faststart"}
+    with av.open(file, "w", format="mp4", options=options, io_open=read_again) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
@@ -32,8 +38,11 @@ def encode_mp4(frames_FHWC: NDArray[np.uint8], path: Path, *, fps: int, crf: int
             )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return file.getvalue()
 
 
-def write_poster(frames_FHWC: NDArray[np.uint8], path: Path) -> None:
-    """Writes the middle frame as a JPEG."""
-    Image.fromarray(frames_FHWC[len(frames_FHWC) // 2]).save(path, format="JPEG", quality=JPEG_QUALITY)
+def encode_poster(frames_FHWC: NDArray[np.uint8]) -> bytes:
+    """The middle frame as a JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(frames_FHWC[len(frames_FHWC) // 2]).save(file, format="JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()

@@ -52,7 +52,7 @@ def render_one(
     subject = pipe.read_subject(read_photo(storage.read_bytes(clip.request.subject_uri)))
     frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))
     out.parent.mkdir(parents=True, exist_ok=True)
-    encode_mp4(frames, out, fps=clip.params.fps, crf=config.video.crf)
+    out.write_bytes(encode_mp4(frames, fps=clip.params.fps, crf=config.video.crf))
     return clip
 
 

@@ -1,0 +1,156 @@
+"""What goes wrong: each fault waits at the gate for its moment in a trial's run."""
+
+import psutil
+
+from lynx_batch import storage
+from tests.chaos.arena import Trial
+from tests.chaos.gate import COMMIT, VIDEO, Moment, Silence
+
+STORE_DOWN_S = 20.0
+STORE_BUSY_S = 10.0
+DRAIN_S = 10.0
+FULL_DISK_BYTES = 1024
+LOST = frozenset({"GroupLost"})
+
+
+def nothing(trial: Trial) -> None:
+    """What the others are compared with."""
+
+
+def a_rank_killed(trial: Trial) -> None:
+    trial.breaks = LOST
+
+    def kill_one() -> None:
+        trial.arena.workers()[0].kill()
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, kill_one)
+
+
+def a_group_killed(trial: Trial) -> None:
+    trial.breaks = LOST
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: kill_group(trial))
+
+
+def a_group_killed_before_it_knows_of_its_commit(trial: Trial) -> None:
+    trial.breaks = LOST
+
+    def kill_all() -> None:
+        for worker in trial.arena.workers():
+            worker.kill()
+        raise Silence
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, kill_all)
+
+
+def a_node_killed(trial: Trial) -> None:
+    trial.breaks = LOST
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: trial.arena.kill_node(trial.arena.busy_node()))
+
+
+def a_node_drained(trial: Trial) -> None:
+    trial.breaks = frozenset({"NodeDrained"})
+
+    def drain() -> None:
+        node = trial.arena.busy_node()
+        trial.arena.drain_node(node, DRAIN_S)
+        trial.later(DRAIN_S, lambda: trial.arena.kill_node(node))
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, drain)
+
+
+def the_driver_killed_before_its_run_record(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.BEFORE, r"/runs/.*/run\.json")
+
+
+def the_driver_killed_before_an_upload(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.BEFORE, VIDEO)
+
+
+def the_driver_killed_after_an_upload(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.AFTER, VIDEO)
+
+
+def the_driver_killed_before_a_commit(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.BEFORE, COMMIT)
+
+
+def the_driver_killed_before_the_answer_to_a_commit(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.AFTER, COMMIT)
+
+
+def the_driver_killed_before_its_metadata(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.BEFORE, r"/metadata/")
+
+
+def the_store_killed_for_20_s(trial: Trial) -> None:
+    def kill() -> None:
+        trial.arena.server.kill()
+        trial.later(STORE_DOWN_S, trial.arena.server.start)
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, kill)
+
+
+def the_store_answers_503_for_10_s(trial: Trial) -> None:
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: trial.arena.gate.refuse(STORE_BUSY_S))
+
+
+def a_full_disk(trial: Trial) -> None:
+    """No file of a group can grow: a limit of its processes, which needs no file system of its own."""
+
+    def fill() -> None:
+        for worker in trial.arena.workers(trial.arena.busy_node()):
+            worker.rlimit(psutil.RLIMIT_FSIZE, (FULL_DISK_BYTES, FULL_DISK_BYTES))
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, fill)
+
+
+def a_corrupt_photo(trial: Trial) -> None:
+    trial.num_rejected = 1
+    storage.write_bytes(trial.photo(0), b"no picture")
+
+
+def a_photo_that_is_gone(trial: Trial) -> None:
+    """It was there when the run was planned."""
+    trial.num_rejected = 1
+    trial.arena.gate.at(Moment.BEFORE, r"/runs/.*/run\.yaml", lambda: storage.delete(trial.photo(0)))
+
+
+def two_drivers_at_once(trial: Trial) -> None:
+    trial.options = ("--set", "cluster.max_groups=1")
+    trial.arena.gate.at(Moment.AFTER, r"/runs/.*/run\.yaml", trial.start_rival)
+
+
+def kill_group(trial: Trial) -> None:
+    for worker in trial.arena.workers(trial.arena.busy_node()):
+        worker.kill()
+
+
+def kill_driver_at(trial: Trial, moment: Moment, path: str) -> None:
+    def kill() -> None:
+        trial.kill_driver()
+        raise Silence
+
+    trial.arena.gate.at(moment, path, kill)
+
+
+SHORT = (a_group_killed_before_it_knows_of_its_commit,)
+FAULTS = (
+    nothing,
+    a_rank_killed,
+    a_group_killed,
+    a_group_killed_before_it_knows_of_its_commit,
+    a_node_killed,
+    a_node_drained,
+    the_driver_killed_before_its_run_record,
+    the_driver_killed_before_an_upload,
+    the_driver_killed_after_an_upload,
+    the_driver_killed_before_a_commit,
+    the_driver_killed_before_the_answer_to_a_commit,
+    the_driver_killed_before_its_metadata,
+    the_store_killed_for_20_s,
+    the_store_answers_503_for_10_s,
+    a_full_disk,
+    a_corrupt_photo,
+    a_photo_that_is_gone,
+    two_drivers_at_once,
+)

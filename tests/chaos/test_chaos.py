@@ -1,0 +1,34 @@
+"""Whatever goes wrong, a job stays whole. `make chaos` injects every fault; without `--chaos` a few are, once."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import faults
+from tests.chaos.arena import Arena, Trial, assert_whole, built, num_doubled, num_lost, prepare_trial, retries
+from tests.chaos.conftest import TABLE
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def arena(face_pack: Path) -> Iterator[Arena]:
+    with built(face_pack) as whole:
+        yield whole
+
+
+@pytest.mark.parametrize("inject", faults.FAULTS, ids=lambda fault: fault.__name__)
+def test_a_job_stays_whole(
+    inject: Callable[[Trial], None], arena: Arena, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    times = request.config.getoption("--chaos")
+    if not times and inject not in faults.SHORT:
+        pytest.skip("make chaos injects it")
+    for number in range(times or 1):
+        trial = prepare_trial(arena, tmp_path, f"{inject.__name__}-{number}")
+        inject(trial)
+        trial.carry_out()
+        counts = num_lost(trial), num_doubled(trial), len(retries(trial)), trial.num_runs
+        request.config.stash[TABLE].append((inject.__name__, *counts, trial.seconds))
+        assert_whole(trial)
