@@ -1,9 +1,11 @@
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from lynx_model.errors import UnreadableImage
@@ -47,7 +49,9 @@ def test_a_lossy_picture_keeps_its_colours_in_rgb_order(kind: str) -> None:
         (8, lambda pixels: np.rot90(pixels, -1)),
     ],
 )
-def test_the_exif_orientation_is_honoured(orientation: int, undo) -> None:
+def test_the_exif_orientation_is_honoured(
+    orientation: int, undo: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     stored = Image.fromarray(np.ascontiguousarray(undo(TOP_RED)))

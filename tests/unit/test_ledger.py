@@ -125,7 +125,7 @@ def race_in_threads(output: str) -> None:
         racer.join()
 
 
-def race_in_process(output: str, number: int, barrier: "multiprocessing.synchronize.Barrier") -> None:  # type: ignore[name-defined]
+def race_in_process(output: str, number: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
     race(output, number, barrier.wait)
 
 
