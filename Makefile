@@ -1,6 +1,7 @@
 # Every target runs the tools of .venv; the first one that needs it builds it.
 
 PYTHON ?= python3
+TIMES ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
 FACES := .cache/faces/free
@@ -33,7 +34,7 @@ test: $(READY) $(FACES)
 	$(BIN)/pytest tests
 
 chaos: $(READY) $(FACES)
-	$(BIN)/pytest tests/chaos --chaos 3
+	$(BIN)/pytest tests/chaos --chaos $(TIMES)
 
 check: lint types layers fast
 

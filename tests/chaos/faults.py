@@ -19,24 +19,19 @@ def nothing(trial: Trial) -> None:
 
 def a_rank_killed(trial: Trial) -> None:
     trial.breaks = LOST
-
-    def kill_one() -> None:
-        trial.arena.workers()[0].kill()
-
-    trial.arena.gate.at(Moment.AFTER, COMMIT, kill_one)
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: kill(trial.arena.workers()[:1]))
 
 
 def a_group_killed(trial: Trial) -> None:
     trial.breaks = LOST
-    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: kill_group(trial))
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: kill(trial.arena.workers(trial.arena.busy_node())))
 
 
-def a_group_killed_before_it_knows_of_its_commit(trial: Trial) -> None:
+def every_group_killed_before_it_knows_of_a_commit(trial: Trial) -> None:
     trial.breaks = LOST
 
     def kill_all() -> None:
-        for worker in trial.arena.workers():
-            worker.kill()
+        kill(trial.arena.workers())
         raise Silence
 
     trial.arena.gate.at(Moment.AFTER, COMMIT, kill_all)
@@ -56,6 +51,13 @@ def a_node_drained(trial: Trial) -> None:
         trial.later(DRAIN_S, lambda: trial.arena.kill_node(node))
 
     trial.arena.gate.at(Moment.AFTER, COMMIT, drain)
+
+
+def an_answer_to_a_commit_lost(trial: Trial) -> None:
+    def stay_silent() -> None:
+        raise Silence
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, stay_silent)
 
 
 def the_driver_killed_before_its_run_record(trial: Trial) -> None:
@@ -83,11 +85,11 @@ def the_driver_killed_before_its_metadata(trial: Trial) -> None:
 
 
 def the_store_killed_for_20_s(trial: Trial) -> None:
-    def kill() -> None:
+    def kill_server() -> None:
         trial.arena.server.kill()
         trial.later(STORE_DOWN_S, trial.arena.server.start)
 
-    trial.arena.gate.at(Moment.AFTER, COMMIT, kill)
+    trial.arena.gate.at(Moment.AFTER, COMMIT, kill_server)
 
 
 def the_store_answers_503_for_10_s(trial: Trial) -> None:
@@ -120,27 +122,28 @@ def two_drivers_at_once(trial: Trial) -> None:
     trial.arena.gate.at(Moment.AFTER, r"/runs/.*/run\.yaml", trial.start_rival)
 
 
-def kill_group(trial: Trial) -> None:
-    for worker in trial.arena.workers(trial.arena.busy_node()):
-        worker.kill()
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def kill_driver_at(trial: Trial, moment: Moment, path: str) -> None:
-    def kill() -> None:
+    def kill_driver() -> None:
         trial.kill_driver()
         raise Silence
 
-    trial.arena.gate.at(moment, path, kill)
+    trial.arena.gate.at(moment, path, kill_driver)
 
 
-SHORT = (a_group_killed_before_it_knows_of_its_commit,)
+SHORT = (a_node_killed,)
 FAULTS = (
     nothing,
     a_rank_killed,
     a_group_killed,
-    a_group_killed_before_it_knows_of_its_commit,
+    every_group_killed_before_it_knows_of_a_commit,
     a_node_killed,
     a_node_drained,
+    an_answer_to_a_commit_lost,
     the_driver_killed_before_its_run_record,
     the_driver_killed_before_an_upload,
     the_driver_killed_after_an_upload,
