@@ -43,7 +43,8 @@ def denoise_on_rank(rank: int, plan: ParallelPlan, port: int, variant: str, para
 
 
 def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object) -> None:
-    context, port = multiprocessing.get_context("spawn"), free_port()
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context.set_forkserver_preload([__name__])  # torch is imported once, for all ranks of all tests
     ranks = [
         context.Process(target=target, args=(rank, *arguments[:1], port, *arguments[1:])) for rank in range(num_ranks)
     ]
