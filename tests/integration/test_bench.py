@@ -69,7 +69,7 @@ def test_baselines_compute_what_the_engine_computes(is_lite: bool) -> None:
 def test_scaling_goes_on_where_it_stopped(tmp_path: Path) -> None:
     cells, file = list(plan_cells([TINY], [2])), tmp_path / "scaling.json"
     assert [(c.plan.branches, c.plan.ulysses) for c in cells] == [(1, 1), (1, 2), (2, 1)]
-    first = bench_scaling(cells[:2], file, num_runs=1)
-    both = bench_scaling(cells, file, num_runs=1)
-    assert both[:2] == first
-    assert _scaling_table(both).row_count == 3
+    first = bench_scaling(cells[:1], file, num_runs=1)
+    both = bench_scaling(cells[:2], file, num_runs=1)
+    assert both[:1] == first
+    assert _scaling_table(both).row_count == 2

