@@ -97,7 +97,7 @@ def test_a_clip_on_a_node_that_is_taken_away_goes_on_elsewhere_with_the_same_pic
 def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
-    job, first = make_job(6, steps=MANY_STEPS // 2), cluster.add_node(**NODE)
+    job, first = make_job(12, steps=MANY_STEPS // 2), cluster.add_node(**NODE)
     process = job.start("--address", cluster.address)
     wait_until(lambda: job.num_commits() >= 1, process)
     cluster.add_node(**NODE)
@@ -106,7 +106,7 @@ def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
     _, stderr = process.communicate(timeout=300)
 
     assert process.returncode == 0, stderr
-    assert [r["attempts"] for r in job.metadata()] == [1] * 6
+    assert [r["attempts"] for r in job.metadata()] == [1] * 12
     assert set(states_of_placement_groups(cluster)) == {"REMOVED"}
 
 

@@ -29,13 +29,13 @@ def free_port() -> int:
 
 
 def connect(rank: int, num_ranks: int, port: int) -> None:
+    torch.set_num_threads(1)
     parallel.connect(
         rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="gloo", timeout_s=60
     )
 
 
 def denoise_on_rank(rank: int, plan: ParallelPlan, port: int, variant: str, params: RenderParams, out: str) -> None:
-    torch.set_num_threads(1)
     connect(rank, plan.num_ranks, port)
     pipe = load_tiny(variant, plan=plan)
     np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), params).numpy())

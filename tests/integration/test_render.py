@@ -140,7 +140,8 @@ def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
 
 
 def test_every_row_becomes_a_committed_video_and_a_second_run_renders_nothing(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(), row(HOPPER, "她微笑着,看向镜头。", seed=7), row(HOPPER, fps=24, num_frames=9)])
+    rows = [row(), row(HOPPER, "她微笑着,看向镜头。", seed=7), row(HOPPER, fps=24, num_frames=9)]
+    job = make_job(rows, env={"RAY_ADDRESS": "127.0.0.1:1"})
 
     first = job.run()
     assert first.exit_code == 0, first.stderr
@@ -290,19 +291,13 @@ def ray_head(*options: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[str]:
-    with ray_head("--num-cpus=2") as address:
-        yield address
-
-
-@pytest.fixture
 def cluster_of_pretended_gpus() -> Iterator[str]:
     """Three slots that Ray takes for H200s; workers find no CUDA there and use the CPU."""
     with ray_head("--num-cpus=3", "--num-gpus=3", '--resources={"accelerator_type:H200": 1}') as address:
         yield address
 
 
-def test_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
+def test_on_a_cluster_that_is_there_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
     make_job: Callable[..., Job], cluster_of_pretended_gpus: str
 ) -> None:
     job = make_job([row(seed=seed, priority=100 * (seed == 2)) for seed in range(6)])
@@ -311,18 +306,6 @@ def test_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
     sizes = [r["group_size"] for r in job.metadata()]
     assert sizes[2] == 2
     assert set(sizes) == {1, 2}
-
-
-def test_a_run_works_on_a_cluster_that_is_there_already(make_job: Callable[..., Job], cluster: str) -> None:
-    job = make_job([row()])
-    result = job.run("--address", cluster)
-    assert result.exit_code == 0, result.stderr
-    assert job.num_commits() == 1
-
-
-def test_a_local_run_does_not_care_about_other_clusters(make_job: Callable[..., Job]) -> None:
-    job = make_job([row()], env={"RAY_ADDRESS": "127.0.0.1:1"})
-    assert job.run().exit_code == 0
 
 
 def test_a_cluster_that_is_not_there_is_told(make_job: Callable[..., Job]) -> None:

@@ -187,6 +187,7 @@ def test_a_repeated_commit_is_the_first_one_whatever_the_store_promises(bucket: 
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("server", [seaweed_server], indirect=True)
 def test_a_run_is_rendered_into_a_bucket_from_photos_and_weights_in_a_bucket(
     bucket: str, environment: dict[str, str], tmp_path: Path, face_pack: Path
 ) -> None:

@@ -110,7 +110,7 @@ def test_a_submitted_run_is_followed_to_its_end_and_never_renders_twice(
 def test_a_cancelled_run_says_so_in_its_metadata_and_is_finished_by_the_next(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
-    job = make_job([row(seed=seed) for seed in range(3)], steps=200)
+    job = make_job([row(seed=seed) for seed in range(3)], steps=120)
     submitted = job.run("--address", cluster.dashboard, command="submit")
     assert submitted.exit_code == 0, submitted.stderr
     job_id = submitted.stdout.split()[1]
