@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -147,7 +148,8 @@ class Group:
     def end(self) -> None:
         """Kills every worker; the placement stays."""
         for worker in self._workers:
-            ray.kill(worker)
+            with suppress(ray.exceptions.RaySystemError):  # one whose creation was cancelled is no more
+                ray.kill(worker)
 
     def _receive_loaded(self, answer: Loaded) -> Loaded | None:
         self.is_ready = not self._render_refs
