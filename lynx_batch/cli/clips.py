@@ -60,13 +60,14 @@ def verify(
 
 def _find_faults(output: str, clip_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Each clip with what is wrong with it, several being read at once."""
-    from lynx_batch.delivery.inspect import Promised, find_faults
+    from lynx_batch.delivery.deliver import StoredClip
+    from lynx_batch.delivery.inspect import find_faults
     from lynx_batch.ledger.commits import CommitRecord, read_commits
 
-    promises = {field.name for field in fields(Promised)}
+    promises = {field.name for field in fields(StoredClip)}
 
     def inspect(commit: CommitRecord) -> list[str]:
-        return find_faults(output, Promised(**commit.model_dump(include=promises)))
+        return find_faults(output, StoredClip(**commit.model_dump(include=promises)))
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="verify") as pool:
         for start in range(0, len(clip_ids), NUM_CLIPS_AT_ONCE):

@@ -14,7 +14,7 @@ from lynx_batch.outage import outlast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveredClip:
+class StoredClip:
     """One attempt's video in the store. URIs are relative to the output location, so that it can be moved whole."""
 
     clip_uri: str
@@ -25,6 +25,12 @@ class DeliveredClip:
     fps: int
     width: int
     height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredClip(StoredClip):
+    """A video that was just stored, and what that took."""
+
     encode_s: float
     upload_s: float
 

@@ -2,31 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
 
 from lynx_batch import storage
+from lynx_batch.delivery.deliver import StoredClip
 from lynx_batch.errors import Permanent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promised:
-    """What a commit says of its clip."""
-
-    clip_uri: str
-    poster_uri: str
-    sha256: str
-    num_bytes: int
-    num_frames: int
-    fps: int
-    width: int
-    height: int
-
-
-def find_faults(output: str, clip: Promised) -> list[str]:
+def find_faults(output: str, clip: StoredClip) -> list[str]:
     """What is wrong with a clip in the store, by reading all of it; empty if nothing is.
 
     Raises:
@@ -39,7 +25,7 @@ def find_faults(output: str, clip: Promised) -> list[str]:
     return [*_compare_files(output, clip, content), *_compare_pictures(clip, content)]
 
 
-def _compare_files(output: str, clip: Promised, content: bytes) -> Iterator[str]:
+def _compare_files(output: str, clip: StoredClip, content: bytes) -> Iterator[str]:
     if len(content) != clip.num_bytes:
         yield f"num_bytes={len(content)}: must be {clip.num_bytes}"
     digest = hashlib.sha256(content).hexdigest()
@@ -49,7 +35,7 @@ def _compare_files(output: str, clip: Promised, content: bytes) -> Iterator[str]
         yield f"{clip.poster_uri}: nothing lies there"
 
 
-def _compare_pictures(clip: Promised, content: bytes) -> Iterator[str]:
+def _compare_pictures(clip: StoredClip, content: bytes) -> Iterator[str]:
     with TemporaryDirectory(prefix="lynx-batch-") as scratch:
         file = Path(scratch, "clip.mp4")
         file.write_bytes(content)

@@ -56,7 +56,7 @@ def attempted(do: Callable[[], T], stopwatch: Stopwatch) -> T | Failed:
 def _failed(error: Exception, stopwatch: Stopwatch) -> Failed:
     return Failed(
         error_type=type(error).__name__,
-        error=str(error)[:MAX_ERROR_LENGTH],
+        error=(str(error) or repr(error))[:MAX_ERROR_LENGTH],
         fault=_fault(error),
         spans=tuple(stopwatch.spans),
     )
