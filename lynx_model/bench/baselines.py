@@ -2,7 +2,8 @@
 
 `DIFFUSERS` turns queries and keys as diffusers' eager Wan model does. `ORIGINAL` does as bytedance/lynx at 3a6a91a does
 (modules/full/attention_processor.py, modules/common/flash_attention.py): rotation in complex float64, variable-length attention
-whose lengths are read back from the device, queries normed once for each attention.
+whose lengths are read back from the device, queries normed once for each attention, and norms in separate passes as in
+diffusers 0.33.1, which it requires (models/normalization.py, RMSNorm); diffusers 0.42.1 has torch's fused ones.
 """
 
 from collections.abc import Callable
@@ -22,28 +23,25 @@ from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransfor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
-    """How a baseline attends and rotates; `norms_again` is a second norm of the queries for what the adapters add."""
+    """How a baseline attends, rotates and norms; `norms_again` is a second norm of the queries for what the adapters add."""
 
     name: str
     attend: Attend
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    norm: Callable[[nn.RMSNorm, Tensor], Tensor]
     norms_again: bool
 
 
 def manners(device: torch.device) -> list[Manner]:
     """The baselines that this device can run, slowest first."""
     if device.type != "cuda":
-        return [
-            Manner(name="original-like, torch", attend=attend_sdpa, rotate=rotate_in_float64, norms_again=True),
-            Manner(name="diffusers, eager, torch", attend=attend_sdpa, rotate=rotate_strided, norms_again=False),
-        ]
-    original = [Manner(name="original-like, FA2", attend=_varlen_fa2, rotate=rotate_in_float64, norms_again=True)]
+        return [_original("original-like, torch", attend_sdpa), _diffusers("diffusers, eager, torch", attend_sdpa)]
     if find_spec("fa3_fwd_interface") is None:
-        return original
+        return [_original("original-like, FA2", _varlen_fa2)]
     return [
-        *original,
-        Manner(name="original-like, FA3", attend=_varlen_fa3, rotate=rotate_in_float64, norms_again=True),
-        Manner(name="diffusers, eager, FA3", attend=attend_flash3, rotate=rotate_strided, norms_again=False),
+        _original("original-like, FA2", _varlen_fa2),
+        _original("original-like, FA3", _varlen_fa3),
+        _diffusers("diffusers, eager, FA3", attend_flash3),
     ]
 
 
@@ -60,6 +58,14 @@ def forward_like(manner: Manner, model: LynxTransformer, inputs: ForwardInputs) 
     return lambda: model.predict(inputs.latents, inputs.timestep, [branch])[0]
 
 
+def _original(name: str, attend: Attend) -> Manner:
+    return Manner(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, norms_again=True)
+
+
+def _diffusers(name: str, attend: Attend) -> Manner:
+    return Manner(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, norms_again=False)
+
+
 def rotate_strided(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
     even, odd = x_BTHD.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.empty_like(x_BTHD)
@@ -74,6 +80,11 @@ def rotate_in_float64(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Ten
     return torch.view_as_real(pairs * turns).flatten(-2).type_as(x_BTHD)
 
 
+def norm_in_passes(norm: nn.RMSNorm, x_BTC: Tensor) -> Tensor:
+    mean_square = x_BTC.float().pow(2).mean(-1, keepdim=True)
+    return (x_BTC * torch.rsqrt(mean_square + cast(float, norm.eps))).type_as(norm.weight) * norm.weight
+
+
 @dataclass(frozen=True, slots=True)
 class _SelfAttention:
     manner: Manner
@@ -85,12 +96,13 @@ class _SelfAttention:
         inputs, manner = rotary_emb, self.manner
         weights, biases = attn.to_qkv.weight.chunk(3), attn.to_qkv.bias.chunk(3)
         query, key, value = (nn.functional.linear(hidden_states, *layer) for layer in zip(weights, biases, strict=True))
-        normed = attn.norm_q(query)
-        rotated = [manner.rotate(_split(x, attn), inputs.cos, inputs.sin) for x in (normed, attn.norm_k(key))]
+        normed = manner.norm(attn.norm_q, query)
+        keys = manner.norm(attn.norm_k, key)
+        rotated = [manner.rotate(_split(x, attn), inputs.cos, inputs.sin) for x in (normed, keys)]
         attended = manner.attend(rotated[0], rotated[1], _split(value, attn))
         if self.layer is not None:
             features = cast(Tensor, inputs.reference)
-            query = attn.norm_q(query) if manner.norms_again else normed
+            query = manner.norm(attn.norm_q, query) if manner.norms_again else normed
             attended = attended + manner.attend(_split(query, attn), *self.layer(features, attn))
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 
@@ -110,10 +122,10 @@ class _CrossAttention:
     ) -> Tensor:
         inputs, manner = encoder_hidden_states, self.manner
         query = attn.to_q(hidden_states)
-        normed = attn.norm_q(query)
+        normed = manner.norm(attn.norm_q, query)
         attended = manner.attend(_split(normed, attn), *text_keys_values(inputs.text, attn))
         if self.layer is not None:
-            query = attn.norm_q(query) if manner.norms_again else normed
+            query = manner.norm(attn.norm_q, query) if manner.norms_again else normed
             attended = attended + manner.attend(_split(query, attn), *self.layer(inputs.identity, attn))
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 

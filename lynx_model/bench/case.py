@@ -82,19 +82,25 @@ class ForwardInputs:
 
 def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer:
     """Lynx of the size of `case` on `device`, to be set up; what diffusers keeps in float32 is float32."""
+    model = empty_transformer(case)
     with torch.device("meta"):
-        model = LynxTransformer(
+        model.attach_adapters(adapters_of(case))
+    draw_weights(model, device, in_float32=model._keep_in_fp32_modules)
+    model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
+    model.arrange_weights(EngineOptions(), device)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def empty_transformer(case: BenchCase) -> LynxTransformer:
+    """The base model of the size of `case`, without memory and without adapters."""
+    with torch.device("meta"):
+        return LynxTransformer(
             num_layers=case.num_blocks,
             num_attention_heads=case.num_heads,
             attention_head_dim=case.head_dim,
             ffn_dim=case.ff_width,
             text_dim=case.text_size,
         )
-        model.attach_adapters(_adapters(case))
-    draw_weights(model, device, in_float32=model._keep_in_fp32_modules)
-    model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
-    model.arrange_weights(EngineOptions(), device)
-    return model.eval()  # type: ignore[no-any-return]
 
 
 def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[str] = ()) -> None:
@@ -137,7 +143,8 @@ def forward_of(model: LynxTransformer, inputs: ForwardInputs, num_branches: int 
     return lambda: model.predict(inputs.latents, inputs.timestep, branches)[-1]
 
 
-def _adapters(case: BenchCase) -> AdapterSpec:
+def adapters_of(case: BenchCase) -> AdapterSpec:
+    """The adapters of the variant and the size of `case`."""
     token_size = LITE_TOKEN_SIZE if case.is_lite else case.channels
     resampler = ResamplerShape(
         depth=4,

@@ -58,7 +58,7 @@ class StageBench:
 
     def measure_text(self) -> None:
         """A prompt of all tokens, whose encoder is on the device and then in host memory."""
-        encoder = _random_text_encoder(self._case, self._device)
+        encoder = random_text_encoder(self._case, self._device)
         self._measure_text(encoder, "resident")
         self._measure_text(encoder.cpu(), "staged")
 
@@ -147,7 +147,8 @@ class _RandomTokens:
         return BatchEncoding({"input_ids": tokens_BS, "attention_mask": torch.ones_like(tokens_BS)})
 
 
-def _random_text_encoder(case: BenchCase, device: torch.device) -> UMT5EncoderModel:
+def random_text_encoder(case: BenchCase, device: torch.device) -> UMT5EncoderModel:
+    """In bfloat16, with one token embedding under both its names."""
     config = UMT5Config(
         vocab_size=case.vocabulary_size,
         d_model=case.text_size,

@@ -45,6 +45,7 @@ class Job:
     settings: dict[str, object] = field(default_factory=dict)
     output: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    deadline_s: int = DEADLINE_S
 
     def __post_init__(self) -> None:
         self.output = self.output or str(self.folder / "out")
@@ -75,7 +76,7 @@ class Job:
 
     def run(self, *options: str, command: str = "render") -> "Result":
         process = self.start(*options, command=command)
-        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+        stdout, stderr = process.communicate(timeout=self.deadline_s)
         return Result(process.returncode, stdout, stderr)
 
     def metadata(self) -> list[dict[str, object]]:

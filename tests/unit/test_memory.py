@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from lynx_model.bench.case import BenchCase, _adapters
+from lynx_model.bench.case import BenchCase, adapters_of, empty_transformer
 from lynx_model.memory import (
     FP8_LINEAR,
     GIB,
@@ -22,7 +22,6 @@ from lynx_model.memory import (
 )
 from lynx_model.resampler import Resampler
 from lynx_model.spec import ModelSource, ParallelPlan
-from lynx_model.transformer import LynxTransformer
 from lynx_model.weights import load_model
 from tests.models import BASE, MODEL
 
@@ -50,14 +49,12 @@ def test_headers_tell_the_size_that_is_loaded(variant: str) -> None:
 
 def test_the_published_size_is_that_of_the_published_configs() -> None:
     case = BenchCase()
+    transformer = empty_transformer(case)
+    base_params = num_params(transformer)
+    linears = [parameter for name, parameter in transformer.named_parameters() if FP8_LINEAR.match(name)]
     with torch.device("meta"):
-        transformer = LynxTransformer(
-            num_layers=40, num_attention_heads=40, attention_head_dim=128, ffn_dim=13824, text_dim=4096
-        )
-        base_params = num_params(transformer)
-        linears = [parameter for name, parameter in transformer.named_parameters() if FP8_LINEAR.match(name)]
-        transformer.attach_adapters(_adapters(case))
-        resampler, vae = Resampler(**_adapters(case).resampler), AutoencoderKLWan()
+        transformer.attach_adapters(adapters_of(case))
+        resampler, vae = Resampler(**adapters_of(case).resampler), AutoencoderKLWan()
         config = UMT5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=256384)
         encoder = UMT5EncoderModel(config)
     full = PUBLISHED_FULL
