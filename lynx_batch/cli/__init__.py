@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from lynx_batch.cli import exits
 from lynx_batch.cli.bench import bench_app
-from lynx_batch.cli.clips import export, verify
+from lynx_batch.cli.clips import export, prune, verify
 from lynx_batch.cli.doctor import doctor
 from lynx_batch.cli.findings import RENDER_PACKAGES
 from lynx_batch.cli.jobs import cancel, submit
@@ -49,7 +49,7 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-for command in (render, plan, submit, cancel, one, status, retry, export, verify, doctor):
+for command in (render, plan, submit, cancel, one, status, retry, export, verify, prune, doctor):
     app.command()(command)
 
 

@@ -1,10 +1,11 @@
-"""`export` and `verify`: the rendered clips of an output location."""
+"""`export`, `verify` and `prune`: the rendered clips of an output location."""
 
 import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from lynx_batch import storage
 from lynx_batch.cli import exits
 from lynx_batch.cli.ledger import Output
+from lynx_batch.errors import ConfigError
 
 NUM_CLIPS_AT_ONCE = 1000
 
@@ -56,6 +58,28 @@ def verify(
             typer.echo(f"clip {clip_id}: {fault}")
     typer.echo(f"{storage.redact(output)}: {len(chosen)} of {len(clip_ids)} clips read, {num_faulty} faulty")
     raise typer.Exit(exits.INCOMPLETE if num_faulty else exits.DONE)
+
+
+def prune(
+    output: Output,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+) -> None:
+    """Remove what killed attempts have left: videos that no commit names, and saved steps of clips that are committed."""
+    from lynx_batch.ledger.heartbeat import living_runs
+    from lynx_batch.ledger.leftovers import find_leftovers
+
+    for run_id, beat in living_runs(output, datetime.now(UTC)).items():
+        raise ConfigError(
+            f"{storage.redact(output)}: run {run_id} is going on, on {beat.host}; prune when it has ended"
+        )
+    leftovers = find_leftovers(output)
+    for file in leftovers:
+        typer.echo(storage.redact(file.uri))
+        if not dry_run:
+            storage.delete(file.uri)
+    megabytes = sum(file.num_bytes for file in leftovers) / 1e6
+    told = "would be removed" if dry_run else "removed"
+    typer.echo(f"{storage.redact(output)}: {len(leftovers)} files of {megabytes:.1f} MB {told}")
 
 
 def _find_faults(output: str, clip_ids: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -16,7 +16,7 @@ from lynx_model.guidance import num_forwards, plan_branches
 from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, Setting, plan_memory
 from lynx_model.spec import ParallelPlan, RenderParams
 
-DECODE_S_PER_MPX = 1.005 / 32.35
+DECODE_S_PER_MPX = 1.00 / 32.35
 """Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/README.md."""
 
 FIXED_S = 0.3
@@ -54,18 +54,18 @@ class GpuType:
     is_estimate: bool = True
 
 
-H200 = GpuType(name="H200", products_tflops=654, attention_tflops=681, memory_gib=139, is_estimate=False)
-"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1198 + 1290 ms."""
+H200 = GpuType(name="H200", products_tflops=666, attention_tflops=687, memory_gib=139, is_estimate=False)
+"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
 
 GPU_TYPES = (
     H200,
     # Wan's own code reaches 353 TFLOP/s on an H100 and, at 480p, 358 on an H200: 0.98 of it.
-    GpuType(name="H100", products_tflops=641, attention_tflops=667, memory_gib=79),
+    GpuType(name="H100", products_tflops=653, attention_tflops=673, memory_gib=79),
     # 70 % of 312 TFLOP/s; FlashAttention-2's published rate.
     GpuType(name="A100", products_tflops=218, attention_tflops=200, memory_gib=79),
 )
 
-OTHER = GpuType(name="other", products_tflops=657, attention_tflops=680, memory_gib=float("inf"))
+OTHER = GpuType(name="other", products_tflops=666, attention_tflops=687, memory_gib=float("inf"))
 """A device without figures, such as a CPU: only ratios between clips mean anything until a run was measured."""
 
 

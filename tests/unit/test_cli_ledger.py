@@ -1,15 +1,18 @@
-"""`status`, `retry`, `export` and `verify` on an output location that is there without any cluster."""
+"""`status`, `retry`, `export`, `verify` and `prune` on an output location that is there without any cluster."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.delivery.deliver import deliver
 from lynx_batch.ledger.commits import commit
+from lynx_batch.ledger.heartbeat import Heartbeat
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
 from tests.unit.test_ledger import NOW, clip, ended, given_up, record, start_run, write_metadata
@@ -87,3 +90,33 @@ def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> 
     for fault in ("num_bytes=", "num_frames=1: must be 5", "cc33/run-1.jpg: nothing lies there"):
         assert fault in result.stdout
     assert "3 of 3 clips read, 3 faulty" in result.stdout
+
+
+def files_below(output: str, folder: str) -> set[str]:
+    return {str(path.relative_to(output)) for path in Path(output, folder).rglob("*") if path.is_file()}
+
+
+def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> None:
+    kept = files_below(output, "clips")
+    frames = np.zeros((5, 48, 64, 3), np.uint8)
+    for clip_id, attempt in (("aa11", "run-2"), ("cc33", "run-1")):
+        deliver(frames, output=output, clip_id=clip_id, attempt=attempt, fps=16, crf=30)
+    for name in ("aa11-0004", "cc33-0004"):
+        storage.write_bytes(f"{output}/resume/{name}.safetensors", b"steps")
+    all_of_them = files_below(output, "clips")
+
+    would = run("prune", output, "--dry-run")
+    assert (would.exit_code, "5 files of 0.0 MB would be removed" in would.stdout) == (0, True)
+    assert files_below(output, "clips") == all_of_them
+
+    assert "5 files of 0.0 MB removed" in run("prune", output).stdout
+    assert files_below(output, "clips") == kept
+    assert files_below(output, "resume") == {"resume/cc33-0004.safetensors"}, "it may go on"
+    assert "2 of 2 clips read, 0 faulty" in run("verify", output).stdout
+
+
+def test_prune_waits_for_the_end_of_a_run(output: str) -> None:
+    beat = Heartbeat(at=datetime.now(UTC), host="node-1", process_id=1)
+    storage.write_bytes(f"{output}/runs/run/heartbeat.json", beat.model_dump_json().encode())
+    refused = run("prune", output)
+    assert (refused.exit_code, "run run is going on, on node-1" in refused.stderr) == (2, True)
