@@ -1,9 +1,10 @@
 """A forward as others carry it out, on the same modules and weights: nothing compiled, nothing kept from step to step.
 
-`DIFFUSERS` turns queries and keys as diffusers' eager Wan model does. `ORIGINAL` does as bytedance/lynx at 3a6a91a does
+`_diffusers` turns queries and keys as diffusers' eager Wan model does. `_original` does as bytedance/lynx at 3a6a91a does
 (modules/full/attention_processor.py, modules/common/flash_attention.py): rotation in complex float64, variable-length attention
-whose lengths are read back from the device, queries normed once for each attention, and norms in separate passes as in
-diffusers 0.33.1, which it requires (models/normalization.py, RMSNorm); diffusers 0.42.1 has torch's fused ones.
+whose lengths are read back from the device, queries normed once for each attention, strengths multiplied with at every step, and
+norms in separate passes as in diffusers 0.33.1, which it requires (models/normalization.py, RMSNorm); diffusers 0.42.1 has torch's
+fused ones.
 """
 
 from collections.abc import Callable
@@ -15,21 +16,25 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 
-from lynx_model.adapters import IdAdapterLayer, RefAdapterLayer, SelfAttentionInputs, text_keys_values
+from lynx_model.adapters import IdAdapterLayer, KeysValues, RefAdapterLayer, SelfAttentionInputs, text_keys_values
 from lynx_model.attention import Attend, attend_flash3, attend_sdpa
 from lynx_model.bench.case import ForwardInputs
 from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransformer
 
+STRENGTH = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
-    """How a baseline attends, rotates and norms; `norms_again` is a second norm of the queries for what the adapters add."""
+    """How a baseline attends, rotates and norms. `spares_nothing`: for what the adapters add, queries are normed a second time, and it
+    is multiplied by a strength.
+    """
 
     name: str
     attend: Attend
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
     norm: Callable[[nn.RMSNorm, Tensor], Tensor]
-    norms_again: bool
+    spares_nothing: bool
 
 
 def manners(device: torch.device) -> list[Manner]:
@@ -59,11 +64,11 @@ def forward_like(manner: Manner, model: LynxTransformer, inputs: ForwardInputs) 
 
 
 def _original(name: str, attend: Attend) -> Manner:
-    return Manner(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, norms_again=True)
+    return Manner(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, spares_nothing=True)
 
 
 def _diffusers(name: str, attend: Attend) -> Manner:
-    return Manner(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, norms_again=False)
+    return Manner(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, spares_nothing=False)
 
 
 def rotate_strided(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
@@ -101,9 +106,8 @@ class _SelfAttention:
         rotated = [manner.rotate(_split(x, attn), inputs.cos, inputs.sin) for x in (normed, keys)]
         attended = manner.attend(rotated[0], rotated[1], _split(value, attn))
         if self.layer is not None:
-            features = cast(Tensor, inputs.reference)
-            query = manner.norm(attn.norm_q, query) if manner.norms_again else normed
-            attended = attended + manner.attend(_split(query, attn), *self.layer(features, attn))
+            seen = self.layer(cast(Tensor, inputs.reference), attn)
+            attended = attended + _attend_to_adapter(manner, attn, query, normed, seen)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 
 
@@ -125,9 +129,15 @@ class _CrossAttention:
         normed = manner.norm(attn.norm_q, query)
         attended = manner.attend(_split(normed, attn), *text_keys_values(inputs.text, attn))
         if self.layer is not None:
-            query = manner.norm(attn.norm_q, query) if manner.norms_again else normed
-            attended = attended + manner.attend(_split(query, attn), *self.layer(inputs.identity, attn))
+            seen = self.layer(inputs.identity, attn)
+            attended = attended + _attend_to_adapter(manner, attn, query, normed, seen)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
+
+
+def _attend_to_adapter(manner: Manner, attn: WanAttention, query: Tensor, normed: Tensor, seen: KeysValues) -> Tensor:
+    if not manner.spares_nothing:
+        return manner.attend(_split(normed, attn), *seen)
+    return STRENGTH * manner.attend(_split(manner.norm(attn.norm_q, query), attn), *seen)
 
 
 def _split(x_BTC: Tensor, attn: WanAttention) -> Tensor:

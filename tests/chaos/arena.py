@@ -26,6 +26,7 @@ from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.ledger.commits import committed_clip_ids, read_commits
 from lynx_batch.ledger.events import AttemptEvent, EventKind
+from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import read_metadata
 from tests.chaos.gate import Gate, opened
 from tests.integration.test_render import COLLINS, HOPPER, Job, row
@@ -216,6 +217,8 @@ def assert_whole(trial: Trial) -> None:
     assert num_doubled(trial) == 0
     assert max(r["attempts"] for r in rows) <= 1
     assert {event.error_type for event in retries(trial)} >= trial.breaks
+    for file in find_leftovers(output):  # what `prune` does once the heartbeat of a killed driver has grown old
+        storage.delete(file.uri)
     verified = CliRunner().invoke(app, ["verify", output])
     assert verified.exit_code == 0, verified.output
     again = CliRunner().invoke(app, ["render", str(trial.job.folder / "run.yaml")])
