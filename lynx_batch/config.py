@@ -255,9 +255,14 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     if not isinstance(content, dict):
         raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")
     content = {key: _absolute(key, value, path.resolve().parent) for key, value in content.items()}
+    return override(content, overrides, source=f"run file {path}")
+
+
+def override(content: dict[str, Any], overrides: dict[str, object], *, source: str) -> RunConfig:
+    """`content` with `overrides` ({"a.b": value}) laid over it. Raises as `parse_run_config` does."""
     for key, value in overrides.items():
         _put(content, key, _absolute(key, value, Path.cwd()))
-    return parse_run_config(content, source=f"run file {path}")
+    return parse_run_config(content, source=source)
 
 
 def parse_run_config(content: dict[str, Any], *, source: str) -> RunConfig:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from lynx_batch.cli.console import make_console
 from lynx_batch.config import DefaultsConfig, FacesConfig, VideoConfig
 from lynx_batch.errors import ConfigError
 from lynx_model.faces.identity import OWN_RECOGNISER
@@ -62,7 +62,7 @@ def engine(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = _case(width=width, height=height, num_frames=frames, is_lite=is_lite, num_blocks=blocks)
     report = bench_forward(case, device=device, num_runs=runs)
-    console = Console(width=140)
+    console = make_console(140)
     console.print(_table(report, usd_per_hour))
     stages = bench_stages(report, device=device, num_runs=runs, read_subject=read_subject, encode=encode)
     console.print(_stage_table(stages))
@@ -90,7 +90,7 @@ def scaling(
         for number in _numbers("frames", frames, ",")
     ]
     results = bench_scaling(plan_cells(cases, _numbers("gpus", gpus, ",")), out, runs)
-    Console(width=110).print(_scaling_table(results))
+    make_console(110).print(_scaling_table(results))
 
 
 def _case(**fields: Any) -> Any:

@@ -1,29 +1,29 @@
 """`lynx-batch doctor`: what this machine has, and whether a run would fit it, before anything loads."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from lynx_batch.cli import exits
-from lynx_batch.config import load_run_config, parse_override
-
-WIDTH_IN_A_FILE = 160
+from lynx_batch.cli import exits, options
+from lynx_batch.cli.console import make_console
+from lynx_batch.cli.render import load
+from lynx_batch.errors import ConfigError
 
 
 def doctor(
     run_file: Annotated[
         Path | None, typer.Argument(metavar="[RUN.yaml]", help="Also look at what a run names.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+    overrides: options.Overrides = None,
 ) -> None:
     """Tell what this machine has, what fits its GPUs, and what is amiss. Exit code 2 if anything is."""
     from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published, fit_run
 
-    config = load_run_config(run_file, dict(map(parse_override, overrides or ()))) if run_file else None
+    if overrides and run_file is None:
+        raise ConfigError(f"--set {overrides[0]}: overrides a key of a RUN.yaml, but none is given")
+    config = load(run_file, {}, overrides) if run_file else None
     machine, findings = examine_machine()
     if config is None:
         findings += [*examine_models(), *fit_published(machine)]
@@ -32,6 +32,6 @@ def doctor(
     table = Table("what", "", "found")
     for finding in findings:
         table.add_row(finding.subject, "" if finding.level is Level.OK else finding.level, finding.text)
-    Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE).print(table, markup=False, highlight=False)
+    make_console().print(table)
     if any(finding.level is Level.FAULT for finding in findings):
         raise typer.Exit(exits.FAULTY)

@@ -1,6 +1,5 @@
 """`status` and `retry`: what an output location holds, from its objects alone, and taking up again what was given up."""
 
-import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lynx_batch import storage
+from lynx_batch.cli.console import add_row, make_console
+from lynx_batch.errors import ConfigError
 
 # pyarrow takes a while to load, so the ledger is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -20,10 +21,21 @@ if TYPE_CHECKING:
     from lynx_batch.ledger.runs import Run
 
 MAX_REASONS_SHOWN = 20
-WIDTH_IN_A_FILE = 160
 WATCH_EVERY_S = 10.0
 
-Output = Annotated[str, typer.Argument(metavar="OUT", help="The output location of a run file.")]
+
+def _check_output(output: str) -> str:
+    """Every run leaves its record before its first clip."""
+    if not any(storage.list_files(storage.join(output, "runs"))):
+        raise ConfigError(
+            f"OUT {storage.redact(output)}: must be a place that runs have written to, but holds no run's record"
+        )
+    return output
+
+
+Output = Annotated[
+    str, typer.Argument(metavar="OUT", help="The output location of a run file.", callback=_check_output)
+]
 
 
 def status(
@@ -32,7 +44,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Go on telling until no run is going on.")] = False,
 ) -> None:
     """Tell what is committed, what was given up and why; needs no cluster."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE)
+    console = make_console()
     if watch:
         _watch(output, console)
     else:
@@ -91,7 +103,7 @@ def _status(output: str) -> RenderableType:
     for state in summary.runs:
         outcomes = ", ".join(f"{num} {outcome}" for outcome, num in sorted(state.counts.items()))
         is_living = state.run.run_id in living
-        table.add_row(state.run.run_id, str(state.run.record.num_rows), _state(state.run, is_living), outcomes)
+        add_row(table, state.run.run_id, str(state.run.record.num_rows), _state(state.run, is_living), outcomes)
     reasons = [Text(f"{num} {reason}") for reason, num in summary.reasons.most_common(MAX_REASONS_SHOWN)]
     return Group(Text(f"{storage.redact(output)}: {summary.num_committed} clips committed"), table, *reasons)
 
@@ -110,5 +122,5 @@ def _clip_table(output: str) -> Table:
     table = Table("clip", "outcome", Column("prompt", no_wrap=True, max_width=24), Column("video", overflow="fold"))
     for row in latest_per_clip(read_metadata(output)).to_pylist():
         video = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
-        table.add_row(row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], video)
+        add_row(table, row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], video)
     return table

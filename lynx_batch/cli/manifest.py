@@ -1,19 +1,16 @@
 """`manifest build`, `manifest check` and `manifest show`."""
 
 import json
-import re
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from lynx_batch.cli import exits
+from lynx_batch.cli.console import add_row, make_console
 from lynx_batch.config import DefaultsConfig, FacesConfig, load_run_config
 from lynx_batch.errors import ConfigError
 
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
     from lynx_batch.intake.problems import RowProblem
 
 MAX_PROBLEMS_SHOWN = 50
-WIDTH_IN_A_FILE = 160
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 manifest_app = typer.Typer(help="Build, check and look at manifests.", no_args_is_help=True)
 
@@ -98,7 +93,7 @@ def show(
     from lynx_batch.intake.manifest import read_manifest
 
     chosen = read_manifest(manifest, where)
-    _console().print(_as_table(chosen.slice(0, limit)))
+    make_console().print(_as_table(chosen.slice(0, limit)))
     typer.echo(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
 
 
@@ -149,8 +144,8 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]", num_ex
         return
     table = Table("row", "column", "value", "rule")
     for problem in problems[:MAX_PROBLEMS_SHOWN]:
-        _add_row(table, [str(problem.row), problem.column, shorten(problem.value), problem.rule])
-    _console().print(table)
+        add_row(table, str(problem.row), problem.column, shorten(problem.value), problem.rule)
+    make_console().print(table)
     num_faulty = len({problem.row for problem in problems})
     hidden = f"; {len(problems) - MAX_PROBLEMS_SHOWN} more: --problems FILE has all"
     typer.echo(
@@ -164,7 +159,7 @@ def _as_table(rows: "pa.Table") -> Table:
     names = [name for name in rows.column_names if rows[name].null_count < rows.num_rows or name == "row"]
     table = Table(*names)
     for cells in rows.select(names).to_pylist():
-        _add_row(table, [_as_text(name, cell) for name, cell in cells.items()])
+        add_row(table, *(_as_text(name, cell) for name, cell in cells.items()))
     return table
 
 
@@ -174,13 +169,3 @@ def _as_text(name: str, cell: object) -> str:
     if cell is None:
         return ""
     return redact(str(cell)) if name == "subject_uri" else str(cell)
-
-
-def _add_row(table: Table, cells: list[str]) -> None:
-    """Cells are anybody's words: neither markup such as "[b]" nor a terminal's control characters may act."""
-    table.add_row(*(Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", cell)) for cell in cells))
-
-
-def _console() -> Console:
-    """As wide as the terminal; a file gets lines that a person can still read."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE)

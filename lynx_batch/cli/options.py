@@ -1,9 +1,11 @@
-"""Options that `render`, `plan` and `submit` have in common."""
+"""Options that several commands have in common."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lynx_batch.config import parse_override
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to render, with which model, where to.")]
 Manifest = Annotated[str | None, typer.Option(help="Another manifest than the run file's.")]
@@ -13,3 +15,8 @@ Limit = Annotated[int | None, typer.Option(min=0, help="At most this many rows."
 Where = Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")]
 AllowInvalid = Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")]
 AllowDuplicates = Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")]
+
+
+def parse_overrides(texts: list[str] | None) -> dict[str, object]:
+    """{"a.b": value} of each KEY=VALUE; raises ConfigError."""
+    return dict(map(parse_override, texts or ()))

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from lynx_batch.cli import options
+from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError
@@ -20,6 +20,7 @@ from lynx_batch.errors import ConfigError
 if TYPE_CHECKING:
     from lynx_batch.execution.forecast import RunForecast
     from lynx_batch.planning.layout import Node
+    from lynx_batch.planning.plan import Option
 
 NODE_GPUS = 8
 POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
@@ -96,6 +97,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "num_rejected": forecast.num_rejected,
         "num_to_render": forecast.num_to_render,
         "num_timings": forecast.num_timings,
+        "num_unfit": forecast.num_unfit,
         "ideal_s": forecast.ideal_s,
         "deadline_s": deadline_s,
         "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
@@ -107,7 +109,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
 
 
 def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float | None) -> None:
-    console = Console(width=WIDTH, highlight=False)
+    console = make_console(WIDTH)
     console.print(
         f"{forecast.num_rows} rows: {forecast.num_to_render} to render, {forecast.num_committed} committed, "
         f"{forecast.num_given_up} given up before, {forecast.num_rejected} rejected"
@@ -122,8 +124,12 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
         f"{excess:.1%} above all GPUs busy to the end in groups of one"
     )
     console.print(_basis(forecast, nodes))
+    if forecast.num_unfit:
+        console.print(
+            f"memory: by the estimate no group can hold {forecast.num_unfit} of the clips; `doctor` says what helps"
+        )
     if deadline_s is not None:
-        console.print(_compare(chosen.forecast.makespan_s, deadline_s, nodes))
+        console.print(_compare(chosen, deadline_s, nodes))
 
 
 def _table(forecast: "RunForecast") -> Table:
@@ -151,9 +157,16 @@ def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
     )
 
 
-def _compare(makespan_s: float, deadline_s: float, nodes: "tuple[Node, ...]") -> str:
+def _compare(chosen: "Option", deadline_s: float, nodes: "tuple[Node, ...]") -> str:
+    from lynx_batch.planning.cost import LOAD_S
+
+    makespan_s = chosen.forecast.makespan_s
     if makespan_s <= deadline_s:
         return f"meets the deadline with {duration(deadline_s - makespan_s)} to spare"
+    missed = f"misses the deadline by {duration(makespan_s - deadline_s)}"
+    least_s = LOAD_S + max(planned.seconds for planned in chosen.clips)
+    if deadline_s < least_s:
+        return f"{missed}: loading and the longest clip alone take {duration(least_s)}"
     num_gpus = sum(node.num_gpus for node in nodes)
-    needed = math.ceil(num_gpus * makespan_s / deadline_s)
-    return f"misses the deadline by {duration(makespan_s - deadline_s)}: about {needed} such GPUs would meet it"
+    needed = math.ceil(num_gpus * (makespan_s - LOAD_S) / (deadline_s - LOAD_S))
+    return f"{missed}: about {needed} such GPUs would meet it"

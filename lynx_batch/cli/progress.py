@@ -52,7 +52,7 @@ def _line_printer(console: Console, estimate: Estimate) -> Callable[["Progress"]
         if done == last_done and time.monotonic() - last_s < LINE_EVERY_S:
             return
         last_s, last_done = time.monotonic(), done
-        console.print(_headline(progress, estimate.remaining_s(progress)), highlight=False, soft_wrap=True)
+        console.print(_headline(progress, estimate.remaining_s(progress)), soft_wrap=True)
 
     return show
 

@@ -1,7 +1,7 @@
 """`render`: a run file -> committed clips. `one`: a single clip, here and now."""
 
+import os.path
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lynx_batch.cli import exits, options
+from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
-from lynx_batch.config import RunConfig, load_run_config, parse_override
+from lynx_batch.config import RunConfig, load_run_config
+from lynx_batch.errors import ConfigError
 
 if TYPE_CHECKING:
     from lynx_batch.execution.run import RunSummary
@@ -46,24 +48,24 @@ def render(
 
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
-    console = Console(file=sys.stdout)
+    console = make_console()
     _stop_on_sigterm()
     with shown(console) as watch:
         summary = run(
             config,
             selection,
             is_unsafe_allowed=unsafe_commit,
-            announce=lambda text: console.print(text, highlight=False),
+            announce=console.print,
             watch=watch,
             run_id=run_id,
         )
     raise typer.Exit(_conclude(summary, console))
 
 
-def load(run_file: Path, options: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
+def load(run_file: Path, settings: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
     """The run file with what the command line lays over it."""
-    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    return load_run_config(run_file, given | dict(parse_override(text) for text in overrides or ()))
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    return load_run_config(run_file, given | options.parse_overrides(overrides))
 
 
 def _stop_on_sigterm() -> None:
@@ -83,13 +85,11 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     line = ", ".join(counts) or "nothing to do: the manifest has no rows"
     if summary.num_rendered_elsewhere:
         line += f" ({summary.num_rendered_elsewhere} of them by other runs)"
-    console.print(f"run {summary.run_id}: {line}", highlight=False)
+    console.print(f"run {summary.run_id}: {line}")
     if shares := summary.busy_shares.values():
-        console.print(f"each group denoised at least {min(shares):.1%} of its time", highlight=False)
+        console.print(f"each group denoised at least {min(shares):.1%} of its time")
     if summary.stopped_by:
-        console.print(
-            f"stopped: {summary.stopped_by}. Run the same command again to go on.", highlight=False, soft_wrap=True
-        )
+        console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", soft_wrap=True)
         return exits.STOPPED
     return exits.DONE if summary.is_complete else exits.INCOMPLETE
 
@@ -101,20 +101,21 @@ def one(
         Path | None, typer.Option("--run", help="Model and defaults; else the published weights.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the MP4 goes.")] = Path("clip.mp4"),
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+    face_index: Annotated[int | None, typer.Option(min=0, help="Which face of several, from the left.")] = None,
+    overrides: options.Overrides = None,
 ) -> None:
     """Render a single clip in this process, without a cluster."""
     from lynx_batch.execution.one import published_config, render_one
 
-    console = Console()
-    config = load(run_file, {}, overrides) if run_file else published_config()
-    text = Path(prompt).read_text(encoding="utf-8").strip() if Path(prompt).is_file() else prompt
+    console = make_console()
+    config = load(run_file, {}, overrides) if run_file else published_config(options.parse_overrides(overrides))
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoising", total=None)
         clip = render_one(
             config,
             photo=photo,
-            prompt=text,
+            face_index=face_index,
+            prompt=_read_prompt(prompt),
             out=out,
             announce=console.print,
             on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),
@@ -123,3 +124,13 @@ def one(
     console.print(
         f"{out}: {params.num_frames} frames of {params.width}x{params.height} at {params.fps} fps, seed {params.seed}"
     )
+
+
+def _read_prompt(prompt: str) -> str:
+    """What the file of that name says, if there is one; else the prompt itself, which may be longer than a name can be."""
+    if not os.path.isfile(prompt):
+        return prompt
+    try:
+        return Path(prompt).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"PROMPT {prompt}: must be a prompt or a text file in UTF-8: {error}") from error

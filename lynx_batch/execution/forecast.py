@@ -15,15 +15,15 @@ from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.layout import Node, possible_sizes
-from lynx_batch.planning.plan import Option, best, ideal_s, options
+from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
 from lynx_model.headers import describe_adapters
 from lynx_model.memory import ModelSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """What a run would find and take. `num_timings` earlier clips corrected the shipped figures; `ways` is empty, and
-    `chosen` None, if there is nothing to render.
+    """What a run would find and take. `num_timings` earlier clips corrected the shipped figures; for `num_unfit` clips no group has
+    the memory, by the estimate; `ways` is empty, and `chosen` None, if there is nothing to render.
     """
 
     num_rows: int
@@ -32,6 +32,7 @@ class RunForecast:
     num_rejected: int
     num_to_render: int
     num_timings: int
+    num_unfit: int
     ideal_s: float
     ways: list[Option]
     chosen: Option | None
@@ -48,6 +49,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     timings = read_timings(config.output, prepared.identity)
     cost = cost_model(config, timings)
     ways = ways_to_render(clips, nodes, cost, config.cluster) if clips else []
+    chosen = best(ways) if ways else None
     return RunForecast(
         num_rows=prepared.manifest.num_rows,
         num_committed=len(committed),
@@ -55,9 +57,10 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         num_rejected=len(prepared.rejections),
         num_to_render=len(clips),
         num_timings=len(timings),
+        num_unfit=num_unfit(chosen.clips, cost, nodes) if chosen else 0,
         ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
         ways=ways,
-        chosen=best(ways) if ways else None,
+        chosen=chosen,
     )
 
 

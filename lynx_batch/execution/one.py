@@ -9,7 +9,7 @@ import torch
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
-from lynx_batch.config import ModelConfig, RunConfig
+from lynx_batch.config import RunConfig, override
 from lynx_batch.delivery.video import encode_mp4
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, prepare_rows
@@ -21,43 +21,60 @@ from lynx_model.published import models_root
 from lynx_model.sampler import OnStep
 
 
-def published_config() -> RunConfig:
-    """A run with the published weights where `lynx-batch models pull` puts them."""
+def published_config(overrides: dict[str, object]) -> RunConfig:
+    """A run with the published weights where `lynx-batch models pull` puts them, and `overrides` ({"a.b": value}) laid over it."""
     root = models_root()
-    model = ModelConfig(base=str(root / "Wan2.1-T2V-14B-Diffusers"), adapters=str(root / "lynx_full"))
-    return RunConfig(manifest="", output="", model=model)
+    model = {"base": str(root / "Wan2.1-T2V-14B-Diffusers"), "adapters": str(root / "lynx_full")}
+    return override({"manifest": "", "output": "", "model": model}, overrides, source="--set")
 
 
 def render_one(
-    config: RunConfig, *, photo: str, prompt: str, out: Path, announce: Callable[[str], None], on_step: OnStep
+    config: RunConfig,
+    *,
+    photo: str,
+    face_index: int | None,
+    prompt: str,
+    out: Path,
+    announce: Callable[[str], None],
+    on_step: OnStep,
 ) -> ClipSpec:
-    """Renders the clip that a manifest row of `photo` and `prompt` would be, into the MP4 file `out`.
+    """Renders the clip that a manifest row of `photo`, `face_index` and `prompt` would be, into the MP4 file `out`.
 
     Raises:
-        Permanent: If the photo, the prompt or the model is unfit.
+        Permanent: If the photo, the prompt, the model or `out` is unfit; before the model is loaded.
     """
-    clip = _identify(config, photo, prompt)
+    clip = _identify(config, photo, face_index, prompt)
+    _make_room(out)
+    source, faces = brought(find_model(config.model), config.faces, stage)
+    reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
+    subject = reader.read(read_photo(storage.read_bytes(clip.request.subject_uri)), face_index)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     announce(f"loading {config.model.base} on {device}")
-    source, faces = brought(find_model(config.model), config.faces, stage)
     pipe = LynxPipeline.load(
         base=source.base,
         adapters={"id": source.id_adapter, "ref": source.ref_adapter},
         device=device,
         dtype=config.engine.dtype,
-        faces=FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity),
         loras=source.loras,
         engine=config.engine.options,
     )
-    subject = pipe.read_subject(read_photo(storage.read_bytes(clip.request.subject_uri)))
     frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(encode_mp4(frames, fps=clip.params.fps, crf=config.video.crf))
     return clip
 
 
-def _identify(config: RunConfig, photo: str, prompt: str) -> ClipSpec:
-    row = pa.table({"row": [0], "subject_uri": [photo], "prompt": [prompt]})
+def _make_room(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error}") from error
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: must be a file, but is a folder")
+
+
+def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str) -> ClipSpec:
+    face = pa.array([face_index], pa.int64())
+    row = pa.table({"row": [0], "subject_uri": [photo], "face_index": face, "prompt": [prompt]})
     prepared = prepare_rows(config, row, str(Path.cwd()), Selection(), datetime.now(UTC))
     for rejection in prepared.rejections:
         raise ConfigError(f"{rejection.error_type}: {rejection.error}")

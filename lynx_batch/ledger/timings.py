@@ -13,8 +13,11 @@ from lynx_model.spec import RenderParams
 MAX_TIMINGS = 2000
 """The newest ones: enough for a median, and engines change."""
 
-PARAMS = tuple(field.name for field in fields(RenderParams))
-COLUMNS = ["run", "rendered_by_run", "outcome", "device", "group_size", "model", *BUSY_STAGES, *PARAMS]
+PARAMS = tuple(field.name for field in fields(RenderParams) if field.name not in ("prompt", "negative_prompt"))
+"""No prompt takes longer than another."""
+
+COLUMNS = ["run", "device", "group_size", "model", *BUSY_STAGES, *PARAMS]
+OWN = (pc.field("outcome") == Outcome.RENDERED) & (pc.field("run") == pc.field("rendered_by_run"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +32,7 @@ class Timing:
 
 def read_timings(output: str, identity: RenderIdentity) -> list[Timing]:
     """The newest clips that runs with this base model and precision rendered at `output`."""
-    table = read_metadata(output, COLUMNS)
-    own = pc.and_(pc.equal(table["outcome"], Outcome.RENDERED), pc.equal(table["run"], table["rendered_by_run"]))
-    newest = table.filter(own).sort_by([("run", "descending")]).slice(0, MAX_TIMINGS)
+    newest = read_metadata(output, COLUMNS, OWN).sort_by([("run", "descending")]).slice(0, MAX_TIMINGS)
     return list(_timings(newest.to_pylist(), identity))
 
 
@@ -39,6 +40,6 @@ def _timings(rows: list[dict[str, Any]], identity: RenderIdentity) -> Iterator[T
     for row in rows:
         model = dict(row["model"])
         if (model["base"], model["precision"]) == (identity.base, identity.precision):
-            params = RenderParams(**{name: row[name] for name in PARAMS})
+            params = RenderParams(prompt="any", **{name: row[name] for name in PARAMS})
             seconds = sum(row[stage] or 0.0 for stage in BUSY_STAGES)
             yield Timing(params=params, device=row["device"], group_size=row["group_size"], seconds=seconds)

@@ -51,12 +51,12 @@ class Trace:
         self._told.setdefault(group, []).extend((clip, entry) for entry in entries)
 
     def busy_shares(self) -> dict[str, float]:
-        """For each group that denoised, its denoising's share of the time from its first clip's start to its last's end."""
+        """For each group that denoised several clips, denoising's share of the time from the first's start to the last's end."""
         denoising = {
             group: [entry for _, entry in told if isinstance(entry, Span) and entry.stage == "denoise"]
             for group, told in self._told.items()
         }
-        return {group: _share(spans) for group, spans in denoising.items() if spans}
+        return {group: _share(spans) for group, spans in denoising.items() if len(spans) > 1}
 
     def chrome_events(self) -> Iterator[dict[str, Any]]:
         """Times are in microseconds since 1970. A group is a process, a lane a thread."""

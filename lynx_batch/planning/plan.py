@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec
-from lynx_batch.planning.cost import LOAD_S, CostModel, Work, works_of
+from lynx_batch.planning.cost import LOAD_S, CostModel, GpuType, Work, works_of
 from lynx_batch.planning.layout import URGENT_PRIORITY, Node, allot
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.simulate import Forecast, Simulation
@@ -49,10 +49,21 @@ def ideal_s(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ..
     return LOAD_S + 1 / pace
 
 
+def num_unfit(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> int:
+    """How many clips not even their groups, then the widest, have the memory for."""
+    counts = Counter((planned.work, planned.group_size) for planned in clips)
+    gpu = _typical_gpu(nodes)
+    return sum(number for (work, size), number in counts.items() if not cost.fits(work, size, gpu))
+
+
+def _typical_gpu(nodes: tuple[Node, ...]) -> GpuType:
+    return max(nodes, key=lambda node: node.num_gpus).gpu
+
+
 def _plan_clips(
     clips: Sequence[ClipSpec], works: Sequence[Work], cost: CostModel, nodes: tuple[Node, ...], sizes: tuple[int, ...]
 ) -> list[PlannedClip]:
-    gpu, num_gpus = max(nodes, key=lambda node: node.num_gpus).gpu, sum(node.num_gpus for node in nodes)
+    gpu, num_gpus = _typical_gpu(nodes), sum(node.num_gpus for node in nodes)
     allotted = allot(works, cost=cost, gpu=gpu, num_gpus=num_gpus, sizes=sizes)
     seconds = {(work, size): cost.seconds(work, size, gpu) for work in allotted for size in sizes}
     planned = []

@@ -44,6 +44,8 @@ def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:
         (str(COLLINS), ["--set", "model.adapters=nowhere"], "nowhere"),
         (str(COLLINS), ["--set", "model.loras=[nowhere]"], "nowhere"),
         (str(COLLINS), ["--set", "defaults.ip_blocks=0-4"], "ip_blocks"),
+        (str(COLLINS), ["--face-index", "1"], "face_index"),
+        (str(COLLINS), ["--out", "."], "--out .: must be a file"),
     ],
 )
 def test_a_fault_is_told_before_anything_is_loaded(
@@ -55,3 +57,20 @@ def test_a_fault_is_told_before_anything_is_loaded(
     assert fault in result.stderr
     assert "loading" not in result.output
     assert not out.exists()
+
+
+def test_a_prompt_may_be_longer_than_a_files_name_can_be(run_file: Path, tmp_path: Path) -> None:
+    out, prompt = tmp_path / "clip.mp4", "A person waves. " * 40
+    command = ["one", str(COLLINS), prompt, "--run", str(run_file), "--out", str(out), "--set", "defaults.width=100"]
+    assert "width" in CliRunner().invoke(app, command).stderr
+
+
+def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes(b"\xff\xfe\xff")
+    refused = CliRunner().invoke(app, ["one", str(COLLINS), str(tmp_path / "prompt.txt")])
+    assert (refused.exit_code, "must be a prompt or a text file in UTF-8" in refused.stderr) == (2, True)
+
+
+def test_an_override_is_looked_at_without_a_run_file_too() -> None:
+    refused = CliRunner().invoke(app, ["one", str(COLLINS), "Hi.", "--set", "nonsense.key=5"])
+    assert (refused.exit_code, "nonsense" in refused.stderr) == (2, True)

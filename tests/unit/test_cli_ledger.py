@@ -120,3 +120,18 @@ def test_prune_waits_for_the_end_of_a_run(output: str) -> None:
     storage.write_bytes(f"{output}/runs/run/heartbeat.json", beat.model_dump_json().encode())
     refused = run("prune", output)
     assert (refused.exit_code, "run run is going on, on node-1" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "retry", "verify", "prune"])
+def test_a_place_without_a_run_is_refused(command: str, tmp_path: Path) -> None:
+    refused = run(command, str(tmp_path / "mistyped"))
+    assert (refused.exit_code, "mistyped: must be a place that runs have written to" in refused.stderr) == (2, True)
+
+
+def test_no_word_of_a_clip_acts_as_markup(output: str) -> None:
+    end = RunEnd(ended_at=NOW, counts={}, stopped_by="RuntimeError: [/__w/gloo/pair.cc:537] reset [rank0] :smile:")
+    start_run(output, "run2")
+    write_run_end(output, "run2", end)
+    told = " ".join(run("status", output).stdout.split())
+    for words in ("[/__w/gloo/pair.cc:537]", "[rank0]", ":smile:"):
+        assert words in told

@@ -56,6 +56,15 @@ def test_a_table_tells_what_each_group_size_takes_and_which_is_chosen(run_file: 
     assert not (run_file.parent / "out").exists(), "a plan writes nothing"
 
 
+def test_a_deadline_that_no_number_of_gpus_can_meet_is_told(run_file: Path) -> None:
+    assert "loading and the longest clip alone take 1 min" in run(str(run_file), "--deadline", "10s")
+
+
+def test_clips_that_no_group_has_the_memory_for_are_told(run_file: Path) -> None:
+    output = run(str(run_file), "--set", "defaults.width=16000", "--set", "defaults.height=16000", "--limit", "2")
+    assert "no group can hold 2 of the clips" in output
+
+
 def test_json_holds_the_same(run_file: Path) -> None:
     told = json.loads(run(str(run_file), "--gpus", "8xh100@2", "--deadline", "1s", "--json"))
     assert [option["smallest_group"] for option in told["options"]] == [1, 2, 4, 8]

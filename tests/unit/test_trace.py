@@ -19,6 +19,7 @@ def trace() -> Trace:
     trace.add("g0", "anna", [span("denoise", 5, 8), span("decode", 13, 1), span("encode", 14, 3)])
     trace.add("g0", "ben", [span("denoise", 15, 10), FaultMark(error_type="GroupLost", at_s=26)])
     trace.add("g1", "", [span("load", 0, 5)])
+    trace.add("g1", "cleo", [span("denoise", 5, 8)])
     return trace
 
 
