@@ -1,6 +1,7 @@
 """What a LoRA file adds to the base model, told from its header and compared with the base's tensors; free of torch.
 
-Layouts: diffusers' and peft's (`transformer.blocks.0.attn1.to_q.lora_A.weight`, `lora_B`), and the original Wan's
+Layouts: diffusers' (`transformer.blocks.0.attn1.to_q.lora_A.weight`, `lora_B`), peft's own (`base_model.model.` before the same
+names, and `adapter_config.json` beside the file), and the original Wan's
 (`diffusion_model.blocks.0.self_attn.q.lora_down.weight`, `lora_up`, `alpha`), in which whole differences of a weight
 (`diff`) or a bias (`diff_b`) may lie beside the products.
 
@@ -9,16 +10,18 @@ diffusers' own converter is not used: it needs the tensors in memory and leaves 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import Shape, TensorHeader, checkpoint_shapes, read_header, read_metadata
+from lynx_model.headers import Shape, TensorHeader, checkpoint_shapes, read_header, read_json, read_metadata
 from lynx_model.spec import LoraSource, ModelSource
 
-PREFIX = re.compile(r"^(transformer|diffusion_model)\.")
+PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model)\.")
+PEFT_PREFIX, PEFT_CONFIG_FILE = "base_model.model.", "adapter_config.json"
 
 PARTS = {
     ".lora_A.weight": "down",
@@ -96,7 +99,8 @@ def describe_loras(source: ModelSource) -> tuple[Lora, ...]:
 
 def _describe(source: LoraSource, base: Mapping[str, Shape]) -> Lora:
     file = Path(source.file)
-    tensors, alpha = read_header(file), _declared_alpha(file)
+    tensors = read_header(file)
+    alpha = _declared_alpha(*_peft_settings(file, tensors))
     changes: dict[str, LowRank | str] = {}
     for module, names in _by_module(file, tensors).items():
         if {*names} - {"diff_b"} not in WHOLE:
@@ -171,15 +175,25 @@ def _check(file: Path, name: str, expected: Shape, found: Shape) -> None:
         raise WeightsMismatch(f"{file}: tensor {name}: expected shape {expected}, found shape {found}")
 
 
-def _declared_alpha(file: Path) -> float | None:
-    """The alpha that peft's configuration in the header gives, if it is there."""
+def _peft_settings(file: Path, tensors: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """Where peft's configuration lies, and what it says: in the header, or beside a file of peft's own."""
+    if any(name.startswith(PEFT_PREFIX) for name in tensors):
+        config = file.with_name(PEFT_CONFIG_FILE)
+        return str(config), read_json(config)
+    source = f"{file}: {METADATA_KEY} in its header"
     try:
         settings = json.loads(read_metadata(file).get(METADATA_KEY, "{}"))
-        settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
-        alpha = None if settings.get("lora_alpha") is None else float(settings["lora_alpha"])
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsMismatch(f"{file}: {METADATA_KEY} in its header must be peft's configuration as JSON") from error
+        return source, {name.removeprefix("transformer."): value for name, value in settings.items()}
+    except (ValueError, AttributeError) as error:
+        raise WeightsMismatch(f"{source}: must be peft's configuration as JSON") from error
+
+
+def _declared_alpha(source: str, settings: Mapping[str, Any]) -> float | None:
+    """The alpha of all products, if peft's configuration at `source` gives one."""
     for name in UNSUPPORTED:
         if settings.get(name):
-            raise WeightsMismatch(f"{file}: {METADATA_KEY} in its header: {name}={settings[name]!r} is not supported")
+            raise WeightsMismatch(f"{source}: {name}={settings[name]!r} is not supported")
+    alpha = settings.get("lora_alpha")
+    if not isinstance(alpha, int | float | None):
+        raise WeightsMismatch(f"{source}: lora_alpha={alpha!r}: must be a number")
     return alpha

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import structlog
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ from lynx_model.precision import quantize_blocks
 from lynx_model.sharding import TokenSharding, WholeSequence
 from lynx_model.spec import EngineOptions, ParallelPlan
 
+log = structlog.get_logger()
+
 
 class BlockConditioning(NamedTuple):
     """What one block attends to, for one guidance branch."""
@@ -56,6 +59,8 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     ref_adapter: nn.ModuleList | None
     parallel: ParallelContext
     attend_to_conditioning: Attend
+    compiled_for: set[torch.Size] | None
+    """Shapes of latents that the blocks were compiled for; None if they are not compiled."""
     in_turn: Iterable[nn.Module]
     """The blocks in the order of a forward; each one's weights are on the device until the next one is asked for."""
 
@@ -116,6 +121,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         for block in self.blocks:
             block.attn1.set_processor(SelfAttentionProcessor(self.attend_to_conditioning))
             block.attn2.set_processor(CrossAttentionProcessor(self.attend_to_conditioning))
+        self.compiled_for = set() if engine.compile else None
         if engine.compile:
             _compile(self.blocks)
 
@@ -164,6 +170,9 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, sharding: TokenSharding
     ) -> Tensor:
         """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
+        if self.compiled_for is not None and latents_BCFHW.shape not in self.compiled_for:
+            self.compiled_for.add(latents_BCFHW.shape)
+            log.info("compiling", latents=tuple(latents_BCFHW.shape), num_tokens=self._num_tokens(latents_BCFHW))
         tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding)
         return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
 

@@ -58,6 +58,8 @@ def engine(
     from lynx_model.bench.stages import bench_stages
 
     read_subject = _subject_reader(photo, faces) if photo is not None else None
+    if out is not None:
+        _check_writable(out)
     encode = _encode if find_spec("av") is not None else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = _case(width=width, height=height, num_frames=frames, is_lite=is_lite, num_blocks=blocks)
@@ -82,14 +84,21 @@ def scaling(
     runs: Runs = 3,
 ) -> None:
     """Time one step on 1 GPU and on more, in every layout of guidance branches and Ulysses ranks."""
-    from lynx_model.bench.scaling import bench_scaling, plan_cells
+    import torch
 
+    from lynx_model.bench.scaling import bench_scaling, plan_cells, read_results
+
+    numbers, num_found = _numbers("gpus", gpus, ","), torch.cuda.device_count()
+    if num_found and max(numbers) > num_found:
+        raise ConfigError(f"--gpus {gpus!r}: must be at most the {num_found} GPUs of this machine")
+    _check_writable(out)
+    read_results(out)
     cases = [
         _case(width=width, height=height, num_frames=number, is_lite=is_lite, num_blocks=blocks)
         for width, height in (_numbers("sizes", size, "x", 2) for size in sizes.split(","))
         for number in _numbers("frames", frames, ",")
     ]
-    results = bench_scaling(plan_cells(cases, _numbers("gpus", gpus, ",")), out, runs)
+    results = bench_scaling(plan_cells(cases, numbers), out, runs)
     make_console(110).print(_scaling_table(results))
 
 
@@ -112,11 +121,21 @@ def _numbers(field: str, text: str, separator: str, count: int | None = None) ->
 
 
 def _subject_reader(photo: Path, pack: str) -> Callable[[], object]:
+    """Raises FaceError if there is no usable face."""
     from lynx_model.faces.photo import read_photo
     from lynx_model.faces.reader import FaceReader
 
     reader, data = FaceReader.load(pack, OWN_RECOGNISER), photo.read_bytes()
+    reader.read(read_photo(data))
     return lambda: reader.read(read_photo(data))
+
+
+def _check_writable(file: Path) -> None:
+    """Before hours of measuring."""
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"--json {file}: must be a file that can be written: {error}") from error
 
 
 def _encode(frames_FHWC: NDArray[np.uint8]) -> None:

@@ -17,6 +17,7 @@ from lynx_model import parallel
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.bench.forward import peak_gib
 from lynx_model.bench.timing import time_ms
+from lynx_model.errors import InvalidParams
 from lynx_model.spec import EngineOptions, ParallelPlan
 
 TIMEOUT_S = 600.0
@@ -33,6 +34,7 @@ class Cell:
     def name(self) -> str:
         case, plan = self.case, self.plan
         variant = "lite" if case.is_lite else "full"
+        variant += "" if case.num_blocks == BenchCase().num_blocks else f" of {case.num_blocks} blocks"
         shape = f"{case.width}x{case.height}x{case.num_frames}"
         return f"{variant} {shape}, {plan.branches} branches x {plan.ulysses} ulysses"
 
@@ -69,7 +71,12 @@ def bench_scaling(cells: Iterable[Cell], file: Path, num_runs: int) -> list[Cell
 
 
 def read_results(file: Path) -> list[CellResult]:
-    return [CellResult(**result) for result in json.loads(file.read_text())] if file.is_file() else []
+    """Raises InvalidParams if the file is not one of results."""
+    try:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        return [CellResult(**result) for result in json.loads(text or "[]")]
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidParams("json", str(file), f"must be a file of earlier results: {error}") from error
 
 
 def efficiency(result: CellResult, results: Iterable[CellResult]) -> float | None:

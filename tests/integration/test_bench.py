@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from lynx_batch.cli import app
 from lynx_batch.cli.bench import _encode, _scaling_table, _stage_table, _subject_reader, _table
 from lynx_model.bench.baselines import forward_like, manners
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.bench.forward import BenchReport, bench_forward
-from lynx_model.bench.scaling import bench_scaling, plan_cells
+from lynx_model.bench.scaling import Cell, bench_scaling, plan_cells
 from lynx_model.bench.stages import StageTime, bench_stages, own_stages
+from lynx_model.spec import ParallelPlan
 from tests.models import ROOT
 
 CPU = torch.device("cpu")
@@ -73,3 +76,18 @@ def test_scaling_goes_on_where_it_stopped(tmp_path: Path) -> None:
     both = bench_scaling(cells[:2], file, num_runs=1)
     assert both[:1] == first
     assert _scaling_table(both).row_count == 2
+
+
+def test_cells_of_a_smaller_model_are_not_taken_for_the_true_ones() -> None:
+    names = {Cell(case=BenchCase(num_blocks=number), plan=ParallelPlan()).name for number in (4, 40)}
+    assert names == {
+        "full of 4 blocks 832x480x81, 1 branches x 1 ulysses",
+        "full 832x480x81, 1 branches x 1 ulysses",
+    }
+
+
+def test_a_file_that_cannot_take_the_results_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not results")
+    for file, rule in ((tmp_path / "notes.txt", "must be a file of earlier results"), (tmp_path, "can be written")):
+        refused = CliRunner().invoke(app, ["bench", "scaling", "--gpus", "2", "--json", str(file)])
+        assert (refused.exit_code, rule in refused.stderr) == (2, True), refused.stderr

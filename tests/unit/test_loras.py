@@ -164,6 +164,22 @@ def test_settings_in_a_header_that_mean_something_else_are_refused(tmp_path: Pat
         loaded(file)
 
 
+def test_a_file_of_pefts_own_takes_its_alpha_from_the_configuration_beside_it(tmp_path: Path) -> None:
+    down, up = random_factors("blocks.0.attn1.to_q")
+    names = ("base_model.model.blocks.0.attn1.to_q.lora_A.weight", "base_model.model.blocks.0.attn1.to_q.lora_B.weight")
+    file = tmp_path / "adapter_model.safetensors"
+    save_file(dict(zip(names, (down, up), strict=True)), file)
+    with pytest.raises(MissingFile, match=r"adapter_config\.json: no such file"):
+        loaded(str(file))
+
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "r": 4}))
+    assert_changed_by(loaded(str(file)), {"blocks.0.attn1.to_q.weight": 0.5 * product(down, up)})
+
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "use_dora": True}))
+    with pytest.raises(WeightsMismatch, match=r"adapter_config\.json: use_dora=True is not supported"):
+        loaded(str(file))
+
+
 def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
     module = "blocks.0.attn1.to_q"
     found = loaded(peft_file(tmp_path / "a.safetensors", [module]), dtype=torch.bfloat16)[f"{module}.weight"]
