@@ -69,7 +69,7 @@ def resolve(uri: str, base: str) -> str:
     """`uri` itself if it is absolute, else what it means in the folder `base`; `..` never leaves a bucket."""
     if "://" in uri or os.path.isabs(uri):
         return uri
-    if _local_path(base) is not None:
+    if path_of(base) is not None:
         return join(base, uri)
     scheme, _, address = base.partition("://")
     bucket, _, folder = address.partition("/")
@@ -78,7 +78,13 @@ def resolve(uri: str, base: str) -> str:
 
 def is_local(uri: str) -> bool:
     """Whether `uri` means a file of whatever machine reads it."""
-    return _local_path(uri) is not None
+    return path_of(uri) is not None
+
+
+def path_of(uri: str) -> Path | None:
+    """The file of whatever machine reads `uri`, if that is what it means."""
+    path = uri.removeprefix("file://")
+    return None if "://" in path else Path(path)
 
 
 def redact(uri: str) -> str:
@@ -86,9 +92,18 @@ def redact(uri: str) -> str:
     return _USERINFO.sub("://", uri.partition("?")[0]) if "://" in uri else uri
 
 
+def redact_all(value: Any) -> Any:
+    """`value`, such as a run file's content, with every URI in it redacted."""
+    if isinstance(value, dict):
+        return {key: redact_all(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole object. Raises MissingObject, StoreRefused or StoreUnavailable."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         return _reading(uri, path.read_bytes)
     store, key = _remote(uri)
@@ -97,7 +112,7 @@ def read_bytes(uri: str) -> bytes:
 
 def read_range(uri: str, start: int, end: int) -> bytes:
     """The bytes from `start` up to `end` of the object, or what there is of them; raises as `read_bytes` does."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         return _reading(uri, partial(local_files.read_range, path, start, end))
     store, key = _remote(uri)
@@ -106,7 +121,7 @@ def read_range(uri: str, start: int, end: int) -> bytes:
 
 def download(uri: str, local_path: Path) -> None:
     """Copies the object to a file of this machine, in place of what was there; raises as `read_bytes` does."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         _reading(uri, partial(shutil.copyfile, path, local_path))
         return
@@ -122,7 +137,7 @@ def read_each(uris: Iterable[str]) -> Iterator[bytes]:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Puts `data` at `uri`, in place of what was there; a reader sees the old or the new, never a part."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         _writing(uri, partial(local_files.replace, path, data))
         return
@@ -132,7 +147,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 def upload(local_path: Path, uri: str) -> None:
     """As `write_bytes`, with the content of a local file."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         _writing(uri, partial(local_files.replace_by_copy, path, local_path))
         return
@@ -145,7 +160,7 @@ def copy(source: str, target: str) -> None:
 
     Raises MissingObject, StoreRefused or StoreUnavailable.
     """
-    source_path, target_path = _local_path(source), _local_path(target)
+    source_path, target_path = path_of(source), path_of(target)
     if source_path is not None and target_path is not None:
         return _reading(source, partial(local_files.replace_by_link, target_path, source_path))
     if source_path is None and target_path is None:
@@ -165,7 +180,7 @@ def create_only(uri: str, data: bytes) -> bool:
         UnsafeStore: If the file system of a local path has no hard links.
         StoreUnavailable: If it stays unknown whether the put arrived.
     """
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         return _writing(uri, partial(local_files.create, path, data))
     return _writing(uri, partial(_create_remotely, uri, data))
@@ -173,7 +188,7 @@ def create_only(uri: str, data: bytes) -> bool:
 
 def delete(uri: str) -> None:
     """Removes the file at `uri`; there being none is no error."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         return _writing(uri, partial(path.unlink, missing_ok=True))
     return _writing(uri, partial(_delete_remotely, uri))
@@ -182,7 +197,7 @@ def delete(uri: str) -> None:
 def stat(uri: str) -> StoredFile | None:
     """What is known of the file at `uri`; None if there is none."""
     with suppress(MissingObject):
-        path = _local_path(uri)
+        path = path_of(uri)
         if path is not None:
             return _local_file(uri, _reading(uri, path.stat))
         store, key = _remote(uri)
@@ -192,7 +207,7 @@ def stat(uri: str) -> StoredFile | None:
 
 def list_files(prefix: str) -> Iterator[StoredFile]:
     """Every file below the folder `prefix`, at any depth and in no order; a file lists itself, a missing one nothing."""
-    path = _local_path(prefix)
+    path = path_of(prefix)
     if path is None:
         store, key = _remote(prefix)
         infos: dict[str, dict[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
@@ -222,16 +237,11 @@ def probe_create_only(output: str) -> None:
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """What pyarrow's readers and writers take for `uri`: a file system and a path in it."""
-    path = _local_path(uri)
+    path = path_of(uri)
     if path is not None:
         return pyarrow.fs.LocalFileSystem(), str(path)
     store, key = _remote(uri)
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store)), key
-
-
-def _local_path(uri: str) -> Path | None:
-    path = uri.removeprefix("file://")
-    return None if "://" in path else Path(path)
 
 
 def _remote(uri: str) -> tuple[Any, str]:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -16,6 +16,9 @@ from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
 
 NUM_CLIPS_AT_ONCE = 1000
+
+SURELY_OVER = timedelta(hours=1)
+"""A run whose heartbeat is older commits nothing any more, whatever outage kept it from beating and however clocks differ."""
 
 
 def export(
@@ -35,7 +38,8 @@ def export(
     num_nameless = len(committed_clip_ids(output)) - len(set(clips.values()))
     if num_nameless > 0:
         typer.echo(
-            f"{num_nameless} more are committed, but not in the metadata yet: their run has not ended, or was killed"
+            f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
+            f"because their run has not ended or was killed"
         )
 
 
@@ -68,10 +72,9 @@ def prune(
     from lynx_batch.ledger.heartbeat import living_runs
     from lynx_batch.ledger.leftovers import find_leftovers
 
-    for run_id, beat in living_runs(output, datetime.now(UTC)).items():
-        raise ConfigError(
-            f"{storage.redact(output)}: run {run_id} is going on, on {beat.host}; prune when it has ended"
-        )
+    for run_id, beat in living_runs(output, datetime.now(UTC), within=SURELY_OVER).items():
+        alive = f"run {run_id} was alive on {beat.host} at {beat.at:%H:%M} UTC"
+        raise ConfigError(f"{storage.redact(output)}: {alive}; prune an hour later, or when it has ended")
     leftovers = find_leftovers(output)
     for file in leftovers:
         typer.echo(storage.redact(file.uri))

@@ -76,9 +76,8 @@ def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
 def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> RunConfig:
     """`config` on the cluster, with the manifest and the photos that `folder` now holds, if any had to travel."""
     changes: dict[str, object] = {"cluster": config.cluster.model_copy(update={"address": "auto"})}
-    photos = {
-        request.row: Path(request.subject_uri) for request in requests if _is_private(request.subject_uri, config)
-    }
+    private = {r.row: storage.path_of(r.subject_uri) for r in requests if _is_private(r.subject_uri, config)}
+    photos = {row: photo for row, photo in private.items() if photo is not None}
     if photos or _is_private(config.manifest, config):
         _check_size(config.manifest, set(photos.values()))
         _pack_manifest(config.manifest, requests, _pack_photos(photos, folder), folder / MANIFEST_FILE)
@@ -88,8 +87,8 @@ def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> R
 
 def _is_private(uri: str, config: RunConfig) -> bool:
     """Whether `uri` means a file of this machine that the cluster's machines may not have."""
-    path = Path(uri.removeprefix("file://"))
-    return storage.is_local(uri) and not any(path.is_relative_to(folder) for folder in config.cluster.shared_paths)
+    path = storage.path_of(uri)
+    return path is not None and not any(path.is_relative_to(folder) for folder in config.cluster.shared_paths)
 
 
 def _refuse_private_paths(config: RunConfig) -> None:

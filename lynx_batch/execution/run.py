@@ -73,7 +73,7 @@ def render(
         config.output,
         run_id,
         RunRecord(started_at=now, num_rows=prepared.manifest.num_rows, is_store_safe=is_store_safe),
-        run_yaml=config.to_yaml(),
+        run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
         manifest=prepared.manifest,
         environment=software_versions(),
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 import platformdirs
 import structlog
 
-from lynx_batch.errors import LynxError, MissingObject, Transient
-from lynx_batch.storage import read_bytes, redact, stat, write_bytes
+from lynx_batch.errors import LynxError, Transient
+from lynx_batch.storage import read_bytes, stat, write_bytes
 
 log = structlog.get_logger()
 
@@ -60,9 +60,7 @@ def _hash_photo(uri: str, memory: Memory) -> tuple[str | None, str | PhotoProble
     try:
         # Before it is read: bytes that change in between are remembered by a version that never comes back.
         stored = stat(uri)
-        if stored is None:
-            raise MissingObject(f"{redact(uri)}: nothing lies there")
-        key = _digest(f"{uri}\n{stored.num_bytes}\n{stored.version}".encode()) if stored.version else None
+        key = _digest(f"{uri}\n{stored.num_bytes}\n{stored.version}".encode()) if stored and stored.version else None
         if key is not None and key in memory:
             return key, memory[key]
         return key, _digest(read_bytes(uri))

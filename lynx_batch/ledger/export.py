@@ -17,7 +17,8 @@ MAX_PROBLEMS_SHOWN = 20
 
 
 def name_clips(output: str, template: str) -> dict[str, str]:
-    """Which clip every name stands for: {name below the destination: URI of the clip}; the newest run's rows decide.
+    """Which clip every name stands for: {name below the destination: URI of the clip}; the newest run's rows decide, so that a
+    clip whose name a newer one has is left out.
 
     Args:
         output: The output location.
@@ -34,7 +35,8 @@ def name_clips(output: str, template: str) -> dict[str, str]:
         newest[row["clip_id"]] = max(row["run"], newest.get(row["clip_id"], ""))
     clip_of: dict[str, dict[str, Any]] = {}
     problems = []
-    for row in sorted(rows, key=lambda row: row["row"]):
+    by_row = sorted(rows, key=lambda row: row["row"])
+    for row in sorted(by_row, key=lambda row: row["run"], reverse=True):
         if row["run"] == newest[row["clip_id"]]:
             problems += [
                 f"row {row['row']} of run {row['run']}: {rule}" for rule in _place(row, template, columns, clip_of)
@@ -85,7 +87,7 @@ def _place(
         return
     if rule := _explain_name(name):
         yield f"{name!r} {rule}"
-    elif clip_of.setdefault(name, row)["clip_id"] != row["clip_id"]:
+    elif (first := clip_of.setdefault(name, row))["clip_id"] != row["clip_id"] and first["run"] == row["run"]:
         yield f"{name!r} must not be the name of row {clip_of[name]['row']}, too"
 
 

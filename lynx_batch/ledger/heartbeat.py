@@ -46,14 +46,14 @@ def beating(output: str, run_id: str) -> Iterator[None]:
             storage.delete(uri)
 
 
-def living_runs(output: str, now: datetime) -> dict[str, Heartbeat]:
+def living_runs(output: str, now: datetime, within: timedelta = FRESH) -> dict[str, Heartbeat]:
     """The runs that were alive lately."""
     uris = [file.uri for file in storage.list_files(storage.join(output, "runs")) if file.uri.endswith(f"/{FILE_NAME}")]
     beats: dict[str, Heartbeat] = {}
     for uri in uris:
         with suppress(MissingObject):  # the run has just ended
             beats[uri.split("/")[-2]] = parse(Heartbeat, uri, storage.read_bytes(uri))
-    return {run_id: beat for run_id, beat in beats.items() if now - beat.at < FRESH}
+    return {run_id: beat for run_id, beat in beats.items() if now - beat.at < within}
 
 
 def _beat(uri: str, is_over: threading.Event) -> None:

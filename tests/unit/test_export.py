@@ -54,6 +54,13 @@ def test_the_newest_run_decides_the_names_of_a_clip(output: str) -> None:
     assert sorted(name_clips(output, "{clip_id}-{row}")) == ["aa11-7", "aa11-8", "bb22-1", "cc33-2"]
 
 
+def test_a_clip_made_anew_takes_its_name_from_the_old_one(output: str) -> None:
+    write_metadata(output, "run-2", [rendered("dd44", 0, subject_id="ada", clip_name="wave")])
+    clips = name_clips(output, "{subject_id}/{clip_name}.mp4")
+    assert clips["ada/wave.mp4"] == storage.join(output, record("dd44").clip_uri)
+    assert len(clips) == 3
+
+
 @pytest.mark.parametrize(
     ("template", "told"),
     [

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def test_what_cannot_be_read_is_a_reason_and_no_exception(tmp_path: Path) -> Non
     assert not any(problem.is_transient for problem in problems)
     assert not any("secret" in problem.error for problem in problems)
     assert isinstance(found[good], str)
+
+
+def test_a_host_that_is_down_is_no_missing_photo() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{nobody.getsockname()[1]}/a.jpg"
+        (problem,) = hash_photos([uri]).values()
+    assert isinstance(problem, PhotoProblem)
+    assert (problem.error_type, problem.is_transient) == ("StoreUnavailable", True)
 
 
 def test_a_photo_that_is_remembered_is_not_read_again(tmp_path: Path, memory: Path) -> None:

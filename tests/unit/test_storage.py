@@ -135,6 +135,14 @@ def test_an_unknown_scheme_is_an_error_of_the_one_who_wrote_it() -> None:
         storage.read_bytes("nosuch://bucket/a")
 
 
+def test_nothing_in_a_run_file_keeps_its_secrets() -> None:
+    content = {"manifest": "https://h/m.parquet?sig=x", "model": {"loras": ({"file": "s3://key@b/a", "scale": 0.5},)}}
+    assert storage.redact_all(content) == {
+        "manifest": "https://h/m.parquet",
+        "model": {"loras": [{"file": "s3://b/a", "scale": 0.5}]},
+    }
+
+
 class Refusal(BaseHTTPRequestHandler):
     """Answers with the status that the path names."""
 
