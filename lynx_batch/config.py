@@ -29,6 +29,7 @@ PATH_KEYS = (
     "model.adapters.ref",
     "model.loras",
     "model.loras.file",
+    "cluster.shared_paths",
 )
 """Keys whose value, or each item of it, is a path or URI; relative ones are made absolute."""
 
@@ -193,7 +194,8 @@ class VideoConfig(_Section):
 class ClusterConfig(_Section):
     """`address: local` starts a Ray of its own; anything else is an existing cluster's. `max_groups: null` is as many as fit.
 
-    `shared_paths` are folders that all nodes have, with the same content: `submit` takes their files for the cluster's.
+    `shared_paths` are folders that all nodes have, with the same content: of a machine's own files, a run on several machines
+    and `submit` take only theirs.
     `gpus_per_group: auto` takes the size that `lynx-batch plan` would, and wider groups where a clip needs them; a number
     is the size of every group. A group that is not ready within `ready_within_s` is given up, and formed anew after
     `max_clips_per_group` clips, in case something leaks slowly; null is never.
@@ -205,13 +207,6 @@ class ClusterConfig(_Section):
     max_groups: int | None = Field(default=None, ge=1)
     max_clips_per_group: int | None = Field(default=500, ge=1)
     ready_within_s: float = Field(default=3600.0, gt=0)
-
-    @field_validator("shared_paths")
-    @classmethod
-    def _are_absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(map(os.path.isabs, paths)):
-            raise PydanticCustomError("broken_rule", "must be absolute paths")
-        return paths
 
 
 class RetryConfig(_Section):

@@ -84,6 +84,10 @@ def find_head() -> Head:
     return Head(ray.get_runtime_context().gcs_address)
 
 
+def has_several_machines() -> bool:
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}) > 1
+
+
 def find_slots(resource: str | None = None) -> Slots:
     """The slots of the connected cluster's lasting nodes: of a `resource`, else GPUs if there are any, else CPU cores."""
     notices_ms = ray._private.state.state.get_draining_nodes()

@@ -1,13 +1,15 @@
 """What travels with a submitted job: its run file, and the manifest and photos that lie on this machine.
 
-Nothing else of this machine does: any other path must be in a folder of `cluster.shared_paths`, or is refused.
+Nothing else of this machine does: any other path must be in a folder of `cluster.shared_paths`, or is refused. A run on several
+machines, where nothing travels, refuses photos outside of these folders, too.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +27,7 @@ from lynx_batch.ledger.runs import new_run_id
 from lynx_model.errors import MissingFile
 
 MANIFEST_FILE = "manifest.parquet"
+MAX_FAULTS_SHOWN = 20
 
 MAX_PACKAGE_BYTES = 90 * 2**20
 """A cluster takes 100 MiB a job. Source: ray 2.60.0, _private/ray_constants.py, DASHBOARD_CLIENT_MAX_SIZE."""
@@ -48,7 +51,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path) -> Package:
         WeightsMismatch, EncoderMismatch, MissingObject: If the model can be seen from here, and is not fit.
     """
     now = datetime.now(UTC)
-    _refuse_private_paths(config)
+    refuse_private_paths(config)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
     with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
@@ -75,7 +78,9 @@ def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
 
 def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> RunConfig:
     """`config` on the cluster, with the manifest and the photos that `folder` now holds, if any had to travel."""
-    changes: dict[str, object] = {"cluster": config.cluster.model_copy(update={"address": "auto"})}
+    shared_paths = (*config.cluster.shared_paths, ".")  # what travels is put to the same place on every node
+    cluster = config.cluster.model_copy(update={"address": "auto", "shared_paths": shared_paths})
+    changes: dict[str, object] = {"cluster": cluster}
     private = {r.row: storage.path_of(r.subject_uri) for r in requests if _is_private(r.subject_uri, config)}
     photos = {row: photo for row, photo in private.items() if photo is not None}
     if photos or _is_private(config.manifest, config):
@@ -91,11 +96,14 @@ def _is_private(uri: str, config: RunConfig) -> bool:
     return path is not None and not any(path.is_relative_to(folder) for folder in config.cluster.shared_paths)
 
 
-def _refuse_private_paths(config: RunConfig) -> None:
+def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
+    """Raises ConfigError if the run file or `photos` name files of this machine that the cluster's machines may not have."""
     rule = "the cluster may not have it; take a bucket, or a folder that all nodes have and name it in cluster.shared_paths"
-    faults = [f"{key}={uri!r}: {rule}" for key, uri in _named_paths(config) if _is_private(uri, config)]
+    named = chain(_named_paths(config), (("subject_uri", photo) for photo in photos))
+    faults = [f"{key}={uri!r}: {rule}" for key, uri in named if _is_private(uri, config)]
     if faults:
-        raise ConfigError("\n  ".join(["the run file names what is on this machine:", *faults]))
+        more = [f"... and {len(faults) - MAX_FAULTS_SHOWN} more"] if len(faults) > MAX_FAULTS_SHOWN else []
+        raise ConfigError("\n  ".join(["the run names what is on this machine:", *faults[:MAX_FAULTS_SHOWN], *more]))
 
 
 def _named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:

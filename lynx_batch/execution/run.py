@@ -11,11 +11,12 @@ from lynx_batch import storage
 from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import HeadLost, TooManyFaults, UnsafeStore
-from lynx_batch.execution.cluster import connected, find_head
+from lynx_batch.execution.cluster import connected, find_head, has_several_machines
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.forecast import cost_model, ways_to_render
 from lynx_batch.execution.outcomes import RunRecorder
+from lynx_batch.execution.package import refuse_private_paths
 from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
@@ -157,6 +158,8 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
     cost = cost_model(config, read_timings(config.output, settings.identity))
     with connected(config.cluster) as slots:
+        if has_several_machines():
+            refuse_private_paths(config, {clip.request.subject_uri: None for clip in recorder.open_clips})
         chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
         log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
         schedule.plan(chosen.clips, chosen.sizes)

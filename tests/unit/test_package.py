@@ -11,7 +11,7 @@ import pytest
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, load_run_config, parse_run_config
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack
+from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
 from lynx_batch.execution.prepare import Selection, prepare
 from tests.models import BASE, MODEL, ROOT
 
@@ -126,6 +126,14 @@ def test_every_path_that_the_cluster_may_not_have_is_named(home: Path, folder: P
     named = [line.split("=")[0].strip() for line in str(caught.value).splitlines()[1:]]
     assert named == ["output", "model.base", "model.adapters.ref", "faces.pack"]
     assert "cluster.shared_paths" in str(caught.value)
+
+
+def test_a_run_on_several_machines_takes_photos_of_shared_folders_only(home: Path, face_pack: Path) -> None:
+    shared = {"shared_paths": [str(MODEL), str(face_pack), str(SUBJECTS)]}
+    config = run_config(home, face_pack, [row(COLLINS)], cluster=shared)
+    refuse_private_paths(config, [str(COLLINS), "s3://bucket/a.jpg"])
+    with pytest.raises(ConfigError, match=r"subject_uri='/mine/0\.jpg'(.|\n)*and 10 more"):
+        refuse_private_paths(config, [f"/mine/{number}.jpg" for number in range(30)])
 
 
 def test_every_bad_row_is_named(home: Path, folder: Path, face_pack: Path) -> None:
