@@ -47,7 +47,7 @@ def fingerprint_folder(folder: Path) -> str:
 
     Raises:
         MissingFile: If there is no such folder, or no weights in it.
-        WeightsMismatch: If the kept fingerprint does not fit the names and sizes of the files.
+        WeightsMismatch: If the kept fingerprint does not fit the names and sizes of the files, or what was written after it.
     """
     kept = read_fingerprint(folder)
     if kept is None:
@@ -55,7 +55,9 @@ def fingerprint_folder(folder: Path) -> str:
         with suppress(OSError):  # a read-only or full disk: the fingerprint is as good without being kept
             keep_fingerprint(folder, fingerprint)
         return fingerprint.value
-    check_sizes(folder, kept, {path: file.stat().st_size for path, file in weight_files(folder).items()})
+    files = weight_files(folder)
+    check_sizes(folder, kept, {path: file.stat().st_size for path, file in files.items()})
+    _check_newer(folder, kept, files)
     return kept.value
 
 
@@ -163,9 +165,28 @@ def weight_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _check_newer(folder: Path, kept: Fingerprint, files: Mapping[str, Path]) -> None:
+    """Hashes what was written after the fingerprint: an adapter that was trained once more has the size of the old one."""
+    own = folder / FINGERPRINT_FILE
+    written_ns = own.stat().st_mtime_ns
+    newer = {path: file for path, file in files.items() if file.stat().st_mtime_ns > written_ns}
+    for path, digest in _hash(newer).items():
+        if digest != kept.files[path]:
+            raise WeightsMismatch(
+                f"{folder / path}: changed since {own} was written; remove that file if this was meant"
+            )
+    if newer:
+        with suppress(OSError):
+            os.utime(own)
+
+
 def hash_folder(folder: Path) -> dict[str, FileDigest]:
-    """Size and hash of every weight file, several at a time."""
-    files = weight_files(folder)
+    """Size and hash of every weight file."""
+    return _hash(weight_files(folder))
+
+
+def _hash(files: Mapping[str, Path]) -> dict[str, FileDigest]:
+    """Several at a time."""
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
         return dict(zip(files, threads.map(hash_file, files.values()), strict=True))
 

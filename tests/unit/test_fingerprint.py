@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,10 +38,22 @@ def test_a_fingerprint_is_kept_and_read_the_next_time(folder: Path) -> None:
     kept = json.loads((folder / FINGERPRINT_FILE).read_text())
     assert kept["fingerprint"] == fingerprint
     assert kept["files"]["vae/weights.safetensors"]["num_bytes"] == len(b"weights")
-    (folder / "vae" / "weights.safetensors").write_bytes(
-        b"WEIGHTS"
-    )  # of the same size: only `models check` looks inside
+    weights = folder / "vae" / "weights.safetensors"
+    weights.write_bytes(b"WEIGHTS")
+    os.utime(weights, ns=(0, 0))  # of the same size and old: only `models check` looks inside
     assert fingerprint_folder(folder) == fingerprint
+
+
+def test_weights_that_were_replaced_by_others_of_their_size_are_noticed(folder: Path) -> None:
+    fingerprint = fingerprint_folder(folder)
+    weights, later_ns = folder / "vae" / "weights.safetensors", time.time_ns() + 10**9
+    os.utime(weights, ns=(later_ns, later_ns))
+    assert fingerprint_folder(folder) == fingerprint, "touched, but the same"
+
+    weights.write_bytes(b"WEIGHTS")
+    os.utime(weights, ns=(later_ns, later_ns))
+    with pytest.raises(WeightsMismatch, match=rf"weights\.safetensors: changed since .*{FINGERPRINT_FILE} was written"):
+        fingerprint_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["README.md", "LICENSE", "LICENSE.txt", ".hidden.json", ".cache/state.json"])
