@@ -30,6 +30,7 @@ def submit(
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
+    unsafe_commit: options.UnsafeCommit = False,
 ) -> None:
     """Render on a Ray cluster, as a job of it. Submit again to go on after whatever ended it.
 
@@ -42,7 +43,7 @@ def submit(
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     with TemporaryDirectory() as folder:
-        package = pack(config, selection, Path(folder))
+        package = pack(config, selection, Path(folder), is_unsafe_allowed=unsafe_commit)
         jobs = _connect(address)
         job_id = jobs.submit(package, run_file.stem)
     typer.echo(

@@ -15,6 +15,9 @@ Limit = Annotated[int | None, typer.Option(min=0, help="At most this many rows."
 Where = Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")]
 AllowInvalid = Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")]
 AllowDuplicates = Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")]
+UnsafeCommit = Annotated[
+    bool, typer.Option(help="Go on with a store that ignores create-only puts: never with two drivers.")
+]
 
 
 def parse_overrides(texts: list[str] | None) -> dict[str, object]:

@@ -29,9 +29,7 @@ def render(
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
-    unsafe_commit: Annotated[
-        bool, typer.Option(help="Go on with a store that ignores create-only puts: never with two drivers.")
-    ] = False,
+    unsafe_commit: options.UnsafeCommit = False,
     run_id: Annotated[str | None, typer.Option(help="The run's id, if it is to be known beforehand.")] = None,
 ) -> None:
     """Render every row of a manifest that is not committed yet.

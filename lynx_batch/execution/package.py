@@ -43,7 +43,7 @@ class Package:
     metadata: dict[str, str]
 
 
-def pack(config: RunConfig, selection: Selection, folder: Path) -> Package:
+def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_allowed: bool = False) -> Package:
     """Writes into `folder` a run file that means on the cluster what `config` means here, and what it needs beside it.
 
     Raises:
@@ -63,7 +63,8 @@ def pack(config: RunConfig, selection: Selection, folder: Path) -> Package:
         "output": storage.redact(config.output),
         "manifest_sha256": hash_manifest(config.manifest),
     }
-    return Package(run_id=run_id, folder=folder, command=_command(run_file.name, run_id, selection), metadata=metadata)
+    command = [*_command(run_file.name, run_id, selection), *(["--unsafe-commit"] if is_unsafe_allowed else [])]
+    return Package(run_id=run_id, folder=folder, command=command, metadata=metadata)
 
 
 def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:

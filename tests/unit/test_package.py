@@ -115,6 +115,12 @@ def test_the_job_tells_its_run_and_the_hash_of_its_manifest(home: Path, folder: 
     assert package.metadata["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
 
 
+def test_what_render_was_asked_for_is_asked_for_there(home: Path, folder: Path, face_pack: Path) -> None:
+    config = run_config(home, face_pack, [row(COLLINS)])
+    package = pack(config, Selection(where="row < 3", limit=2), folder, is_unsafe_allowed=True)
+    assert package.command[5:] == ["--where", "row < 3", "--limit", "2", "--unsafe-commit"]
+
+
 def test_every_path_that_the_cluster_may_not_have_is_named(home: Path, folder: Path, face_pack: Path) -> None:
     changes = {
         "output": "/mine/out",
