@@ -69,6 +69,8 @@ class ClipQueue:
         self._free: dict[Level, list[Batch]] = {}
         self._owned: dict[str, Batch] = {}
         self._num_clips: Counter[Level] = Counter()
+        self._num_by_size: Counter[int] = Counter()
+        self._levels: dict[int, list[Level]] = {}
 
     def add(self, planned: PlannedClip) -> None:
         clip, params, level = planned.clip, planned.clip.params, level_of(planned)
@@ -78,18 +80,21 @@ class ClipQueue:
             heapq.heappush(self._free.setdefault(level, []), batch)
         place = self._salted(params.prompt), self._salted(f"{clip.request.row:012}"), clip.clip_id
         heapq.heappush(self._clips[batch], place)
+        if not self._num_clips[level]:
+            heapq.heappush(self._levels.setdefault(level.group_size, []), level)
         self._num_clips[level] += 1
+        self._num_by_size[level.group_size] += 1
 
     def first_level(self, max_size: int) -> Level | None:
         """How urgent the most urgent clip is that a group of `max_size` can take."""
-        return min((level for level in self._num_clips if level.group_size <= max_size), default=None)
+        for levels in self._levels.values():
+            while levels and not self._num_clips[levels[0]]:
+                heapq.heappop(levels)
+        return min((levels[0] for size, levels in self._levels.items() if levels and size <= max_size), default=None)
 
     def num_by_size(self) -> Counter[int]:
         """How many clips wait for each group size; no size stands with 0."""
-        num_clips: Counter[int] = Counter()
-        for level, num in self._num_clips.items():
-            num_clips[level.group_size] += num
-        return num_clips
+        return +self._num_by_size
 
     def take(self, group: str, max_size: int) -> str | None:
         """The id of the next clip for a group of `max_size`; None if none is there that fits it."""
@@ -99,8 +104,7 @@ class ClipQueue:
         batch = self._choose(group, level)
         *_, clip_id = heapq.heappop(self._clips[batch])
         self._num_clips[level] -= 1
-        if not self._num_clips[level]:
-            del self._num_clips[level]
+        self._num_by_size[level.group_size] -= 1
         if not self._clips[batch]:
             del self._clips[batch]
             self._owned = {owner: owned for owner, owned in self._owned.items() if owned != batch}
