@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lynx_batch.errors import ConsentExpired
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
 from lynx_batch.ledger.metadata import SCHEMA, STAGES, Outcome, read_metadata
@@ -14,11 +15,15 @@ from lynx_batch.ledger.retries import RetryWish, read_wishes, write_wish
 from lynx_batch.ledger.runs import read_runs
 
 GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
+JUDGED_ANEW = ConsentExpired.__name__
+"""A consent that ran out while a run went on may have been renewed: each run looks at it before its first clip."""
+
 COMMIT_COLUMNS = [*filter(CommitRecord.model_fields.__contains__, SCHEMA.names), *STAGES, "rendered_by_run", "model"]
 
 
 def given_up_before(output: str, committed: Set[str]) -> pa.Table:
-    """A metadata row for each clip that was rejected or failed, was not asked for again since, and is not `committed`.
+    """A metadata row for each clip that was rejected or failed, was not asked for again since, and is not `committed`; not for
+    those whose consent had expired.
 
     Of a clip that was given up in a run's last minutes before it was killed, the row tells only that, when and why.
     """
@@ -29,7 +34,9 @@ def given_up_before(output: str, committed: Set[str]) -> pa.Table:
     kept = [
         row
         for clip_id, row in last.items()
-        if clip_id not in committed and not (clip_id in wishes and wishes[clip_id] > row["ended_at"])
+        if clip_id not in committed
+        and row["error_type"] != JUDGED_ANEW
+        and not (clip_id in wishes and wishes[clip_id] > row["ended_at"])
     ]
     return pa.Table.from_pylist(kept, SCHEMA)
 

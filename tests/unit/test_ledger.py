@@ -3,7 +3,7 @@
 import multiprocessing
 import threading
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -213,6 +213,13 @@ def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> No
     assert given_up(output) == {}, "although the clock of whoever asks is behind"
     write_event(output, event(EventKind.REJECTED, minutes=3, run_id="next"))
     assert given_up(output) == {"ab12": "rejected"}
+
+
+def test_a_consent_that_expired_in_mid_run_is_no_last_word(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    start_run(output, "run")
+    write_metadata(output, "run", [replace(ended(Outcome.REJECTED, clip()), error_type="ConsentExpired")])
+    assert given_up(output) == {}
 
 
 def test_a_clip_that_a_finished_run_gave_up_stays_so_until_it_is_asked_for(tmp_path: Path) -> None:
