@@ -11,6 +11,9 @@ TEMPORAL_STRIDE_FRAMES = 4
 LATENT_CHANNELS = 16
 SIZE_MULTIPLE_PX = 16
 
+MAX_PATCHES = 1024
+"""Along width, height and time: what the DiT has rotary embeddings for. Source: `rope_max_seq_len` of diffusers' Wan."""
+
 
 def check_size(field: str, size_px: int) -> None:
     """Raises InvalidParams unless `size_px` can be cut into whole patches."""
@@ -19,6 +22,8 @@ def check_size(field: str, size_px: int) -> None:
         raise InvalidParams(
             field, size_px, f"must be a positive multiple of {SIZE_MULTIPLE_PX} px; the nearest is {near}"
         )
+    if size_px > MAX_PATCHES * SIZE_MULTIPLE_PX:
+        raise InvalidParams(field, size_px, f"must be at most {MAX_PATCHES * SIZE_MULTIPLE_PX} px")
 
 
 def check_num_frames(num_frames: int) -> None:
@@ -26,6 +31,8 @@ def check_num_frames(num_frames: int) -> None:
     if num_frames < 1 or (num_frames - 1) % TEMPORAL_STRIDE_FRAMES:
         near = max(0, round((num_frames - 1) / TEMPORAL_STRIDE_FRAMES)) * TEMPORAL_STRIDE_FRAMES + 1
         raise InvalidParams("num_frames", num_frames, f"must be 4 k + 1; the nearest is {near}")
+    if num_frames > (longest := (MAX_PATCHES - 1) * TEMPORAL_STRIDE_FRAMES + 1):
+        raise InvalidParams("num_frames", num_frames, f"must be at most {longest}")
 
 
 def latent_shape(*, width: int, height: int, num_frames: int) -> tuple[int, int, int, int, int]:

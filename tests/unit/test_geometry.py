@@ -46,3 +46,12 @@ def test_the_nearest_value_that_an_error_names_is_a_good_one(size_px: int, num_f
 def test_every_patch_of_a_clip_is_one_token(columns: int, rows: int, quads: int) -> None:
     size = {"width": columns * 16, "height": rows * 16, "num_frames": 4 * quads + 1}
     assert num_tokens(**size) == columns * rows * (quads + 1)
+
+
+def test_no_side_is_longer_than_the_model_has_positions_for() -> None:
+    check_size("width", 16384)
+    check_num_frames(4093)
+    with pytest.raises(InvalidParams, match="width=16400: must be at most 16384 px"):
+        check_size("width", 16400)
+    with pytest.raises(InvalidParams, match="num_frames=4097: must be at most 4093"):
+        check_num_frames(4097)
