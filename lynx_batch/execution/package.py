@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
+from os.path import normpath
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,7 +95,9 @@ def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> R
 def _is_private(uri: str, config: RunConfig) -> bool:
     """Whether `uri` means a file of this machine that the cluster's machines may not have."""
     path = storage.path_of(uri)
-    return path is not None and not any(path.is_relative_to(folder) for folder in config.cluster.shared_paths)
+    if path is None:
+        return False
+    return not any(Path(normpath(path)).is_relative_to(folder) for folder in config.cluster.shared_paths)
 
 
 def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
