@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 
 from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import Shape, TensorHeader, checkpoint_shapes, read_header, read_metadata
+from lynx_model.headers import Shape, TensorHeader, read_header, read_metadata, read_tensors
 from lynx_model.spec import LoraSource, ModelSource
 
 PREFIX = re.compile(r"^(transformer|diffusion_model)\.")
@@ -90,7 +90,7 @@ def describe_loras(source: ModelSource) -> tuple[Lora, ...]:
     """
     if not source.loras:
         return ()
-    base = checkpoint_shapes(Path(source.base) / "transformer")
+    base = {name: tensor.shape for name, tensor in read_tensors(Path(source.base, "transformer")).items()}
     return tuple(_describe(lora, base) for lora in source.loras)
 
 

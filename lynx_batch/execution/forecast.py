@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import ClusterConfig, RunConfig
@@ -97,7 +96,7 @@ def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:
 
 def _engine(config: RunConfig) -> Engine:
     source, _ = brought(find_model(config.model), config.faces, outline)
-    adapters = describe_adapters(Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None)
+    adapters = describe_adapters(source.id_adapter, source.ref_adapter)
     return Engine(
         size=ModelSize.of(source), setting=config.engine.setting, has_image_guidance=adapters.has_image_guidance
     )

@@ -14,7 +14,7 @@ from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_cli
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
-from lynx_model.check import count_blocks
+from lynx_model.base import read_base
 from lynx_model.errors import EncoderMismatch
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import find_pack
@@ -60,7 +60,7 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
 def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
     """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
     requests, problems = check_rows(manifest, config.defaults, base)
-    requests, beyond = check_blocks(requests, count_blocks(Path(outline(config.model.base))))
+    requests, beyond = check_blocks(requests, read_base(Path(outline(config.model.base))).num_blocks)
     problems += beyond
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
@@ -88,8 +88,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
     named = find_model(config.model)
     source, faces = brought(named, config.faces, outline)
     pack = find_pack(faces.pack)
-    id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
-    adapters = describe_adapters(id_folder, ref_folder)
+    adapters = describe_adapters(source.id_adapter, source.ref_adapter)
     describe_loras(source)  # raises unless each fits the base model
     is_own = faces.identity == OWN_RECOGNISER
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
@@ -101,8 +100,8 @@ def identify_model(config: RunConfig) -> RenderIdentity:
     pack_fingerprint = fingerprint_folder(pack.folder)
     return RenderIdentity(
         base=fingerprint_folder(Path(source.base)),
-        id_adapter=fingerprint_folder(id_folder),
-        ref_adapter=fingerprint_folder(ref_folder) if ref_folder else None,
+        id_adapter=fingerprint_folder(Path(source.id_adapter)),
+        ref_adapter=fingerprint_folder(Path(source.ref_adapter)) if source.ref_adapter else None,
         face_pack=pack_fingerprint,
         identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(faces.identity)),
         is_parity=config.faces.parity,

@@ -94,8 +94,9 @@ def drop_last_byte(base: Path) -> None:
         (lambda base: (base / "tokenizer" / "tokenizer.json").unlink(), r"must hold tokenizer/tokenizer\.json or"),
         (
             lambda base: (base / "text_encoder" / "model.safetensors").unlink(),
-            r"text_encoder: must hold \*\.safetensors",
+            r"text_encoder: must hold diffusion_pytorch_model\.safetensors or model\.safetensors, or an index",
         ),
+        (lambda base: (base / "transformer_2").mkdir(), r"transformer_2: must not be there: Lynx is built on one"),
         (
             lambda base: edit_json(base / "transformer" / "config.json", in_channels=36),
             r"transformer/config\.json: in_channels=36: must be 16, as in a text-to-video model",
@@ -141,6 +142,11 @@ def test_check_understands_shards(base: Path) -> None:
     last.write_bytes(content)
     edit_json(index, weight_map=json.loads(index.read_text())["weight_map"] | {"lost": last.name})
     assert f"{last.name}: tensor lost: expected one as {index.name} says, found none" in run("check", base).output
+    for weight_map in (None, {}, []):
+        edit_json(index, weight_map=weight_map)
+        assert (
+            f"{index.name}: weight_map={weight_map!r}: must name the file of each tensor" in run("check", base).output
+        )
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
