@@ -18,7 +18,15 @@ from lynx_batch.errors import ConfigError
 from lynx_model.errors import InvalidParams
 from lynx_model.memory import Setting
 from lynx_model.ranges import explain_step_ranges
-from lynx_model.spec import MAX_LORA_SCALE, EngineOptions, LoraSource, ModelSource, RenderParams, TextPlacement
+from lynx_model.spec import (
+    MAX_LORA_SCALE,
+    AttentionChoice,
+    EngineOptions,
+    LoraSource,
+    ModelSource,
+    RenderParams,
+    TextPlacement,
+)
 
 PATH_KEYS = (
     "manifest",
@@ -98,7 +106,7 @@ class EngineConfig(_Section):
 
     precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
     num_bf16_edge_blocks: int = 0
-    attention: Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"] = "auto"
+    attention: AttentionChoice = "auto"
     compile: bool = False
     offload: Literal["none", "blocks"] = "none"
     text_encoder: TextPlacement = "resident"
@@ -106,7 +114,7 @@ class EngineConfig(_Section):
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:
         try:
-            self.options  # noqa: B018
+            self.options.check_dtype(self.dtype)
         except InvalidParams as error:
             raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
         return self

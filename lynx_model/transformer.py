@@ -82,9 +82,6 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         """Brings what was loaded into the form that forwards on `device` use, once: q, k, v as one product; fp8; offload.
 
         With `offload` the weights must have been loaded to the host, and the adapters' layers stay there.
-
-        Raises:
-            InvalidParams: If `num_bf16_edge_blocks` leaves no block in fp8.
         """
         for block in self.blocks:
             block.attn1.fuse_projections()

@@ -18,7 +18,7 @@ import platformdirs
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.config import FacesConfig, ModelConfig
+from lynx_batch.config import FacesConfig, ModelConfig, RunConfig
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_model.errors import WeightsMismatch
@@ -60,6 +60,11 @@ def brought(model: ModelSource, faces: FacesConfig, fetch: Fetch) -> tuple[Model
         loras=tuple(replace(lora, file=fetch(lora.file)) for lora in model.loras),
     )
     return local_model, faces.model_copy(update={"pack": fetch(faces.pack), "identity": fetch(faces.identity)})
+
+
+def outlined(config: RunConfig) -> tuple[ModelSource, FacesConfig]:
+    """The weights of a run, as outlines where they lie in a store; raises as `outline` does."""
+    return brought(find_model(config.model), config.faces, outline)
 
 
 def with_staged_weights(settings: WorkerSettings) -> WorkerSettings:

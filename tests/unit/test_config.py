@@ -57,9 +57,9 @@ def test_an_override_replaces_one_key(tmp_path: Path) -> None:
 def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
     engines = [
         EngineConfig(precision=precision, attention=attention, num_bf16_edge_blocks=number)
-        for precision, number in (("bfloat16", 0), ("float32", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
+        for precision, number in (("bfloat16", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
         for attention in ("auto", "fa3_fp8")
-    ]
+    ] + [EngineConfig(precision="float32")]
     exact = [EngineConfig(compile=True), EngineConfig(attention="fa3"), EngineConfig(offload="blocks")]
     assert len({engine.numerics for engine in engines}) == len(engines)
     assert {engine.numerics for engine in exact} == {"bfloat16"}
@@ -68,6 +68,14 @@ def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
 def test_edge_blocks_are_refused_without_fp8(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="num_bf16_edge_blocks=5: needs precision fp8"):
         load_run_config(write(tmp_path, MINIMAL + "engine: {num_bf16_edge_blocks: 5}"), {})
+
+
+@pytest.mark.parametrize("attention", ["fa3", "fa3_fp8", "fa2", "cudnn"])
+def test_a_kernel_that_needs_bfloat16_is_refused_beside_float32(tmp_path: Path, attention: str) -> None:
+    text = MINIMAL + f"engine: {{attention: {attention}, precision: "
+    with pytest.raises(ConfigError, match=f"attention='{attention}': needs bfloat16, but the model is float32"):
+        load_run_config(write(tmp_path, text + "float32}"), {})
+    assert load_run_config(write(tmp_path, text + "fp8}"), {}).engine.attention == attention
 
 
 def test_loras_are_files_with_or_without_a_scale(tmp_path: Path) -> None:
