@@ -293,7 +293,7 @@ def _shown(error: Any) -> str:
 
 
 def _absolute(key: str, value: object, folder: Path) -> object:
-    """`value` with every path in it made absolute; the items of a list have the list's own key.
+    """`value` with every path in it, `file://` or not, made absolute; the items of a list have the list's own key.
 
     A link stays one, as other nodes may not have its goal.
     """
@@ -302,9 +302,10 @@ def _absolute(key: str, value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [_absolute(key, item, folder) for item in value]
     is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
-    if not is_path or not isinstance(value, str) or "://" in value:
+    if not is_path or not isinstance(value, str):
         return value
-    return os.path.abspath(folder / Path(value).expanduser())
+    path = value.removeprefix("file://")
+    return value if "://" in path else os.path.abspath(folder / Path(path).expanduser())
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

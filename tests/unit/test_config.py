@@ -5,7 +5,7 @@ import pytest
 
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
-from lynx_model.spec import LoraSource, RenderParams
+from lynx_model.spec import LoraSource, ModelSource, RenderParams
 
 JOBS = Path(__file__).parents[2] / "jobs"
 MINIMAL = "manifest: m.parquet\noutput: out\nmodel: {base: base, adapters: full}\n"
@@ -33,6 +33,18 @@ def test_uris_and_bare_names_stay_as_they_are(tmp_path: Path) -> None:
     text = MINIMAL.replace("out\n", "s3://bucket/out\n") + "faces: {pack: free, identity: arcface}"
     config = load_run_config(write(tmp_path, text), {})
     assert (config.output, config.faces.pack, config.faces.identity) == ("s3://bucket/out", "free", "arcface")
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    text = (
+        "manifest: file:///m.parquet\noutput: file:///out\nfaces: {pack: file:///pack, identity: file:///arcface.pth}\n"
+    )
+    model = "model: {base: file:///base, adapters: {id: file:///full, ref: null}, loras: [{file: file:///lora}]}"
+    config = load_run_config(write(tmp_path, text + model), {})
+    assert (config.manifest, config.output) == ("/m.parquet", "/out")
+    assert (config.faces.pack, config.faces.identity) == ("/pack", "/arcface.pth")
+    loras = (LoraSource(file="/lora"),)
+    assert config.model.source == ModelSource(base="/base", id_adapter="/full", ref_adapter=None, loras=loras)
 
 
 def test_paths_of_the_command_line_start_from_the_working_directory(
