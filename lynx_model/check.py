@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lynx_model.base import COMPONENTS, check_base
 from lynx_model.errors import MissingFile
+from lynx_model.faces.identity import check_arcface
 from lynx_model.faces.pack import find_pack
 from lynx_model.headers import ID_FILE, RESAMPLER_FILE, describe_adapters, read_tensors
 from lynx_model.published import ARCFACE
@@ -17,7 +18,7 @@ def describe_folder(folder: Path) -> str:
 
     Raises:
         MissingFile: If a file is not there, or the folder is none of these.
-        WeightsMismatch: If a file is damaged, or a tensor is missing, surplus or misshapen.
+        WeightsMismatch: If a file is damaged, or a tensor is missing, surplus or misshapen; of ArcFace's, some names count.
     """
     if (folder / INDEX_FILE).is_file():
         return _describe_base(folder)
@@ -26,7 +27,8 @@ def describe_folder(folder: Path) -> str:
     if any(folder.glob("*.onnx")):
         pack = find_pack(str(folder.resolve()))
         return f"face pack {pack.name}, embeddings of {pack.identity_encoder}, licence: {pack.licence}"
-    if (folder / Path(ARCFACE.path).name).is_file():
+    if (arcface := folder / Path(ARCFACE.path).name).is_file():
+        check_arcface(arcface)
         return "ArcFace IR-SE50, the identity encoder of the published adapters"
     raise MissingFile(f"{folder}: must hold {INDEX_FILE}, {RESAMPLER_FILE}, a face pack's *.onnx or the ArcFace file")
 

@@ -16,7 +16,7 @@ from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
 from lynx_model.base import check_base, read_base
 from lynx_model.errors import EncoderMismatch
-from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import find_pack
 from lynx_model.fingerprint import fingerprint_file, fingerprint_folder
 from lynx_model.headers import check_fit, describe_adapters
@@ -97,6 +97,8 @@ def identify_model(config: RunConfig) -> RenderIdentity:
     check_fit(adapters, num_blocks=base.num_blocks, channels=base.channels)
     describe_loras(source)  # raises unless each fits the base model
     is_own = faces.identity == OWN_RECOGNISER
+    if not is_own:
+        check_arcface(arcface_file(faces.identity))
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
         raise EncoderMismatch(

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from lynx_batch.cli import app
+from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.published import models_root
 from tests.hub import Hub, read_repo, serve
@@ -64,8 +65,11 @@ def test_check_knows_a_face_pack(face_pack: Path, tmp_path: Path) -> None:
 
 
 def test_check_knows_the_arcface_folder(tmp_path: Path) -> None:
-    (tmp_path / "recognition_arcface_ir_se50.pth").write_bytes(b"weights")
-    assert "ArcFace IR-SE50" in run("check", tmp_path).output
+    file = tmp_path / "recognition_arcface_ir_se50.pth"
+    file.write_bytes(b"weights")
+    assert f"{file}: must be a PyTorch file of an ArcFace IR-SE50" in run("check", tmp_path).output
+    file.write_bytes(" ".join(ARCFACE_TENSORS).encode())
+    assert "ArcFace IR-SE50, the identity encoder" in run("check", tmp_path).output
 
 
 def test_check_finds_a_flipped_byte(base: Path) -> None:

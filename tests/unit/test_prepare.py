@@ -22,14 +22,18 @@ SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
 
 
 def make_config(
-    face_pack: Path, *loras: object, base: Path = BASE, engine: Mapping[str, object] | None = None
+    face_pack: Path,
+    *loras: object,
+    base: Path = BASE,
+    identity: str = "pack",
+    engine: Mapping[str, object] | None = None,
 ) -> RunConfig:
     return RunConfig.model_validate(
         {
             "manifest": "m.parquet",
             "output": "out",
             "model": {"base": str(base), "adapters": str(MODEL / "lynx_full"), "loras": loras},
-            "faces": {"pack": str(face_pack), "identity": "pack"},
+            "faces": {"pack": str(face_pack), "identity": identity},
             "engine": engine or {},
         }
     )
@@ -94,6 +98,16 @@ def test_adapters_of_another_base_are_refused(face_pack: Path, tmp_path: Path) -
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 8}))
     with pytest.raises(WeightsMismatch, match="made for 96 channels, but the base model has 192"):
         identify_model(make_config(face_pack, base=base))
+
+
+def test_a_file_that_is_no_arcface_network_is_refused(face_pack: Path, tmp_path: Path) -> None:
+    file = tmp_path / "arcface.pth"
+    config = make_config(face_pack, identity=str(file))
+    with pytest.raises(MissingFile, match="lynx-batch models pull arcface"):
+        identify_model(config)
+    file.write_bytes(b"weights")
+    with pytest.raises(WeightsMismatch, match=r"arcface\.pth: must be a PyTorch file of an ArcFace"):
+        identify_model(config)
 
 
 def test_edge_blocks_must_leave_some_of_the_runs_model_in_fp8(face_pack: Path) -> None:
