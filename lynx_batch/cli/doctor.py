@@ -21,14 +21,14 @@ def doctor(
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
 ) -> None:
     """Tell what this machine has, what fits its GPUs, and what is amiss. Exit code 2 if anything is."""
-    from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published, fit_run
+    from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published
 
     config = load_run_config(run_file, dict(map(parse_override, overrides or ()))) if run_file else None
     machine, findings = examine_machine()
     if config is None:
         findings += [*examine_models(), *fit_published(machine)]
     else:
-        findings += [*examine_run(config), fit_run(config, machine)]
+        findings += examine_run(config, machine)
     table = Table("what", "", "found")
     for finding in findings:
         table.add_row(finding.subject, "" if finding.level is Level.OK else finding.level, finding.text)
