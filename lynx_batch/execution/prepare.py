@@ -97,14 +97,14 @@ def identify_model(config: RunConfig) -> RenderIdentity:
     check_fit(adapters, num_blocks=base.num_blocks, channels=base.channels)
     describe_loras(source)  # raises unless each fits the base model
     is_own = faces.identity == OWN_RECOGNISER
-    if not is_own:
-        check_arcface(arcface_file(faces.identity))
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
         raise EncoderMismatch(
             f"faces.identity={config.faces.identity!r} gives embeddings of {encoder!r}, "
             f"but {config.model.source.id_adapter} declares {adapters.identity_encoder!r}"
         )
+    if not is_own:
+        check_arcface(arcface_file(faces.identity))
     pack_fingerprint = fingerprint_folder(pack.folder)
     return RenderIdentity(
         base=fingerprint_folder(Path(source.base)),

@@ -52,7 +52,7 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
         ("faces.pack", "nowhere", "face pack 'nowhere'"),
         ("model.base", "nowhere", "no such file"),
         ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),
-        ("faces.identity", str(RUN), "must be a PyTorch file of an ArcFace"),
+        ("faces.identity", str(RUN), "declares 'sface-512'"),
     ],
 )
 def test_what_a_run_names_and_is_not_there_is_a_fault(demo: list[str], key: str, value: str, fault: str) -> None:

@@ -16,6 +16,7 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, identify_model, prepare_rows
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.fingerprint import FINGERPRINT_FILE
+from lynx_model.headers import DECLARATION_FILE
 from tests.models import BASE, MODEL
 
 SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
@@ -25,6 +26,7 @@ def make_config(
     face_pack: Path,
     *loras: object,
     base: Path = BASE,
+    adapters: Path = MODEL / "lynx_full",
     identity: str = "pack",
     engine: Mapping[str, object] | None = None,
 ) -> RunConfig:
@@ -32,7 +34,7 @@ def make_config(
         {
             "manifest": "m.parquet",
             "output": "out",
-            "model": {"base": str(base), "adapters": str(MODEL / "lynx_full"), "loras": loras},
+            "model": {"base": str(base), "adapters": str(adapters), "loras": loras},
             "faces": {"pack": str(face_pack), "identity": identity},
             "engine": engine or {},
         }
@@ -101,8 +103,10 @@ def test_adapters_of_another_base_are_refused(face_pack: Path, tmp_path: Path) -
 
 
 def test_a_file_that_is_no_arcface_network_is_refused(face_pack: Path, tmp_path: Path) -> None:
+    unlike_the_demos = shutil.ignore_patterns(DECLARATION_FILE, FINGERPRINT_FILE)
+    adapters = shutil.copytree(MODEL / "lynx_full", tmp_path / "full", ignore=unlike_the_demos)
     file = tmp_path / "arcface.pth"
-    config = make_config(face_pack, identity=str(file))
+    config = make_config(face_pack, adapters=adapters, identity=str(file))
     with pytest.raises(MissingFile, match="lynx-batch models pull arcface"):
         identify_model(config)
     file.write_bytes(b"weights")
