@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from lynx_batch import storage
 from lynx_batch.cli import app
-from lynx_batch.cli.findings import Level, _fit, find_lacks, fit_published, fit_run
-from lynx_batch.config import EngineConfig, RunConfig, load_run_config
+from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
+from lynx_batch.config import EngineConfig, FacesConfig, RunConfig, load_run_config
 from lynx_model.fingerprint import fingerprint_folder
 from lynx_model.machine import Gpu, Machine
 from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize
@@ -112,7 +112,7 @@ def test_a_run_that_does_not_fit_is_a_fault() -> None:
     assert "does not fit" in misfit.text
 
 
-def test_gpus_that_lack_what_the_engine_needs_are_faults() -> None:
+def test_gpus_that_lack_what_the_engine_needs_are_faults(tmp_path: Path, face_pack: Path) -> None:
     needs = {"sdpa": None, "fa3": "a Hopper GPU", "fp8": missing_fp8_need((8, 0))}
     gpu = Gpu(name="A100", free_bytes=80 * GIB, total_bytes=80 * GIB, missing_needs=needs)
     a100 = replace(machine(80), gpus=(gpu,))
@@ -120,6 +120,14 @@ def test_gpus_that_lack_what_the_engine_needs_are_faults() -> None:
     fp8 = "fp8 needs a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has 8.0"
     assert texts == [[], ["fa3 needs a Hopper GPU"], [fp8], [f"fa3 needs a Hopper GPU; {fp8}"]]
     assert find_lacks(EngineConfig(attention="fa3"), replace(a100, gpus=())) == []
+
+    engine = {"precision": "bfloat16", "attention": "fa3"}
+    faces = FacesConfig(pack=str(face_pack), identity="pack")
+    config = full_run(**engine).model_copy(
+        update={"manifest": str(tmp_path / "none"), "output": str(tmp_path), "faces": faces}
+    )
+    faults = [finding.subject for finding in examine_run(config, a100) if finding.level is Level.FAULT]
+    assert faults == ["manifest", "this run, GPU 0"]
 
 
 def test_gpus_that_take_a_branch_each_save_no_memory_and_those_that_share_tokens_do() -> None:
