@@ -5,9 +5,10 @@ only, free of torch.
 from dataclasses import dataclass
 from pathlib import Path
 
+from lynx_model.checkpoint import read_tensors
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.geometry import LATENT_CHANNELS
-from lynx_model.headers import read_json, read_tensors
+from lynx_model.headers import read_json
 
 COMPONENTS = ("transformer", "vae", "text_encoder")
 """Folders of a base model that hold weights."""

@@ -20,9 +20,6 @@ ID_FILE = "ip_layers.safetensors"
 DECLARATION_FILE = "lynx-adapter.json"
 """Beside the ID-adapter: `{"identity_encoder": NAME}`, if it is not the one of the published adapters."""
 
-CHECKPOINT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-"""What diffusers and transformers call the weights of a folder that are not sharded."""
-
 LENGTH_BYTES = 8
 HEAD_DIM = 64
 """Of the resampler's attention; not to be seen in any shape. Source: bytedance/lynx modules/common/resampler.py at 3a6a91a."""
@@ -131,49 +128,6 @@ def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise WeightsMismatch(f"{file}: not a safetensors file: its header is not a JSON object")
     return header
-
-
-def read_checkpoint(folder: Path) -> dict[Path, dict[str, TensorHeader]]:
-    """The tensors of each safetensors file of a Diffusers or transformers folder, sharded or not.
-
-    Raises:
-        MissingFile: If a file is not there.
-        WeightsMismatch: If a file is damaged, or a shard does not hold what the index says.
-    """
-    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
-    if index is None:
-        files = [folder / name for name in CHECKPOINT_FILES if (folder / name).is_file()]
-        if not files:
-            raise MissingFile(f"{folder}: must hold {' or '.join(CHECKPOINT_FILES)}, or an index of their shards")
-        return {files[0]: read_header(files[0])}
-    shards = {folder / name: tensors for name, tensors in _read_index(index).items()}
-    return {shard: _read_shard(shard, tensors, index) for shard, tensors in sorted(shards.items())}
-
-
-def read_tensors(folder: Path) -> dict[str, TensorHeader]:
-    """As `read_checkpoint`, the tensors of all files together."""
-    return {name: tensor for tensors in read_checkpoint(folder).values() for name, tensor in tensors.items()}
-
-
-def _read_index(file: Path) -> dict[str, set[str]]:
-    """The names of each shard's tensors."""
-    weight_map = read_json(file).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise WeightsMismatch(f"{file}: weight_map={weight_map!r}: must name the file of each tensor")
-    shards: dict[str, set[str]] = {}
-    for tensor, shard in weight_map.items():
-        shards.setdefault(str(shard), set()).add(tensor)
-    return shards
-
-
-def _read_shard(file: Path, expected: set[str], index: Path) -> dict[str, TensorHeader]:
-    if not file.is_file():
-        raise MissingFile(f"{file}: no such file, but {index.name} names it")
-    found = read_header(file)
-    for tensor in sorted(expected ^ found.keys()):
-        wanted, seen = ("one", "none") if tensor in expected else ("none", "one")
-        raise WeightsMismatch(f"{file}: tensor {tensor}: expected {wanted} as {index.name} says, found {seen}")
-    return found
 
 
 def read_json(file: Path) -> dict[str, Any]:

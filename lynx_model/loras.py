@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from lynx_model.checkpoint import read_tensors
 from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import Shape, TensorHeader, read_header, read_metadata, read_tensors
+from lynx_model.headers import Shape, TensorHeader, read_header, read_metadata
 from lynx_model.spec import LoraSource, ModelSource
 
 PREFIX = re.compile(r"^(transformer|diffusion_model)\.")

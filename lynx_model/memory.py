@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lynx_model.base import read_base
+from lynx_model.checkpoint import read_tensors
 from lynx_model.geometry import num_tokens
-from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header, read_tensors
+from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header
 from lynx_model.spec import ALIGNED_FACE_PX, REF_FILE, ModelSource, ParallelPlan, TextPlacement
 
 GIB = 2**30

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
+from lynx_model.checkpoint import read_checkpoint
 from lynx_model.headers import (
     ID_FILE,
     RESAMPLER_FILE,
     AdapterSpec,
     compare_tensors,
     describe_adapters,
-    read_checkpoint,
     read_header,
     read_json,
 )
