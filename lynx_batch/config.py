@@ -18,7 +18,15 @@ from lynx_batch.errors import ConfigError
 from lynx_model.errors import InvalidParams
 from lynx_model.memory import Setting
 from lynx_model.ranges import explain_step_ranges
-from lynx_model.spec import MAX_LORA_SCALE, EngineOptions, LoraSource, ModelSource, RenderParams, TextPlacement
+from lynx_model.spec import (
+    MAX_LORA_SCALE,
+    AttentionChoice,
+    EngineOptions,
+    LoraSource,
+    ModelSource,
+    RenderParams,
+    TextPlacement,
+)
 
 PATH_KEYS = (
     "manifest",
@@ -99,7 +107,7 @@ class EngineConfig(_Section):
 
     precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
     num_bf16_edge_blocks: int = 0
-    attention: Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"] = "auto"
+    attention: AttentionChoice = "auto"
     compile: bool = False
     offload: Literal["none", "blocks"] = "none"
     text_encoder: TextPlacement = "resident"
@@ -107,7 +115,7 @@ class EngineConfig(_Section):
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:
         try:
-            self.options  # noqa: B018
+            self.options.check_dtype(self.dtype)
         except InvalidParams as error:
             raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
         return self
@@ -285,7 +293,7 @@ def _shown(error: Any) -> str:
 
 
 def _absolute(key: str, value: object, folder: Path) -> object:
-    """`value` with every path in it made absolute; the items of a list have the list's own key.
+    """`value` with every path in it, `file://` or not, made absolute; the items of a list have the list's own key.
 
     A link stays one, as other nodes may not have its goal.
     """
@@ -294,9 +302,10 @@ def _absolute(key: str, value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [_absolute(key, item, folder) for item in value]
     is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
-    if not is_path or not isinstance(value, str) or "://" in value:
+    if not is_path or not isinstance(value, str):
         return value
-    return os.path.abspath(folder / Path(value).expanduser())
+    path = value.removeprefix("file://")
+    return value if "://" in path else os.path.abspath(folder / Path(path).expanduser())
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

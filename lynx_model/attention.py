@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lynx_model.errors import InvalidParams
 from lynx_model.precision import quantize
+from lynx_model.spec import AttentionChoice
 
 log = structlog.get_logger()
 
@@ -93,29 +94,27 @@ KERNELS: dict[str, Attend] = {
 }
 """By name, fastest first: 29.6, 37.4, 60.0 ms for 32,760 tokens of 40 heads of 128 on an H200."""
 
-FP8_KERNEL = "fa3_fp8"
+FP8_KERNEL: AttentionChoice = "fa3_fp8"
 """Lossy, so never taken by "auto", and for base self-attention only; 21.2 ms beside the times of `KERNELS`."""
 
-EXACT_COUNTERPART = "fa3"
+EXACT_COUNTERPART: AttentionChoice = "fa3"
 """What serves the other attentions of a model whose base self-attention is `FP8_KERNEL`."""
 
 
-def choose_attention(name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
-    """The kernel of that name, or for "auto" the fastest that works here; logs which.
+def check_attention(name: AttentionChoice, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """Raises InvalidParams if the kernel of that name cannot work here; says what it needs."""
+    need = None if name == "auto" else _lack(name, device, dtype, head_dim)
+    if need is not None:
+        raise InvalidParams("attention", name, f"needs {need}")
 
-    Raises:
-        InvalidParams: If the name is unknown, or that kernel cannot work here; says what it needs.
-    """
-    kernels = KERNELS | {FP8_KERNEL: attend_flash3_fp8}
-    if name not in ("auto", *kernels):
-        raise InvalidParams("attention", name, f"must be auto or one of {', '.join(kernels)}")
-    candidates = list(KERNELS) if name == "auto" else [name]
-    lacks = {kernel: _lack(kernel, device, dtype, head_dim) for kernel in candidates}
-    chosen = next((kernel for kernel in candidates if lacks[kernel] is None), None)
-    if chosen is None:
-        raise InvalidParams("attention", name, f"needs {lacks[name]}")
+
+def choose_attention(name: AttentionChoice, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
+    """The kernel of that name, or for "auto" the fastest that works here; logs which. Raises as `check_attention` does."""
+    check_attention(name, device=device, dtype=dtype, head_dim=head_dim)
+    working = (kernel for kernel in KERNELS if _lack(kernel, device, dtype, head_dim) is None)
+    chosen = next(working) if name == "auto" else name
     log.info("attention_chosen", kernel=chosen, asked=name)
-    return kernels[chosen]
+    return (KERNELS | {FP8_KERNEL: attend_flash3_fp8})[chosen]
 
 
 def missing_needs(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, str | None]:

@@ -130,23 +130,6 @@ def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
     return header
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Diffusers or transformers folder, sharded or not."""
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if indices:
-        names = sorted(set(read_json(indices[0])["weight_map"].values()))
-        return [folder / name for name in names]
-    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
-    raise MissingFile(f"{folder}: holds no diffusion_pytorch_model.safetensors, model.safetensors or their index")
-
-
-def checkpoint_shapes(folder: Path) -> dict[str, Shape]:
-    """The shape of every tensor of a Diffusers or transformers folder."""
-    return {name: tensor.shape for file in checkpoint_files(folder) for name, tensor in read_header(file).items()}
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises MissingFile or WeightsMismatch."""
     try:
@@ -169,19 +152,19 @@ def compare_tensors(file: Path, expected: Mapping[str, Shape], found: Mapping[st
             raise WeightsMismatch(f"{file}: tensor {name}: expected {wanted}, found {seen}")
 
 
-def describe_adapters(id_folder: Path, ref_folder: Path | None) -> AdapterSpec:
+def describe_adapters(id_adapter: str | Path, ref_adapter: str | Path | None) -> AdapterSpec:
     """The adapters in one or two folders, as their headers tell.
 
     Args:
-        id_folder: Holds the ID-adapter with its resampler.
-        ref_folder: Holds the Ref-adapter; None leaves it out.
+        id_adapter: Holds the ID-adapter with its resampler.
+        ref_adapter: Holds the Ref-adapter; None leaves it out.
 
     Raises:
         MissingFile: If a file is not there.
         WeightsMismatch: If a tensor is missing, surplus or misshapen; names file, tensor, expected and found.
     """
-    resampler = _describe_resampler(id_folder / RESAMPLER_FILE)
-    file, token_size = id_folder / ID_FILE, resampler["token_size"]
+    resampler = _describe_resampler(Path(id_adapter, RESAMPLER_FILE))
+    file, token_size = Path(id_adapter, ID_FILE), resampler["token_size"]
     tensors = read_header(file)
     channels, _ = _shape(file, tensors, "0.to_k_ip.weight", rank=2)
     has_bias = "0.to_k_ip.bias" in tensors
@@ -197,10 +180,22 @@ def describe_adapters(id_folder: Path, ref_folder: Path | None) -> AdapterSpec:
         num_id_layers=num_layers,
         has_id_bias=has_bias,
         num_registers=num_registers,
-        num_ref_layers=_count_ref_layers(ref_folder / REF_FILE, channels) if ref_folder else 0,
+        num_ref_layers=_count_ref_layers(Path(ref_adapter, REF_FILE), channels) if ref_adapter else 0,
         resampler=resampler,
-        identity_encoder=_declared_encoder(id_folder / DECLARATION_FILE),
+        identity_encoder=_declared_encoder(Path(id_adapter, DECLARATION_FILE)),
     )
+
+
+def check_fit(spec: AdapterSpec, *, num_blocks: int, channels: int) -> None:
+    """Raises WeightsMismatch if the adapters were made for another base model than one of that size."""
+    if spec.channels != channels:
+        raise WeightsMismatch(f"adapters were made for {spec.channels} channels, but the base model has {channels}")
+    if num_blocks % spec.num_id_layers:
+        raise WeightsMismatch(f"ID-adapter has {spec.num_id_layers} layers, which do not divide {num_blocks} blocks")
+    if spec.has_ref and spec.num_ref_layers != num_blocks:
+        raise WeightsMismatch(
+            f"Ref-adapter has {spec.num_ref_layers} layers, but the base model has {num_blocks} blocks"
+        )
 
 
 def _describe_resampler(file: Path) -> ResamplerShape:

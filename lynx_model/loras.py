@@ -16,8 +16,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from lynx_model.checkpoint import read_tensors
 from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import Shape, TensorHeader, checkpoint_shapes, read_header, read_json, read_metadata
+from lynx_model.headers import Shape, TensorHeader, read_header, read_json, read_metadata
 from lynx_model.spec import LoraSource, ModelSource
 
 PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model)\.")
@@ -93,7 +94,7 @@ def describe_loras(source: ModelSource) -> tuple[Lora, ...]:
     """
     if not source.loras:
         return ()
-    base = checkpoint_shapes(Path(source.base) / "transformer")
+    base = {name: tensor.shape for name, tensor in read_tensors(Path(source.base, "transformer")).items()}
     return tuple(_describe(lora, base) for lora in source.loras)
 
 

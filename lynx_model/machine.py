@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from lynx_model.attention import missing_needs
+from lynx_model.precision import missing_fp8_need
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 WAN_HEAD_DIM = 128
@@ -14,7 +15,7 @@ WAN_HEAD_DIM = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """`missing_needs`: by attention kernel, what it needs and does not find; None if it works."""
+    """`missing_needs`: by attention kernel, and for fp8 linear layers, what it needs and does not find; None if it works."""
 
     name: str
     free_bytes: int
@@ -49,7 +50,8 @@ def _see_gpu(device: torch.device) -> Gpu:
         name=torch.cuda.get_device_name(device),
         free_bytes=free_bytes,
         total_bytes=total_bytes,
-        missing_needs=missing_needs(device=device, dtype=torch.bfloat16, head_dim=WAN_HEAD_DIM),
+        missing_needs=missing_needs(device=device, dtype=torch.bfloat16, head_dim=WAN_HEAD_DIM)
+        | {"fp8": missing_fp8_need(torch.cuda.get_device_capability(device))},
     )
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lynx_model.errors import MissingFile
+from lynx_model.base import read_base
+from lynx_model.checkpoint import read_tensors
 from lynx_model.geometry import num_tokens
-from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header, read_json
+from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header
 from lynx_model.spec import ALIGNED_FACE_PX, REF_FILE, ModelSource, ParallelPlan, TextPlacement
 
 GIB = 2**30
@@ -59,30 +60,29 @@ class ModelSize:
             MissingFile: If a file is not there.
             WeightsMismatch: If a file is damaged.
         """
-        base, id_folder = Path(source.base), Path(source.id_adapter)
-        ref_folder = Path(source.ref_adapter) if source.ref_adapter else None
-        config, adapters = read_json(base / "transformer" / "config.json"), describe_adapters(id_folder, ref_folder)
-        transformer, text_encoder = _tensors(base / "transformer"), _tensors(base / "text_encoder")
+        base, adapters = Path(source.base), describe_adapters(source.id_adapter, source.ref_adapter)
+        spec = read_base(base)
+        transformer, text_encoder = read_tensors(base / "transformer"), read_tensors(base / "text_encoder")
         if "shared.weight" in text_encoder:
             text_encoder.pop("encoder.embed_tokens.weight", None)
         adapter_files = [
-            id_folder / ID_FILE,
-            id_folder / RESAMPLER_FILE,
-            *([ref_folder / REF_FILE] if ref_folder else []),
+            Path(source.id_adapter, ID_FILE),
+            Path(source.id_adapter, RESAMPLER_FILE),
+            *([Path(source.ref_adapter, REF_FILE)] if source.ref_adapter else []),
         ]
-        num_blocks, identity = config["num_layers"], adapters.resampler["num_queries"] + adapters.num_registers
+        identity = adapters.resampler["num_queries"] + adapters.num_registers
         return cls(
-            num_blocks=num_blocks,
-            channels=adapters.channels,
-            ff_width=config["ffn_dim"],
+            num_blocks=spec.num_blocks,
+            channels=spec.channels,
+            ff_width=spec.ff_width,
             transformer_params=_count(transformer),
             block_params=_count({name: t for name, t in transformer.items() if name.startswith("blocks.")}),
             fp8_params=_count({name: t for name, t in transformer.items() if FP8_LINEAR.match(name)}),
             adapter_params=sum(_count(read_header(file)) for file in adapter_files),
-            vae_params=_count(_tensors(base / "vae")),
+            vae_params=_count(read_tensors(base / "vae")),
             text_encoder_params=_count(text_encoder),
             largest_text_layer_params=max(math.prod(tensor.shape) for tensor in text_encoder.values()),
-            num_conditioning_tokens=num_blocks * NUM_TEXT_TOKENS
+            num_conditioning_tokens=spec.num_blocks * NUM_TEXT_TOKENS
             + adapters.num_id_layers * identity
             + adapters.num_ref_layers * num_tokens(width=ALIGNED_FACE_PX, height=ALIGNED_FACE_PX, num_frames=1),
         )
@@ -194,14 +194,6 @@ def _denoise_bytes(model: ModelSize, clip: ClipSize, setting: Setting, wide: int
 def _decode_bytes(clip: ClipSize, setting: Setting, wide: int) -> int:
     per_px = DECODE_BYTES_PER_PX[setting.is_compiled] * wide // 2 + DECODED_BYTES_PER_PX * clip.num_frames
     return clip.width * clip.height * per_px
-
-
-def _tensors(folder: Path) -> dict[str, TensorHeader]:
-    """Of all safetensors files of a folder."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise MissingFile(f"{folder}: must hold *.safetensors")
-    return {name: tensor for file in files for name, tensor in read_header(file).items()}
 
 
 def _count(tensors: Mapping[str, TensorHeader]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from lynx_model import sampler, vae
 from lynx_model.adapters import CrossAttentionInputs, KeysValues
+from lynx_model.attention import check_attention
+from lynx_model.base import BaseSpec, read_base
 from lynx_model.decoder import VideoDecoder
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
 from lynx_model.guidance import Branch, combine, plan_branches
@@ -104,7 +107,7 @@ class LynxPipeline:
         """
         source, engine = ModelSource.of(base, adapters, loras), engine or EngineOptions()
         place, number = torch.device(device), getattr(torch, dtype)
-        _check_engine(engine, place, number)
+        _check_engine(engine, read_base(Path(base)), place, number)
         model = load_model(source, device=place, dtype=number, engine=engine)
         model.transformer.arrange_weights(engine, place)
         model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)
@@ -228,8 +231,10 @@ class LynxPipeline:
         return vae.encode_picture(self._model.vae, picture_HWC.permute(2, 0, 1))
 
 
-def _check_engine(engine: EngineOptions, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InvalidParams if `device` cannot do what `engine` asks for."""
+def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises InvalidParams if `device` cannot do with `base` what `engine` asks for; before anything loads."""
+    engine.check_blocks(base.num_blocks)
+    check_attention(engine.attention, device=device, dtype=dtype, head_dim=base.head_dim)
     is_cuda = device.type == "cuda"
     if engine.has_fp8_linears:
         check_fp8(dtype=dtype, capability=torch.cuda.get_device_capability(device) if is_cuda else None)

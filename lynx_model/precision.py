@@ -61,15 +61,9 @@ class Fp8Linear(nn.Module):
 def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int, device: torch.device) -> None:
     """Puts the large linear layers of `blocks` into fp8, in place and one by one: only one is ever there twice.
 
-    Raises:
-        InvalidParams: If the first and last `num_bf16_edge_blocks` blocks, which stay as they are, leave none.
+    The first and last `num_bf16_edge_blocks` blocks stay as they are.
     """
-    num_blocks = len(blocks)
-    if 2 * num_bf16_edge_blocks >= num_blocks:
-        raise InvalidParams(
-            "num_bf16_edge_blocks", num_bf16_edge_blocks, f"must leave some of the model's {num_blocks} blocks in fp8"
-        )
-    for block in blocks[num_bf16_edge_blocks : num_blocks - num_bf16_edge_blocks]:
+    for block in blocks[num_bf16_edge_blocks : len(blocks) - num_bf16_edge_blocks]:
         for name in FP8_LAYERS:
             linear = block.get_submodule(name)
             assert isinstance(linear, nn.Linear)
@@ -80,7 +74,14 @@ def check_fp8(*, dtype: torch.dtype, capability: tuple[int, int] | None) -> None
     """Raises InvalidParams unless a device of that CUDA compute capability (None: a CPU) can multiply fp8 in a `dtype` model."""
     if dtype is not torch.bfloat16:
         raise InvalidParams("dtype", str(dtype), "must be bfloat16 beside fp8 linear layers")
-    if capability is not None and capability < FIRST_CAPABLE:
-        major, minor = capability
-        rule = f"needs a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has {major}.{minor}"
-        raise InvalidParams("precision", "fp8", rule)
+    need = None if capability is None else missing_fp8_need(capability)
+    if need is not None:
+        raise InvalidParams("precision", "fp8", f"needs {need}")
+
+
+def missing_fp8_need(capability: tuple[int, int]) -> str | None:
+    """What a GPU of that CUDA compute capability lacks to multiply fp8; None if it can."""
+    if capability >= FIRST_CAPABLE:
+        return None
+    major, minor = capability
+    return f"a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has {major}.{minor}"

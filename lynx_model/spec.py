@@ -154,6 +154,12 @@ class ParallelPlan:
         return self.branches * self.ulysses * self.ring
 
 
+AttentionChoice = Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"]
+"""A kernel of `lynx_model.attention`, or "auto": the fastest exact one that works."""
+
+ANY_DTYPE: tuple[AttentionChoice, ...] = ("auto", "sdpa")
+"""What works in other dtypes than bfloat16, too."""
+
 TextPlacement = Literal["resident", "staged", "cpu"]
 """Where the text encoder lives: on the device; in host memory, each layer visiting the device when a prompt is read; or it
 stays in host memory and computes there."""
@@ -163,16 +169,15 @@ stays in host memory and computes there."""
 class EngineOptions:
     """How a forward is carried out; only fp8 changes the picture beyond rounding.
 
-    `attention` is "auto" or a kernel's name (`lynx_model.attention`); "fa3_fp8" runs base self-attention in fp8. `compile`
-    compiles the blocks at the first clip of each shape, and the decoder's norms. `has_fp8_linears` multiplies the blocks' large
-    matrices in fp8, except in the first and last `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait
-    in host memory.
+    `attention` "fa3_fp8" runs base self-attention in fp8. `compile` compiles the blocks at the first clip of each shape, and the
+    decoder's norms. `has_fp8_linears` multiplies the blocks' large matrices in fp8, except in the first and last
+    `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait in host memory.
 
     Raises:
         InvalidParams: If a field breaks its rule.
     """
 
-    attention: str = "auto"
+    attention: AttentionChoice = "auto"
     compile: bool = False
     has_fp8_linears: bool = False
     num_bf16_edge_blocks: int = 0
@@ -180,16 +185,29 @@ class EngineOptions:
     text_encoder: TextPlacement = "resident"
 
     def __post_init__(self) -> None:
+        _check_choice("attention", self.attention, get_args(AttentionChoice))
+        _check_choice("offload", self.offload, ("none", "blocks"))
+        _check_choice("text_encoder", self.text_encoder, get_args(TextPlacement))
         if self.num_bf16_edge_blocks < 0:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "must be at least 0")
         if self.num_bf16_edge_blocks and not self.has_fp8_linears:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "needs precision fp8")
-        if self.offload not in ("none", "blocks"):
-            raise InvalidParams("offload", self.offload, "must be none or blocks")
-        if self.text_encoder not in get_args(TextPlacement):
-            raise InvalidParams(
-                "text_encoder", self.text_encoder, f"must be one of {', '.join(get_args(TextPlacement))}"
-            )
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raises InvalidParams if what it asks for is never possible in a model of `dtype`."""
+        if dtype != "bfloat16" and self.attention not in ANY_DTYPE:
+            raise InvalidParams("attention", self.attention, f"needs bfloat16, but the model is {dtype}")
+
+    def check_blocks(self, num_blocks: int) -> None:
+        """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of `num_blocks` in fp8."""
+        if self.num_bf16_edge_blocks and 2 * self.num_bf16_edge_blocks >= num_blocks:
+            rule = f"must leave some of the model's {num_blocks} blocks in fp8"
+            raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, rule)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InvalidParams(name, value, f"must be one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,8 @@ from lynx_model.adapters import (
     text_keys_values,
 )
 from lynx_model.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention
-from lynx_model.errors import WeightsMismatch
 from lynx_model.graphs import allow_many_graphs
-from lynx_model.headers import AdapterSpec
+from lynx_model.headers import AdapterSpec, check_fit
 from lynx_model.offload import BlockStream, call_beside
 from lynx_model.parallel import ParallelContext
 from lynx_model.precision import quantize_blocks
@@ -71,7 +70,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
             WeightsMismatch: If the adapters were made for another base model.
         """
         channels = self.config.num_attention_heads * self.config.attention_head_dim
-        _check_fit(spec, num_blocks=len(self.blocks), channels=channels)
+        check_fit(spec, num_blocks=len(self.blocks), channels=channels)
         self.id_stride = len(self.blocks) // spec.num_id_layers
         self.id_adapter = nn.ModuleList(
             IdAdapterLayer(
@@ -88,9 +87,6 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         """Brings what was loaded into the form that forwards on `device` use, once: q, k, v as one product; fp8; offload.
 
         With `offload` the weights must have been loaded to the host, and the adapters' layers stay there.
-
-        Raises:
-            InvalidParams: If `num_bf16_edge_blocks` leaves no block in fp8.
         """
         for block in self.blocks:
             block.attn1.fuse_projections()
@@ -233,14 +229,3 @@ def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _check_fit(spec: AdapterSpec, *, num_blocks: int, channels: int) -> None:
-    if spec.channels != channels:
-        raise WeightsMismatch(f"adapters were made for {spec.channels} channels, but the base model has {channels}")
-    if num_blocks % spec.num_id_layers:
-        raise WeightsMismatch(f"ID-adapter has {spec.num_id_layers} layers, which do not divide {num_blocks} blocks")
-    if spec.has_ref and spec.num_ref_layers != num_blocks:
-        raise WeightsMismatch(
-            f"Ref-adapter has {spec.num_ref_layers} layers, but the base model has {num_blocks} blocks"
-        )

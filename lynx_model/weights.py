@@ -16,11 +16,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
+from lynx_model.checkpoint import read_checkpoint
 from lynx_model.headers import (
     ID_FILE,
     RESAMPLER_FILE,
     AdapterSpec,
-    checkpoint_files,
     compare_tensors,
     describe_adapters,
     read_header,
@@ -61,8 +61,7 @@ def load_model(
     in_host = _Placement(torch.device("cpu"), dtype)
     engine = engine or EngineOptions()
     offloadable = in_host if engine.offload == "blocks" else placed
-    id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
-    adapters, loras = describe_adapters(id_folder, ref_folder), describe_loras(source)
+    adapters, loras = describe_adapters(source.id_adapter, source.ref_adapter), describe_loras(source)
     with init_empty_weights(include_buffers=False):
         transformer = LynxTransformer.from_config(read_json(base / "transformer" / "config.json"))
         vae = AutoencoderKLWan.from_config(read_json(base / "vae" / "config.json"))
@@ -71,12 +70,12 @@ def load_model(
     offloadable.fill(transformer, base / "transformer", loras)
     placed.fill(vae, base / "vae")
     (placed if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
-    offloadable.fill(resampler, id_folder / RESAMPLER_FILE)
+    offloadable.fill(resampler, Path(source.id_adapter, RESAMPLER_FILE))
     with init_empty_weights(include_buffers=False):
         transformer.attach_adapters(adapters)
-    offloadable.fill(transformer.id_adapter, id_folder / ID_FILE)
-    if ref_folder is not None and transformer.ref_adapter is not None:
-        offloadable.fill(transformer.ref_adapter, ref_folder / REF_FILE)
+    offloadable.fill(transformer.id_adapter, Path(source.id_adapter, ID_FILE))
+    if source.ref_adapter is not None and transformer.ref_adapter is not None:
+        offloadable.fill(transformer.ref_adapter, Path(source.ref_adapter, REF_FILE))
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     return LoadedModel(
         transformer=transformer,
@@ -97,7 +96,7 @@ class _Placement:
 
     def fill(self, module: nn.Module, checkpoint: Path, loras: Sequence[Lora] = ()) -> None:
         """Gives every parameter of `module` its tensor from `checkpoint`, a file or the folder of one, plus `loras`."""
-        files = [checkpoint] if checkpoint.suffix else checkpoint_files(checkpoint)
+        files = [checkpoint] if checkpoint.suffix else list(read_checkpoint(checkpoint))
         tied = _tied_names(module, files)
         check_tensors(module, files, tied)
         kept = getattr(module, "_keep_in_fp32_modules", None) or ()

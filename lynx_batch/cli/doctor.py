@@ -19,7 +19,7 @@ def doctor(
     overrides: options.Overrides = None,
 ) -> None:
     """Tell what this machine has, what fits its GPUs, and what is amiss. Exit code 2 if anything is."""
-    from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published, fit_run
+    from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published
 
     if overrides and run_file is None:
         raise ConfigError(f"--set {overrides[0]}: overrides a key of a RUN.yaml, but none is given")
@@ -28,7 +28,7 @@ def doctor(
     if config is None:
         findings += [*examine_models(), *fit_published(machine)]
     else:
-        findings += [*examine_run(config), fit_run(config, machine)]
+        findings += examine_run(config, machine)
     table = Table("what", "", "found")
     for finding in findings:
         table.add_row(finding.subject, "" if finding.level is Level.OK else finding.level, finding.text)

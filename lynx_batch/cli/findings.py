@@ -1,4 +1,6 @@
-"""What `doctor` looks at: this machine, and what a run file names. Each function looks at one thing; none loads a weight."""
+"""What `doctor` looks at: this machine, and what a run file names. Each function looks at one thing; none loads a weight, but
+weights that have no fingerprint yet are hashed.
+"""
 
 import platform
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
-from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import find_pack
 from lynx_model.memory import (
     GIB,
@@ -95,13 +97,17 @@ def examine_models() -> list[Finding]:
     return [Finding(subject="models", text=text, level=Level.NOTE if missing else Level.OK), faces]
 
 
-def examine_run(config: RunConfig) -> list[Finding]:
-    """What a run file names: photos aside, everything that the run will touch."""
-    return [
+def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
+    """What a run file names, photos aside, and whether the GPUs can do with it what it wants."""
+    model = _tried("model", lambda: _find_model(config))
+    findings = [
         _tried("manifest", lambda: _find_manifest(config.manifest)),
         _tried("output", lambda: _probe(config.output)),
-        _tried("faces", lambda: _find_faces(config.faces)),
+        model,
     ]
+    if model.level is Level.OK:
+        findings += [*find_lacks(config.engine, machine), fit_run(config, machine)]
+    return findings
 
 
 def fit_published(machine: "Machine | None") -> list[Finding]:
@@ -116,13 +122,27 @@ def fit_published(machine: "Machine | None") -> list[Finding]:
     ]
 
 
+def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]:
+    """The GPUs that cannot do what `engine` asks for."""
+    wanted = [engine.attention, engine.precision]
+    lacks = {
+        index: [f"{name} needs {gpu.missing_needs[name]}" for name in wanted if gpu.missing_needs.get(name)]
+        for index, gpu in enumerate(machine.gpus if machine else ())
+    }
+    return [
+        Finding(subject=f"this run, GPU {index}", text="; ".join(needs), level=Level.FAULT)
+        for index, needs in lacks.items()
+        if needs
+    ]
+
+
 def fit_run(config: RunConfig, machine: "Machine | None") -> Finding:
     """Whether the run's model fits at its default size; rows may ask for larger clips."""
+    from lynx_batch.execution.staging import outlined
+
     num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
-    try:
-        size = ModelSize.of(config.model.source)
-    except LynxError as error:
-        return Finding(subject="model", text=str(error), level=Level.FAULT)
+    source, _ = outlined(config)
+    size = ModelSize.of(source)
     return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
 
 
@@ -136,17 +156,23 @@ def _packages(missing: list[str]) -> Finding:
 def _gpu(index: int, gpu: "Gpu") -> Iterator[Finding]:
     text = f"{gpu.name}, {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB free"
     yield Finding(subject=f"GPU {index}", text=text)
-    kernels = [f"{name} needs {need}" if need else name for name, need in gpu.missing_needs.items()]
-    yield Finding(subject=f"GPU {index} attention", text="; ".join(kernels))
+    engines = [f"{name} needs {need}" if need else name for name, need in gpu.missing_needs.items()]
+    yield Finding(subject=f"GPU {index} engine", text="; ".join(engines))
+
+
+def _find_model(config: RunConfig) -> str:
+    from lynx_batch.execution.prepare import identify_model
+    from lynx_batch.execution.staging import outlined
+
+    identify_model(config)
+    _, faces = outlined(config)
+    return f"complete, and its parts fit each other; face {_find_faces(faces)}"
 
 
 def _find_faces(faces: FacesConfig) -> str:
     pack = find_pack(faces.pack)
-    arcface = arcface_file(faces.identity)
-    if faces.identity != OWN_RECOGNISER and not arcface.is_file():
-        raise ConfigError(
-            f"faces.identity={faces.identity!r}: {arcface} must be there: `lynx-batch models pull arcface`"
-        )
+    if faces.identity != OWN_RECOGNISER:
+        check_arcface(arcface_file(faces.identity))
     return f"pack {pack.name} in {pack.folder}, licence: {pack.licence}"
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from lynx_batch.cli import exits
 from lynx_batch.cli.console import add_row, make_console
-from lynx_batch.config import DefaultsConfig, FacesConfig, load_run_config
-from lynx_batch.errors import ConfigError
+from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig, load_run_config
+from lynx_batch.errors import ConfigError, LynxError
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def build(
 @manifest_app.command()
 def check(
     manifest: ManifestArgument,
-    run: Annotated[Path | None, typer.Option(help="The run file whose defaults and face pack count.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run file whose defaults, face pack and number of blocks count.")
+    ] = None,
     photos: Annotated[bool, typer.Option("--photos", help="Also read each photo and find its face, on CPUs.")] = False,
     allow_duplicates: Annotated[
         bool, typer.Option("--allow-duplicates", help="Rows may ask for the same clip.")
@@ -66,12 +68,16 @@ def check(
     ] = None,
 ) -> None:
     """Check every row of a manifest and show all that is wrong with it. Exit code 2 if anything is."""
-    from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired
+    from lynx_batch.intake.check import check_blocks, check_rows, find_duplicates, reject_expired
     from lynx_batch.intake.manifest import folder_of, read_manifest
 
     config = load_run_config(run, {}) if run else None
     table = read_manifest(manifest)
     requests, problems = check_rows(table, config.defaults if config else DefaultsConfig(), folder_of(manifest))
+    num_blocks = _count_blocks(config) if config else None
+    if num_blocks is not None:
+        requests, beyond = check_blocks(requests, num_blocks)
+        problems += beyond
     if not allow_duplicates:
         problems += find_duplicates(requests)
     kept, expired = reject_expired(requests, datetime.now(UTC))
@@ -111,6 +117,18 @@ def _parse_seeds(text: str | None) -> list[int] | None:
         if rule is not None:
             raise ConfigError(f"--seeds {text!r}: {seed} {rule}")
     return seeds
+
+
+def _count_blocks(config: RunConfig) -> int | None:
+    """How many blocks the run's model has; None, and a line about it, if that cannot be seen from here."""
+    from lynx_batch.execution.staging import outline
+    from lynx_model.base import read_base
+
+    try:
+        return read_base(Path(outline(config.model.base))).num_blocks
+    except LynxError as error:
+        typer.echo(f"ip_blocks and ref_blocks are not compared with the model: {error}", err=True)
+        return None
 
 
 def _check_photos(requests: "list[ClipRequest]", faces: FacesConfig) -> "list[RowProblem]":

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, prepare
-from lynx_batch.execution.staging import brought, find_model, outline
+from lynx_batch.execution.staging import outlined
 from lynx_batch.ledger.commits import committed_clip_ids
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.timings import Timing, read_timings
@@ -99,8 +98,8 @@ def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:
 
 
 def _engine(config: RunConfig) -> Engine:
-    source, _ = brought(find_model(config.model), config.faces, outline)
-    adapters = describe_adapters(Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None)
+    source, _ = outlined(config)
+    adapters = describe_adapters(source.id_adapter, source.ref_adapter)
     return Engine(
         size=ModelSize.of(source), setting=config.engine.setting, has_image_guidance=adapters.has_image_guidance
     )

@@ -49,7 +49,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
 
     Raises:
         ConfigError: If `render` would refuse the rows, a path is not the cluster's, or the photos are too many to travel.
-        WeightsMismatch, EncoderMismatch, MissingObject: If the model can be seen from here, and is not fit.
+        InvalidParams, WeightsMismatch, EncoderMismatch, MissingObject: If the model can be seen from here, and is not fit.
     """
     now = datetime.now(UTC)
     refuse_private_paths(config)

@@ -9,17 +9,17 @@ import pyarrow as pa
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
-from lynx_batch.execution.staging import brought, find_model, outline
+from lynx_batch.execution.staging import outline, outlined
 from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
-from lynx_model.check import count_blocks
+from lynx_model.base import check_base, read_base
 from lynx_model.errors import EncoderMismatch
-from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import find_pack
 from lynx_model.fingerprint import fingerprint_file, fingerprint_folder
-from lynx_model.headers import describe_adapters
+from lynx_model.headers import check_fit, describe_adapters
 from lynx_model.loras import describe_loras
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
 
@@ -52,6 +52,7 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
         MissingFile, WeightsMismatch, EncoderMismatch: If the model is not complete, or not one.
+        InvalidParams: If the engine asks for what a model of this size cannot do.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     return prepare_rows(config, manifest, folder_of(config.manifest), selection, now)
@@ -60,7 +61,7 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
 def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
     """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
     requests, problems = check_rows(manifest, config.defaults, base)
-    requests, beyond = check_blocks(requests, count_blocks(Path(outline(config.model.base))))
+    requests, beyond = check_blocks(requests, read_base(Path(outline(config.model.base))).num_blocks)
     problems += beyond
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
@@ -81,28 +82,34 @@ def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Se
 def identify_model(config: RunConfig) -> RenderIdentity:
     """Fingerprints of everything that the run file names and that changes the picture.
 
+    A model that is not complete gets none, as a kept fingerprint would refuse the files that arrive later.
+
     Raises:
         EncoderMismatch: If `faces.identity` gives another embedding than the adapters take.
-        MissingFile, WeightsMismatch: If a folder is not complete.
+        InvalidParams: If the engine asks for what a model of this size cannot do.
+        MissingFile, WeightsMismatch: If a folder is not complete, or the parts of the model do not fit each other.
     """
-    named = find_model(config.model)
-    source, faces = brought(named, config.faces, outline)
+    source, faces = outlined(config)
     pack = find_pack(faces.pack)
-    id_folder, ref_folder = Path(source.id_adapter), Path(source.ref_adapter) if source.ref_adapter else None
-    adapters = describe_adapters(id_folder, ref_folder)
+    base = check_base(Path(source.base))
+    config.engine.options.check_blocks(base.num_blocks)
+    adapters = describe_adapters(source.id_adapter, source.ref_adapter)
+    check_fit(adapters, num_blocks=base.num_blocks, channels=base.channels)
     describe_loras(source)  # raises unless each fits the base model
     is_own = faces.identity == OWN_RECOGNISER
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
         raise EncoderMismatch(
             f"faces.identity={config.faces.identity!r} gives embeddings of {encoder!r}, "
-            f"but {named.id_adapter} declares {adapters.identity_encoder!r}"
+            f"but {config.model.source.id_adapter} declares {adapters.identity_encoder!r}"
         )
+    if not is_own:
+        check_arcface(arcface_file(faces.identity))
     pack_fingerprint = fingerprint_folder(pack.folder)
     return RenderIdentity(
         base=fingerprint_folder(Path(source.base)),
-        id_adapter=fingerprint_folder(id_folder),
-        ref_adapter=fingerprint_folder(ref_folder) if ref_folder else None,
+        id_adapter=fingerprint_folder(Path(source.id_adapter)),
+        ref_adapter=fingerprint_folder(Path(source.ref_adapter)) if source.ref_adapter else None,
         face_pack=pack_fingerprint,
         identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(faces.identity)),
         is_parity=config.faces.parity,

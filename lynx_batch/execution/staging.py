@@ -18,10 +18,11 @@ import platformdirs
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.config import FacesConfig, ModelConfig
+from lynx_batch.config import FacesConfig, ModelConfig, RunConfig
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_model.errors import WeightsMismatch
+from lynx_model.faces.identity import ARCFACE_HEAD_BYTES
 from lynx_model.fingerprint import (
     FINGERPRINT_FILE,
     WEIGHT_SUFFIXES,
@@ -62,6 +63,11 @@ def brought(model: ModelSource, faces: FacesConfig, fetch: Fetch) -> tuple[Model
     return local_model, faces.model_copy(update={"pack": fetch(faces.pack), "identity": fetch(faces.identity)})
 
 
+def outlined(config: RunConfig) -> tuple[ModelSource, FacesConfig]:
+    """The weights of a run, as outlines where they lie in a store; raises as `outline` does."""
+    return brought(find_model(config.model), config.faces, outline)
+
+
 def with_staged_weights(settings: WorkerSettings) -> WorkerSettings:
     """`settings` whose weights are on this machine, all of them."""
     model, faces = brought(settings.model, settings.faces, stage)
@@ -82,7 +88,8 @@ def stage(uri: str) -> str:
 def outline(uri: str) -> str:
     """As `stage`, but a few megabytes instead of gigabytes: enough to check and fingerprint weights, not to load them.
 
-    Files have their names and sizes; JSON is whole, safetensors files have their header, and the rest is a hole.
+    Files have their names and sizes; JSON is whole, safetensors files have their header, PyTorch's the names of their tensors,
+    and the rest is a hole.
     """
     return _fetch(uri, "outlines", _sketch_all)
 
@@ -199,4 +206,6 @@ def _gist(uri: str) -> bytes:
     if uri.endswith(".safetensors"):
         num_header_bytes = int.from_bytes(storage.read_range(uri, 0, LENGTH_BYTES), "little")
         return storage.read_range(uri, 0, LENGTH_BYTES + num_header_bytes)
+    if uri.endswith(".pth"):
+        return storage.read_range(uri, 0, ARCFACE_HEAD_BYTES)
     return b""

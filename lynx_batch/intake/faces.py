@@ -92,4 +92,4 @@ def _detector(pack: str) -> Any:
     from lynx_model.faces.detection import load_networks
     from lynx_model.faces.pack import find_pack
 
-    return load_networks(find_pack(pack), ["detection"], "cpu")["detection"]
+    return load_networks(find_pack(pack), ["detection"])["detection"]

@@ -7,6 +7,7 @@ Source: Deng et al., ArcFace (arXiv 1801.07698), section 3.1 (improved residual 
 """
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,13 @@ STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 SQUEEZE = 16
 COUNTER = ".num_batches_tracked"
 """Tensors of this suffix count training batches; nothing reads them, and older checkpoints lack them."""
+
+
+UNPICKLING_ERRORS = (
+    *(pickle.UnpicklingError, struct.error, EOFError, RuntimeError, LookupError, ValueError, TypeError),
+    *(AttributeError, AssertionError),
+)
+"""What `torch.load` was seen to raise for random bytes and for checkpoints with random faults; the last also for what is in one."""
 
 
 class ArcFaceIRSE50(nn.Module):
@@ -57,8 +65,7 @@ class ArcFaceIRSE50(nn.Module):
         Source: bytedance/lynx modules/common/face_encoder.py at 3a6a91a (channels reversed before ArcFace).
         """
         bgr_BCHW = torch.from_numpy(crops_BHWC[..., ::-1].copy()).permute(0, 3, 1, 2)
-        device = next(self.parameters()).device
-        embeddings: NDArray[np.float32] = self((bgr_BCHW.to(device).float() / 255 - 0.5) / 0.5).cpu().numpy()
+        embeddings: NDArray[np.float32] = self((bgr_BCHW.float() / 255 - 0.5) / 0.5).numpy()
         return embeddings
 
 
@@ -111,7 +118,7 @@ def _units() -> list[_Unit]:
     return units
 
 
-def load_arcface(file: Path, device: str = "cpu") -> ArcFaceIRSE50:
+def load_arcface(file: Path) -> ArcFaceIRSE50:
     """The encoder with the weights of `recognition_arcface_ir_se50.pth`, ready to embed.
 
     Raises:
@@ -125,7 +132,7 @@ def load_arcface(file: Path, device: str = "cpu") -> ArcFaceIRSE50:
     _check_tensors(file, expected, found)
     counters = {name: torch.tensor(0) for name in expected if name.endswith(COUNTER)}
     model.load_state_dict(counters | {name: tensor.float() for name, tensor in found.items()}, assign=True)
-    return model.to(device).eval().requires_grad_(requires_grad=False)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def _read_checkpoint(file: Path) -> dict[str, Tensor]:
@@ -134,8 +141,8 @@ def _read_checkpoint(file: Path) -> dict[str, Tensor]:
         raise MissingFile(f"ArcFace weights {file}: must be there; fetch them with `lynx-batch models pull`")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        return {name: tensor.detach() for name, tensor in state.items() if not name.endswith(COUNTER)}
+    except UNPICKLING_ERRORS as error:
         raise WeightsMismatch(f"{file}: must be a PyTorch file of named tensors") from error
 
 

@@ -1,11 +1,9 @@
 """A photo -> the faces in it, as boxes and landmarks in the photo's pixels."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from insightface.app import FaceAnalysis
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
@@ -37,20 +35,20 @@ class DetectedFace:
         return int(min(right - left, bottom - top))
 
 
-def load_networks(pack: FacePack, modules: list[str], device: str) -> dict[str, Any]:
-    """The networks of `pack` by task: those of `modules` ("detection", "recognition") that it holds.
+def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
+    """The networks of `pack` by task, on the CPU: those of `modules` ("detection", "recognition") that it holds.
 
     Raises:
         MissingFile: If the pack holds no detector that gives landmarks.
         WeightsMismatch: If a file in it is no ONNX network.
     """
     try:
-        analysis = FaceAnalysis(name=str(pack.folder), allowed_modules=modules, providers=_providers(device))
+        analysis = FaceAnalysis(name=str(pack.folder), allowed_modules=modules, providers=["CPUExecutionProvider"])
     except AssertionError as error:  # how insightface says that there is no detector
         raise MissingFile(f"face pack {pack.folder}: must hold a face detector (SCRFD)") from error
     except (InvalidProtobuf, InvalidGraph, Fail) as error:
         raise WeightsMismatch(f"face pack {pack.folder}: every *.onnx file must be a network ({error})") from error
-    analysis.prepare(ctx_id=0 if device.startswith("cuda") else -1, det_size=DETECTOR_SIZE_PX)
+    analysis.prepare(ctx_id=-1, det_size=DETECTOR_SIZE_PX)
     networks: dict[str, Any] = analysis.models
     if not networks["detection"].use_kps:
         raise MissingFile(f"face pack {pack.folder}: its face detector must give five landmarks")
@@ -96,11 +94,3 @@ def _detect_framed(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFa
         DetectedFace(box=face.box - np.tile(shift, 2), landmarks=face.landmarks - shift)
         for face in _detect(detector, framed)
     ]
-
-
-def _providers(device: str) -> list[Any]:
-    on_cpu: list[Any] = ["CPUExecutionProvider"]
-    if not device.startswith("cuda") or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return on_cpu
-    index = int(re.sub(r"\D", "", device) or 0)
-    return [("CUDAExecutionProvider", {"device_id": index}), *on_cpu]

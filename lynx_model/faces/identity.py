@@ -2,12 +2,30 @@
 
 from pathlib import Path
 
+from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.published import ARCFACE, models_root
 
 OWN_RECOGNISER = "pack"
 """The `identity` that means the pack's own recogniser."""
 
+ARCFACE_HEAD_BYTES = 2**20
+"""A PyTorch file, whether a zip or not, begins with the names of its tensors, as they are."""
+
+ARCFACE_TENSORS = ("input_layer.0.weight", "body.0.res_layer.5.fc1.weight", "output_layer.4.running_var")
+"""Some of what every checkpoint in facexlib's layout holds."""
+
 
 def arcface_file(identity: str) -> Path:
     """The ArcFace weights that `identity` means: "arcface" is the pulled file, anything else is a path."""
     return models_root() / ARCFACE.path if identity == "arcface" else Path(identity)
+
+
+def check_arcface(file: Path) -> None:
+    """Raises MissingFile, or WeightsMismatch if no ArcFace network is in `file`, as far as it shows without torch."""
+    if not file.is_file():
+        raise MissingFile(f"{file}: no such file; fetch ArcFace with `lynx-batch models pull arcface`")
+    with file.open("rb") as content:
+        head = content.read(ARCFACE_HEAD_BYTES)
+    for name in ARCFACE_TENSORS:
+        if name.encode() not in head:
+            raise WeightsMismatch(f"{file}: must be a PyTorch file of an ArcFace IR-SE50, but names no tensor {name}")

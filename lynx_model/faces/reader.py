@@ -30,14 +30,12 @@ class FaceReader:
     is_parity: bool = False
 
     @classmethod
-    def load(cls, pack: str, identity: str, *, device: str = "cpu", is_parity: bool = False) -> Self:
-        """A reader that is ready to read; nothing is fetched.
+    def load(cls, pack: str, identity: str, *, is_parity: bool = False) -> Self:
+        """A reader that is ready to read, on the CPU; nothing is fetched.
 
         Args:
             pack: Name or folder of a face pack.
             identity: "pack" (its own recogniser), "arcface" (what the published adapters expect) or a file of that kind.
-            device: Where the networks run: "cpu", "cuda", "cuda:1". Without onnxruntime's CUDA provider the pack's
-                networks stay on the CPU.
             is_parity: Detect in RGB where BGR is expected, as the original does: slightly other landmarks.
 
         Raises:
@@ -46,11 +44,11 @@ class FaceReader:
         """
         found = find_pack(pack)
         if identity == OWN_RECOGNISER:
-            networks = load_networks(found, ["detection", "recognition"], device)
+            networks = load_networks(found, ["detection", "recognition"])
             embed, encoder = _recogniser(found, networks), found.identity_encoder
         else:
-            networks = load_networks(found, ["detection"], device)
-            embed, encoder = _arcface(identity, device), PUBLISHED_IDENTITY_ENCODER
+            networks = load_networks(found, ["detection"])
+            embed, encoder = _arcface(identity), PUBLISHED_IDENTITY_ENCODER
         return cls(detector=networks["detection"], embed=embed, encoder=encoder, is_parity=is_parity)
 
     def read(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
@@ -98,8 +96,8 @@ def _list(faces: list[DetectedFace]) -> str:
     return f"{len(faces)} face(s) of at least {MIN_FACE_PX} px ({sizes})"
 
 
-def _arcface(identity: str, device: str) -> Embed:
-    arcface = load_arcface(arcface_file(identity), device)
+def _arcface(identity: str) -> Embed:
+    arcface = load_arcface(arcface_file(identity))
     return lambda crop_rgb: arcface.embed(crop_rgb[None])[0]
 
 

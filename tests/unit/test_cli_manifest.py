@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from lynx_batch.cli import app
 from lynx_batch.intake.schema import SCHEMA
+from tests.models import BASE
 
 SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
 PROMPTS = SUBJECTS.with_name("prompts.txt")
@@ -120,6 +121,22 @@ def test_a_run_files_defaults_count() -> None:
     result = run("check", "m.parquet", "--run", "run.yaml")
     assert result.exit_code == 2
     assert "must be above 1 where num_guidance_branches is 2" in result.stdout
+
+
+def test_a_run_files_model_limits_the_blocks() -> None:
+    write({"ip_blocks": "0-3"}, {"ip_blocks": "0-39"})
+    run_file = "manifest: m\noutput: o\nmodel: {{base: {}, adapters: a}}\n"
+    Path("run.yaml").write_text(run_file.format(BASE), encoding="utf-8")
+    result = run("check", "m.parquet", "--run", "run.yaml", "--problems", "problems.jsonl")
+    assert result.exit_code == 2
+    (problem,) = map(json.loads, Path("problems.jsonl").read_text().splitlines())
+    assert (problem["row"], problem["column"], problem["value"]) == (1, "ip_blocks", "0-39")
+    assert "0-3" in problem["rule"]
+
+    Path("run.yaml").write_text(run_file.format("nowhere"), encoding="utf-8")
+    result = run("check", "m.parquet", "--run", "run.yaml")
+    assert result.exit_code == 0
+    assert "are not compared with the model: " in result.stderr
 
 
 def test_an_expired_consent_is_told_and_no_problem() -> None:

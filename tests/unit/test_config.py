@@ -5,7 +5,7 @@ import pytest
 
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
-from lynx_model.spec import LoraSource, RenderParams
+from lynx_model.spec import LoraSource, ModelSource, RenderParams
 
 JOBS = Path(__file__).parents[2] / "jobs"
 MINIMAL = "manifest: m.parquet\noutput: out\nmodel: {base: base, adapters: full}\n"
@@ -35,6 +35,18 @@ def test_uris_and_bare_names_stay_as_they_are(tmp_path: Path) -> None:
     assert (config.output, config.faces.pack, config.faces.identity) == ("s3://bucket/out", "free", "arcface")
 
 
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    text = (
+        "manifest: file:///m.parquet\noutput: file:///out\nfaces: {pack: file:///pack, identity: file:///arcface.pth}\n"
+    )
+    model = "model: {base: file:///base, adapters: {id: file:///full, ref: null}, loras: [{file: file:///lora}]}"
+    config = load_run_config(write(tmp_path, text + model), {})
+    assert (config.manifest, config.output) == ("/m.parquet", "/out")
+    assert (config.faces.pack, config.faces.identity) == ("/pack", "/arcface.pth")
+    loras = (LoraSource(file="/lora"),)
+    assert config.model.source == ModelSource(base="/base", id_adapter="/full", ref_adapter=None, loras=loras)
+
+
 def test_paths_of_the_command_line_start_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,9 +69,9 @@ def test_an_override_replaces_one_key(tmp_path: Path) -> None:
 def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
     engines = [
         EngineConfig(precision=precision, attention=attention, num_bf16_edge_blocks=number)
-        for precision, number in (("bfloat16", 0), ("float32", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
+        for precision, number in (("bfloat16", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
         for attention in ("auto", "fa3_fp8")
-    ]
+    ] + [EngineConfig(precision="float32")]
     exact = [EngineConfig(compile=True), EngineConfig(attention="fa3"), EngineConfig(offload="blocks")]
     assert len({engine.numerics for engine in engines}) == len(engines)
     assert {engine.numerics for engine in exact} == {"bfloat16"}
@@ -68,6 +80,14 @@ def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
 def test_edge_blocks_are_refused_without_fp8(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="num_bf16_edge_blocks=5: needs precision fp8"):
         load_run_config(write(tmp_path, MINIMAL + "engine: {num_bf16_edge_blocks: 5}"), {})
+
+
+@pytest.mark.parametrize("attention", ["fa3", "fa3_fp8", "fa2", "cudnn"])
+def test_a_kernel_that_needs_bfloat16_is_refused_beside_float32(tmp_path: Path, attention: str) -> None:
+    text = MINIMAL + f"engine: {{attention: {attention}, precision: "
+    with pytest.raises(ConfigError, match=f"attention='{attention}': needs bfloat16, but the model is float32"):
+        load_run_config(write(tmp_path, text + "float32}"), {})
+    assert load_run_config(write(tmp_path, text + "fp8}"), {}).engine.attention == attention
 
 
 def test_loras_are_files_with_or_without_a_scale(tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from lynx_batch import storage
 from lynx_batch.cli import app
-from lynx_batch.cli.findings import Level, _fit, fit_published, fit_run
-from lynx_batch.config import EngineConfig, RunConfig, load_run_config
+from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
+from lynx_batch.config import EngineConfig, FacesConfig, RunConfig, load_run_config
+from lynx_model.fingerprint import fingerprint_folder
 from lynx_model.machine import Gpu, Machine
 from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize
-from tests.models import ROOT
+from lynx_model.precision import missing_fp8_need
+from tests.models import BASE, MODEL, ROOT
+from tests.unit.test_staging import put
 
+ENGINES = [{}, {"attention": "fa3"}, {"precision": "fp8"}, {"attention": "fa3", "precision": "fp8"}]
 RUN = ROOT / "jobs" / "demo" / "run.yaml"
 
 
@@ -23,11 +29,10 @@ def machine(free_gib: float) -> Machine:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> list[str]:
+def demo(tmp_path: Path, face_pack: Path) -> list[str]:
     """Arguments that make the demo's run file one that can run."""
     (tmp_path / "manifest.parquet").touch()
-    (tmp_path / "face.onnx").touch()
-    settings = {"manifest": tmp_path / "manifest.parquet", "output": tmp_path / "out", "faces.pack": tmp_path}
+    settings = {"manifest": tmp_path / "manifest.parquet", "output": tmp_path / "out", "faces.pack": face_pack}
     return [str(RUN), *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
@@ -35,6 +40,7 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["doctor", *demo])
     assert result.exit_code == 0, result.output
     assert f"{tmp_path / 'out'}: takes create-only puts" in result.output
+    assert "complete, and its parts fit each other; face pack free-yunet-sface" in result.output
     assert "this run, 17 frames of 160x96, float32" in result.output
     assert not list((tmp_path / "out").rglob("probe-*"))
 
@@ -45,13 +51,32 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
         ("manifest", "nowhere.parquet", "nothing lies there"),
         ("faces.pack", "nowhere", "face pack 'nowhere'"),
         ("model.base", "nowhere", "no such file"),
+        ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),
+        ("faces.identity", str(RUN), "declares 'sface-512'"),
     ],
 )
 def test_what_a_run_names_and_is_not_there_is_a_fault(demo: list[str], key: str, value: str, fault: str) -> None:
     result = CliRunner().invoke(app, ["doctor", *demo, "--set", f"{key}={value}"])
     assert result.exit_code == 2
-    assert fault in result.output
+    assert fault in " ".join(result.output.replace("│", "").split()), "wherever a long path makes the line break"
     assert result.output.count("fault") == 1
+
+
+def test_a_model_in_a_store_is_looked_at_there(
+    demo: list[str], tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fingerprint_folder(face_pack)
+    places = {"model.base": BASE, "model.adapters": MODEL / "lynx_full", "faces.pack": face_pack}
+    stored = {key: put(folder, f"memory://{tmp_path.name}") for key, folder in places.items()}
+    settings = [part for key, uri in stored.items() for part in ("--set", f"{key}={uri}")]
+    result = CliRunner().invoke(app, ["doctor", *demo, *settings])
+    assert result.exit_code == 0, result.output
+    storage.delete(storage.join(stored["model.base"], "tokenizer", "tokenizer.json"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    result = CliRunner().invoke(app, ["doctor", *demo, *settings])
+    assert result.exit_code == 2
+    assert "tokenizer.json: expected" in result.output
 
 
 def test_a_base_install_is_told_what_it_lacks() -> None:
@@ -85,6 +110,24 @@ def test_a_run_that_does_not_fit_is_a_fault() -> None:
     misfit = fit_run(full_run(), machine(1.6))
     assert misfit.level is Level.FAULT
     assert "does not fit" in misfit.text
+
+
+def test_gpus_that_lack_what_the_engine_needs_are_faults(tmp_path: Path, face_pack: Path) -> None:
+    needs = {"sdpa": None, "fa3": "a Hopper GPU", "fp8": missing_fp8_need((8, 0))}
+    gpu = Gpu(name="A100", free_bytes=80 * GIB, total_bytes=80 * GIB, missing_needs=needs)
+    a100 = replace(machine(80), gpus=(gpu,))
+    texts = [[finding.text for finding in find_lacks(EngineConfig(**engine), a100)] for engine in ENGINES]
+    fp8 = "fp8 needs a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has 8.0"
+    assert texts == [[], ["fa3 needs a Hopper GPU"], [fp8], [f"fa3 needs a Hopper GPU; {fp8}"]]
+    assert find_lacks(EngineConfig(attention="fa3"), replace(a100, gpus=())) == []
+
+    engine = {"precision": "bfloat16", "attention": "fa3"}
+    faces = FacesConfig(pack=str(face_pack), identity="pack")
+    config = full_run(**engine).model_copy(
+        update={"manifest": str(tmp_path / "none"), "output": str(tmp_path), "faces": faces}
+    )
+    faults = [finding.subject for finding in examine_run(config, a100) if finding.level is Level.FAULT]
+    assert faults == ["manifest", "this run, GPU 0"]
 
 
 def test_gpus_that_take_a_branch_each_save_no_memory_and_those_that_share_tokens_do() -> None:

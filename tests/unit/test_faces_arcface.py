@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.faces.arcface import load_arcface
+from lynx_model.faces.arcface import ArcFaceIRSE50, load_arcface
+from lynx_model.faces.identity import check_arcface
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,30 @@ def test_another_set_of_tensors_is_refused_by_name_and_shape(
         load_arcface(tmp_path / "changed.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("content", [b"", b"weights", b"<html>404</html>", b"PK\x03\x04 cut off"])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.pth").write_bytes(content)
     with pytest.raises(WeightsMismatch, match=r"broken\.pth: must be a PyTorch file"):
         load_arcface(tmp_path / "broken.pth")
+
+
+@pytest.mark.parametrize("state", [{"body": "a word"}, {1: torch.ones(1)}, [torch.ones(1)]], ids=str)
+def test_a_checkpoint_of_other_things_than_named_tensors_is_refused(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(WeightsMismatch, match=r"other\.pth: must be a PyTorch file of named tensors"):
+        load_arcface(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_an_arcface_file_is_known_without_torch(tmp_path: Path, *, is_zip: bool) -> None:
+    with torch.device("meta"):
+        names = list(ArcFaceIRSE50().state_dict())
+    file = tmp_path / "a.pth"
+    torch.save(dict.fromkeys(names, torch.ones(1)), file, _use_new_zipfile_serialization=is_zip)
+    check_arcface(file)
+    torch.save(dict.fromkeys(names[:-2], torch.ones(1)), file, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(WeightsMismatch, match=r"a\.pth: must be .*, but names no tensor output_layer\.4\.running_var"):
+        check_arcface(file)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from lynx_batch.cli import app
+from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.published import models_root
 from tests.hub import Hub, read_repo, serve
@@ -64,8 +65,11 @@ def test_check_knows_a_face_pack(face_pack: Path, tmp_path: Path) -> None:
 
 
 def test_check_knows_the_arcface_folder(tmp_path: Path) -> None:
-    (tmp_path / "recognition_arcface_ir_se50.pth").write_bytes(b"weights")
-    assert "ArcFace IR-SE50" in run("check", tmp_path).output
+    file = tmp_path / "recognition_arcface_ir_se50.pth"
+    file.write_bytes(b"weights")
+    assert f"{file}: must be a PyTorch file of an ArcFace IR-SE50" in run("check", tmp_path).output
+    file.write_bytes(" ".join(ARCFACE_TENSORS).encode())
+    assert "ArcFace IR-SE50, the identity encoder" in run("check", tmp_path).output
 
 
 def test_check_finds_a_flipped_byte(base: Path) -> None:
@@ -94,8 +98,9 @@ def drop_last_byte(base: Path) -> None:
         (lambda base: (base / "tokenizer" / "tokenizer.json").unlink(), r"must hold tokenizer/tokenizer\.json or"),
         (
             lambda base: (base / "text_encoder" / "model.safetensors").unlink(),
-            r"text_encoder: must hold \*\.safetensors",
+            r"text_encoder: must hold diffusion_pytorch_model\.safetensors or model\.safetensors, or an index",
         ),
+        (lambda base: (base / "transformer_2").mkdir(), r"transformer_2: must not be there: Lynx is built on one"),
         (
             lambda base: edit_json(base / "transformer" / "config.json", in_channels=36),
             r"transformer/config\.json: in_channels=36: must be 16, as in a text-to-video model",
@@ -141,6 +146,11 @@ def test_check_understands_shards(base: Path) -> None:
     last.write_bytes(content)
     edit_json(index, weight_map=json.loads(index.read_text())["weight_map"] | {"lost": last.name})
     assert f"{last.name}: tensor lost: expected one as {index.name} says, found none" in run("check", base).output
+    for weight_map in (None, {}, []):
+        edit_json(index, weight_map=weight_map)
+        assert (
+            f"{index.name}: weight_map={weight_map!r}: must name the file of each tensor" in run("check", base).output
+        )
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])

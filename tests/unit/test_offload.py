@@ -59,5 +59,5 @@ def test_offload_needs_a_gpu() -> None:
 
 
 def test_an_unknown_offload_is_refused() -> None:
-    with pytest.raises(InvalidParams, match="none or blocks"):
+    with pytest.raises(InvalidParams, match="must be one of none, blocks"):
         EngineOptions(offload="layers")

@@ -1,5 +1,8 @@
 """fp8 linear layers: how far from float they are, what they save, and where they are refused."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +11,7 @@ from lynx_model.errors import InvalidParams
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.precision import FP8, FP8_LAYERS, Fp8Linear, check_fp8, quantize
 from lynx_model.spec import EngineOptions
-from tests.models import load_tiny
+from tests.models import BASE, MODEL, load_tiny
 from tests.unit.test_pipeline import PARAMS, make_subject
 
 FP8_ROUNDING = 2**-4  # 3 bits of mantissa: half a step, relative to the number
@@ -85,6 +88,16 @@ def test_edge_blocks_stay_bfloat16() -> None:
 def test_edge_blocks_must_leave_some_in_fp8() -> None:
     with pytest.raises(InvalidParams, match="4 blocks"):
         load_tiny("lite", dtype="bfloat16", engine=EngineOptions(has_fp8_linears=True, num_bf16_edge_blocks=2))
+
+
+@pytest.mark.parametrize(
+    "engine", [EngineOptions(has_fp8_linears=True, num_bf16_edge_blocks=2), EngineOptions(attention="cudnn")], ids=str
+)
+def test_an_engine_that_cannot_work_is_refused_before_any_weight_is_read(tmp_path: Path, engine: EngineOptions) -> None:
+    (tmp_path / "transformer").mkdir()
+    shutil.copy(BASE / "transformer" / "config.json", tmp_path / "transformer")
+    with pytest.raises(InvalidParams):
+        LynxPipeline.load(str(tmp_path), str(MODEL / "lynx_full"), "cpu", engine=engine)
 
 
 @pytest.mark.parametrize("number", [-1, 1])

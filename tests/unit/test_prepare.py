@@ -1,5 +1,8 @@
 """What a run finds out about its model and rows before Ray or a GPU is asked for anything."""
 
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,19 +14,29 @@ from safetensors.numpy import save_file
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, identify_model, prepare_rows
-from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
+from lynx_model.fingerprint import FINGERPRINT_FILE
+from lynx_model.headers import DECLARATION_FILE
 from tests.models import BASE, MODEL
 
 SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
 
 
-def make_config(face_pack: Path, *loras: object) -> RunConfig:
+def make_config(
+    face_pack: Path,
+    *loras: object,
+    base: Path = BASE,
+    adapters: Path = MODEL / "lynx_full",
+    identity: str = "pack",
+    engine: Mapping[str, object] | None = None,
+) -> RunConfig:
     return RunConfig.model_validate(
         {
             "manifest": "m.parquet",
             "output": "out",
-            "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full"), "loras": loras},
-            "faces": {"pack": str(face_pack), "identity": "pack"},
+            "model": {"base": str(base), "adapters": str(adapters), "loras": loras},
+            "faces": {"pack": str(face_pack), "identity": identity},
+            "engine": engine or {},
         }
     )
 
@@ -51,6 +64,59 @@ def test_a_lora_that_does_not_fit_is_told_before_anything_starts(face_pack: Path
         identify_model(make_config(face_pack, surplus))
     with pytest.raises(MissingFile, match="nowhere"):
         identify_model(make_config(face_pack, str(tmp_path / "nowhere.safetensors")))
+
+
+def without_index_map(folder: Path) -> None:
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda base: (base / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
+            "transformer: must hold",
+        ),
+        (lambda base: shutil.rmtree(base / "tokenizer"), "must hold tokenizer/tokenizer.json or"),
+        (lambda base: shutil.rmtree(base / "scheduler"), "scheduler_config.json: no such file"),
+        (without_index_map, "weight_map=None: must name the file of each tensor"),
+        (lambda base: (base / "transformer_2").mkdir(), "transformer_2: must not be there"),
+    ],
+    ids=["weights", "tokenizer", "scheduler", "index", "second transformer"],
+)
+def test_a_base_that_is_not_complete_is_refused_and_gets_no_fingerprint(
+    face_pack: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    base = shutil.copytree(BASE, tmp_path / "base", ignore=shutil.ignore_patterns(FINGERPRINT_FILE))
+    damage(base)
+    with pytest.raises((MissingFile, WeightsMismatch), match=message):
+        identify_model(make_config(face_pack, base=base))
+    assert not (base / FINGERPRINT_FILE).exists()
+
+
+def test_adapters_of_another_base_are_refused(face_pack: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(BASE, tmp_path / "base", ignore=shutil.ignore_patterns(FINGERPRINT_FILE))
+    config = base / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 8}))
+    with pytest.raises(WeightsMismatch, match="made for 96 channels, but the base model has 192"):
+        identify_model(make_config(face_pack, base=base))
+
+
+def test_a_file_that_is_no_arcface_network_is_refused(face_pack: Path, tmp_path: Path) -> None:
+    unlike_the_demos = shutil.ignore_patterns(DECLARATION_FILE, FINGERPRINT_FILE)
+    adapters = shutil.copytree(MODEL / "lynx_full", tmp_path / "full", ignore=unlike_the_demos)
+    file = tmp_path / "arcface.pth"
+    config = make_config(face_pack, adapters=adapters, identity=str(file))
+    with pytest.raises(MissingFile, match="lynx-batch models pull arcface"):
+        identify_model(config)
+    file.write_bytes(b"weights")
+    with pytest.raises(WeightsMismatch, match=r"arcface\.pth: must be a PyTorch file of an ArcFace"):
+        identify_model(config)
+
+
+def test_edge_blocks_must_leave_some_of_the_runs_model_in_fp8(face_pack: Path) -> None:
+    with pytest.raises(InvalidParams, match=r"num_bf16_edge_blocks=2: must leave some of the model's 4 blocks"):
+        identify_model(make_config(face_pack, engine={"precision": "fp8", "num_bf16_edge_blocks": 2}))
 
 
 def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path) -> None:

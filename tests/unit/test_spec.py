@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import MAX_SEED, LoraSource, ModelSource, ParallelPlan, RenderParams, Subject
+from lynx_model.spec import MAX_SEED, EngineOptions, LoraSource, ModelSource, ParallelPlan, RenderParams, Subject
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -101,6 +101,11 @@ def test_a_plan_needs_a_rank() -> None:
     assert ParallelPlan(ulysses=4).num_ranks == 4
     with pytest.raises(InvalidParams, match="ulysses=0"):
         ParallelPlan(ulysses=0)
+
+
+def test_an_engine_names_a_kernel_that_exists() -> None:
+    with pytest.raises(InvalidParams, match="attention='foo': must be one of auto, fa3, fa3_fp8, cudnn, fa2, sdpa"):
+        EngineOptions(attention="foo")
 
 
 def test_an_adapter_folder_without_ref_layers_is_lite(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from lynx_batch.config import RunConfig, parse_run_config
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.execution.prepare import identify_model
 from lynx_batch.execution.staging import find_model, outline, stage
-from lynx_model.errors import WeightsMismatch
+from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
 from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
 from tests.models import BASE, MODEL
 
@@ -50,6 +51,24 @@ def test_a_model_in_a_store_has_the_identity_of_the_same_folders_here(store: str
     fingerprint_folder(face_pack)
     here, there = (run_config(*map(place, (BASE, FULL, face_pack))) for place in (str, lambda f: put(f, store)))
     assert identify_model(there) == identify_model(here)
+
+
+def test_a_model_in_a_store_must_be_complete(store: str, face_pack: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(BASE, tmp_path / "base", ignore=shutil.ignore_patterns(FINGERPRINT_FILE, "tokenizer"))
+    for folder in (base, face_pack):
+        fingerprint_folder(folder)
+    with pytest.raises(MissingFile, match="must hold tokenizer"):
+        identify_model(run_config(*(put(folder, store) for folder in (base, FULL, face_pack))))
+
+
+def test_an_arcface_file_in_a_store_is_checked_by_its_outline(store: str, tmp_path: Path) -> None:
+    (tmp_path / "arcface").mkdir()
+    file = tmp_path / "arcface" / "a.pth"
+    file.write_bytes(" ".join(ARCFACE_TENSORS).encode() + bytes(ARCFACE_HEAD_BYTES))
+    fingerprint_folder(file.parent)
+    outlined = Path(outline(storage.join(put(file.parent, store), file.name)))
+    check_arcface(outlined)
+    assert outlined.stat().st_size == file.stat().st_size
 
 
 def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:

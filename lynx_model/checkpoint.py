@@ -1,0 +1,54 @@
+"""One component of a model as diffusers or transformers keep it: a folder whose tensors lie in one file, or in the shards that an
+index names; free of torch.
+"""
+
+from pathlib import Path
+
+from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.headers import TensorHeader, read_header, read_json
+
+CHECKPOINT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+"""What diffusers and transformers call the weights of a folder that are not sharded."""
+
+
+def read_checkpoint(folder: Path) -> dict[Path, dict[str, TensorHeader]]:
+    """The tensors of each safetensors file of a Diffusers or transformers folder, sharded or not.
+
+    Raises:
+        MissingFile: If a file is not there.
+        WeightsMismatch: If a file is damaged, or a shard does not hold what the index says.
+    """
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    if index is None:
+        files = [folder / name for name in CHECKPOINT_FILES if (folder / name).is_file()]
+        if not files:
+            raise MissingFile(f"{folder}: must hold {' or '.join(CHECKPOINT_FILES)}, or an index of their shards")
+        return {files[0]: read_header(files[0])}
+    shards = {folder / name: tensors for name, tensors in _read_index(index).items()}
+    return {shard: _read_shard(shard, tensors, index) for shard, tensors in sorted(shards.items())}
+
+
+def read_tensors(folder: Path) -> dict[str, TensorHeader]:
+    """As `read_checkpoint`, the tensors of all files together."""
+    return {name: tensor for tensors in read_checkpoint(folder).values() for name, tensor in tensors.items()}
+
+
+def _read_index(file: Path) -> dict[str, set[str]]:
+    """The names of each shard's tensors."""
+    weight_map = read_json(file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsMismatch(f"{file}: weight_map={weight_map!r}: must name the file of each tensor")
+    shards: dict[str, set[str]] = {}
+    for tensor, shard in weight_map.items():
+        shards.setdefault(str(shard), set()).add(tensor)
+    return shards
+
+
+def _read_shard(file: Path, expected: set[str], index: Path) -> dict[str, TensorHeader]:
+    if not file.is_file():
+        raise MissingFile(f"{file}: no such file, but {index.name} names it")
+    found = read_header(file)
+    for tensor in sorted(expected ^ found.keys()):
+        wanted, seen = ("one", "none") if tensor in expected else ("none", "one")
+        raise WeightsMismatch(f"{file}: tensor {tensor}: expected {wanted} as {index.name} says, found {seen}")
+    return found
