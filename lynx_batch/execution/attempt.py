@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
@@ -39,30 +40,36 @@ class Stopwatch:
         self.spans.append(Span(stage=name, start_s=start_s, seconds=seconds))
 
 
-def attempted(do: Callable[[], T], stopwatch: Stopwatch) -> T | Failed:
-    """What `do` gives, or what it failed with. The one place where a library's error becomes an outcome of the clip."""
+def attempted(do: Callable[[], T], stopwatch: Stopwatch, *, unknown: Fault = Fault.CLIP) -> T | Failed:
+    """What `do` gives, or what it failed with. The one place where a library's error becomes an outcome of the clip.
+
+    `unknown`: whose fault an error is that says nothing about it.
+    """
     try:
         return do()
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        return _failed(OutOfMemory(str(error)), stopwatch)
+        return _failed(OutOfMemory(str(error)), stopwatch, Fault.MEMORY)
+    except torch.AcceleratorError as error:  # nothing works on the device any more, in this process
+        log.exception("device_broke")
+        return replace(_failed(error, stopwatch, Fault.MACHINE), breaks_group=True)
     except LynxError as error:
-        return _failed(error, stopwatch)
+        return _failed(error, stopwatch, _fault(error))
     except Exception as error:
         log.exception("attempt_broke")
-        return _failed(error, stopwatch)
+        return _failed(error, stopwatch, unknown)
 
 
-def _failed(error: Exception, stopwatch: Stopwatch) -> Failed:
+def _failed(error: Exception, stopwatch: Stopwatch, fault: Fault) -> Failed:
     return Failed(
         error_type=type(error).__name__,
         error=(str(error) or repr(error))[:MAX_ERROR_LENGTH],
-        fault=_fault(error),
+        fault=fault,
         spans=tuple(stopwatch.spans),
     )
 
 
-def _fault(error: Exception) -> Fault:
+def _fault(error: LynxError) -> Fault:
     if isinstance(error, Permanent):
         return Fault.INPUT
     if isinstance(error, OutOfMemory):

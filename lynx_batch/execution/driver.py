@@ -30,6 +30,7 @@ log = structlog.get_logger()
 POLL_S = 0.5
 
 NO_NODE = Failed(error_type="GroupLost", error="no node with free slots is left", fault=Fault.MACHINE)
+BROKEN = Failed(error_type="GroupLost", error="the group broke at the clip before", fault=Fault.MACHINE)
 DRAINED = Failed(error_type="NodeDrained", error="the node is taken away before the clip was begun", fault=Fault.DRAIN)
 
 
@@ -194,10 +195,8 @@ class Driver:
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._end(answer, group)
-        if group.is_spent and group.is_closing:
-            self._remove(group)
-        elif group.is_spent:
-            self._lose(group, GroupLost(f"group {group.name}: a rank failed in mid-clip, and the others wait for it"))
+        if group.is_spent:
+            self._dissolve(group, BROKEN)
 
     def _lose(self, group: Group, loss: GroupLost) -> None:
         """Ends a group; its clips are tried again, whichever of them it was about."""
@@ -205,10 +204,13 @@ class Driver:
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
         if group.placement.node in self._placements.slots.draining:
             failure = replace(failure, fault=Fault.DRAIN)
+        self._dissolve(group, failure)
+        self._stop_if_hopeless(failure)
+
+    def _dissolve(self, group: Group, failure: Failed) -> None:
         for task in group.tasks:
             self._fail(task, group, failure)
         self._remove(group)
-        self._stop_if_hopeless(failure)
 
     def _end(self, ended: Ended, group: Group) -> None:
         if isinstance(ended.result, Rendered):

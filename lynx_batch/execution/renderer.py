@@ -98,9 +98,12 @@ class Renderer:
         if not parallel.all_agree(isinstance(ready, _Ready)):
             return _drawn() if isinstance(ready, _Ready) else ready
         assert isinstance(ready, _Ready)
-        latents = attempted(lambda: self._sample(task, ready, stopwatch, on_step), stopwatch)
+        # Of a rank that dies, the others may hear before Ray does: as any error that a collective can raise.
+        is_shared = self._settings.plan.num_ranks > 1
+        unknown = Fault.MACHINE if is_shared else Fault.CLIP
+        latents = attempted(lambda: self._sample(task, ready, stopwatch, on_step), stopwatch, unknown=unknown)
         if isinstance(latents, Failed):
-            return replace(latents, breaks_group=self._settings.plan.num_ranks > 1)
+            return replace(latents, breaks_group=latents.breaks_group or is_shared)
         return (
             attempted(lambda: self._keep_frames(task, latents, stopwatch), stopwatch) if self._rank == 0 else _drawn()
         )

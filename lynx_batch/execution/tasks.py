@@ -71,7 +71,8 @@ class Rendered:
 class Failed:
     """The attempt failed.
 
-    `breaks_group`: other ranks may wait for this one for ever. `num_steps_saved`: the clip can go on after so many steps.
+    `breaks_group`: other ranks may wait for this one for ever, or it has lost its device. `num_steps_saved`: the clip can go
+    on after so many steps.
     """
 
     error_type: str

@@ -142,6 +142,22 @@ def test_a_run_that_sees_nothing_but_faults_is_given_up_after_the_longest_clip_c
     assert schedule.reason_to_stop(101.0 + longest.seconds) is not None
 
 
+def test_a_clip_that_breaks_every_group_does_not_keep_a_run_for_ever() -> None:
+    schedule = schedule_of(clip("bug", priority=1), *[clip(str(n)) for n in range(9)], give_up_after_s=100.0)
+    schedule.join("other", 1)
+    schedule.loaded()
+    assert taken(schedule, "other") == "bug"
+    for number in range(9):
+        schedule.rendered(taken(schedule))
+        schedule.failed("bug", Fault.MACHINE)
+        schedule.machine_failed(float(number))
+        assert schedule.reason_to_stop(float(number)) is None
+        assert taken(schedule, "other") == "bug"
+    for now_s in (9.0, 10_000.0):
+        schedule.machine_failed(now_s)
+    assert schedule.reason_to_stop(10_000.0) is not None
+
+
 def test_what_did_not_fit_the_memory_goes_to_a_wider_group_without_losing_an_attempt() -> None:
     schedule = schedule_of(clip("a"), max_attempts=1)
     assert fail(schedule, "g", Fault.MEMORY) is ClipState.WAITING
