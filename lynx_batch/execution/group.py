@@ -29,7 +29,7 @@ class Group:
         self.rendering: RenderTask | None = None
         self.delivering: RenderTask | None = None
         self.is_ready = self.is_broken = self.is_closing = self._is_pausing = False
-        self._changed_s = time.monotonic()
+        self.formed_s = self._changed_s = time.monotonic()
         self._num_taken, self._memory_gib = 0, list[float]()
         self._step = (0, 0)
         self._early: Rendered | Failed | None = None
@@ -67,8 +67,9 @@ class Group:
 
     @property
     def step_s(self) -> float:
-        """How long a step of the clip being rendered takes, so far."""
-        return (time.monotonic() - self._changed_s) / max(1, self._step[0])
+        """How long a step of the clip being rendered takes, so far; those that were saved cost nothing here."""
+        num_steps_saved = self.rendering.num_steps_saved if self.rendering is not None else 0
+        return (time.monotonic() - self._changed_s) / max(1, self._step[0] - num_steps_saved)
 
     def why_stuck(self) -> str | None:
         """What the group has been at for too long, if it has."""
@@ -108,7 +109,7 @@ class Group:
 
         Raises:
             GroupLost: If the worker died.
-            Permanent: If the model cannot be loaded, which another group could not do either.
+            Permanent: If the model cannot be loaded, which another group could do only if its node is better.
         """
         try:
             answer = ray.get(ref)
@@ -171,6 +172,7 @@ class Group:
         if not self._render_refs and self._early is not None:
             assert self.rendering is not None
             ended, self.rendering = Ended(task=self.rendering, result=self._early), None
+            self._memory_gib.pop()  # not all ranks have told theirs
         elif not self._render_refs and has_leak(self._memory_gib, num_ranks=self.size):
             self.is_closing = True
         self._advance()
