@@ -12,7 +12,7 @@ import ray
 import structlog
 
 from lynx_batch.config import ClusterConfig
-from lynx_batch.errors import GroupLost, HeadLost, StoreUnavailable, TooManyFaults
+from lynx_batch.errors import GroupLost, HeadLost, Permanent, StoreUnavailable, TooManyFaults
 from lynx_batch.execution.cluster import Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 POLL_S = 0.5
 
-NO_NODE = Failed(error_type="GroupLost", error="no node with free slots is left", fault=Fault.MACHINE)
+NO_ROOM = Failed(error_type="GroupLost", error="no node has room for a group that clips wait for", fault=Fault.MACHINE)
 BROKEN = Failed(error_type="GroupLost", error="the group broke at the clip before", fault=Fault.MACHINE)
 DRAINED = Failed(error_type="NodeDrained", error="the node is taken away before the clip was begun", fault=Fault.DRAIN)
 
@@ -87,7 +87,7 @@ class Driver:
         Raises:
             HeadLost: If the head of the cluster is gone.
             TooManyFaults: If too many clips fail, or nothing but the machine for too long.
-            Permanent: If the model cannot be loaded.
+            Permanent: If the model cannot be loaded, and never was.
         """
         try:
             while not self._schedule.is_finished:
@@ -118,8 +118,14 @@ class Driver:
                 self._clear(group, drained_s)
             elif node not in slots.nodes:
                 self._lose(group, GroupLost(f"group {group.name}: its node is gone"))
-        if not self._groups and not slots.nodes:
-            self._stop_if_hopeless(NO_NODE)
+        if not self._groups and self._schedule.wanted_size(self._placements.largest) is None:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """A fault of the machines at each end of a pause: they are asked for, and told of, ever more seldom."""
+        if not self._schedule.is_paused(time.monotonic()):
+            log.warning("no_room", nodes=len(self._placements.slots.nodes), largest=self._placements.largest)
+            self._stop_if_hopeless(NO_ROOM)
 
     def _give_up(self, group: Group, loss: GroupLost) -> None:
         if not group.is_ready:
@@ -190,6 +196,11 @@ class Driver:
         except GroupLost as loss:
             self._lose(group, loss)
             return
+        except Permanent as error:
+            if not self._schedule.has_loaded:
+                raise
+            self._lose(group, GroupLost(f"group {group.name}: {error}"))
+            return
         if isinstance(answer, Loaded):
             self._schedule.loaded()
             self._recorder.loaded(group.name, answer)
@@ -201,9 +212,13 @@ class Driver:
     def _lose(self, group: Group, loss: GroupLost) -> None:
         """Ends a group; its clips are tried again, whichever of them it was about."""
         log.warning("group_lost", group=group.name, error=str(loss))
+        self._placements.look(is_urgent=True)
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
-        if group.placement.node in self._placements.slots.draining:
+        node, slots = group.placement.node, self._placements.slots
+        if node in slots.draining:
             failure = replace(failure, fault=Fault.DRAIN)
+        elif not group.is_ready and node in slots.nodes:
+            self._schedule.load_failed(time.monotonic(), formed_s=group.formed_s)
         self._dissolve(group, failure)
         self._stop_if_hopeless(failure)
 

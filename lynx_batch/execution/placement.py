@@ -65,9 +65,9 @@ class Placements:
         """The size of the widest group that can be formed."""
         return max([self._rooms.largest, *(placement.size for placement in self._spare)])
 
-    def look(self) -> bool:
+    def look(self, *, is_urgent: bool = False) -> bool:
         """Sees which nodes are there now, unless that was a moment ago; a cluster without its GPUs offers no CPU cores."""
-        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+        if not is_urgent and time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return False
         known, self.slots = self.slots, find_slots(self.slots.resource)
         self._looked_s = time.monotonic()

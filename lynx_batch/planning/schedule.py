@@ -153,8 +153,17 @@ class Schedule:
         is_last = self._attempts[clip_id] + 1 >= self._policy.max_attempts
         return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
 
+    @property
+    def has_loaded(self) -> bool:
+        """Whether any group was ever ready."""
+        return self._patience.has_loaded
+
+    def load_failed(self, now_s: float, *, formed_s: float) -> None:
+        """A group broke while it was loading, on a node that is still there; of its being a fault `machine_failed` tells."""
+        self._patience.load_failed(now_s, formed_s=formed_s)
+
     def machine_failed(self, now_s: float) -> None:
-        """A group broke, or a store did not answer; `failed` tells of each clip that this cost an attempt."""
+        """A group or node was lost, a store did not answer, or no group has room; `failed` tells of each clip that this hit."""
         self._patience.fault(now_s)
 
     def waited_in_vain(self) -> None:

@@ -1,5 +1,6 @@
 """Groups on a real Ray cluster whose nodes come, go and are taken away while a run goes on."""
 
+import shutil
 import signal
 import tempfile
 import time
@@ -58,6 +59,10 @@ def states_of_placement_groups(cluster: Cluster) -> list[str]:
     return [entry["state"] for entry in cluster.global_state.placement_group_table().values()]
 
 
+def states_of_actors(cluster: Cluster) -> list[str]:
+    return [entry["State"] for entry in cluster.global_state.actor_table(None).values()]
+
+
 def groups_of(job: Job) -> set[str]:
     return {event.group for event in job.events()}
 
@@ -110,6 +115,33 @@ def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
     assert set(states_of_placement_groups(cluster)) == {"REMOVED"}
 
 
+def test_a_node_that_is_lost_with_all_its_loading_groups_is_one_fault(
+    make_job: Callable[..., Job], cluster: Cluster
+) -> None:
+    job, doomed = make_job(6), cluster.add_node(**{**NODE, "num_cpus": 4})
+    process = job.start("--address", cluster.address)
+    wait_until(lambda: states_of_actors(cluster).count("ALIVE") == 4, process)
+    cluster.add_node(**NODE)
+    cluster.remove_node(doomed, allow_graceful=False)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert stderr.count('"group_lost"') >= 4
+
+
+def test_a_run_whose_groups_fit_no_node_any_more_says_so_and_ends(
+    make_job: Callable[..., Job], cluster: Cluster
+) -> None:
+    wide = cluster.add_node(**{**NODE, "num_cpus": 2})
+    job = make_job(20, steps=MANY_STEPS, gpus_per_group=2)
+    process = job.start("--address", cluster.address, "--set", "retry.give_up_after_s=20")
+    wait_until(lambda: job.num_commits() >= 1, process)
+    cluster.add_node(**NODE)
+    cluster.remove_node(wide, allow_graceful=False)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 4, stderr
+    assert "no node has room for a group that clips wait for" in stdout
+
+
 def test_groups_that_end_are_formed_anew_where_they_were(make_job: Callable[..., Job], cluster: Cluster) -> None:
     cluster.add_node(**NODE)
     job = make_job(2, max_clips_per_group=1)
@@ -117,6 +149,31 @@ def test_groups_that_end_are_formed_anew_where_they_were(make_job: Callable[...,
     assert result.exit_code == 0, result.stderr
     assert groups_of(job) == {"g0", "g1"}
     assert states_of_placement_groups(cluster) == ["REMOVED"], "there was only one"
+
+
+def test_a_group_that_misses_the_model_is_a_fault_of_its_machine_once_another_was_ready(
+    tmp_path: Path, face_pack: Path
+) -> None:
+    pack, hidden = tmp_path / "pack", tmp_path / "hidden"
+    shutil.copytree(face_pack, pack)
+    cluster = {"cluster": {"max_clips_per_group": 1, "max_groups": 1}}
+    job = Job(folder=tmp_path, face_pack=pack, rows=[row(seed=0), row(seed=1)], settings=cluster)
+    was_loading: list[bool] = []
+
+    def hide_the_pack_from_the_second_group(progress: Progress) -> None:
+        if progress.num_rendered and not was_loading:
+            pack.rename(hidden)
+        if progress.num_rendered:
+            was_loading.append(progress.num_groups_loading > 0)
+        if hidden.exists() and was_loading[-2:] == [True, False]:
+            hidden.rename(pack)
+
+    config = load_run_config(job.folder / "run.yaml", {})
+    summary = render(
+        config, Selection(), is_unsafe_allowed=False, announce=lambda _: None, watch=hide_the_pack_from_the_second_group
+    )
+    assert not summary.stopped_by
+    assert groups_of(job) == {"g0", "g2"}
 
 
 def test_a_group_that_is_not_ready_in_time_ends_the_run_and_says_so(make_job: Callable[..., Job]) -> None:

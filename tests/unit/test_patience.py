@@ -64,7 +64,22 @@ def test_a_group_that_was_never_ready_in_its_time_is_enough_if_none_was_before()
 
 def test_groups_that_were_never_ready_are_not_waited_for() -> None:
     patient = Patience()
-    for _ in range(MAX_FAILED_LOADS):
-        assert patient.reason_to_stop(0.0, give_up_after_s=600) is None
-        patient.fault(0.0)
-    assert patient.reason_to_stop(0.0, give_up_after_s=600) == "groups broke and none was ever ready"
+    for now_s in range(MAX_FAILED_LOADS):
+        assert patient.reason_to_stop(now_s, give_up_after_s=600) is None
+        patient.load_failed(now_s + 0.5, formed_s=now_s)
+    assert patient.reason_to_stop(MAX_FAILED_LOADS, give_up_after_s=600) == "groups broke and none was ever ready"
+
+
+def test_groups_that_break_together_while_they_load_count_once() -> None:
+    patient = Patience()
+    for number in range(8):
+        patient.load_failed(60.0 + number, formed_s=number)
+    assert patient.reason_to_stop(70.0, give_up_after_s=600) is None
+
+
+def test_a_cluster_without_room_is_waited_for_even_before_a_group_was_ready() -> None:
+    patient = Patience()
+    for now_s in range(600):
+        patient.fault(float(now_s))
+        assert patient.reason_to_stop(float(now_s), give_up_after_s=600) is None
+    assert patient.reason_to_stop(600.0, give_up_after_s=600) == "600 faults of machines in 600 s, and no clip ended"
