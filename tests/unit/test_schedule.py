@@ -170,6 +170,18 @@ def test_what_did_not_fit_the_memory_goes_to_a_wider_group_without_losing_an_att
     assert fail(schedule, "wide", Fault.MEMORY) is ClipState.FAILED, "nothing is wider than 4 here"
 
 
+def test_clips_that_all_differ_in_priority_go_through_as_fast_as_equal_ones() -> None:
+    schedule = schedule_of(*[clip(str(n), priority=n) for n in range(20_000)])
+    started_s = time.process_time()
+    order = []
+    while chosen := schedule.take("g"):
+        order.append(chosen.clip.request.priority)
+        schedule.rendered(chosen.clip.clip_id)
+        schedule.wanted_size(8)
+    assert order == sorted(order, reverse=True)
+    assert time.process_time() - started_s < 10
+
+
 def test_a_group_that_fails_three_clips_that_others_render_gets_no_more() -> None:
     schedule = schedule_of(*[clip(str(n)) for n in range(9)], groups={"bad": 1, "good": 1})
     for _ in range(MAX_HELD_AGAINST):
