@@ -16,6 +16,7 @@ from lynx_batch.planning.cost import LOAD_S
 from lynx_batch.planning.order import ClipQueue, PlannedClip, level_of
 from lynx_batch.planning.patience import Patience
 from lynx_batch.planning.upkeep import deadline_s
+from lynx_model.memory import ClipSize
 
 MAX_HELD_AGAINST = 3
 """A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
@@ -97,6 +98,7 @@ class Schedule:
         self._queue, self._groups = ClipQueue(order_salt), dict[str, _Group]()
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
+        self._least_sizes: dict[ClipSize, int] = {}
         self._patience = Patience()
         self._longest_s = 0.0
 
@@ -121,14 +123,18 @@ class Schedule:
 
     def take(self, group: str) -> PlannedClip | None:
         """The next clip for this group, now running; None if there is none for it."""
-        clip_id = self._next(group)
-        if clip_id is None:
-            return None
-        self._set(clip_id, ClipState.RUNNING)
-        self._group_of[clip_id] = group
-        self._groups[group].running.add(clip_id)
-        self._waiting_gpu_s -= self._clips[clip_id].gpu_s
-        return self._clips[clip_id]
+        while (clip_id := self._next(group)) is not None:
+            planned = self._clips[clip_id]
+            self._waiting_gpu_s -= planned.gpu_s
+            least_size = self._least_sizes.get(planned.work.clip, 0)
+            if least_size > self._groups[group].size:
+                self._enqueue(_widened(planned, least_size))
+                continue
+            self._set(clip_id, ClipState.RUNNING)
+            self._group_of[clip_id] = group
+            self._groups[group].running.add(clip_id)
+            return planned
+        return None
 
     def deadline_s(self, predicted_s: float | None) -> float:
         """For how long a group with this clip may say nothing; `predicted_s` is None if nothing is known of its device."""
@@ -149,7 +155,8 @@ class Schedule:
             return self._end_attempt(clip_id, ClipState.REJECTED)
         if fault is Fault.MEMORY:
             return self._widen(clip_id)
-        self._suspect(clip_id)
+        if self._policy.max_attempts > 1:  # else no other group could ever clear this one
+            self._suspect(clip_id)
         is_last = self._attempts[clip_id] + 1 >= self._policy.max_attempts
         return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
 
@@ -280,12 +287,14 @@ class Schedule:
         known.add(group)
 
     def _widen(self, clip_id: str) -> ClipState:
+        """What did not fit goes to a wider group, and so does what has the same shape, once its turn comes."""
         size = self._groups[self._group_of[clip_id]].size
         wider = next((other for other in self._sizes if other > size), None)
         if wider is None:
             return self._end_attempt(clip_id, ClipState.FAILED)
         planned = self._clips[clip_id]
-        self._clips[clip_id] = replace(planned, group_size=wider, seconds=planned.gpu_s / wider)
+        self._least_sizes[planned.work.clip] = max(wider, self._least_sizes.get(planned.work.clip, 0))
+        self._clips[clip_id] = _widened(planned, wider)
         return self._move(clip_id, ClipState.WAITING)
 
     def _end_attempt(self, clip_id: str, state: ClipState) -> ClipState:
@@ -314,3 +323,7 @@ class Schedule:
         self._counts[self._state[clip_id]] -= 1
         self._counts[state] += 1
         self._state[clip_id] = state
+
+
+def _widened(planned: PlannedClip, size: int) -> PlannedClip:
+    return replace(planned, group_size=size, seconds=planned.gpu_s / size)

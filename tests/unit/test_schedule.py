@@ -182,6 +182,24 @@ def test_clips_that_all_differ_in_priority_go_through_as_fast_as_equal_ones() ->
     assert time.process_time() - started_s < 10
 
 
+def test_clips_of_one_shape_run_out_of_memory_once() -> None:
+    schedule = schedule_of(*[clip(str(n), num_inference_steps=50 - n) for n in range(9)], clip("small", width=64))
+    assert fail(schedule, "g", Fault.MEMORY) is ClipState.WAITING
+    assert taken(schedule) == "small"
+    assert schedule.take("g") is None
+    schedule.join("two", 2)
+    for _ in range(9):
+        schedule.rendered(taken(schedule, "two"))
+    assert schedule.num_unfinished == 1
+
+
+def test_where_a_clip_has_one_attempt_no_group_is_suspected_that_nothing_could_clear() -> None:
+    schedule = schedule_of(*[clip(str(n)) for n in range(9)], max_attempts=1)
+    for _ in range(9):
+        assert fail(schedule, "g") is ClipState.FAILED
+    assert schedule.is_finished
+
+
 def test_a_group_that_fails_three_clips_that_others_render_gets_no_more() -> None:
     schedule = schedule_of(*[clip(str(n)) for n in range(9)], groups={"bad": 1, "good": 1})
     for _ in range(MAX_HELD_AGAINST):
@@ -269,7 +287,7 @@ class ClipsOfARun(RuleBasedStateMachine):
         self.sizes, self.num_formed = {"g0": 4}, 1
         self.running: dict[str, str] = {}
         self.tried: dict[str, set[str]] = {}
-        self.too_narrow: dict[str, int] = {}
+        self.too_narrow = 0
 
     @rule(size=st.sampled_from(SIZES))
     def form(self, size: int) -> None:
@@ -288,7 +306,8 @@ class ClipsOfARun(RuleBasedStateMachine):
         clip_id = chosen.clip.clip_id
         assert clip_id not in self.running
         assert group not in self.tried.get(clip_id, set())
-        assert self.sizes[group] >= chosen.group_size > self.too_narrow.get(clip_id, 0)
+        assert self.sizes[group] >= chosen.group_size
+        assert self.sizes[group] > self.too_narrow, "all clips have one shape"
         self.running[clip_id] = group
 
     @precondition(lambda self: self.running)
@@ -315,7 +334,7 @@ class ClipsOfARun(RuleBasedStateMachine):
         if fault is Fault.CLIP:
             self.tried.setdefault(clip_id, set()).add(group)
         if fault is Fault.MEMORY:
-            self.too_narrow[clip_id] = self.sizes[group]
+            self.too_narrow = max(self.too_narrow, self.sizes[group] if state is ClipState.WAITING else 0)
         if fault is Fault.MACHINE:
             assert state is ClipState.WAITING
             assert self.schedule.attempts(clip_id) == attempts
