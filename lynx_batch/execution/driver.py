@@ -237,10 +237,10 @@ class Driver:
             self._stop_if_hopeless(ended.result)
 
     def _keep_saved(self, task: RenderTask, failure: Failed) -> None:
-        """Remembers where a clip can go on; what did not help to go on is forgotten."""
+        """Remembers where a clip can go on; what it cannot go on from is forgotten."""
         if failure.num_steps_saved:
             self._num_steps_saved[task.clip.clip_id] = failure.num_steps_saved
-        elif self._num_steps_saved.pop(task.clip.clip_id, 0):
+        elif failure.is_to_begin_anew and self._num_steps_saved.pop(task.clip.clip_id, 0):
             with suppress(StoreUnavailable):
                 delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
 

@@ -148,7 +148,8 @@ class Renderer:
     def _save(self, task: RenderTask, midway: Midway, stopwatch: Stopwatch) -> Failed:
         self._saved.save(task.clip, midway)
         if task.num_steps_saved:
-            delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
+            with suppress(StoreUnavailable):
+                delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
         return Failed(
             error_type="NodeDrained",
             error=f"the node is taken away; saved after {midway.num_steps_done} steps",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
-from lynx_batch.errors import MissingObject, UnfitState
+from lynx_batch.errors import MissingObject, StoreRefused, UnfitState
+from lynx_batch.outage import outlast
 
 if TYPE_CHECKING:
     from lynx_model.sampler import Midway
@@ -28,10 +29,11 @@ class SavedClips:
         from safetensors.torch import save
 
         uri = _uri(self.output, clip.clip_id, midway.num_steps_done)
-        storage.write_bytes(uri, save(midway.tensors, self._stamp(clip, midway.num_steps_done)))
+        content = save(midway.tensors, self._stamp(clip, midway.num_steps_done))
+        outlast(lambda: storage.write_bytes(uri, content))
 
     def load(self, clip: ClipSpec, num_steps_done: int) -> "Midway":
-        """Raises UnfitState if it is not there, is not whole, or is of another clip or other software."""
+        """Raises UnfitState if it is not there, cannot be read, or is of another clip or other software."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -39,9 +41,9 @@ class SavedClips:
 
         uri = _uri(self.output, clip.clip_id, num_steps_done)
         try:
-            content = storage.read_bytes(uri)
+            content = outlast(lambda: storage.read_bytes(uri))
             tensors, stamp = load(content), _read_stamp(content)
-        except (MissingObject, SafetensorError) as error:
+        except (MissingObject, StoreRefused, SafetensorError) as error:
             raise UnfitState(f"{storage.redact(uri)}: {error}") from error
         if stamp != self._stamp(clip, num_steps_done):
             raise UnfitState(f"{storage.redact(uri)}: must be of this clip and of the same software")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec, RenderIdentity
 from lynx_batch.config import EngineConfig, FacesConfig
+from lynx_batch.errors import ImplausibleResult, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
@@ -81,6 +82,11 @@ class Failed:
     breaks_group: bool = False
     num_steps_saved: int = 0
     spans: tuple[Span, ...] = ()
+
+    @property
+    def is_to_begin_anew(self) -> bool:
+        """Whether it may be due to what an earlier attempt had saved."""
+        return self.error_type in (UnfitState.__name__, ImplausibleResult.__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 import pickle
 
-from lynx_batch.execution.tasks import Rendered
+from lynx_batch.errors import ImplausibleResult, LynxError, StoreUnavailable, UnfitState
+from lynx_batch.execution.tasks import Failed, Rendered
 from lynx_batch.ledger.trace import LANE_OF, Span
+from lynx_batch.planning.schedule import Fault
+from lynx_model.errors import OutOfMemory
 from tests.unit.test_ledger import record
 
 
@@ -11,3 +14,13 @@ def test_what_a_worker_returns_is_under_four_kilobytes() -> None:
     commit = record(clip_id="0" * 32, attempt="20261121T080000Z-abcdef-01234567")
     spans = tuple(Span(stage=stage, start_s=1.8e9, seconds=0.1) for stage in LANE_OF)
     assert len(pickle.dumps(Rendered(commit=commit, spans=spans))) < 4000
+
+
+def test_a_clip_begins_anew_only_if_what_was_saved_may_be_the_trouble() -> None:
+    def is_to_begin_anew(error: LynxError, fault: Fault) -> bool:
+        return Failed(error_type=type(error).__name__, error="", fault=fault).is_to_begin_anew
+
+    assert is_to_begin_anew(UnfitState(), Fault.MACHINE)
+    assert is_to_begin_anew(ImplausibleResult(), Fault.CLIP)
+    assert not is_to_begin_anew(StoreUnavailable(), Fault.MACHINE)
+    assert not is_to_begin_anew(OutOfMemory(), Fault.MEMORY)
