@@ -47,13 +47,13 @@ class Progress:
 
 
 class Recorder(Protocol):
-    """Told of each group that is ready and of each ended attempt."""
+    """Told of each group that is ready and of each ended attempt; `attempts` are those that the clip has used up."""
 
     def loaded(self, group: str, answer: Loaded) -> None: ...
 
-    def rendered(self, task: RenderTask, group: str, result: Rendered) -> None: ...
+    def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None: ...
 
-    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState) -> None: ...
+    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int) -> None: ...
 
 
 class Driver:
@@ -229,8 +229,9 @@ class Driver:
 
     def _end(self, ended: Ended, group: Group) -> None:
         if isinstance(ended.result, Rendered):
-            self._schedule.rendered(ended.task.clip.clip_id)
-            self._recorder.rendered(ended.task, group.name, ended.result)
+            clip_id = ended.task.clip.clip_id
+            self._schedule.rendered(clip_id)
+            self._recorder.rendered(ended.task, group.name, ended.result, attempts=self._schedule.attempts(clip_id))
         else:
             self._keep_saved(ended.task, ended.result)
             self._fail(ended.task, group, ended.result)
@@ -245,10 +246,11 @@ class Driver:
                 delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
 
     def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
-        state = self._schedule.failed(task.clip.clip_id, failure.fault)
+        clip_id = task.clip.clip_id
+        state = self._schedule.failed(clip_id, failure.fault)
         if failure.fault is Fault.MEMORY and state is ClipState.FAILED:
             failure = replace(failure, error=f"no group wider than {group.size} is possible here: {failure.error}")
-        self._recorder.failed(task, group.name, failure, state)
+        self._recorder.failed(task, group.name, failure, state, attempts=self._schedule.attempts(clip_id))
 
     def _stop_if_hopeless(self, failure: Failed) -> None:
         """Counts a fault of the machine once, however many clips it hit; stops the run if too much fails."""

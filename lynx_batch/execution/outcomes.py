@@ -20,7 +20,7 @@ from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
 from lynx_batch.ledger.trace import FaultMark, Trace, write_trace
 from lynx_batch.outage import outlast
-from lynx_batch.planning.schedule import ClipState, Fault
+from lynx_batch.planning.schedule import ClipState
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class RunRecorder:
         for clip in prepared.clips:
             self._open.setdefault(clip.clip_id, []).append(clip)
         self._last_failures: dict[str, Reason] = {}
-        self._attempts: Counter[str] = Counter()
+        self._attempts: dict[str, int] = {}
         self._parts = MetadataParts(output, run_id, time.monotonic())
         self._event_writers = ThreadPoolExecutor(NUM_EVENT_WRITERS, thread_name_prefix="events")
 
@@ -96,20 +96,20 @@ class RunRecorder:
         log.info("group_ready", group=group, device=answer.device, load_s=round(answer.span.seconds, 2))
         self.trace.add(group, "", [answer.span])
 
-    def rendered(self, task: RenderTask, group: str, result: Rendered) -> None:
+    def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None:
         log.info("clip_rendered", clip=task.clip.name, group=group, attempt=result.commit.attempt)
         self.trace.add(group, task.clip.name, result.spans)
-        self._attempts[task.clip.clip_id] += 1
+        self._attempts[task.clip.clip_id] = attempts
         self._put_event(task, group, EventKind.RENDERED)
         self._settle_rendered(result.commit)
 
-    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState) -> None:
+    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int) -> None:
         clip_id, why = task.clip.clip_id, Reason(result.error_type, result.error)
         log.warning("attempt_failed", clip=task.clip.name, group=group, **why._asdict(), clip_is=state)
         mark = FaultMark(error_type=result.error_type, at_s=time.time())
         self.trace.add(group, task.clip.name, [*result.spans, mark])
         self._last_failures[clip_id] = why
-        self._attempts[clip_id] += result.fault in (Fault.INPUT, Fault.CLIP)
+        self._attempts[clip_id] = attempts
         self._put_event(task, group, EVENT_OF_FAILURE[state], why)
         if state in OUTCOME_OF_FAILURE:
             self._settle(clip_id, OUTCOME_OF_FAILURE[state], datetime.now(UTC), why)
@@ -164,7 +164,7 @@ class RunRecorder:
                     outcome=outcome,
                     ended_at=ended_at,
                     clip=clip,
-                    attempts=self._attempts[clip_id],
+                    attempts=self._attempts.get(clip_id, 0),
                     **why._asdict(),
                     commit=commit,
                 )

@@ -53,16 +53,18 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
     clips = [clip(name, row) for row, name in enumerate(["aa", "bb", "bb", "cc", "dd", "ee"])]
     lost = begin(output, "killed", clips, [Rejection(row=6, error_type="InvalidRow", error="width=1")])
     assert read_metadata(output)["row"].to_pylist() == [6], "what intake rejected is told from the start"
-    lost.rendered(task(clips[0]), "g", Rendered(commit=commit(output, record("aa", run_id="killed")), spans=()))
-    lost.failed(task(clips[1]), "g", failure(Fault.CLIP), ClipState.FAILED)
-    lost.failed(task(clips[3]), "g", failure(Fault.MACHINE), ClipState.WAITING)
+    lost.rendered(
+        task(clips[0]), "g", Rendered(commit=commit(output, record("aa", run_id="killed")), spans=()), attempts=1
+    )
+    lost.failed(task(clips[1]), "g", failure(Fault.CLIP), ClipState.FAILED, attempts=3)
+    lost.failed(task(clips[3]), "g", failure(Fault.MACHINE), ClipState.WAITING, attempts=0)
     while len(list((tmp_path / "events" / "run=killed").glob("*.json"))) < 3:
         pass  # then the driver is killed
 
     found = begin(output, "next", clips)
     assert [open_clip.clip_id for open_clip in found.open_clips] == ["cc", "dd", "ee"]
     commit(output, record("cc", run_id="rival"))
-    found.failed(task(clips[4]), "g", failure(Fault.CLIP), ClipState.WAITING)
+    found.failed(task(clips[4]), "g", failure(Fault.CLIP), ClipState.WAITING, attempts=2)
     found.close("interrupted")
 
     rows = {row["row"]: row for row in read_metadata(output).to_pylist() if row["run"] == "next"}
@@ -72,7 +74,7 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
         ("failed", None, 0),
         ("failed", None, 0),
         ("rendered", "rival", 0),
-        ("abandoned", None, 1),
+        ("abandoned", None, 2),
         ("abandoned", None, 0),
     ]
     assert (rows[1]["error"], rows[4]["error"]) == ("too big", "too big")
@@ -90,7 +92,7 @@ def test_schedule_and_ledger_take_hundreds_of_clips_a_second(tmp_path: Path) -> 
     schedule.join("g", 1)
     while taken := schedule.take("g"):
         schedule.rendered(taken.clip.clip_id)
-        recorder.rendered(task(taken.clip), "g", Rendered(commit=record(taken.clip.clip_id), spans=()))
+        recorder.rendered(task(taken.clip), "g", Rendered(commit=record(taken.clip.clip_id), spans=()), attempts=1)
     recorder.close("")
     assert NUM_MANY / (time.perf_counter() - started_s) > MIN_CLIPS_PER_S
     assert read_metadata(str(tmp_path), ["row"]).num_rows == NUM_MANY
