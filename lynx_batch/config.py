@@ -206,7 +206,7 @@ class ClusterConfig(_Section):
     and `submit` take only theirs.
     `gpus_per_group: auto` takes the size that `lynx-batch plan` would, and wider groups where a clip needs them; a number
     is the size of every group. A group that is not ready within `ready_within_s` is given up, and formed anew after
-    `max_clips_per_group` clips, in case something leaks slowly; null is never.
+    `max_clips_per_group` clips, in case something leaks slowly; null is never. The first node may take as long to join.
     """
 
     address: str = "local"

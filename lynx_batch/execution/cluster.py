@@ -3,11 +3,13 @@
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import structlog
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError
@@ -15,7 +17,10 @@ from lynx_batch.execution.head import Head, knock
 from lynx_batch.planning.cost import OTHER, GpuType, gpu_type
 from lynx_batch.planning.layout import Node
 
+log = structlog.get_logger()
+
 CONNECT_TIMEOUT_S = 10.0
+AWAIT_EVERY_S = 2.0
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
 
 
@@ -31,15 +36,16 @@ class Slots:
     draining: dict[str, float]
 
     def bundle(self) -> dict[str, float]:
-        """What one worker takes from its node."""
-        return {"CPU": 1} if self.resource == "CPU" else {"GPU": 1, "CPU": 1}
+        """What one worker takes from its node; a node may have fewer cores than GPUs, so that it asks for none beside one."""
+        return {self.resource: 1}
 
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[Slots]:
     """A connection to the cluster for the time of a run.
 
-    `address: local` always starts a Ray of its own, whatever clusters this machine belongs to, and ends it.
+    `address: local` always starts a Ray of its own, whatever clusters this machine belongs to, and ends it. A cluster that
+    has only begun to start is waited for: its head answers minutes before the first node with GPUs does.
 
     Raises:
         ConfigError: If no cluster answers at `config.address`.
@@ -64,9 +70,20 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
         raise ConfigError(f"cluster.address={config.address!r}: no Ray cluster answers there: {error}") from error
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which exits
     try:
-        yield find_slots()
+        yield _await_slots(config.ready_within_s)
     finally:
         ray.shutdown()
+
+
+def _await_slots(within_s: float) -> Slots:
+    """The cluster's slots as soon as it has any, else none after a while."""
+    slots, ends_s = find_slots(), time.monotonic() + within_s
+    if not slots.nodes:
+        log.warning("first_node_awaited", within_s=within_s)
+    while not slots.nodes and time.monotonic() < ends_s:
+        time.sleep(AWAIT_EVERY_S)
+        slots = find_slots()
+    return slots
 
 
 def _check_reachable(address: str) -> None:

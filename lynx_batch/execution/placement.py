@@ -40,7 +40,7 @@ class Placement:
     def start_worker(self, settings: WorkerSettings, rank: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=rank)
         return Worker.options(  # type: ignore[attr-defined]
-            num_cpus=self._bundle["CPU"],
+            num_cpus=self._bundle.get("CPU", 0),
             num_gpus=self._bundle.get("GPU", 0),
             scheduling_strategy=strategy,
             runtime_env=ALL_GPUS_VISIBLE,

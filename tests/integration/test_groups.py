@@ -63,6 +63,10 @@ def states_of_actors(cluster: Cluster) -> list[str]:
     return [entry["State"] for entry in cluster.global_state.actor_table(None).values()]
 
 
+def ray_jobs(cluster: Cluster) -> int:
+    return len(cluster.global_state.job_table())
+
+
 def groups_of(job: Job) -> set[str]:
     return {event.group for event in job.events()}
 
@@ -97,6 +101,18 @@ def test_a_clip_on_a_node_that_is_taken_away_goes_on_elsewhere_with_the_same_pic
     for r in job.metadata():
         difference = decode(Path(job.output) / r["clip_uri"]).astype(np.int16) - resumed[str(r["clip_id"])]
         assert abs(difference).max() <= 2, "what x264 may differ by"
+
+
+def test_a_run_waits_for_its_first_node_even_one_with_fewer_cores_than_gpus(
+    make_job: Callable[..., Job], cluster: Cluster
+) -> None:
+    job = make_job(1, gpus_per_group=2)
+    process = job.start("--address", cluster.address)
+    wait_until(lambda: ray_jobs(cluster) == 1, process)
+    cluster.add_node(**NODE, num_gpus=2)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "first_node_awaited" in stderr
 
 
 def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
