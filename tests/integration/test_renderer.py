@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -94,3 +95,21 @@ def test_what_a_clip_went_through_is_told_in_order(job: Job) -> None:
     assert stages == ["subject", "text", "denoise", "decode", "encode", "upload", "commit"]
     assert all(a.end_s <= b.end_s for a, b in zip(delivered.spans, delivered.spans[1:], strict=False))
     assert set(delivered.commit.stage_s) == {f"{stage}_s" for stage in stages[:-1]}
+
+
+def test_what_a_shared_denoising_raises_may_be_another_ranks_death(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer, (clip, *_) = load(job)
+
+    def lose_a_peer(*_: object, **__: object) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    def failure() -> Failed:
+        failed = renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None)
+        assert isinstance(failed, Failed)
+        return failed
+
+    monkeypatch.setattr(renderer._pipe, "sample", lose_a_peer)
+    alone = failure()
+    monkeypatch.setattr(renderer, "_settings", replace(renderer._settings, plan=ParallelPlan.of_size(2)))
+    shared = failure()
+    assert [(f.fault, f.breaks_group) for f in (alone, shared)] == [(Fault.CLIP, False), (Fault.MACHINE, True)]
