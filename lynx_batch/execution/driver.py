@@ -255,7 +255,7 @@ class Driver:
     def _stop_if_hopeless(self, failure: Failed) -> None:
         """Counts a fault of the machine once, however many clips it hit; stops the run if too much fails."""
         now_s = time.monotonic()
-        if failure.fault is Fault.MACHINE:
+        if failure.fault in (Fault.MACHINE, Fault.UNCLEAR):
             self._schedule.machine_failed(now_s)
         if reason := self._schedule.reason_to_stop(now_s):
             raise TooManyFaults(f"{reason}; the last: {failure.error}")

@@ -100,7 +100,7 @@ class Renderer:
         assert isinstance(ready, _Ready)
         # Of a rank that dies, the others may hear before Ray does: as any error that a collective can raise.
         is_shared = self._settings.plan.num_ranks > 1
-        unknown = Fault.MACHINE if is_shared else Fault.CLIP
+        unknown = Fault.UNCLEAR if is_shared else Fault.CLIP
         latents = attempted(lambda: self._sample(task, ready, stopwatch, on_step), stopwatch, unknown=unknown)
         if isinstance(latents, Failed):
             return replace(latents, breaks_group=latents.breaks_group or is_shared)

@@ -21,6 +21,9 @@ from lynx_model.memory import ClipSize
 MAX_HELD_AGAINST = 3
 """A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
 
+MAX_UNCLEAR = 3
+"""So often does no clip meet a dying rank: then it was the clip each time."""
+
 MIN_ENDED = 20
 """So many clips must have ended before their failed share says anything."""
 
@@ -39,14 +42,16 @@ class ClipState(StrEnum):
 class Fault(StrEnum):
     """Whose fault a failed attempt is.
 
-    The clip's input (another try cannot help), the clip's, its size's (it did not fit the GPUs' memory), the machine's, or
-    nobody's: its node is taken away, as had been announced.
+    The clip's input (another try cannot help), the clip's, its size's (it did not fit the GPUs' memory), the machine's, perhaps
+    either of the last (a rank of several heard of trouble, which may be another's death), or nobody's: its node is taken away,
+    as had been announced.
     """
 
     INPUT = "input"
     CLIP = "clip"
     MEMORY = "memory"
     MACHINE = "machine"
+    UNCLEAR = "unclear"
     DRAIN = "drain"
 
 
@@ -99,6 +104,7 @@ class Schedule:
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
         self._least_sizes: dict[ClipSize, int] = {}
+        self._unclear: Counter[str] = Counter()
         self._patience = Patience()
         self._longest_s = 0.0
 
@@ -149,6 +155,8 @@ class Schedule:
 
     def failed(self, clip_id: str, fault: Fault) -> ClipState:
         """Ends an attempt that failed; tells what becomes of the clip. Faults of clip and input alone use up an attempt."""
+        if fault is Fault.UNCLEAR:
+            return self._break(clip_id)
         if fault in (Fault.MACHINE, Fault.DRAIN):
             return self._move(clip_id, ClipState.WAITING)
         if fault is Fault.INPUT:
@@ -285,6 +293,12 @@ class Schedule:
         if not known:
             self._groups[group].suspicions.add(clip_id)
         known.add(group)
+
+    def _break(self, clip_id: str) -> ClipState:
+        self._unclear[clip_id] += 1
+        if self._unclear[clip_id] < MAX_UNCLEAR:
+            return self._move(clip_id, ClipState.WAITING)
+        return self._end_attempt(clip_id, ClipState.FAILED)
 
     def _widen(self, clip_id: str) -> ClipState:
         """What did not fit goes to a wider group, and so does what has the same shape, once its turn comes."""

@@ -112,4 +112,4 @@ def test_what_a_shared_denoising_raises_may_be_another_ranks_death(job: Job, mon
     alone = failure()
     monkeypatch.setattr(renderer, "_settings", replace(renderer._settings, plan=ParallelPlan.of_size(2)))
     shared = failure()
-    assert [(f.fault, f.breaks_group) for f in (alone, shared)] == [(Fault.CLIP, False), (Fault.MACHINE, True)]
+    assert [(f.fault, f.breaks_group) for f in (alone, shared)] == [(Fault.CLIP, False), (Fault.UNCLEAR, True)]

@@ -131,6 +131,13 @@ def test_a_fault_of_the_machine_uses_up_no_attempt() -> None:
     assert schedule.state("a") is ClipState.RENDERED
 
 
+def test_a_clip_at_which_ranks_break_again_and_again_is_to_blame() -> None:
+    schedule = schedule_of(clip("a"))
+    states = [fail(schedule, "g", Fault.UNCLEAR) for _ in range(3)]
+    assert states == [ClipState.WAITING, ClipState.WAITING, ClipState.FAILED]
+    assert schedule.attempts("a") == 1
+
+
 def test_a_run_that_sees_nothing_but_faults_is_given_up_after_the_longest_clip_could_have_ended() -> None:
     longest = planned(clip("a"))
     schedule = schedule_of(longest, groups={"g0": 1, "g1": 1}, give_up_after_s=100.0)
