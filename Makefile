@@ -35,6 +35,7 @@ test: $(READY) $(FACES)
 
 chaos: $(READY) $(FACES)
 	$(BIN)/pytest tests/chaos --chaos $(TIMES)
+	$(BIN)/pytest tests/integration --chaos $(TIMES) -m only_chaos
 
 check: lint types layers fast
 

@@ -13,7 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test marked `gpu(n)` needs n CUDA devices."""
+    """A test marked `gpu(n)` needs n CUDA devices, one marked `only_chaos` needs `--chaos`."""
+    if item.get_closest_marker("only_chaos") and not item.config.getoption("--chaos"):
+        pytest.skip("make chaos runs it")
     marker = item.get_closest_marker("gpu")
     if marker is None:
         return

@@ -131,6 +131,7 @@ def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
     assert set(states_of_placement_groups(cluster)) == {"REMOVED"}
 
 
+@pytest.mark.only_chaos
 def test_a_node_that_is_lost_with_all_its_loading_groups_is_one_fault(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
@@ -144,11 +145,12 @@ def test_a_node_that_is_lost_with_all_its_loading_groups_is_one_fault(
     assert stderr.count('"group_lost"') >= 4
 
 
+@pytest.mark.only_chaos
 def test_a_run_whose_groups_fit_no_node_any_more_says_so_and_ends(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
     wide = cluster.add_node(**{**NODE, "num_cpus": 2})
-    job = make_job(20, steps=MANY_STEPS, gpus_per_group=2)
+    job = make_job(40, steps=MANY_STEPS // 4, gpus_per_group=2)
     process = job.start("--address", cluster.address, "--set", "retry.give_up_after_s=20")
     wait_until(lambda: job.num_commits() >= 1, process)
     cluster.add_node(**NODE)
@@ -167,6 +169,7 @@ def test_groups_that_end_are_formed_anew_where_they_were(make_job: Callable[...,
     assert states_of_placement_groups(cluster) == ["REMOVED"], "there was only one"
 
 
+@pytest.mark.only_chaos
 def test_a_group_that_misses_the_model_is_a_fault_of_its_machine_once_another_was_ready(
     tmp_path: Path, face_pack: Path
 ) -> None:

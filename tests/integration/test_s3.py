@@ -163,6 +163,7 @@ def test_a_store_that_cannot_be_reached_is_told_apart_from_a_missing_object(monk
         storage.read_bytes("s3://nowhere/a")
 
 
+@pytest.mark.only_chaos
 def test_a_commit_outlasts_a_killed_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seaweed = SeaweedServer(tmp_path)
     seaweed.start()
