@@ -154,7 +154,9 @@ class Schedule:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
     def failed(self, clip_id: str, fault: Fault) -> ClipState:
-        """Ends an attempt that failed; tells what becomes of the clip. Faults of clip and input alone use up an attempt."""
+        """Ends an attempt that failed; tells what becomes of the clip. Faults of clip and input alone use up an attempt, and
+        an unclear one that has come too often.
+        """
         if fault is Fault.UNCLEAR:
             return self._break(clip_id)
         if fault in (Fault.MACHINE, Fault.DRAIN):
@@ -295,6 +297,7 @@ class Schedule:
         known.add(group)
 
     def _break(self, clip_id: str) -> ClipState:
+        """The clip is tried again as after a machine's fault, until it has broken its groups too often."""
         self._unclear[clip_id] += 1
         if self._unclear[clip_id] < MAX_UNCLEAR:
             return self._move(clip_id, ClipState.WAITING)
