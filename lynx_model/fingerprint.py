@@ -99,7 +99,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     file = folder / FINGERPRINT_FILE
     try:
         return parse_fingerprint(file.read_bytes(), source=str(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

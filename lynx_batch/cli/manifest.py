@@ -42,7 +42,10 @@ def build(
     """Build a manifest: each photo with each prompt and each seed, or from a table file."""
     from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
     from lynx_batch.intake.manifest import write_manifest
+    from lynx_batch.storage import path_of
 
+    if (path := path_of(out)) is not None and path.is_dir():
+        raise ConfigError(f"--out {out}: must be a file, but is a folder")
     if rows is not None and photos is None and prompts is None and seeds is None:
         table = build_from_table_file(rows)
     elif rows is None and photos is not None and prompts is not None:

@@ -82,6 +82,11 @@ def test_a_manifest_that_cannot_be_written_is_a_message() -> None:
     assert result.stderr.splitlines()[-1].startswith("error: file/m.parquet: ")
 
 
+def test_a_folder_is_no_manifest_to_be_built() -> None:
+    refused = run("build", "--photos", SUBJECTS, "--prompts", PROMPTS, "--out", ".")
+    assert (refused.exit_code, "--out .: must be a file, but is a folder" in refused.stderr) == (2, True)
+
+
 def test_all_problems_are_shown_and_end_with_2() -> None:
     write(
         {"width": 833},

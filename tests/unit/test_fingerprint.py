@@ -136,9 +136,10 @@ def test_a_folder_that_cannot_be_written_has_a_fingerprint_all_the_same(folder: 
     assert fingerprint_folder(folder) == fingerprint
 
 
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
+@pytest.mark.parametrize("name", ["nowhere", "empty", "a file"])
 def test_a_folder_without_weights_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a file").write_text("no folder")
     with pytest.raises(MissingFile, match="must be a folder that holds weights"):
         fingerprint_folder(tmp_path / name)
 

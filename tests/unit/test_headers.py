@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.headers import AdapterSpec, TensorHeader, describe_adapters, read_header
+from lynx_model.headers import AdapterSpec, TensorHeader, describe_adapters, read_header, read_json
 from tests.models import MODEL
 
 Tensors = dict[str, np.ndarray]
@@ -159,6 +159,14 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(MissingFile, match=f"{name}: no such file"):
         describe_adapters(folder, folder)
+
+
+def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("no folder")
+    with pytest.raises(MissingFile, match=r"model/config\.json: no such file"):
+        read_json(tmp_path / "model" / "config.json")
+    with pytest.raises(MissingFile, match=r"must be a file that can be read: Is a directory"):
+        read_json(tmp_path)
 
 
 def test_a_header_gives_type_and_shape_of_every_tensor(tmp_path: Path) -> None:
