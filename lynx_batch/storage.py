@@ -11,10 +11,10 @@ import re
 import shutil
 import stat as file_modes
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
@@ -28,7 +28,6 @@ from lynx_batch import local_files
 from lynx_batch.errors import ConfigError, MissingObject, StoreRefused, StoreUnavailable, UnsafeStore
 
 NUM_TRIES = 3
-NUM_PARALLEL_READS = 32
 
 CLIENT_LIBRARIES = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google"})
 """Packages whose exceptions mean that a store failed."""
@@ -42,6 +41,9 @@ RENEWABLE = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequ
 VERSION_KEYS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
 """What the stores call the version of an object, the best first."""
 
+TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
+"""What the stores call the time of an object's last change, the best first."""
+
 # In `abfs://container@account` the name before the @ is an address, not a user.
 _USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?\s]*@")
 _QUERY = re.compile(r"\?[^\s'\"<>()]*")
@@ -51,11 +53,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """A file of a store. `version` changes with its content: an etag, else the time of its last change."""
+    """A file of a store.
+
+    `version` changes with its content: an etag, else the time of its last change. `modified_at` is that time by the store's
+    own clock; None if the store does not tell it.
+    """
 
     uri: str
     num_bytes: int
     version: str
+    modified_at: datetime | None
 
 
 def join(uri: str, *parts: str) -> str:
@@ -130,12 +137,6 @@ def download(uri: str, local_path: Path) -> None:
     _reading(uri, partial(store.get_file, key, str(local_path)))
 
 
-def read_each(uris: Iterable[str]) -> Iterator[bytes]:
-    """The content of each of `uris`, in their order, many being read at once; raises as `read_bytes` does."""
-    with ThreadPoolExecutor(NUM_PARALLEL_READS, thread_name_prefix="storage") as pool:
-        yield from pool.map(read_bytes, uris)
-
-
 def write_bytes(uri: str, data: bytes) -> None:
     """Puts `data` at `uri`, in place of what was there; a reader sees the old or the new, never a part."""
     path = path_of(uri)
@@ -207,18 +208,39 @@ def stat(uri: str) -> StoredFile | None:
 
 
 def list_files(prefix: str) -> Iterator[StoredFile]:
-    """Every file below the folder `prefix`, at any depth and in no order; a file lists itself, a missing one nothing."""
+    """Every file below the folder `prefix`, at any depth and in no order; a file lists itself, a missing one nothing.
+
+    An object whose key ends in a slash is how some tools mark a folder. It is no file.
+    """
     path = path_of(prefix)
     if path is None:
         store, key = _remote(prefix)
         infos: dict[str, dict[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
-        found = (_remote_file(join(prefix, name.removeprefix(key)), info) for name, info in infos.items())
+        names = (name for name in infos if not name.endswith("/"))
+        found = (_remote_file(join(prefix, name.removeprefix(key)), infos[name]) for name in names)
     elif path.is_dir():
         entries = _reading(prefix, lambda: list(local_files.walk(str(path))))
         found = (_local_file(join(prefix, name), status) for name, status in entries)
     else:
         found = (file for file in [stat(prefix)])
     yield from filter(None, found)
+
+
+def clock(folder: str) -> datetime:
+    """What the time is by the clock of the store: when an object changed that was just put there. It is removed again.
+
+    Raises:
+        ConfigError: If the store does not tell times.
+    """
+    uri = join(folder, f".clock-{uuid.uuid4().hex}")
+    write_bytes(uri, b"")
+    try:
+        stored = stat(uri)
+    finally:
+        delete(uri)
+    if stored is None or stored.modified_at is None:
+        raise ConfigError(f"{redact(folder)}: its store must tell when an object was changed")
+    return stored.modified_at
 
 
 def probe_create_only(output: str) -> None:
@@ -325,11 +347,21 @@ def _delete_remotely(uri: str) -> None:
 def _local_file(uri: str, status: os.stat_result) -> StoredFile | None:
     if not file_modes.S_ISREG(status.st_mode):
         return None
-    return StoredFile(uri=uri, num_bytes=status.st_size, version=str(status.st_mtime_ns))
+    modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+    return StoredFile(uri=uri, num_bytes=status.st_size, version=str(status.st_mtime_ns), modified_at=modified_at)
 
 
 def _remote_file(uri: str, info: Mapping[str, Any]) -> StoredFile | None:
     if info["type"] != "file":
         return None
     version = next((info[key] for key in VERSION_KEYS if info.get(key)), "")
-    return StoredFile(uri=uri, num_bytes=info["size"] or 0, version=str(version))
+    modified_at = next((info[key] for key in TIME_KEYS if info.get(key)), None)
+    return StoredFile(uri=uri, num_bytes=info["size"] or 0, version=str(version), modified_at=_as_time(modified_at))
+
+
+def _as_time(value: Any) -> datetime | None:
+    """A time as a store's library tells it: a datetime, seconds since 1970 or ISO 8601."""
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value, UTC)
+    time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)

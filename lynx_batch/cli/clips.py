@@ -2,23 +2,24 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated
 
 import typer
 
 from lynx_batch import storage
-from lynx_batch.cli import exits
+from lynx_batch.cli import exits, options
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
 
 NUM_CLIPS_AT_ONCE = 1000
 
-SURELY_OVER = timedelta(hours=1)
-"""A run whose heartbeat is older commits nothing any more, whatever outage kept it from beating and however clocks differ."""
+LEAST_AGE = timedelta(hours=1)
+"""A store in trouble may keep a living run silent, but not for as long."""
 
 
 def export(
@@ -29,13 +30,13 @@ def export(
     ] = "{clip_id}.mp4",
 ) -> None:
     """Put every rendered clip under a readable name: a hard link on the same disk, else a copy."""
-    from lynx_batch.ledger.commits import committed_clip_ids
+    from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.export import copy_clips, name_clips
 
     clips = name_clips(output, name)
     copy_clips(clips, destination)
     typer.echo(f"{storage.redact(destination)}: {len(clips)} clips")
-    num_nameless = len(committed_clip_ids(output)) - len(set(clips.values()))
+    num_nameless = len(list_editions(output).in_force) - len(set(clips.values()))
     if num_nameless > 0:
         typer.echo(
             f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
@@ -46,58 +47,116 @@ def export(
 def verify(
     output: Output,
     sample: Annotated[int | None, typer.Option(min=1, help="Only so many clips, chosen by chance.")] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Withdraw the commits of faulty clips, so that the next run renders them anew."),
+    ] = False,
 ) -> None:
     """Read every committed clip again: is it there, the same bytes, and does it decode to its frames?
 
     Exit codes: 0 all are as committed; 3 some are not, and they are listed.
     """
-    from lynx_batch.ledger.commits import committed_clip_ids
+    from lynx_batch.ledger.editions import list_editions
 
-    clip_ids = sorted(committed_clip_ids(output))
-    chosen = clip_ids if sample is None else random.sample(clip_ids, min(sample, len(clip_ids)))
-    num_faulty = 0
-    for clip_id, faults in _find_faults(output, chosen):
-        num_faulty += bool(faults)
+    in_force = list_editions(output).in_force
+    chosen = sorted(in_force) if sample is None else random.sample(sorted(in_force), min(sample, len(in_force)))
+    faulty = {}
+    for clip_id, faults in _find_faults(output, {clip_id: in_force[clip_id] for clip_id in chosen}):
         for fault in faults:
             typer.echo(f"clip {clip_id}: {fault}")
-    typer.echo(f"{storage.redact(output)}: {len(chosen)} of {len(clip_ids)} clips read, {num_faulty} faulty")
-    raise typer.Exit(exits.INCOMPLETE if num_faulty else exits.DONE)
+        if faults:
+            faulty[clip_id] = "; ".join(faults)
+    typer.echo(f"{storage.redact(output)}: {len(chosen)} of {len(in_force)} clips read, {len(faulty)} faulty")
+    if repair:
+        for clip_id, reason in faulty.items():
+            _withdraw(output, clip_id, in_force[clip_id], reason)
+        typer.echo(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips anew")
+    raise typer.Exit(exits.INCOMPLETE if faulty else exits.DONE)
 
 
 def prune(
     output: Output,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    min_age: Annotated[
+        str, typer.Option(help="How long ago a file was written at least, by the store's clock.")
+    ] = "24h",
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Only this run's files, of any age.")
+    ] = None,
 ) -> None:
-    """Remove what killed attempts have left: videos that no commit names, and saved steps of clips that are committed."""
-    from lynx_batch.ledger.heartbeat import living_runs
-    from lynx_batch.ledger.leftovers import find_leftovers
+    """Remove what killed attempts have left: videos that no commit names, and saved steps of clips that are committed.
 
-    for run_id, beat in living_runs(output, datetime.now(UTC), within=SURELY_OVER).items():
-        alive = f"run {run_id} was alive on {beat.host} at {beat.at:%H:%M} UTC"
-        raise ConfigError(f"{storage.redact(output)}: {alive}; prune an hour later, or when it has ended")
+    Files of a run that has not ended stay until it has shown no sign of life for as long as --min-age says.
+    """
+    from lynx_batch.ledger.leftovers import find_leftovers, of_run, unchanged_since
+
     leftovers = find_leftovers(output)
-    for file in leftovers:
+    if run_id is None:
+        before = storage.clock(output) - _parse_min_age(min_age)
+        chosen = list(unchanged_since(output, leftovers, before))
+    else:
+        _refuse_living(output, run_id)
+        chosen = list(of_run(leftovers, run_id))
+    for file in chosen:
         typer.echo(storage.redact(file.uri))
         if not dry_run:
             storage.delete(file.uri)
-    megabytes = sum(file.num_bytes for file in leftovers) / 1e6
+    megabytes = sum(file.num_bytes for file in chosen) / 1e6
     told = "would be removed" if dry_run else "removed"
-    typer.echo(f"{storage.redact(output)}: {len(leftovers)} files of {megabytes:.1f} MB {told}")
+    typer.echo(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {told}")
+    if num_kept := len(leftovers) - len(chosen):
+        typer.echo(f"{num_kept} more that no commit names are younger, or of other runs or runs that may be alive")
 
 
-def _find_faults(output: str, clip_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _parse_min_age(text: str) -> timedelta:
+    age = timedelta(seconds=options.parse_duration("--min-age", text))
+    if age < LEAST_AGE:
+        raise ConfigError(
+            f"--min-age {text!r}: must be at least 1h; --run RUN removes what a killed run left at any age"
+        )
+    return age
+
+
+def _refuse_living(output: str, run_id: str) -> None:
+    """Raises ConfigError if the run is not known or is alive."""
+    from lynx_batch.ledger.heartbeat import is_beating
+    from lynx_batch.ledger.leftovers import has_ended
+    from lynx_batch.ledger.runs import list_runs
+
+    if run_id not in list_runs(output):
+        raise ConfigError(
+            f"--run {run_id!r}: must be a run of {storage.redact(output)}; `lynx-batch status` lists them"
+        )
+    if not has_ended(output, run_id) and is_beating(output, run_id):
+        raise ConfigError(f"--run {run_id!r}: must not be alive, but it is: its heartbeat has just changed")
+
+
+def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:
+    from lynx_batch.ledger.commits import Withdrawal, withdraw
+
+    withdrawal = Withdrawal(
+        clip_id=clip_id, edition=edition, reason=reason, withdrawn_at=datetime.now(UTC), command="verify --repair"
+    )
+    withdraw(output, withdrawal)
+
+
+def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Each clip with what is wrong with it, several being read at once."""
     from lynx_batch.delivery.deliver import StoredClip
     from lynx_batch.delivery.inspect import find_faults
-    from lynx_batch.ledger.commits import CommitRecord, read_commits
+    from lynx_batch.errors import MissingObject, UnreadableRecord
+    from lynx_batch.ledger.commits import read_commit
 
     promises = {field.name for field in fields(StoredClip)}
 
-    def inspect(commit: CommitRecord) -> list[str]:
-        return find_faults(output, StoredClip(**commit.model_dump(include=promises)))
+    def inspect(clip_id: str) -> tuple[str, list[str]]:
+        try:
+            commit = read_commit(output, clip_id, editions[clip_id])
+        except (MissingObject, UnreadableRecord) as error:
+            return clip_id, [str(error)]
+        return clip_id, find_faults(output, StoredClip(**commit.model_dump(include=promises)))
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="verify") as pool:
-        for start in range(0, len(clip_ids), NUM_CLIPS_AT_ONCE):
-            commits = list(read_commits(output, clip_ids[start : start + NUM_CLIPS_AT_ONCE]))
-            for commit, faults in zip(commits, pool.map(inspect, commits), strict=True):
-                yield commit.clip_id, faults
+        clip_ids = iter(editions)
+        while some := list(islice(clip_ids, NUM_CLIPS_AT_ONCE)):
+            yield from pool.map(inspect, some)

@@ -61,10 +61,10 @@ def retry(
     ] = None,
 ) -> None:
     """Let the next run take up again what was rejected or failed."""
-    from lynx_batch.ledger.commits import committed_clip_ids
+    from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.history import ask_again, given_up_before
 
-    chosen = _choose(given_up_before(output, committed_clip_ids(output)), reason, where)
+    chosen = _choose(given_up_before(output, list_editions(output)), reason, where)
     ask_again(output, chosen, datetime.now(UTC))
     typer.echo(f"{chosen.num_rows} clips will be tried again by the next `lynx-batch render`")
 

@@ -1,11 +1,16 @@
 """Options that several commands have in common."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lynx_batch.config import parse_override
+from lynx_batch.errors import ConfigError
+
+DURATION = re.compile(r"(?P<num>\d+(\.\d+)?)(?P<unit>[smhd])")
+UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to render, with which model, where to.")]
 Manifest = Annotated[str | None, typer.Option(help="Another manifest than the run file's.")]
@@ -23,3 +28,11 @@ UnsafeCommit = Annotated[
 def parse_overrides(texts: list[str] | None) -> dict[str, object]:
     """{"a.b": value} of each KEY=VALUE; raises ConfigError."""
     return dict(map(parse_override, texts or ()))
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Seconds of a duration such as "90m". Raises ConfigError that names `option`."""
+    match = DURATION.fullmatch(text)
+    if match is None or not float(match["num"]):
+        raise ConfigError(f"{option} {text!r}: must be a number above 0 and s, m, h or d, such as 90m or 8h")
+    return float(match["num"]) * UNIT_S[match["unit"]]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 NODE_GPUS = 8
 POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
-DURATION = re.compile(r"(?P<num>\d+(\.\d+)?)(?P<unit>[smhd])")
-UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 WIDTH = 100
 
 
@@ -47,7 +45,7 @@ def plan(
 ) -> None:
     """Tell what is committed already, and simulate the rest on a cluster; needs neither Ray nor a GPU."""
     nodes = parse_nodes(gpus or ["8xH200"])
-    deadline_s = parse_duration(deadline) if deadline else None
+    deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
 
     from lynx_batch.execution.forecast import forecast_run
@@ -78,14 +76,6 @@ def parse_nodes(pools: list[str]) -> "tuple[Node, ...]":
         sizes = [NODE_GPUS] * (num // NODE_GPUS) + [num % NODE_GPUS] * (num % NODE_GPUS > 0)
         nodes += [Node(num_gpus=size, gpu=gpu, usd_per_gpu_hour=price) for size in sizes]
     return tuple(nodes)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a duration such as "90m". Raises ConfigError."""
-    match = DURATION.fullmatch(text)
-    if match is None or not float(match["num"]):
-        raise ConfigError(f"--deadline {text!r}: must be a number above 0 and s, m, h or d, such as 90m or 8h")
-    return float(match["num"]) * UNIT_S[match["unit"]]
 
 
 def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, object]:

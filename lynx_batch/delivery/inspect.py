@@ -9,18 +9,18 @@ import av
 
 from lynx_batch import storage
 from lynx_batch.delivery.deliver import StoredClip
-from lynx_batch.errors import Permanent
+from lynx_batch.errors import MissingObject
 
 
 def find_faults(output: str, clip: StoredClip) -> list[str]:
     """What is wrong with a clip in the store, by reading all of it; empty if nothing is.
 
     Raises:
-        StoreUnavailable: If it cannot be read now.
+        StoreUnavailable, StoreRefused: If it cannot be read now, or not by this user; that is no fault of the clip.
     """
     try:
         content = storage.read_bytes(storage.join(output, clip.clip_uri))
-    except Permanent as error:
+    except MissingObject as error:
         return [str(error)]
     return [*_compare_files(output, clip, content), *_compare_pictures(clip, content)]
 

@@ -19,6 +19,7 @@ from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
 from lynx_batch.execution.resume import delete_saved, find_saved
 from lynx_batch.execution.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.ledger.editions import Editions
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
@@ -71,10 +72,11 @@ class Driver:
         head: Head,
         cluster: ClusterConfig,
         cost: CostModel,
+        editions: Editions,
         recorder: Recorder,
         watch: Callable[[Progress], None],
     ) -> None:
-        self._schedule, self._settings, self._cost = schedule, settings, cost
+        self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
         self._head, self._cluster, self._recorder, self._watch = head, cluster, recorder, watch
         self._placements = Placements(slots)
         self._groups: list[Group] = []
@@ -169,6 +171,7 @@ class Driver:
         predicted_s = [self._cost.seconds(planned.work, group_size, gpu) for gpu in gpus]
         return RenderTask(
             clip=planned.clip,
+            edition=self._editions.wanted(planned.clip.clip_id),
             attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}",
             impossible_s=min((self._cost.impossible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0),
             deadline_s=self._schedule.deadline_s(max(predicted_s) if are_known else None),

@@ -9,7 +9,7 @@ from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, prepare
 from lynx_batch.execution.staging import outlined
-from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
@@ -41,9 +41,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     """What `render` would do on a cluster of `nodes`, by the code that it would use; writes nothing."""
     prepared = prepare(config, selection, now)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
-    all_committed = committed_clip_ids(config.output)
-    committed = wanted.keys() & all_committed
-    given_up = wanted.keys() & set(given_up_before(config.output, all_committed)["clip_id"].to_pylist())
+    editions = list_editions(config.output)
+    committed = wanted.keys() & editions.in_force.keys()
+    given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
     timings = read_timings(config.output, prepared.identity)
     cost = cost_model(config, timings)

@@ -3,16 +3,18 @@
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import structlog
 
 from lynx_batch.clip import ClipSpec
-from lynx_batch.errors import StoreUnavailable
+from lynx_batch.errors import MissingObject, StoreUnavailable, UnreadableRecord
 from lynx_batch.execution.prepare import PreparedRun
 from lynx_batch.execution.tasks import Failed, Loaded, Rendered, RenderTask
-from lynx_batch.ledger.commits import CommitRecord, committed_clip_ids, read_commits
+from lynx_batch.ledger.commits import CommitRecord, read_commits
+from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
@@ -43,6 +45,10 @@ class Reason(NamedTuple):
 
 
 NOTHING_WRONG = Reason(None, None)
+DAMAGED = Reason(
+    UnreadableRecord.__name__, "its commit is damaged: `lynx-batch verify OUT --repair`, then render again"
+)
+VANISHED = Reason(MissingObject.__name__, "its commit has vanished from the output: render again")
 
 
 class RunRecorder:
@@ -50,12 +56,15 @@ class RunRecorder:
 
     First `settle_past`, then any number of attempts, at last `close`. Until then no trouble of the store raises.
     `counts` are rows by outcome, `num_rendered_elsewhere` those rendered by other runs; `trace` is what each group did when.
+    `editions` are those of the start; the edition that each clip wanted then finishes it. `clips_gone` are as in `RunEnd`.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun) -> None:
         self.counts: Counter[Outcome] = Counter()
         self.num_rendered_elsewhere = 0
         self.trace = Trace()
+        self.editions = Editions(in_force={}, withdrawn={})
+        self.clips_gone: tuple[str, ...] = ()
         self._output, self._run_id = output, run_id
         self._rejections = prepared.rejections
         self._open: dict[str, list[ClipSpec]] = {}
@@ -63,6 +72,7 @@ class RunRecorder:
             self._open.setdefault(clip.clip_id, []).append(clip)
         self._last_failures: dict[str, Reason] = {}
         self._attempts: dict[str, int] = {}
+        self._rendered: dict[str, int] = {}
         self._parts = MetadataParts(output, run_id, time.monotonic())
         self._event_writers = ThreadPoolExecutor(NUM_EVENT_WRITERS, thread_name_prefix="events")
 
@@ -83,10 +93,13 @@ class RunRecorder:
                     error=rejection.error,
                 )
             )
-        committed = committed_clip_ids(self._output)
-        for commit in known_commits(self._output, committed & self._open.keys()):
+        self.editions = list_editions(self._output)
+        finished = self._finished(self.editions)
+        for commit in known_commits(self._output, finished):
             self._settle_rendered(commit)
-        for row in given_up_before(self._output, committed).to_pylist():
+        for clip_id in finished.keys() & self._open.keys():
+            self._settle(clip_id, Outcome.ABANDONED, datetime.now(UTC), DAMAGED)
+        for row in given_up_before(self._output, self.editions).to_pylist():
             if row["clip_id"] in self._open:
                 why = Reason(row["error_type"], row["error"])
                 self._settle(row["clip_id"], Outcome(row["outcome"]), row["ended_at"], why)
@@ -118,34 +131,73 @@ class RunRecorder:
         """Writes metadata if it is time to; to be called now and then."""
         self._parts.write_due(time.monotonic())
 
-    def close(self, stopped_by: str) -> None:
-        """Settles what is left and writes all that is not written; a clip is rendered exactly if its commit exists.
+    def close(self, stopped_by: str) -> str:
+        """Settles what is left and writes all that is not written; a clip is rendered exactly if a commit of it is in force.
+
+        Gives what stopped the run: `stopped_by`, else that commits have vanished, else nothing.
 
         Raises:
             StoreUnavailable: If the store stays away for minutes; commits and events tell what was done all the same.
         """
         try:
-            self._settle_rest()
+            editions = outlast(lambda: list_editions(self._output))
+            num_vanished = self._abandon_vanished(editions)
+            if num_vanished and not stopped_by:
+                stopped_by = f"the commits of {num_vanished} clips have vanished from the output"
+            self._settle_rest(editions)
             self._parts.close()
             outlast(lambda: write_trace(self._output, self._run_id, self.trace))
-            end = RunEnd(ended_at=datetime.now(UTC), counts=self.counts, stopped_by=stopped_by)
+            end = RunEnd(
+                ended_at=datetime.now(UTC), counts=self.counts, stopped_by=stopped_by, clips_gone=self.clips_gone
+            )
             write_run_end(self._output, self._run_id, end)
         except StoreUnavailable:
             self._event_writers.shutdown(wait=False, cancel_futures=True)
             raise
         self._event_writers.shutdown()
+        return stopped_by
 
-    def _settle_rest(self) -> None:
-        committed = outlast(lambda: committed_clip_ids(self._output))
-        for commit in outlast(lambda: list(read_commits(self._output, sorted(committed & self._open.keys())))):
+    def _finished(self, editions: Editions) -> dict[str, int]:
+        """The editions in force of the open clips that have the edition that they want."""
+        return {
+            clip_id: editions.in_force[clip_id]
+            for clip_id in self._open
+            if editions.is_finished(clip_id, self.editions.wanted(clip_id))
+        }
+
+    def _abandon_vanished(self, editions: Editions) -> int:
+        """Rows that were settled as rendered, whose commits have vanished since: those that no part holds yet are abandoned, and
+        the clips of the others are told. Gives the number of clips.
+        """
+        vanished = {
+            clip_id for clip_id, edition in self._rendered.items() if not editions.is_finished(clip_id, edition)
+        }
+        abandoned = set()
+
+        def abandon(row: RowOutcome) -> RowOutcome:
+            if row.clip is None or row.clip.clip_id not in vanished:
+                return row
+            abandoned.add(row.clip.clip_id)
+            self.counts[row.outcome] -= 1
+            self.counts[Outcome.ABANDONED] += 1
+            return replace(row, outcome=Outcome.ABANDONED, **VANISHED._asdict(), commit=None)
+
+        self._parts.revise(abandon)
+        self.clips_gone = tuple(sorted(vanished - abandoned))
+        return len(vanished)
+
+    def _settle_rest(self, editions: Editions) -> None:
+        finished = self._finished(editions)
+        for commit in outlast(lambda: list(read_commits(self._output, finished))):
             self._settle_rendered(commit)
         for clip_id in [*self._open]:
-            why = self._last_failures.get(clip_id, NOTHING_WRONG)
+            why = DAMAGED if clip_id in finished else self._last_failures.get(clip_id, NOTHING_WRONG)
             self._settle(clip_id, Outcome.ABANDONED, datetime.now(UTC), why)
 
     def _settle_rendered(self, commit: CommitRecord) -> None:
         num_rows = len(self._open[commit.clip_id])
         self.num_rendered_elsewhere += num_rows if commit.run_id != self._run_id else 0
+        self._rendered[commit.clip_id] = commit.edition
         self._settle(commit.clip_id, Outcome.RENDERED, commit.committed_at, commit=commit)
 
     def _settle(
@@ -164,6 +216,7 @@ class RunRecorder:
                     outcome=outcome,
                     ended_at=ended_at,
                     clip=clip,
+                    edition=commit.edition if commit else self.editions.wanted(clip_id),
                     attempts=self._attempts.get(clip_id, 0),
                     **why._asdict(),
                     commit=commit,
@@ -179,6 +232,7 @@ class RunRecorder:
         event = AttemptEvent(
             run_id=self._run_id,
             clip_id=task.clip.clip_id,
+            edition=task.edition,
             attempt=task.attempt,
             row=task.clip.request.row,
             kind=kind,

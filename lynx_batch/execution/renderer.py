@@ -94,7 +94,7 @@ class Renderer:
         Never raises what the clip is to blame for.
         """
         stopwatch = Stopwatch()
-        ready = attempted(lambda: self._find_committed(task.clip) or self._prepare(task, stopwatch), stopwatch)
+        ready = attempted(lambda: self._find_committed(task) or self._prepare(task, stopwatch), stopwatch)
         if not parallel.all_agree(isinstance(ready, _Ready)):
             return _drawn() if isinstance(ready, _Ready) else ready
         assert isinstance(ready, _Ready)
@@ -113,12 +113,13 @@ class Renderer:
         frames, stopwatch = self._kept.pop(task.attempt)
         return attempted(lambda: self._deliver(task, frames, stopwatch), stopwatch)
 
-    def _find_committed(self, clip: ClipSpec) -> Rendered | None:
+    def _find_committed(self, task: RenderTask) -> Rendered | None:
         """What another driver, or an attempt whose answer was lost, has committed meanwhile; the first rank looks."""
         if self._rank > 0:
             return None
         with suppress(MissingObject):
-            return Rendered(commit=outlast(lambda: read_commit(self._settings.output, clip.clip_id)), spans=())
+            record = outlast(lambda: read_commit(self._settings.output, task.clip.clip_id, task.edition))
+            return Rendered(commit=record, spans=())
         return None
 
     def _prepare(self, task: RenderTask, stopwatch: Stopwatch) -> _Ready:
@@ -181,6 +182,7 @@ class Renderer:
         record = CommitRecord(
             **asdict(delivered),
             clip_id=clip.clip_id,
+            edition=task.edition,
             attempt=task.attempt,
             run_id=settings.run_id,
             committed_at=datetime.now(UTC),

@@ -37,7 +37,7 @@ Watch = Callable[[Progress], None]
 class RunSummary:
     """How a run ended: rows by outcome, and why before its end (empty if it came there).
 
-    `busy_shares` are `Trace.busy_shares`.
+    `clips_gone` are as in `RunEnd`, `busy_shares` are `Trace.busy_shares`.
     """
 
     run_id: str
@@ -45,6 +45,7 @@ class RunSummary:
     num_rendered_elsewhere: int
     busy_shares: dict[str, float]
     stopped_by: str
+    clips_gone: tuple[str, ...]
 
     @property
     def is_complete(self) -> bool:
@@ -78,7 +79,7 @@ def render(
         manifest=prepared.manifest,
         environment=software_versions(),
     )
-    for rival, beat in living_runs(config.output, now).items():
+    for rival, beat in living_runs(config.output, storage.clock(config.output)).items():
         announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): what it commits is left out")
     recorder = RunRecorder(config.output, run_id, prepared)
     with beating(config.output, run_id):
@@ -91,6 +92,7 @@ def render(
         num_rendered_elsewhere=recorder.num_rendered_elsewhere,
         busy_shares=recorder.trace.busy_shares(),
         stopped_by=stopped_by,
+        clips_gone=recorder.clips_gone,
     )
 
 
@@ -115,7 +117,7 @@ def _render_open(
     except (HeadLost, TooManyFaults) as cause:
         stopped_by = str(cause)
     finally:
-        recorder.close(stopped_by)
+        stopped_by = recorder.close(stopped_by)
     return stopped_by
 
 
@@ -154,7 +156,7 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
         recorder.write_due()
         watch(progress)
 
-    rivals = living_runs(config.output, datetime.now(UTC)).keys() - {settings.run_id}
+    rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
     cost = cost_model(config, read_timings(config.output, settings.identity))
     with connected(config.cluster) as slots:
@@ -170,6 +172,7 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
             head=find_head(),
             cluster=config.cluster,
             cost=cost,
+            editions=recorder.editions,
             recorder=recorder,
             watch=watch_and_write,
         )

@@ -29,13 +29,14 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderTask:
-    """One attempt at one clip, sent to every rank of a group.
+    """One attempt at one edition of a clip, sent to every rank of a group.
 
     Denoising in less than `impossible_s` cannot be right; a group that says nothing for `deadline_s` is stuck. An earlier
     attempt was saved after `num_steps_saved`, and this one goes on from there.
     """
 
     clip: ClipSpec
+    edition: int = 1
     attempt: str
     impossible_s: float = 0.0
     deadline_s: float = math.inf

@@ -1,17 +1,20 @@
-"""The commit: the one record that makes a clip finished. It is put create-only, so a clip has at most one."""
+"""The commit: the record that makes a clip finished, and its withdrawal. Both are put create-only.
 
-from collections.abc import Callable, Iterator, Sequence
+`editions` says how they are named, and which commit is in force.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.ledger.records import parse
+from lynx_batch.ledger.editions import commit_uri, withdrawal_uri
+from lynx_batch.ledger.records import parse, read_records
 from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
-NUM_AT_ONCE = 1000
 
 
 class CommitRecord(BaseModel):
@@ -21,6 +24,7 @@ class CommitRecord(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     clip_id: str
+    edition: int = 1
     attempt: str
     run_id: str
     committed_at: datetime
@@ -40,6 +44,19 @@ class CommitRecord(BaseModel):
     software: dict[str, str]
 
 
+class Withdrawal(BaseModel):
+    """That an edition of a clip is in force no more: why, since when, and by which command."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    clip_id: str
+    edition: int
+    reason: str
+    withdrawn_at: datetime
+    command: str
+
+
 def commit(output: str, record: CommitRecord, *, is_store_safe: bool = True) -> CommitRecord:
     """Makes the clip finished; gives the record that did, which is another attempt's if that came first.
 
@@ -50,33 +67,29 @@ def commit(output: str, record: CommitRecord, *, is_store_safe: bool = True) -> 
     return outlast(lambda: _commit(output, record, put))
 
 
-def read_commit(output: str, clip_id: str) -> CommitRecord:
-    """Raises MissingObject if the clip is not committed, UnreadableRecord if its record is not one of ours."""
-    return parse(CommitRecord, commit_uri(output, clip_id), storage.read_bytes(commit_uri(output, clip_id)))
+def withdraw(output: str, withdrawal: Withdrawal) -> None:
+    """Takes a commit out of force; the next run renders the clip as its next edition. One withdrawn before stays so."""
+    uri = withdrawal_uri(output, withdrawal.clip_id, withdrawal.edition)
+    storage.create_only(uri, canonical_json(withdrawal.model_dump(mode="json")))
 
 
-def committed_clip_ids(output: str) -> set[str]:
-    """The clips that are finished, by listing."""
-    names = (file.uri.rpartition("/")[2] for file in storage.list_files(storage.join(output, "commits")))
-    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+def read_commit(output: str, clip_id: str, edition: int) -> CommitRecord:
+    """Raises MissingObject if there is no such commit, UnreadableRecord if its record is not one of ours."""
+    uri = commit_uri(output, clip_id, edition)
+    return parse(CommitRecord, uri, storage.read_bytes(uri))
 
 
-def read_commits(output: str, clip_ids: Sequence[str]) -> Iterator[CommitRecord]:
-    """The commits of several clips, many read at once, but never more than a bounded number held."""
-    for start in range(0, len(clip_ids), NUM_AT_ONCE):
-        uris = [commit_uri(output, clip_id) for clip_id in clip_ids[start : start + NUM_AT_ONCE]]
-        yield from (parse(CommitRecord, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True))
-
-
-def commit_uri(output: str, clip_id: str) -> str:
-    return storage.join(output, "commits", clip_id[:2], f"{clip_id}.json")
+def read_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
+    """The commits of these editions of clips; a damaged one is named in a warning and left out."""
+    uris = [commit_uri(output, clip_id, edition) for clip_id, edition in editions.items()]
+    return (record for _, record in read_records(CommitRecord, uris))
 
 
 def _commit(output: str, record: CommitRecord, put: Callable[[str, bytes], bool]) -> CommitRecord:
-    uri = commit_uri(output, record.clip_id)
+    uri = commit_uri(output, record.clip_id, record.edition)
     if put(uri, canonical_json(record.model_dump(mode="json"))):
         return record
-    return read_commit(output, record.clip_id)
+    return read_commit(output, record.clip_id, record.edition)
 
 
 def _put_unless_seen(uri: str, data: bytes) -> bool:

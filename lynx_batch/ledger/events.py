@@ -1,6 +1,7 @@
 """Events: one small immutable object for each ended attempt, there from its end on; metadata follows minutes later."""
 
-from collections.abc import Container
+import re
+from collections.abc import Container, Iterator
 from datetime import datetime
 from enum import StrEnum
 
@@ -8,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.ledger.records import parse
+from lynx_batch.ledger.records import read_records, warn_left_out
 
 SCHEMA_VERSION = 1
+CLIP_ID = re.compile(r"[^-/]+-([0-9a-f]+)-[^/]+\.json")
 
 
 class EventKind(StrEnum):
@@ -30,6 +32,7 @@ class AttemptEvent(BaseModel):
     schema_version: int = SCHEMA_VERSION
     run_id: str
     clip_id: str
+    edition: int = 1
     attempt: str
     row: int
     kind: EventKind
@@ -46,12 +49,19 @@ def write_event(output: str, event: AttemptEvent) -> None:
 
 
 def read_events(output: str, run_id: str, settled: Container[str] = ()) -> list[AttemptEvent]:
-    """The events of a run in the order of their time; those of `settled` clips are listed, but not read."""
-    listed = (file.uri for file in storage.list_files(storage.join(output, "events", f"run={run_id}")))
-    uris = [uri for uri in listed if _clip_id_of(uri) not in settled]
-    events = [parse(AttemptEvent, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True)]
-    return sorted(events, key=lambda event: event.at)
+    """The events of a run in the order of their time; those of `settled` clips are listed, but not read.
+
+    A damaged or foreign one is named in a warning and left out.
+    """
+    uris = [uri for uri, clip_id in _listed(output, run_id) if clip_id not in settled]
+    return sorted((event for _, event in read_records(AttemptEvent, uris)), key=lambda event: event.at)
 
 
-def _clip_id_of(uri: str) -> str:
-    return uri.rpartition("/")[2].split("-")[1]
+def _listed(output: str, run_id: str) -> Iterator[tuple[str, str]]:
+    """URI and clip of each event."""
+    for file in storage.list_files(storage.join(output, "events", f"run={run_id}")):
+        match = CLIP_ID.fullmatch(file.uri.rpartition("/")[2])
+        if match is None:
+            warn_left_out(f"{storage.redact(file.uri)}: not the name of an event")
+        else:
+            yield file.uri, match[1]

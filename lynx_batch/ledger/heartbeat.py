@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,13 +12,16 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.errors import LynxError, MissingObject
-from lynx_batch.ledger.records import parse
+from lynx_batch.errors import LynxError
+from lynx_batch.ledger.records import read_records
+from lynx_batch.storage import StoredFile
 
 SCHEMA_VERSION = 1
 FILE_NAME = "heartbeat.json"
 BEAT_EVERY_S = 30.0
 FRESH = timedelta(seconds=4 * BEAT_EVERY_S)
+MISSED_S = 2 * BEAT_EVERY_S + 15.0
+LOOK_EVERY_S = 1.0
 
 
 class Heartbeat(BaseModel):
@@ -46,14 +50,26 @@ def beating(output: str, run_id: str) -> Iterator[None]:
             storage.delete(uri)
 
 
-def living_runs(output: str, now: datetime, within: timedelta = FRESH) -> dict[str, Heartbeat]:
-    """The runs that were alive lately."""
-    uris = [file.uri for file in storage.list_files(storage.join(output, "runs")) if file.uri.endswith(f"/{FILE_NAME}")]
-    beats: dict[str, Heartbeat] = {}
-    for uri in uris:
-        with suppress(MissingObject):  # the run has just ended
-            beats[uri.split("/")[-2]] = parse(Heartbeat, uri, storage.read_bytes(uri))
-    return {run_id: beat for run_id, beat in beats.items() if now - beat.at < within}
+def living_runs(output: str, now: datetime) -> dict[str, Heartbeat]:
+    """The runs that were alive lately; `now` is the time by the store's clock, as `storage.clock` tells it."""
+    files = storage.list_files(storage.join(output, "runs"))
+    fresh = [file.uri for file in files if file.uri.endswith(f"/{FILE_NAME}") and _is_fresh(file, now)]
+    return {uri.split("/")[-2]: beat for uri, beat in read_records(Heartbeat, fresh)}
+
+
+def is_beating(output: str, run_id: str) -> bool:
+    """Whether a run is alive, whatever the clocks say: its heartbeat is watched until it changes, or should have."""
+    uri, ends_s = storage.join(output, "runs", run_id, FILE_NAME), time.monotonic() + MISSED_S
+    first = storage.stat(uri)
+    while first is not None and time.monotonic() < ends_s:
+        if (seen := storage.stat(uri)) != first:
+            return seen is not None
+        time.sleep(LOOK_EVERY_S)
+    return False
+
+
+def _is_fresh(file: StoredFile, now: datetime) -> bool:
+    return file.modified_at is not None and now - file.modified_at < FRESH
 
 
 def _beat(uri: str, is_over: threading.Event) -> None:

@@ -1,6 +1,6 @@
 """What earlier runs leave to a new one: clips that were given up, and what is known of those that are committed."""
 
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from lynx_batch.errors import ConsentExpired
 from lynx_batch.ledger.commits import CommitRecord, read_commits
+from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
 from lynx_batch.ledger.metadata import SCHEMA, STAGES, Outcome, read_metadata
 from lynx_batch.ledger.retries import RetryWish, read_wishes, write_wish
@@ -21,20 +22,21 @@ JUDGED_ANEW = ConsentExpired.__name__
 COMMIT_COLUMNS = [*filter(CommitRecord.model_fields.__contains__, SCHEMA.names), *STAGES, "rendered_by_run", "model"]
 
 
-def given_up_before(output: str, committed: Set[str]) -> pa.Table:
-    """A metadata row for each clip that was rejected or failed, was not asked for again since, and is not `committed`; not for
-    those whose consent had expired.
+def given_up_before(output: str, editions: Editions) -> pa.Table:
+    """A metadata row for each clip whose wanted edition was rejected or failed, was not asked for again since, and is not
+    finished; not for those whose consent had expired.
 
     Of a clip that was given up in a run's last minutes before it was killed, the row tells only that, when and why.
     """
     is_given_up = pc.field("outcome").isin([*GIVEN_UP]) & pc.field("clip_id").is_valid()
-    rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output, committed)
+    rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output, editions)
     last = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["ended_at"])}
     wishes = read_wishes(output)
     kept = [
         row
         for clip_id, row in last.items()
-        if clip_id not in committed
+        if row["edition"] >= editions.wanted(clip_id)
+        and not editions.is_finished(clip_id, row["edition"])
         and row["error_type"] != JUDGED_ANEW
         and not (clip_id in wishes and wishes[clip_id] > row["ended_at"])
     ]
@@ -54,12 +56,12 @@ def recent_events(output: str, run_id: str, but: Set[str] = frozenset()) -> list
     return read_events(output, run_id, but | {*settled})
 
 
-def known_commits(output: str, clip_ids: Collection[str]) -> Iterator[CommitRecord]:
-    """The commits of `clip_ids`: from the runs' metadata, the newest first, and from the commits what that lacks.
+def known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
+    """The commits of these editions of clips: from the runs' metadata, the newest first, and from the commits what that lacks.
 
-    A record from metadata is the one that was committed, but that its `identity` is all text.
+    A record from metadata is the one that was committed, but that its `identity` is all text. A damaged commit is left out.
     """
-    missing = set(clip_ids)
+    missing = dict(editions)
     for run in reversed(read_runs(output)):
         if not missing:
             return
@@ -67,20 +69,21 @@ def known_commits(output: str, clip_ids: Collection[str]) -> Iterator[CommitReco
         is_known = (pc.field("run") == run.run_id) & (pc.field("outcome") == Outcome.RENDERED) & is_wanted
         for batch in read_metadata(output, COMMIT_COLUMNS, is_known).to_batches(max_chunksize=10_000):
             for row in batch.to_pylist():
-                if row["clip_id"] in missing:
-                    missing.remove(row["clip_id"])
+                if missing.get(row["clip_id"]) == row["edition"]:
+                    del missing[row["clip_id"]]
                     yield _as_commit(row)
-    yield from read_commits(output, sorted(missing))
+    yield from read_commits(output, dict(sorted(missing.items())))
 
 
-def _given_up_lately(output: str, committed: Set[str]) -> list[dict[str, Any]]:
+def _given_up_lately(output: str, editions: Editions) -> list[dict[str, Any]]:
     """Rows for what runs that have not ended, or were killed, gave up since they last wrote metadata."""
     unended = [run.run_id for run in read_runs(output) if run.end is None]
-    events = [event for run_id in unended for event in recent_events(output, run_id, committed)]
+    events = [event for run_id in unended for event in recent_events(output, run_id, editions.in_force.keys())]
     return [
         {
             "row": event.row,
             "clip_id": event.clip_id,
+            "edition": event.edition,
             "outcome": Outcome(event.kind),
             "error_type": event.error_type,
             "error": event.error,

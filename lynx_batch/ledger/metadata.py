@@ -1,6 +1,7 @@
 """The metadata table: one row for each manifest row of a run, with its outcome, its resolved inputs and its results."""
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.records import warn_left_out
 
 BUSY_STAGES = ("subject_s", "text_s", "denoise_s", "decode_s")
 """What a group does for one clip at a time; the rest runs beside the next."""
@@ -27,6 +29,7 @@ SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("clip_id", pa.string()),
+        ("edition", pa.int32()),
         ("outcome", pa.string()),
         ("rendered_by_run", pa.string()),
         ("attempts", pa.int32()),
@@ -76,6 +79,12 @@ SCHEMA = pa.schema(
     ]
 )
 
+FOLDER = "metadata"
+PART = re.compile(r"run=[^/]+/part-\d+\.parquet")
+RUN = pa.field("run", pa.string())
+READ_SCHEMA = SCHEMA.append(RUN)
+"""What reading gives: the run is in the name of the folder, not in the file."""
+
 FILTER_COLUMNS = {
     field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
     for field in SCHEMA
@@ -102,12 +111,14 @@ class RowOutcome:
     """How one manifest row ended in a run; `clip` is None for a row that never became one.
 
     `ended_at` of what an earlier run rendered or gave up is that run's. `commit` is there exactly if the row is rendered.
+    `edition` is the one that the run wanted.
     """
 
     row: int
     outcome: Outcome
     ended_at: datetime
     clip: ClipSpec | None = None
+    edition: int = 1
     attempts: int = 0
     error_type: str | None = None
     error: str | None = None
@@ -125,16 +136,61 @@ def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
 def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
     """All runs' metadata as one table, with a column `run`; of a run that goes on, the rows that ended so far.
 
-    `columns` are those to read, `only` tells which rows; None is all.
+    `columns` are those to read, `only` tells which rows; None is all. A damaged or foreign file is named in a warning and left
+    out. Rows of versions without editions are of edition 1.
     """
-    folder = storage.join(output, "metadata")
+    folder = storage.join(output, FOLDER)
+    parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # each row of ours has one
+    chosen = chosen if only is None else chosen & only
+    try:
+        table = _read_together(folder, parts, columns, chosen)
+    except (pa.ArrowException, OSError):
+        table = _read_apart(folder, parts, columns, chosen)
+    if "edition" in table.column_names:
+        position = table.column_names.index("edition")
+        table = table.set_column(position, SCHEMA.field("edition"), pc.fill_null(table["edition"], 1))
+    return table
+
+
+def _list_parts(folder: str) -> Iterator[str]:
+    """Names below `folder` of the runs' parts."""
+    for file in storage.list_files(folder):
+        name = file.uri.removeprefix(folder).strip("/")
+        if PART.fullmatch(name) and file.num_bytes:
+            yield name
+        else:
+            warn_left_out(f"{storage.redact(file.uri)}: not a part of a run's metadata")
+
+
+def _read_together(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:
+    if not parts:
+        return READ_SCHEMA.empty_table().select(columns or READ_SCHEMA.names)
     filesystem, path = storage.arrow_filesystem(folder)
-    schema = SCHEMA.append(pa.field("run", pa.string()))
-    if not any(storage.list_files(folder)):
-        return schema.empty_table().select(columns or schema.names)
-    partitioning = ds.partitioning(pa.schema([("run", pa.string())]), flavor="hive")
-    dataset = ds.dataset(path, schema, format="parquet", filesystem=filesystem, partitioning=partitioning)
+    dataset = ds.dataset(
+        [storage.join(path, name) for name in parts],
+        READ_SCHEMA,
+        format="parquet",
+        filesystem=filesystem,
+        partitioning=ds.partitioning(pa.schema([RUN]), flavor="hive"),
+        partition_base_dir=path,
+    )
     return dataset.to_table(columns=columns, filter=only)
+
+
+def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:
+    """As `_read_together`, without those that cannot be read."""
+    tables = [READ_SCHEMA.empty_table(), *filter(None, (_read_part(folder, name) for name in parts))]
+    return pa.concat_tables(tables).filter(only).select(columns or READ_SCHEMA.names)
+
+
+def _read_part(folder: str, name: str) -> pa.Table | None:
+    uri, run = storage.join(folder, name), name.partition("/")[0].removeprefix("run=")
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), schema=SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        warn_left_out(f"{storage.redact(uri)}: not a part of a run's metadata: {error}")
+        return None
+    return table.append_column(RUN, pa.repeat(run, table.num_rows))
 
 
 def latest_per_clip(table: pa.Table) -> pa.Table:
@@ -149,7 +205,7 @@ def _as_row(outcome: RowOutcome) -> dict[str, Any]:
     names = ("row", "outcome", "attempts", "error_type", "error", "ended_at")
     row: dict[str, Any] = {name: getattr(outcome, name) for name in names}
     if outcome.clip is not None:
-        row |= dict(_inputs(outcome.clip))
+        row |= {"edition": outcome.edition, **dict(_inputs(outcome.clip))}
     if outcome.commit is not None:
         row |= dict(_results(outcome.commit))
     return row

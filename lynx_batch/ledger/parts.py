@@ -1,5 +1,7 @@
 """A run's metadata, written part by part while the run goes on: each row once, and no part ever changes."""
 
+from collections.abc import Callable
+
 import structlog
 
 from lynx_batch import storage
@@ -28,6 +30,10 @@ class MetadataParts:
 
     def add(self, row: RowOutcome) -> None:
         self._rows.append(row)
+
+    def revise(self, revised: Callable[[RowOutcome], RowOutcome]) -> None:
+        """Replaces each row that no part holds yet."""
+        self._rows = [revised(row) for row in self._rows]
 
     def write_due(self, now_s: float) -> None:
         """Writes a part if it is time to."""

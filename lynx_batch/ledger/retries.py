@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.ledger.records import parse
+from lynx_batch.ledger.records import read_records
 
 SCHEMA_VERSION = 1
 
@@ -31,8 +31,7 @@ def write_wish(output: str, wish: RetryWish) -> None:
 def read_wishes(output: str) -> dict[str, datetime]:
     """When each clip was asked for again, the last time."""
     uris = [file.uri for file in storage.list_files(_folder(output))]
-    wishes = (parse(RetryWish, uri, data) for uri, data in zip(uris, storage.read_each(uris), strict=True))
-    return _last(wishes)
+    return _last(wish for _, wish in read_records(RetryWish, uris))
 
 
 def _last(wishes: Iterable[RetryWish]) -> dict[str, datetime]:

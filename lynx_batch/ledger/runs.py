@@ -4,7 +4,7 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome
-from lynx_batch.ledger.records import parse
+from lynx_batch.ledger.records import read_records
 from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
@@ -35,7 +35,10 @@ class RunRecord(BaseModel):
 
 
 class RunEnd(BaseModel):
-    """Written after the last of a run's metadata. `stopped_by` is empty if the run came to its end."""
+    """Written after the last of a run's metadata. `stopped_by` is empty if the run came to its end.
+
+    `clips_gone` are clips whose rows the metadata calls rendered, but whose commits had vanished by the end.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -43,6 +46,7 @@ class RunEnd(BaseModel):
     ended_at: datetime
     counts: dict[Outcome, int]
     stopped_by: str = ""
+    clips_gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,23 +93,19 @@ def write_run_end(output: str, run_id: str, end: RunEnd) -> None:
 
 
 def read_runs(output: str) -> list[Run]:
-    """The runs of an output location, oldest first; one that was killed before its record was complete never began."""
-    return sorted(_read_runs(output), key=lambda run: run.record.started_at)
+    """The runs of an output location, oldest first; one that was killed before its record was complete never began.
 
-
-def _read_runs(output: str) -> Iterator[Run]:
+    A damaged record is named in a warning. Its run is left out; one whose end cannot be read has not ended.
+    """
     listed = [file.uri for file in storage.list_files(storage.join(output, "runs"))]
-    uris = [uri for uri in listed if uri.endswith((f"/{RECORD}", f"/{END}"))]
-    content = dict(zip(uris, storage.read_each(uris), strict=True))
-    for uri in uris:
-        folder, _, name = uri.rpartition("/")
-        if name == RECORD:
-            end_uri = storage.join(folder, END)
-            yield Run(
-                run_id=folder.rpartition("/")[2],
-                record=parse(RunRecord, uri, content[uri]),
-                end=parse(RunEnd, end_uri, content[end_uri]) if end_uri in content else None,
-            )
+    records = read_records(RunRecord, [uri for uri in listed if uri.endswith(f"/{RECORD}")])
+    ends = dict(read_records(RunEnd, [uri for uri in listed if uri.endswith(f"/{END}")]))
+    runs = [_run(uri.removesuffix(f"/{RECORD}"), record, ends) for uri, record in records]
+    return sorted(runs, key=lambda run: run.record.started_at)
+
+
+def _run(folder: str, record: RunRecord, ends: Mapping[str, RunEnd]) -> Run:
+    return Run(run_id=folder.rpartition("/")[2], record=record, end=ends.get(storage.join(folder, END)))
 
 
 def _redacted(manifest: pa.Table) -> pa.Table:

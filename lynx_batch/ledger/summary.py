@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.history import recent_events
 from lynx_batch.ledger.metadata import Outcome, read_metadata
@@ -34,7 +34,7 @@ def summarise(output: str) -> Summary:
     """The runs of an output location, oldest first, and how many clips are finished."""
     runs = read_runs(output)
     return Summary(
-        num_committed=len(committed_clip_ids(output)),
+        num_committed=len(list_editions(output).in_force),
         runs=tuple(RunState(run=run, counts=_counts(output, run)) for run in runs),
         reasons=Counter(f"{outcome}: {error}" for outcome, error in _ends(output, runs[-1]) if error)
         if runs

@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 
 from lynx_batch import storage
 from lynx_batch.cli import app
-from lynx_batch.ledger.commits import committed_clip_ids, read_commits
+from lynx_batch.ledger.commits import read_commits
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import read_metadata
@@ -229,7 +230,7 @@ def assert_whole(trial: Trial) -> None:
 def num_lost(trial: Trial) -> int:
     """Rows that are neither rejected nor a clip whose committed object is there, whole."""
     output = trial.job.output
-    whole = {c.clip_id for c in read_commits(output, sorted(committed_clip_ids(output))) if _is_there(output, c)}
+    whole = {c.clip_id for c in read_commits(output, list_editions(output).in_force) if _is_there(output, c)}
     rows = newest_rows(output)
     return NUM_CLIPS - sum(r["outcome"] == "rejected" or r["clip_id"] in whole for r in rows)
 

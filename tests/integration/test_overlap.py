@@ -14,7 +14,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from lynx_batch import storage
-from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.metadata import read_metadata
 from tests.integration.test_render import Job, row, wait_until, workers_of
@@ -127,4 +127,4 @@ def test_a_worker_that_dies_loses_what_it_had_and_nothing_else(make_job: Callabl
     lost = {event.clip_id for event in job.events() if event.error_type == "GroupLost"}
     assert store.videos[0].split("/")[-2] in lost, "it was in delivery"
     assert {event["args"]["clip"] for event in of_stage(read_trace(), "GroupLost")} != set()
-    assert committed_clip_ids(OUTPUT) == set(metadata["clip_id"].to_pylist())
+    assert set(list_editions(OUTPUT).in_force) == set(metadata["clip_id"].to_pylist())

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from lynx_batch import storage
 from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
-from lynx_batch.ledger.commits import commit, committed_clip_ids, read_commit
+from lynx_batch.ledger.commits import commit, read_commit
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from tests.integration.test_render import HOPPER, Job, row
 from tests.models import BASE, MODEL
@@ -77,6 +79,28 @@ def bucket(environment: dict[str, str], request: pytest.FixtureRequest) -> str:
     return create_bucket("bucket-" + str(abs(hash(request.node.name))))
 
 
+def test_a_key_that_marks_a_folder_is_no_file(bucket: str) -> None:
+    name = bucket.removeprefix("s3://").partition("/")[0]
+    write_metadata(bucket, "run", [ended(Outcome.FAILED, clip())])
+    storage.write_bytes(f"{bucket}/events/run=run/a.json", b"{}")
+    for folder in ("", "metadata/run=run/", "events/", "events/run=run/"):
+        boto3.client("s3").put_object(Bucket=name, Key=f"out/{folder}", Body=b"")
+    assert {file.uri.removeprefix(bucket) for file in storage.list_files(bucket)} == {
+        "/metadata/run=run/part-00000.parquet",
+        "/events/run=run/a.json",
+    }
+    assert read_metadata(bucket)["clip_id"].to_pylist() == ["ab12"]
+
+
+def test_a_store_has_a_clock_and_tells_how_old_its_objects_are(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/a", b"a")
+    stored = storage.stat(f"{bucket}/a")
+    assert stored is not None
+    assert stored.modified_at is not None
+    assert abs(storage.clock(bucket) - stored.modified_at) < timedelta(minutes=1)
+    assert [file.modified_at for file in storage.list_files(bucket)] == [stored.modified_at], "and no trace is left"
+
+
 def test_objects_are_written_read_listed_and_removed(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "video").write_bytes(b"frames")
     storage.upload(tmp_path / "video", storage.join(bucket, "clips", "a.mp4"))
@@ -95,8 +119,8 @@ def test_a_race_for_one_commit_has_one_winner_whom_all_see(bucket: str) -> None:
     for number in range(5):
         place = storage.join(bucket, str(number))
         race_in_threads(place)
-        assert winners(place) == {read_commit(place, "ab12").attempt}
-        assert committed_clip_ids(place) == {"ab12"}
+        assert winners(place) == {read_commit(place, "ab12", 1).attempt}
+        assert set(list_editions(place).in_force) == {"ab12"}
 
 
 def test_a_sound_store_passes_the_probe_and_is_left_clean(bucket: str) -> None:

@@ -1,7 +1,8 @@
 """`status`, `retry`, `export`, `verify` and `prune` on an output location that is there without any cluster."""
 
+import os
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from typer.testing import CliRunner, Result
 from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.delivery.deliver import deliver
-from lynx_batch.ledger.commits import commit
+from lynx_batch.ledger import heartbeat
+from lynx_batch.ledger.commits import Withdrawal, commit
+from lynx_batch.ledger.editions import commit_uri, list_editions
 from lynx_batch.ledger.heartbeat import Heartbeat
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
@@ -105,6 +108,10 @@ def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> Non
         storage.write_bytes(f"{output}/resume/{name}.safetensors", b"steps")
     all_of_them = files_below(output, "clips")
 
+    young = run("prune", output)
+    assert (young.exit_code, "0 files of 0.0 MB removed" in young.stdout) == (0, True)
+    assert "5 more that no commit names are younger" in young.stdout
+    make_older(output, hours=25)
     would = run("prune", output, "--dry-run")
     assert (would.exit_code, "5 files of 0.0 MB would be removed" in would.stdout) == (0, True)
     assert files_below(output, "clips") == all_of_them
@@ -115,11 +122,85 @@ def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> Non
     assert "2 of 2 clips read, 0 faulty" in run("verify", output).stdout
 
 
-def test_prune_waits_for_the_end_of_a_run(output: str) -> None:
-    beat = Heartbeat(at=datetime.now(UTC), host="node-1", process_id=1)
-    storage.write_bytes(f"{output}/runs/run/heartbeat.json", beat.model_dump_json().encode())
-    refused = run("prune", output)
-    assert (refused.exit_code, "run run was alive on node-1" in refused.stderr) == (2, True)
+def make_older(output: str, *, hours: float) -> None:
+    """As if everything had been written so long ago, by the store's clock."""
+    for path in Path(output).rglob("*"):
+        seconds = path.stat().st_mtime - hours * 3600
+        os.utime(path, (seconds, seconds))
+
+
+def leave_videos(output: str, run_id: str) -> set[str]:
+    """What an attempt of a run leaves that is killed before its commit."""
+    before = files_below(output, "clips")
+    frames = np.zeros((5, 48, 64, 3), np.uint8)
+    deliver(frames, output=output, clip_id="cc33", attempt=f"{run_id}-1a", fps=16, crf=30)
+    return files_below(output, "clips") - before
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=-2), timedelta(0), timedelta(hours=2)])
+def test_prune_keeps_the_videos_of_a_living_run_whatever_its_clock_says(output: str, skew: timedelta) -> None:
+    start_run(output, "alive")
+    left = leave_videos(output, "alive")
+    make_older(output, hours=48)
+    beat = Heartbeat(at=datetime.now(UTC) + skew, host="node-1", process_id=1)
+    storage.write_bytes(f"{output}/runs/alive/heartbeat.json", beat.model_dump_json().encode())
+    assert "0 files" in run("prune", output).stdout
+    assert left <= files_below(output, "clips")
+    make_older(output, hours=25)
+    assert "2 files" in run("prune", output).stdout, "its heartbeat has not changed for a day"
+
+
+def test_prune_takes_a_named_run_whose_heartbeat_stands_still(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "MISSED_S", 0.2)
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", 0.01)
+    for run_id in ("killed", "other"):
+        start_run(output, run_id)
+        leave_videos(output, run_id)
+        storage.write_bytes(f"{output}/runs/{run_id}/heartbeat.json", b"{}")
+    assert "2 files" in run("prune", output, "--run", "killed").stdout
+    assert "2 files" in run("prune", output, "--run", "other", "--dry-run").stdout
+    unknown = run("prune", output, "--run", "mistyped")
+    assert (unknown.exit_code, "--run 'mistyped': must be a run of" in unknown.stderr) == (2, True)
+
+
+def test_prune_refuses_a_named_run_that_beats(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_EVERY_S", 0.05)
+    start_run(output, "alive")
+    leave_videos(output, "alive")
+    with heartbeat.beating(output, "alive"):
+        until_there = Path(output, "runs", "alive", "heartbeat.json")
+        while not until_there.exists():
+            pass
+        refused = run("prune", output, "--run", "alive")
+    assert (refused.exit_code, "must not be alive" in refused.stderr) == (2, True)
+
+
+def test_prune_needs_an_age_that_an_outage_does_not_reach(output: str) -> None:
+    refused = run("prune", output, "--min-age", "5m")
+    assert (refused.exit_code, "--min-age '5m': must be at least 1h" in refused.stderr) == (2, True)
+
+
+def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output: str) -> None:
+    Path(output, "clips", "aa", "aa11", "run-1.mp4").unlink()
+    storage.write_bytes(commit_uri(output, "bb22", 1), b"")
+    assert run("verify", output).exit_code == 3
+    assert set(list_editions(output).in_force) == {"aa11", "bb22"}, "only --repair withdraws"
+
+    repaired = run("verify", output, "--repair")
+
+    assert repaired.exit_code == 3
+    assert "2 commits withdrawn; the next `lynx-batch render` renders these clips anew" in repaired.stdout
+    editions = list_editions(output)
+    assert (editions.in_force, editions.wanted("aa11"), editions.wanted("bb22")) == ({}, 2, 2)
+    withdrawal = Withdrawal.model_validate_json(storage.read_bytes(f"{output}/commits/aa/aa11.e1.withdrawn.json"))
+    assert (withdrawal.command, "nothing lies there" in withdrawal.reason) == ("verify --repair", True)
+    frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
+    delivered = deliver(frames, output=output, clip_id="aa11", attempt="run-2", fps=16, crf=30)
+    commit(output, record("aa11").model_copy(update={"edition": 2, "attempt": "run-2", **asdict(delivered)}))
+    assert "1 of 1 clips read, 0 faulty" in run("verify", output).stdout
+    make_older(output, hours=25)
+    run("prune", output)
+    assert files_below(output, "clips") == {"clips/aa/aa11/run-2.mp4", "clips/aa/aa11/run-2.jpg"}
 
 
 @pytest.mark.parametrize("command", ["status", "retry", "verify", "prune"])

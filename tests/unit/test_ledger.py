@@ -8,25 +8,33 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
 from lynx_batch import storage
+from lynx_batch.cli import app
 from lynx_batch.clip import ClipRequest, ClipSpec
 from lynx_batch.errors import MissingObject, UnreadableRecord
-from lynx_batch.ledger.commits import CommitRecord, commit, commit_uri, committed_clip_ids, read_commit, read_commits
+from lynx_batch.ledger.commits import CommitRecord, commit, read_commit, read_commits
+from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write_event
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import ask_again, given_up_before, known_commits
+from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, latest_per_clip, read_metadata
 from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
+from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.ledger.runs import RunEnd, RunRecord, list_runs, new_run_id, write_run_end, write_run_record
 from lynx_batch.ledger.summary import summarise
 from lynx_model.spec import RenderParams
 
 NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
 NUM_RACERS = 8
+NOTHING = Editions(in_force={}, withdrawn={})
 
 
 def record(clip_id: str = "ab12", attempt: str = "run-1", run_id: str = "run") -> CommitRecord:
@@ -106,7 +114,7 @@ def write_metadata(output: str, run_id: str, rows: list[RowOutcome]) -> None:
 
 
 def given_up(output: str) -> dict[str, str]:
-    rows = given_up_before(output, committed_clip_ids(output)).to_pylist()
+    rows = given_up_before(output, list_editions(output)).to_pylist()
     return {row["clip_id"]: row["outcome"] for row in rows}
 
 
@@ -142,8 +150,8 @@ def test_a_race_of_eight_processes_has_one_winner_whom_all_see(tmp_path: Path) -
     for racer in racers:
         racer.join(60)
     assert [racer.exitcode for racer in racers] == [0] * NUM_RACERS
-    assert winners(str(tmp_path)) == {read_commit(str(tmp_path), "ab12").attempt}
-    assert committed_clip_ids(str(tmp_path)) == {"ab12"}
+    assert winners(str(tmp_path)) == {read_commit(str(tmp_path), "ab12", 1).attempt}
+    assert set(list_editions(str(tmp_path)).in_force) == {"ab12"}
 
 
 @pytest.mark.parametrize("output", ["memory://race", None], ids=["memory", "local"])
@@ -151,7 +159,7 @@ def test_races_of_threads_have_one_winner_each_time(tmp_path: Path, output: str 
     for number in range(20):
         place = storage.join(output or str(tmp_path), str(number))
         race_in_threads(place)
-        assert winners(place) == {read_commit(place, "ab12").attempt}
+        assert winners(place) == {read_commit(place, "ab12", 1).attempt}
 
 
 def test_a_put_whose_answer_was_lost_still_wins_when_it_is_repeated(tmp_path: Path) -> None:
@@ -166,8 +174,8 @@ def test_nobody_ever_reads_half_a_commit(tmp_path: Path) -> None:
 
     def read_on() -> None:
         while not ended.is_set():
-            for clip_id in committed_clip_ids(str(tmp_path)):
-                assert read_commit(str(tmp_path), clip_id).clip_id == clip_id
+            for clip_id in list_editions(str(tmp_path)).in_force:
+                assert read_commit(str(tmp_path), clip_id, 1).clip_id == clip_id
 
     faults: list[BaseException] = []
     reader = threading.Thread(target=lambda: faults.extend(_fault_of(read_on)))
@@ -189,15 +197,15 @@ def _fault_of(do: Callable[[], None]) -> list[BaseException]:
 
 def test_commits_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     written = [commit(str(tmp_path), record(clip_id=f"{n:032x}")) for n in range(5)]
-    assert list(read_commits(str(tmp_path), [r.clip_id for r in written])) == written
+    assert list(read_commits(str(tmp_path), {r.clip_id: 1 for r in written})) == written
 
 
 def test_a_missing_or_foreign_commit_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(MissingObject):
-        read_commit(str(tmp_path), "ab12")
-    storage.write_bytes(commit_uri(str(tmp_path), "ab12"), b"{}")
+        read_commit(str(tmp_path), "ab12", 1)
+    storage.write_bytes(commit_uri(str(tmp_path), "ab12", 1), b"{}")
     with pytest.raises(UnreadableRecord, match="ab12"):
-        read_commit(str(tmp_path), "ab12")
+        read_commit(str(tmp_path), "ab12", 1)
 
 
 def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> None:
@@ -209,7 +217,7 @@ def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> No
     assert given_up(output) == {}
     write_event(output, event(EventKind.FAILED, minutes=1))
     assert given_up(output) == {"ab12": "failed"}
-    ask_again(output, given_up_before(output, set()), NOW)
+    ask_again(output, given_up_before(output, NOTHING), NOW)
     assert given_up(output) == {}, "although the clock of whoever asks is behind"
     write_event(output, event(EventKind.REJECTED, minutes=3, run_id="next"))
     assert given_up(output) == {"ab12": "rejected"}
@@ -228,9 +236,9 @@ def test_a_clip_that_a_finished_run_gave_up_stays_so_until_it_is_asked_for(tmp_p
     write_metadata(output, "run", [ended(Outcome.FAILED, clip()), ended(Outcome.RENDERED, clip("cd34", 1))])
     write_run_end(output, "run", RunEnd(ended_at=NOW, counts={Outcome.FAILED: 1, Outcome.RENDERED: 1}))
 
-    (row,) = given_up_before(output, set()).to_pylist()
+    (row,) = given_up_before(output, NOTHING).to_pylist()
     assert (row["clip_id"], row["error"], row["prompt"]) == ("ab12", "too big", "她微笑着")
-    ask_again(output, given_up_before(output, set()), NOW + timedelta(minutes=1))
+    ask_again(output, given_up_before(output, NOTHING), NOW + timedelta(minutes=1))
     assert given_up(output) == {}
     write_metadata(output, "next", [ended(Outcome.ABANDONED, clip(), minutes=2)])
     assert given_up(output) == {}, "a wish holds until the clip is given up anew"
@@ -249,9 +257,11 @@ def test_events_of_settled_clips_are_not_read(tmp_path: Path) -> None:
     write_event(output, event(EventKind.FAILED, minutes=0))
     foreign = storage.join(output, "events", "run=run", "20261121T080000.000000Z-cd34-run-1.json")
     storage.write_bytes(foreign, b"not an event")
-    assert [e.clip_id for e in read_events(output, "run", {"cd34"})] == ["ab12"]
-    with pytest.raises(UnreadableRecord, match="cd34"):
-        read_events(output, "run")
+    with capture_logs() as logs:
+        assert [e.clip_id for e in read_events(output, "run", {"cd34"})] == ["ab12"]
+        assert logs == []
+        assert [e.clip_id for e in read_events(output, "run")] == ["ab12"]
+        assert "cd34" in logs[0]["error"]
 
 
 def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> None:
@@ -259,11 +269,9 @@ def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> No
     start_run(output, "run")
     write_metadata(output, "run", [ended(Outcome.RENDERED, clip())])
     commit(output, record("cd34"))
-    first, second = sorted(known_commits(output, {"ab12", "cd34"}), key=lambda known: known.clip_id)
+    first, second = sorted(known_commits(output, {"ab12": 1, "cd34": 1}), key=lambda known: known.clip_id)
     assert first == record().model_copy(update={"identity": {"base": "f", "is_parity": "False"}})
     assert second == record("cd34")
-    with pytest.raises(MissingObject):
-        list(known_commits(output, {"ef56"}))
 
 
 def test_every_parameter_of_a_clip_has_a_column_in_the_metadata() -> None:
@@ -278,7 +286,7 @@ def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
 
     first, second = table.to_pylist()
     assert table.column_names[:7] == [
-        "row", "clip_id", "outcome", "rendered_by_run", "attempts", "error_type", "error",
+        "row", "clip_id", "edition", "outcome", "rendered_by_run", "attempts", "error_type",
     ]  # fmt: skip
     assert (first["outcome"], first["rendered_by_run"], first["denoise_s"]) == ("rendered", "run", 1.5)
     assert (first["prompt"], first["tags"], first["run"]) == ("她微笑着", [("team", "north")], "run")
@@ -347,6 +355,55 @@ def test_a_run_record_keeps_no_signed_uri(tmp_path: Path) -> None:
     start_run(str(tmp_path), "run")
     manifest = pq.read_table(tmp_path / "runs" / "run" / "manifest.parquet")
     assert manifest["subject_uri"].to_pylist() == ["a.jpg", "https://host/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata/run=run/part-00001.parquet", b""),
+        ("metadata/run=run/part-00002.parquet", b"no Parquet file"),
+        ("metadata/run=run/other.txt", b"notes"),
+        ("metadata/notes.parquet", b"notes"),
+        ("runs/run/heartbeat.json", b""),
+        ("runs/other/run.json", b"{"),
+        ("runs/run/end.json", b"[]"),
+        ("runs/notes", b""),
+        ("events/run=run/notes.txt", b""),
+        ("events/run=run/20261121T080000.000000Z-ab12-run-1.json", b"null"),
+        ("events/retries/notes.txt", b""),
+        ("clips/notes.txt", b""),
+        ("resume/notes.txt", b""),
+    ],
+)
+def test_a_damaged_or_foreign_object_stops_nothing(tmp_path: Path, name: str, content: bytes) -> None:
+    output = str(tmp_path)
+    start_run(output, "run")
+    write_metadata(output, "run", [ended(Outcome.FAILED, clip())])
+    commit(output, record("cd34"))
+    storage.write_bytes(storage.join(output, name), content)
+
+    assert read_metadata(output)["clip_id"].to_pylist() == ["ab12"]
+    assert given_up(output) == {"ab12": "failed"}
+    assert [state.run.run_id for state in summarise(output).runs] == ["run"]
+    assert living_runs(output, storage.clock(output)) == {}
+    assert find_leftovers(output) == []
+    for command in (["status", output, "--clips"], ["prune", output, "--dry-run"], ["retry", output]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+
+
+def test_a_foreign_parquet_file_in_the_metadata_is_named_and_left_out(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    write_metadata(output, "run", [ended(Outcome.FAILED, clip())])
+    for name in ("x", "part-00009"):
+        foreign = tmp_path / "metadata" / "run=run" / f"{name}.parquet"
+        pq.write_table(pa.table({"row": ["text"], "clip_id": [3.5]}), foreign)
+    assert read_metadata(output)["clip_id"].to_pylist() == ["ab12"]
+    warn_left_out.cache_clear()
+    with capture_logs() as logs:
+        table = read_metadata(output, ["run", "clip_id"], pc.field("outcome") == Outcome.FAILED)
+    assert table.to_pylist() == [{"run": "run", "clip_id": "ab12"}]
+    assert ["x.parquet" in log["error"] for log in logs] == [True]
 
 
 def test_an_empty_location_has_no_metadata(tmp_path: Path) -> None:

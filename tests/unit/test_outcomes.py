@@ -5,16 +5,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Rejection, RenderIdentity
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.execution.prepare import PreparedRun
 from lynx_batch.execution.tasks import Failed, Rendered, RenderTask
-from lynx_batch.ledger.commits import commit
+from lynx_batch.ledger import parts
+from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
+from lynx_batch.ledger.editions import commit_uri
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import RunRecord, read_runs, write_run_record
 from lynx_batch.planning.schedule import ClipState, Fault, RetryPolicy, Schedule
-from tests.unit.test_ledger import clip, record
+from tests.unit.test_ledger import NOW, clip, record
 from tests.unit.test_schedule import planned
 
 IDENTITY = RenderIdentity(
@@ -82,6 +86,56 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
     end = {run.run_id: run.end for run in read_runs(output)}["next"]
     assert end is not None
     assert (end.stopped_by, end.counts) == ("interrupted", {"rendered": 2, "failed": 2, "abandoned": 2})
+
+
+def test_rows_whose_commits_vanish_are_abandoned_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = str(tmp_path)
+    clips = [clip(name, row) for row, name in enumerate(["aa", "bb", "cc"])]
+    recorder = begin(output, "run", clips)
+    for spec, max_rows in zip(clips, (1, 10, 10), strict=True):
+        monkeypatch.setattr(parts, "MAX_ROWS", max_rows)  # the first row is written at once
+        made = commit(output, record(spec.clip_id))
+        recorder.rendered(task(spec), "g", Rendered(commit=made, spans=()), attempts=1)
+    for clip_id in ("aa", "bb"):
+        storage.delete(commit_uri(output, clip_id, 1))
+
+    stopped_by = recorder.close("")
+
+    assert stopped_by == "the commits of 2 clips have vanished from the output"
+    rows = read_metadata(output).to_pylist()
+    assert {row["clip_id"]: row["outcome"] for row in rows} == {"aa": "rendered", "bb": "abandoned", "cc": "rendered"}
+    (run,) = read_runs(output)
+    assert run.end is not None
+    assert (recorder.clips_gone, run.end.clips_gone, run.end.stopped_by) == (("aa",), ("aa",), stopped_by)
+    assert [spec.clip_id for spec in begin(output, "next", clips).open_clips] == ["aa", "bb"]
+
+
+def test_a_clip_whose_commit_is_damaged_is_not_rendered_beside_it(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    storage.write_bytes(commit_uri(output, "aa", 1), b"{")
+    recorder = begin(output, "run", [clip("aa", 0), clip("bb", 1)])
+    assert [spec.clip_id for spec in recorder.open_clips] == ["bb"]
+    recorder.close("")
+    first, _ = sorted(read_metadata(output).to_pylist(), key=lambda row: row["row"])
+    assert (first["outcome"], "verify OUT --repair" in first["error"]) == ("abandoned", True)
+
+
+def test_a_withdrawn_clip_is_rendered_as_its_next_edition(tmp_path: Path) -> None:
+    output, spec = str(tmp_path), clip("aa", 0)
+    first = begin(output, "first", [spec])
+    first.rendered(task(spec), "g", Rendered(commit=commit(output, record("aa")), spans=()), attempts=1)
+    first.close("")
+    withdrawal = Withdrawal(clip_id="aa", edition=1, reason="damaged", withdrawn_at=NOW, command="verify --repair")
+    withdraw(output, withdrawal)
+
+    second = begin(output, "second", [spec])
+
+    assert [(c.clip_id, second.editions.wanted(c.clip_id)) for c in second.open_clips] == [("aa", 2)]
+    made = commit(output, record("aa", attempt="run-2").model_copy(update={"edition": 2}))
+    second.rendered(task(spec), "g", Rendered(commit=made, spans=()), attempts=1)
+    assert second.close("") == ""
+    rows = [row for row in read_metadata(output).to_pylist() if row["run"] == "second"]
+    assert [(row["edition"], row["outcome"], row["attempt"]) for row in rows] == [(2, "rendered", "run-2")]
 
 
 def test_schedule_and_ledger_take_hundreds_of_clips_a_second(tmp_path: Path) -> None:

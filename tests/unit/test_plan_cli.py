@@ -10,7 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from lynx_batch.cli import app
-from lynx_batch.cli.plan import parse_duration, parse_nodes
+from lynx_batch.cli.options import parse_duration
+from lynx_batch.cli.plan import parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import identify_model
@@ -122,9 +123,9 @@ def test_pools_come_in_nodes_of_eight() -> None:
 
 
 def test_deadlines_are_durations() -> None:
-    assert [parse_duration(text) for text in ("90m", "8h", "1.5d")] == [5400, 28_800, 129_600]
+    assert [parse_duration("--deadline", text) for text in ("90m", "8h", "1.5d")] == [5400, 28_800, 129_600]
     with pytest.raises(ConfigError, match="--deadline '8': must be"):
-        parse_duration("8")
+        parse_duration("--deadline", "8")
 
 
 def test_planning_imports_nothing_heavy() -> None:
