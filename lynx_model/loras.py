@@ -1,9 +1,13 @@
 """What a LoRA file adds to the base model, told from its header and compared with the base's tensors; free of torch.
 
-Layouts: diffusers' (`transformer.blocks.0.attn1.to_q.lora_A.weight`, `lora_B`), peft's own (`base_model.model.` before the same
-names, and `adapter_config.json` beside the file), and the original Wan's
-(`diffusion_model.blocks.0.self_attn.q.lora_down.weight`, `lora_up`, `alpha`), in which whole differences of a weight
-(`diff`) or a bias (`diff_b`) may lie beside the products.
+Layouts, by the name of a tensor:
+
+    diffusers       transformer.blocks.0.attn1.to_q.lora_A.weight, lora_B
+    peft            base_model.model.<as diffusers>, and adapter_config.json beside the file
+    original Wan    diffusion_model.blocks.0.self_attn.q.lora_down.weight, lora_up, alpha
+    LightX2V        as original Wan, with whole differences: diff (weight), diff_b (bias), blocks.0.diff_m (modulation)
+    DiffSynth       blocks.0.self_attn.q.lora_A.default.weight, lora_B.default
+    musubi-tuner    lora_unet_blocks_0_self_attn_q.lora_down.weight, lora_up, alpha
 
 diffusers' own converter is not used: it needs the tensors in memory and leaves out differences of norms without a word.
 """
@@ -21,19 +25,35 @@ from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import Shape, TensorHeader, read_header, read_json, read_metadata
 from lynx_model.spec import LoraSource, ModelSource
 
-PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model)\.")
+PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model|(pipe\.)?dit)\.")
+FLAT_PREFIX = "lora_unet_"
 PEFT_PREFIX, PEFT_CONFIG_FILE = "base_model.model.", "adapter_config.json"
 
 PARTS = {
-    ".lora_A.weight": "down",
-    ".lora_down.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_up.weight": "up",
-    ".alpha": "alpha",
-    ".diff": "diff",
-    ".diff_b": "diff_b",
+    "down": re.compile(r"\.lora_(A|down)(\.[\w-]+)?\.weight"),
+    "up": re.compile(r"\.lora_(B|up)(\.[\w-]+)?\.weight"),
+    "alpha": re.compile(r"\.alpha"),
+    "diff": re.compile(r"\.diff"),
+    "diff_b": re.compile(r"\.diff_b"),
 }
-"""What a tensor is to its module, by the end of its name."""
+"""What a tensor is to its module, by the end of its name; peft may put the name of an adapter before `.weight`."""
+
+MODULATION_DIFF = ".diff_m"
+
+ADVICE = (
+    (re.compile(r"\.(hada|lokr|oft|boft|glora)_"), "LoHa, LoKr and OFT are no LoRAs: train it with networks.lora"),
+    (re.compile(r"\.(dora_scale|lora_magnitude_vector)"), "DoRA is not supported: train it without (use_dora: false)"),
+    (re.compile(r"\.lora_mid\."), "Tucker products are not supported: train it without conv_dim"),
+    (
+        re.compile(r"^(lora_te|text_encoder|conditioner)"),
+        "the text encoder is not changed here: save the LoRA of the DiT alone",
+    ),
+    (
+        re.compile(r"(_img|img_emb|image_embedder|add_[kv]_proj)"),
+        "this is a LoRA for image-to-video: take the one for text-to-video",
+    ),
+)
+"""What to do about a tensor that is refused, by its name."""
 
 WHOLE = ({"down", "up"}, {"down", "up", "alpha"}, {"diff"}, set[str]())
 """The parts that may change one weight together."""
@@ -58,6 +78,14 @@ WAN_MODULES = {
     "head.modulation": "scale_shift_table",
 }
 """Names of the original Wan -> diffusers'. Source: scripts/convert_wan_to_diffusers.py of diffusers 0.33.1."""
+
+
+def _flattened(names: Mapping[str, str]) -> dict[str, str]:
+    """The same names, and diffusers' own, with underscores for dots."""
+    return {name.replace(".", "_"): ours for theirs, ours in names.items() for name in (theirs, ours)}
+
+
+FLAT_MODULES, FLAT_MODULES_OF_A_BLOCK = _flattened(WAN_MODULES), _flattened(WAN_MODULES_OF_A_BLOCK)
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers keeps peft's configuration in a file's header."""
@@ -121,23 +149,41 @@ def _by_module(file: Path, tensors: Mapping[str, TensorHeader]) -> dict[str, dic
     """For each module of the base, in diffusers' words: the names of its parts in the file."""
     modules: dict[str, dict[str, str]] = {}
     for name in tensors:
-        ending = next((ending for ending in PARTS if name.endswith(ending)), None)
-        if ending is None:
-            raise WeightsMismatch(f"{file}: tensor {name}: expected a name that ends in one of {', '.join(PARTS)}")
-        names = modules.setdefault(_diffusers_name(name.removesuffix(ending)), {})
-        if PARTS[ending] in names:
-            raise WeightsMismatch(f"{file}: tensor {name}: expected once, found {names[PARTS[ending]]} as well")
-        names[PARTS[ending]] = name
+        module, part = _split(file, name)
+        names = modules.setdefault(_diffusers_name(module), {})
+        if part in names:
+            raise WeightsMismatch(f"{file}: tensor {name}: expected once, found {names[part]} as well")
+        names[part] = name
     return modules
 
 
+def _split(file: Path, name: str) -> tuple[str, str]:
+    """The module that a tensor of the file changes, and which part of the change it is."""
+    if name.endswith(MODULATION_DIFF):
+        return name.removesuffix(MODULATION_DIFF) + ".modulation", "diff"
+    for part, ending in PARTS.items():
+        match = re.fullmatch(rf"(?P<module>.+?){ending.pattern}", name)
+        if match:
+            return match["module"], part
+    raise WeightsMismatch(
+        f"{file}: tensor {name}: expected a name that ends in .lora_A.weight, .lora_B.weight, .lora_down.weight, "
+        f".lora_up.weight, .alpha, .diff, .diff_b or .diff_m{_advice(name)}"
+    )
+
+
+def _advice(name: str) -> str:
+    return next((f"; {advice}" for pattern, advice in ADVICE if pattern.search(name)), "")
+
+
 def _diffusers_name(module: str) -> str:
-    """What diffusers calls a module that has the original's name or already diffusers'."""
-    module = PREFIX.sub("", module)
-    block = re.fullmatch(r"(blocks\.\d+\.)(.+)", module)
+    """What diffusers calls a module that has the original's name or already diffusers', with dots or with underscores for dots."""
+    is_flat = module.startswith(FLAT_PREFIX)
+    of_model, of_block = (FLAT_MODULES, FLAT_MODULES_OF_A_BLOCK) if is_flat else (WAN_MODULES, WAN_MODULES_OF_A_BLOCK)
+    module = module.removeprefix(FLAT_PREFIX) if is_flat else PREFIX.sub("", module)
+    block = re.fullmatch(r"blocks[._](\d+)[._](.+)", module)
     if block is None:
-        return WAN_MODULES.get(module, module)
-    return block[1] + WAN_MODULES_OF_A_BLOCK.get(block[2], block[2])
+        return of_model.get(module, module)
+    return f"blocks.{block[1]}.{of_block.get(block[2], block[2])}"
 
 
 def _low_rank(
@@ -166,7 +212,7 @@ def _as_matrix(shape: Shape) -> Shape:
 def _expected(file: Path, name: str, target: str, base: Mapping[str, Shape]) -> Shape:
     if target not in base:
         raise WeightsMismatch(
-            f"{file}: tensor {name}: expected a tensor of the base model to change, found no {target}"
+            f"{file}: tensor {name}: expected a tensor of the base model to change, found no {target}{_advice(name)}"
         )
     return base[target]
 

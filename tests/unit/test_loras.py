@@ -123,6 +123,71 @@ def test_whole_differences_of_weights_biases_and_modulations_are_added_as_they_a
     assert_changed_by(found, {target: -1.5 * differences[name] for name, target in changes.items()})
 
 
+@pytest.mark.parametrize(
+    ("prefix", "down_ending", "up_ending"),
+    [
+        ("", ".lora_A.default.weight", ".lora_B.default.weight"),  # DiffSynth
+        ("pipe.dit.", ".lora_A.default.weight", ".lora_B.default.weight"),
+        ("", ".lora_A.weight", ".lora_B.weight"),
+        ("diffusion_model.", ".lora_A.weight", ".lora_B.weight"),  # ComfyUI
+    ],
+)
+def test_names_of_other_trainers_are_understood(tmp_path: Path, prefix: str, down_ending: str, up_ending: str) -> None:
+    tensors: Tensors = {}
+    for original, module in ORIGINAL.items():
+        tensors[prefix + original + down_ending], tensors[prefix + original + up_ending] = random_factors(module)
+    save_file(tensors, tmp_path / "a.safetensors")
+    expected = {f"{module}.weight": product(*random_factors(module)) for module in ORIGINAL.values()}
+    assert_changed_by(loaded(str(tmp_path / "a.safetensors")), expected)
+
+
+@pytest.mark.parametrize(
+    "names", [ORIGINAL, {module: module for module in ORIGINAL.values()}], ids=["wan", "diffusers"]
+)
+def test_names_with_underscores_for_dots_are_understood(tmp_path: Path, names: dict[str, str]) -> None:
+    tensors: Tensors = {}
+    for theirs, module in names.items():
+        name = "lora_unet_" + theirs.replace(".", "_")
+        tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = random_factors(module)
+        tensors[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "a.safetensors")
+    expected = {f"{module}.weight": 0.5 * product(*random_factors(module)) for module in ORIGINAL.values()}
+    assert_changed_by(loaded(str(tmp_path / "a.safetensors")), expected)
+
+
+def test_differences_of_modulations_beside_products_are_added(tmp_path: Path) -> None:
+    base = base_weights()
+    targets = {"blocks.1.diff_m": "blocks.1.scale_shift_table", "head.diff_m": "scale_shift_table"}
+    differences = {name: torch.randn(base[target].shape) for name, target in targets.items()}
+    down, up = random_factors("blocks.1.attn1.to_q")
+    tensors = {f"diffusion_model.{name}": difference for name, difference in differences.items()}
+    tensors |= {
+        f"diffusion_model.blocks.1.self_attn.q.lora_{which}.weight": t for which, t in (("down", down), ("up", up))
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    expected = {target: 0.5 * differences[name] for name, target in targets.items()}
+    expected["blocks.1.attn1.to_q.weight"] = 0.5 * product(down, up)
+    assert_changed_by(loaded(LoraSource(file=str(tmp_path / "a.safetensors"), scale=0.5)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("lora_unet_blocks_0_self_attn_q.hada_w1_a", "LoHa, LoKr and OFT are no LoRAs"),
+        ("lycoris_blocks_0_self_attn_q.lokr_w1", "LoHa, LoKr and OFT are no LoRAs"),
+        ("diffusion_model.blocks.0.self_attn.q.dora_scale", "use_dora: false"),
+        ("lora_te1_encoder_block_0.lora_down.weight", "save the LoRA of the DiT alone"),
+        ("diffusion_model.blocks.0.cross_attn.k_img.lora_down.weight", "take the one for text-to-video"),
+        ("lora_unet_blocks_0_cross_attn_k_img.lora_down.weight", "take the one for text-to-video"),
+    ],
+)
+def test_a_refused_tensor_comes_with_what_to_do_about_it(tmp_path: Path, name: str, advice: str) -> None:
+    pair = {name: torch.zeros(4, 96), name.replace("down", "up"): torch.zeros(96, 4)}
+    save_file(pair, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsMismatch, match=advice):
+        loaded(str(tmp_path / "a.safetensors"))
+
+
 def test_diffusers_own_converter_reads_the_original_layout_alike(tmp_path: Path) -> None:
     tensors: Tensors = {}
     for original, module in ORIGINAL.items():
@@ -224,7 +289,7 @@ FAULTS = [
     (put(f"{QUERY}.alpha", 2), f"tensor {QUERY}.alpha: expected shape (), found shape (2,)"),
     (
         put(f"{QUERY}.dora_scale", 96),
-        f"tensor {QUERY}.dora_scale: expected a name that ends in one of .lora_A.weight, ",
+        f"tensor {QUERY}.dora_scale: expected a name that ends in .lora_A.weight, ",
     ),
     (
         put("diffusion_model.blocks.0.self_attn.q.lora_down.weight", 4, 96),
