@@ -87,7 +87,7 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     if shares := summary.busy_shares.values():
         console.print(f"each group denoised at least {min(shares):.1%} of its time")
     for clip_id in summary.clips_gone:
-        console.print(f"clip {clip_id}: the metadata says rendered, but its commit has vanished")
+        console.print(f"clip {clip_id}: the metadata says rendered, but its commit has vanished or was withdrawn")
     if summary.stopped_by:
         console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", soft_wrap=True)
         return exits.STOPPED

@@ -48,7 +48,7 @@ NOTHING_WRONG = Reason(None, None)
 DAMAGED = Reason(
     UnreadableRecord.__name__, "its commit is damaged: `lynx-batch verify OUT --repair`, then render again"
 )
-VANISHED = Reason(MissingObject.__name__, "its commit has vanished from the output: render again")
+VANISHED = Reason(MissingObject.__name__, "its commit has vanished or was withdrawn: render again")
 
 
 class RunRecorder:
@@ -134,7 +134,7 @@ class RunRecorder:
     def close(self, stopped_by: str) -> str:
         """Settles what is left and writes all that is not written; a clip is rendered exactly if a commit of it is in force.
 
-        Gives what stopped the run: `stopped_by`, else that commits have vanished, else nothing.
+        Gives what stopped the run: `stopped_by`, else that commits are in force no more, else nothing.
 
         Raises:
             StoreUnavailable: If the store stays away for minutes; commits and events tell what was done all the same.
@@ -143,7 +143,7 @@ class RunRecorder:
             editions = outlast(lambda: list_editions(self._output))
             num_vanished = self._abandon_vanished(editions)
             if num_vanished and not stopped_by:
-                stopped_by = f"the commits of {num_vanished} clips have vanished from the output"
+                stopped_by = f"the commits of {num_vanished} rendered clips have vanished or were withdrawn"
             self._settle_rest(editions)
             self._parts.close()
             outlast(lambda: write_trace(self._output, self._run_id, self.trace))
@@ -166,7 +166,7 @@ class RunRecorder:
         }
 
     def _abandon_vanished(self, editions: Editions) -> int:
-        """Rows that were settled as rendered, whose commits have vanished since: those that no part holds yet are abandoned, and
+        """Rows that were settled as rendered, whose commits are in force no more: those that no part holds yet are abandoned, and
         the clips of the others are told. Gives the number of clips.
         """
         vanished = {

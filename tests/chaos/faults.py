@@ -1,8 +1,13 @@
 """What goes wrong: each fault waits at the gate for its moment in a trial's run."""
 
+from datetime import UTC, datetime, timedelta
+
 import psutil
+from typer.testing import CliRunner
 
 from lynx_batch import storage
+from lynx_batch.cli import app
+from lynx_batch.ledger.heartbeat import Heartbeat
 from tests.chaos.arena import Trial
 from tests.chaos.gate import COMMIT, VIDEO, Moment, Silence
 
@@ -117,6 +122,35 @@ def a_photo_that_is_gone(trial: Trial) -> None:
     trial.arena.gate.at(Moment.BEFORE, r"/runs/.*/run\.yaml", lambda: storage.delete(trial.photo(0)))
 
 
+def a_photo_cut_short(trial: Trial) -> None:
+    trial.arena.gate.cut(r"/photos/0\.jpg")
+
+
+def prune_beside_a_driver_whose_clock_is_behind(trial: Trial) -> None:
+    """A video that is not committed yet is what prune looks for."""
+
+    def prune() -> None:
+        (beat,) = (f.uri for f in storage.list_files(trial.job.output) if f.uri.endswith("/heartbeat.json"))
+        behind = Heartbeat(at=datetime.now(UTC) - timedelta(hours=2), host="node-1", process_id=1)
+        storage.write_bytes(beat, behind.model_dump_json().encode())
+        told = CliRunner().invoke(app, ["prune", trial.job.output, "--min-age", "1h"]).output
+        assert "0 files of 0.0 MB removed" in told, told
+
+    trial.arena.gate.at(Moment.AFTER, VIDEO, prune)
+
+
+def a_committed_video_lost_and_repaired(trial: Trial) -> None:
+    """The run ends without the clip, and the next one renders its second edition."""
+
+    def lose_and_repair() -> None:
+        (video,) = (f.uri for f in storage.list_files(trial.job.output) if f.uri.endswith(".mp4"))
+        storage.delete(video)
+        told = CliRunner().invoke(app, ["verify", trial.job.output, "--repair"]).output
+        assert "1 commits withdrawn" in told, told
+
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lose_and_repair)
+
+
 def two_drivers_at_once(trial: Trial) -> None:
     trial.options = ("--set", "cluster.max_groups=1")
     trial.arena.gate.at(Moment.AFTER, r"/runs/.*/run\.yaml", trial.start_rival)
@@ -155,5 +189,8 @@ FAULTS = (
     a_full_disk,
     a_corrupt_photo,
     a_photo_that_is_gone,
+    a_photo_cut_short,
+    prune_beside_a_driver_whose_clock_is_behind,
+    a_committed_video_lost_and_repaired,
     two_drivers_at_once,
 )

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 HOP_BY_HOP = {"connection", "content-length", "date", "expect", "server", "transfer-encoding"}
 VIDEO = r"/clips/.*\.mp4"
-COMMIT = r"/commits/../\w+\.json"
+COMMIT = r"/commits/../\w+(\.e\d+)?\.json"
 
 
 class Moment(Enum):
@@ -42,6 +42,7 @@ class Gate:
     server_url: str
     num_commits: Counter[str] = field(default_factory=Counter)
     refuses_until_s: float = 0.0
+    _cuts: list[str] = field(default_factory=list)
     _traps: list[Trap] = field(default_factory=list)
     _errors: list[Exception] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -54,10 +55,22 @@ class Gate:
         """Raises what a fault failed with; AssertionError if the moment that one waits for never came."""
         for error in self._errors:
             raise error
-        assert not self._traps, f"never came: {self._traps}"
+        assert not self._traps + self._cuts, f"never came: {self._traps} {self._cuts}"
+
+    def cut(self, path: str) -> None:
+        """Lets the connection end in the middle of the first answer with the content of a path with that pattern."""
+        self._cuts.append(path)
+
+    def is_cut(self, method: str, path: str) -> bool:
+        with self._lock:
+            pattern = next((p for p in self._cuts if method == "GET" and re.search(p, path)), None)
+            if pattern:
+                self._cuts.remove(pattern)
+        return pattern is not None
 
     def disarm(self) -> None:
         self._traps.clear()
+        self._cuts.clear()
         self._errors.clear()
 
     def refuse(self, seconds: float) -> None:
@@ -126,6 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
+        if status < 300 and self.gate.is_cut(self.command, self.path):
+            self.wfile.write(content[: len(content) // 2])
+            raise Silence
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:

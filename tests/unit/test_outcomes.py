@@ -101,7 +101,7 @@ def test_rows_whose_commits_vanish_are_abandoned_or_told(tmp_path: Path, monkeyp
 
     stopped_by = recorder.close("")
 
-    assert stopped_by == "the commits of 2 clips have vanished from the output"
+    assert stopped_by == "the commits of 2 rendered clips have vanished or were withdrawn"
     rows = read_metadata(output).to_pylist()
     assert {row["clip_id"]: row["outcome"] for row in rows} == {"aa": "rendered", "bb": "abandoned", "cc": "rendered"}
     (run,) = read_runs(output)
