@@ -22,6 +22,9 @@ DECLARATION_FILE = "lynx-adapter.json"
 """Beside the ID-adapter: `{"identity_encoder": NAME}`, if it is not the one of the published adapters."""
 
 LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+"""What safetensors itself takes. Source: safetensors 0.8.0, MAX_HEADER_SIZE."""
+
 HEAD_DIM = 64
 """Of the resampler's attention; not to be seen in any shape. Source: bytedance/lynx modules/common/resampler.py at 3a6a91a."""
 
@@ -126,6 +129,8 @@ def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
             raise WeightsMismatch(
                 f"{file}: its header must end at byte {LENGTH_BYTES + length}, but it has {size} bytes"
             )
+        if length > MAX_HEADER_BYTES:
+            raise WeightsMismatch(f"{file}: its header must have at most {MAX_HEADER_BYTES} bytes, but has {length}")
         return _parse_header(file, content.read(length)), LENGTH_BYTES + length
 
 
