@@ -38,8 +38,9 @@ HOPELESS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLON
 RENEWABLE = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"})
 """S3 error codes that s3fs reports as a lack of permission, and that fresh credentials cure."""
 
-VERSION_KEYS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
-"""What the stores call the version of an object, the best first."""
+VERSION_KEYS = ("ETag", "etag", "created")
+"""What the stores call the version of an object, the best first. A time of last change is none: some take it from files, where it
+can be set back."""
 
 TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
 """What the stores call the time of an object's last change, the best first."""
@@ -55,8 +56,9 @@ T = TypeVar("T")
 class StoredFile:
     """A file of a store.
 
-    `version` changes with its content: an etag, else the time of its last change. `modified_at` is that time by the store's
-    own clock; None if the store does not tell it.
+    `version` changes with its content: an etag; of a local file its times of writing and of change and its inode, as `cp -p` and
+    `tar` restore an older time of writing. Empty if the store tells none. `modified_at` is the time of its last change by the
+    store's own clock; None if the store does not tell it.
     """
 
     uri: str
@@ -347,8 +349,9 @@ def _delete_remotely(uri: str) -> None:
 def _local_file(uri: str, status: os.stat_result) -> StoredFile | None:
     if not file_modes.S_ISREG(status.st_mode):
         return None
+    version = f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
     modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
-    return StoredFile(uri=uri, num_bytes=status.st_size, version=str(status.st_mtime_ns), modified_at=modified_at)
+    return StoredFile(uri=uri, num_bytes=status.st_size, version=version, modified_at=modified_at)
 
 
 def _remote_file(uri: str, info: Mapping[str, Any]) -> StoredFile | None:

@@ -5,7 +5,9 @@ index names; free of torch.
 from pathlib import Path
 
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.fingerprint import counts
 from lynx_model.headers import TensorHeader, read_header, read_json
+from lynx_model.names import below
 
 CHECKPOINT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 """What diffusers and transformers call the weights of a folder that are not sharded."""
@@ -16,7 +18,7 @@ def read_checkpoint(folder: Path) -> dict[Path, dict[str, TensorHeader]]:
 
     Raises:
         MissingFile: If a file is not there.
-        WeightsMismatch: If a file is damaged, or a shard does not hold what the index says.
+        WeightsMismatch: If a file is damaged, the index names a file elsewhere, or a shard does not hold what it says.
     """
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if index is None:
@@ -24,8 +26,7 @@ def read_checkpoint(folder: Path) -> dict[Path, dict[str, TensorHeader]]:
         if not files:
             raise MissingFile(f"{folder}: must hold {' or '.join(CHECKPOINT_FILES)}, or an index of their shards")
         return {files[0]: read_header(files[0])}
-    shards = {folder / name: tensors for name, tensors in _read_index(index).items()}
-    return {shard: _read_shard(shard, tensors, index) for shard, tensors in sorted(shards.items())}
+    return {shard: _read_shard(shard, tensors, index) for shard, tensors in sorted(_read_index(index).items())}
 
 
 def read_tensors(folder: Path) -> dict[str, TensorHeader]:
@@ -33,15 +34,17 @@ def read_tensors(folder: Path) -> dict[str, TensorHeader]:
     return {name: tensor for tensors in read_checkpoint(folder).values() for name, tensor in tensors.items()}
 
 
-def _read_index(file: Path) -> dict[str, set[str]]:
+def _read_index(file: Path) -> dict[Path, set[str]]:
     """The names of each shard's tensors."""
     weight_map = read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsMismatch(f"{file}: weight_map={weight_map!r}: must name the file of each tensor")
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
-        shards.setdefault(str(shard), set()).add(tensor)
-    return shards
+        if not isinstance(shard, str) or not counts(shard):
+            raise WeightsMismatch(f"{file}: weight_map: {tensor}={shard!r}: must be a file of weights, and not hidden")
+        shards.setdefault(shard, set()).add(tensor)
+    return {below(file.parent, shard, source=str(file)): tensors for shard, tensors in shards.items()}
 
 
 def _read_shard(file: Path, expected: set[str], index: Path) -> dict[str, TensorHeader]:

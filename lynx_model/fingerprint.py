@@ -1,31 +1,33 @@
-"""Which weights a folder holds, in one value that is computed once and kept beside them; free of torch.
+"""Which weights a folder holds, in one value that is kept beside them; free of torch.
 
 A fingerprint is the sha256 of the lines that `sha256sum` would print for the folder's weight files in the order of
 their paths. Only files that can change a picture count: weights, configurations and tokenizers.
+
+The kept fingerprint travels with the folder, so it says what the files should be, never that they still are: that is told by
+their content, or by what this machine remembers of it (`lynx_model.digests`).
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import structlog
+
+from lynx_model.digests import SHA256, FileDigest, digest_files, hash_files, replace_json
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.names import check_names
+
+log = structlog.get_logger()
 
 FINGERPRINT_FILE = "lynx-fingerprint.json"
 SCHEMA_VERSION = 1
+MAX_FILE_BYTES = 2**63 - 1
 
 WEIGHT_SUFFIXES = frozenset({".json", ".model", ".onnx", ".pth", ".safetensors"})
-HASHING_THREADS = min(8, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileDigest:
-    sha256: str
-    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,38 +45,38 @@ class Fingerprint:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """The fingerprint of the weights in a folder: the kept one, else hashes them (2 GB/s per core) and keeps it.
+    """The fingerprint of the weights in a folder, which is kept beside them. Hashes what this machine does not know yet.
+
+    Files that differ from the kept fingerprint are refused if it says where they came from. Else they are somebody's own,
+    trained or edited once more: a warning says so, and theirs is the new fingerprint.
 
     Raises:
-        MissingFile: If there is no such folder, or no weights in it.
-        WeightsMismatch: If the kept fingerprint does not fit the names and sizes of the files, or what was written after it.
+        MissingFile: If there is no such folder, no weights in it, or a file that cannot be read.
+        WeightsMismatch: If the files are not those that were fetched, or the kept fingerprint cannot be understood.
     """
     kept = read_fingerprint(folder)
+    found = digest_files(folder, weight_files(folder))
     if kept is None:
-        fingerprint = Fingerprint(files=hash_folder(folder))
-        with suppress(OSError):  # a read-only or full disk: the fingerprint is as good without being kept
-            keep_fingerprint(folder, fingerprint)
-        return fingerprint.value
-    files = weight_files(folder)
-    check_sizes(folder, kept, {path: file.stat().st_size for path, file in files.items()})
-    _check_newer(folder, kept, files)
-    return kept.value
+        _keep_if_possible(folder, Fingerprint(files=found))
+    elif kept.files != found:
+        _adopt(folder, kept, found)
+    return Fingerprint(files=found).value
 
 
 def fingerprint_file(file: Path) -> str:
-    """The sha256 of a single weight file: the one kept for its folder, else computed.
+    """The sha256 of a single weight file. If its folder keeps a fingerprint that lists it, as `fingerprint_folder`.
 
     Raises:
         MissingFile: If there is no such file.
-        WeightsMismatch: If the kept fingerprint does not fit its size.
+        WeightsMismatch: If it is not the one that was fetched.
     """
     if not file.is_file():
         raise MissingFile(f"{file}: no such file")
     kept = read_fingerprint(file.parent)
-    if kept is None or file.name not in kept.files:
-        return hash_file(file).sha256
-    check_sizes(file.parent, Fingerprint(files={file.name: kept.files[file.name]}), {file.name: file.stat().st_size})
-    return kept.files[file.name].sha256
+    found = digest_files(file.parent, [file.name])
+    if kept is not None and file.name in kept.files and kept.files[file.name] != found[file.name]:
+        _adopt(file.parent, kept, {**kept.files, **found})
+    return found[file.name].sha256
 
 
 def verify_folder(folder: Path) -> list[str]:
@@ -86,12 +88,15 @@ def verify_folder(folder: Path) -> list[str]:
     kept = read_fingerprint(folder)
     if kept is None:
         raise MissingFile(f"{folder / FINGERPRINT_FILE}: no such file")
-    found = hash_folder(folder)
-    return [
-        _difference(path, kept.files.get(path), found.get(path))
-        for path in sorted(kept.files.keys() | found.keys())
-        if kept.files.get(path) != found.get(path)
-    ]
+    return _differences(kept.files, hash_files(folder, weight_files(folder)))
+
+
+def is_as_recorded(folder: Path, kept: Fingerprint) -> bool:
+    """Whether the files of `kept` are in `folder`, with their content; what else is there does not matter."""
+    try:
+        return digest_files(folder, list(kept.files)) == kept.files
+    except MissingFile:
+        return False
 
 
 def read_fingerprint(folder: Path) -> Fingerprint | None:
@@ -104,18 +109,28 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
 
 
 def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
-    """A kept fingerprint from its JSON. Raises WeightsMismatch, naming `source`, if it cannot be understood."""
+    """A kept fingerprint from its JSON; every name in it stays below the folder.
+
+    Raises:
+        WeightsMismatch: Naming `source`, if it cannot be understood or names what can be no weights of a folder.
+    """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{source}: not JSON: {error}") from error
     try:
-        files = {path: FileDigest(**digest) for path, digest in content["files"].items()}
-        fingerprint = Fingerprint(files=files, source=content["source"], revision=content["revision"])
-        is_whole = (content["schema_version"], content["fingerprint"]) == (SCHEMA_VERSION, fingerprint.value)
-    except (KeyError, TypeError, AttributeError) as error:
+        files = {path: _parse_digest(**digest) for path, digest in content["files"].items()}
+        origin = _parse_origin(**{name: content[name] for name in ("source", "revision")})
+        version, value = content["schema_version"], content["fingerprint"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsMismatch(f"{source}: must hold schema_version, fingerprint, files, source and revision") from error
-    if not is_whole:
+    check_names(files, source=source)
+    for path in files:
+        if not counts(path):
+            endings = ", ".join(sorted(WEIGHT_SUFFIXES))
+            raise WeightsMismatch(f"{source}: file name {path!r}: must end in one of {endings}, and nothing be hidden")
+    fingerprint = Fingerprint(files=files, **origin)
+    if (version, value) != (SCHEMA_VERSION, fingerprint.value):
         raise WeightsMismatch(
             f"{source}: must be of schema version {SCHEMA_VERSION}, its fingerprint that of its files"
         )
@@ -123,7 +138,7 @@ def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
 
 
 def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
-    """Writes a fingerprint beside its files; all or nothing, as other processes may do the same meanwhile."""
+    """Writes a fingerprint beside its files."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": fingerprint.value,
@@ -131,69 +146,80 @@ def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
         "revision": fingerprint.revision,
         "files": {path: asdict(digest) for path, digest in sorted(fingerprint.files.items())},
     }
-    staged = folder / f".{FINGERPRINT_FILE}-{os.getpid()}"
+    replace_json(folder / FINGERPRINT_FILE, content)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files in a folder that can change a picture, also below symbolic links.
+
+    Raises:
+        MissingFile: If there are none.
+        WeightsMismatch: If one has a name that another machine could not give it.
+    """
     try:
-        staged.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        staged.replace(folder / FINGERPRINT_FILE)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def check_sizes(folder: Path, kept: Fingerprint, sizes: Mapping[str, int]) -> None:
-    """Raises WeightsMismatch unless the files of `kept` are those of `sizes` (bytes by path)."""
-    for path in sorted(kept.files.keys() | sizes.keys()):
-        expected = f"{kept.files[path].num_bytes} bytes" if path in kept.files else "no such file"
-        found = f"{sizes[path]} bytes" if path in sizes else "no such file"
-        if expected != found:
-            raise WeightsMismatch(
-                f"{folder / path}: expected {expected} as {FINGERPRINT_FILE} says, found {found}; "
-                f"run `lynx-batch models check {folder}`"
-            )
-
-
-def weight_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder that can change a picture, by relative path. Raises MissingFile if there are none."""
-    files = {}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            file = Path(parent, name)
-            if file.suffix in WEIGHT_SUFFIXES and not name.startswith(".") and name != FINGERPRINT_FILE:
-                files[file.relative_to(folder).as_posix()] = file
-    if not files:
+        names = sorted(name for name in _walk(folder, "", frozenset()) if counts(name))
+    except OSError as error:
+        raise MissingFile(f"{folder}: must be a folder that holds weights: {error.strerror}") from error
+    if not names:
         raise MissingFile(f"{folder}: must be a folder that holds weights")
-    return files
+    check_names(names, source=str(folder))
+    return names
 
 
-def _check_newer(folder: Path, kept: Fingerprint, files: Mapping[str, Path]) -> None:
-    """Hashes what was written after the fingerprint: an adapter that was trained once more has the size of the old one."""
-    own = folder / FINGERPRINT_FILE
-    written_ns = own.stat().st_mtime_ns
-    newer = {path: file for path, file in files.items() if file.stat().st_mtime_ns > written_ns}
-    for path, digest in _hash(newer).items():
-        if digest != kept.files[path]:
-            raise WeightsMismatch(
-                f"{folder / path}: changed since {own} was written; remove that file if this was meant"
-            )
-    if newer:
-        with suppress(OSError):
-            os.utime(own)
+def counts(name: str) -> bool:
+    """Whether the file of that name is one of a folder's weights: by its ending, and if nothing in its path is hidden."""
+    path = PurePosixPath(name)
+    is_hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix in WEIGHT_SUFFIXES and path.name != FINGERPRINT_FILE and not is_hidden
 
 
-def hash_folder(folder: Path) -> dict[str, FileDigest]:
-    """Size and hash of every weight file."""
-    return _hash(weight_files(folder))
+def _walk(folder: Path, parent: str, above: frozenset[Path]) -> Iterator[str]:
+    """Every file below `folder`; `above` are the folders on the way there, which a symbolic link may lead back to."""
+    place = folder.resolve()
+    if place in above:
+        return
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, f"{parent}{entry.name}/", above | {place})
+        else:
+            yield parent + entry.name
 
 
-def _hash(files: Mapping[str, Path]) -> dict[str, FileDigest]:
-    """Several at a time."""
-    with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        return dict(zip(files, threads.map(hash_file, files.values()), strict=True))
+def _parse_digest(sha256: str, num_bytes: int) -> FileDigest:
+    if not SHA256.fullmatch(sha256) or not isinstance(num_bytes, int) or not 0 <= num_bytes <= MAX_FILE_BYTES:
+        raise ValueError(sha256, num_bytes)
+    return FileDigest(sha256=sha256, num_bytes=num_bytes)
 
 
-def hash_file(file: Path) -> FileDigest:
-    with file.open("rb") as content:
-        return FileDigest(sha256=hashlib.file_digest(content, "sha256").hexdigest(), num_bytes=content.tell())
+def _parse_origin(source: object, revision: object) -> dict[str, str | None]:
+    if not isinstance(source, str | None) or not isinstance(revision, str | None):
+        raise TypeError(source, revision)
+    return {"source": source, "revision": revision}
+
+
+def _adopt(folder: Path, kept: Fingerprint, found: Mapping[str, FileDigest]) -> None:
+    """Keeps `found` in place of `kept`. Raises WeightsMismatch if what is in the folder was fetched and must not change."""
+    differences = _differences(kept.files, found)
+    if kept.source is not None:
+        raise WeightsMismatch(
+            f"{folder}/{differences[0]}; it must be as it came from {kept.source}: run `lynx-batch models check {folder}`"
+        )
+    log.warning("weights_changed", folder=str(folder), differences=differences, effect="clips get new names")
+    _keep_if_possible(folder, Fingerprint(files=found))
+
+
+def _keep_if_possible(folder: Path, fingerprint: Fingerprint) -> None:
+    with suppress(OSError):  # a read-only or full disk: the fingerprint is as good without being kept
+        keep_fingerprint(folder, fingerprint)
+
+
+def _differences(expected: Mapping[str, FileDigest], found: Mapping[str, FileDigest]) -> list[str]:
+    """A line for each file that differs."""
+    return [
+        _difference(path, expected.get(path), found.get(path))
+        for path in sorted(expected.keys() | found.keys())
+        if expected.get(path) != found.get(path)
+    ]
 
 
 def _difference(path: str, expected: FileDigest | None, found: FileDigest | None) -> str:

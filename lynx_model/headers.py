@@ -5,6 +5,7 @@ Format: https://huggingface.co/docs/safetensors (8 bytes little-endian length, J
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ DECLARATION_FILE = "lynx-adapter.json"
 """Beside the ID-adapter: `{"identity_encoder": NAME}`, if it is not the one of the published adapters."""
 
 LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+"""What safetensors itself takes. Source: safetensors 0.8.0, MAX_HEADER_SIZE."""
+
 HEAD_DIM = 64
 """Of the resampler's attention; not to be seen in any shape. Source: bytedance/lynx modules/common/resampler.py at 3a6a91a."""
 
@@ -54,7 +58,7 @@ class AdapterSpec:
     Args:
         token_size: Size of an identity token: what the resampler puts out and the ID-adapter takes.
         channels: Of the base model that the adapters were made for.
-        num_id_layers: Of the ID-adapter, which sits on every block (full) or on every n-th (lite).
+        num_id_layers: Of the ID-adapter.
         has_id_bias: True for full, False for lite.
         num_registers: Learned tokens beside the identity tokens, per layer of the ID-adapter.
         num_ref_layers: Of the Ref-adapter; 0 if there is none.
@@ -69,6 +73,14 @@ class AdapterSpec:
     num_ref_layers: int
     resampler: ResamplerShape
     identity_encoder: str
+
+    @property
+    def id_stride(self) -> int:
+        """How many blocks there are to a layer of the ID-adapter: layer i serves block i (full) or 2 i (lite).
+
+        Source: bytedance/lynx modules/full/ and modules/lite/ at 3a6a91a.
+        """
+        return 1 if self.has_id_bias else 2
 
     @property
     def has_ref(self) -> bool:
@@ -117,6 +129,8 @@ def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
             raise WeightsMismatch(
                 f"{file}: its header must end at byte {LENGTH_BYTES + length}, but it has {size} bytes"
             )
+        if length > MAX_HEADER_BYTES:
+            raise WeightsMismatch(f"{file}: its header must have at most {MAX_HEADER_BYTES} bytes, but has {length}")
         return _parse_header(file, content.read(length)), LENGTH_BYTES + length
 
 
@@ -192,8 +206,12 @@ def check_fit(spec: AdapterSpec, *, num_blocks: int, channels: int) -> None:
     """Raises WeightsMismatch if the adapters were made for another base model than one of that size."""
     if spec.channels != channels:
         raise WeightsMismatch(f"adapters were made for {spec.channels} channels, but the base model has {channels}")
-    if num_blocks % spec.num_id_layers:
-        raise WeightsMismatch(f"ID-adapter has {spec.num_id_layers} layers, which do not divide {num_blocks} blocks")
+    expected = math.ceil(num_blocks / spec.id_stride)
+    if spec.num_id_layers != expected:
+        place = "every block" if spec.id_stride == 1 else "every second block"
+        raise WeightsMismatch(
+            f"ID-adapter has {spec.num_id_layers} layers, but one for {place} of the base model's {num_blocks} is {expected}"
+        )
     if spec.has_ref and spec.num_ref_layers != num_blocks:
         raise WeightsMismatch(
             f"Ref-adapter has {spec.num_ref_layers} layers, but the base model has {num_blocks} blocks"

@@ -106,10 +106,14 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
-    """What a file changes: for each tensor of the base, a product or the name of a difference to add as it is."""
+    """What a file changes: for each tensor of the base, a product or the name of a difference to add as it is.
+
+    `alpha` is the one that peft's configuration declares for all products, which may lie beside the file.
+    """
 
     file: Path
     scale: float
+    alpha: float | None
     changes: Mapping[str, LowRank | str]
 
 
@@ -142,7 +146,7 @@ def _describe(source: LoraSource, base: Mapping[str, Shape]) -> Lora:
             if part in names:
                 _check(file, names[part], _expected(file, names[part], target, base), tensors[names[part]].shape)
                 changes[target] = names[part]
-    return Lora(file=file, scale=source.scale, changes=changes)
+    return Lora(file=file, scale=source.scale, alpha=alpha, changes=changes)
 
 
 def _by_module(file: Path, tensors: Mapping[str, TensorHeader]) -> dict[str, dict[str, str]]:

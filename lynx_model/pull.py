@@ -14,16 +14,10 @@ from huggingface_hub import HfApi, RepoFile, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import build_hf_headers
 
-from lynx_model.errors import LynxError, MissingFile, Transient, WeightsMismatch
-from lynx_model.fingerprint import (
-    FileDigest,
-    Fingerprint,
-    check_sizes,
-    hash_file,
-    keep_fingerprint,
-    read_fingerprint,
-    weight_files,
-)
+from lynx_model.digests import FileDigest
+from lynx_model.errors import LynxError, MissingFile, Transient
+from lynx_model.fingerprint import Fingerprint, counts, is_as_recorded, keep_fingerprint, read_fingerprint
+from lynx_model.names import below, check_names
 from lynx_model.published import FileSource, RepoSource
 from lynx_model.transfer import Download, fetch, missing_bytes
 
@@ -42,7 +36,7 @@ def pull(source: RepoSource | FileSource, root: Path, revision: str | None = Non
 
     Raises:
         MissingFile: If there is no such repository, revision or file, or it is not open to everybody.
-        WeightsMismatch: If what came is not what was published.
+        WeightsMismatch: If what came is not what was published, or the repository names a file outside of the folder.
         Transient: If network, server or disk failed; another call goes on from there.
     """
     if isinstance(source, FileSource):
@@ -55,7 +49,7 @@ def _pull_file(source: FileSource, root: Path) -> Path:
     if _is_complete(file.parent, source.sha256):
         return file.parent
     url = os.environ.get("LYNX_BATCH_ARCFACE_URL", source.url)
-    download = Download(url=url, file=file, version=source.sha256, sha256=source.sha256)
+    download = Download(url=url, file=file, content_id=source.sha256)
     with _explained(_without_secrets(url)):
         fetched = fetch([download], headers={})
         _record(file.parent, fetched, source=source.url, revision=source.sha256)
@@ -79,32 +73,31 @@ def _pull_repo(source: RepoSource, root: Path, revision: str | None) -> Path:
 
 
 def _is_complete(folder: Path, revision: str) -> bool:
-    """Whether the folder was once fetched whole at that revision, and its files still have their sizes."""
+    """Whether the folder was once fetched whole at that revision, and its files still are what they were."""
     kept = read_fingerprint(folder)
-    if kept is None or kept.revision != revision:
-        return False
-    try:
-        check_sizes(folder, kept, {path: file.stat().st_size for path, file in weight_files(folder).items()})
-    except (MissingFile, WeightsMismatch):
-        return False
-    return True
+    return kept is not None and kept.revision == revision and is_as_recorded(folder, kept)
 
 
 def _list_downloads(hub: HfApi, source: RepoSource, commit: str, target: Path) -> list[Download]:
     """The files of `source`, to be laid below `target` as they lie in the repository."""
-    downloads = [
-        Download(
-            url=hf_hub_url(source.repo_id, entry.path, revision=commit, endpoint=hub.endpoint),
-            file=target / entry.path,
-            version=entry.lfs.sha256 if entry.lfs else entry.blob_id,
-            sha256=entry.lfs.sha256 if entry.lfs else None,
-            num_bytes=entry.size,
-        )
+    origin = f"{source.repo_id} at {commit}"
+    entries = [
+        entry
         for entry in hub.list_repo_tree(source.repo_id, revision=commit, recursive=True)
         if isinstance(entry, RepoFile) and any(fnmatch(entry.path, pattern) for pattern in source.patterns)
     ]
+    check_names([entry.path for entry in entries], source=origin)
+    downloads = [
+        Download(
+            url=hf_hub_url(source.repo_id, entry.path, revision=commit, endpoint=hub.endpoint),
+            file=below(target, entry.path, source=origin),
+            content_id=entry.lfs.sha256 if entry.lfs else entry.blob_id,
+            num_bytes=entry.size,
+        )
+        for entry in entries
+    ]
     if not downloads:
-        raise MissingFile(f"{source.repo_id} at {commit}: must hold {' '.join(source.patterns)}")
+        raise MissingFile(f"{origin}: must hold {' '.join(source.patterns)}")
     return downloads
 
 
@@ -116,7 +109,9 @@ def _check_space(root: Path, needed_bytes: int) -> None:
 
 
 def _record(folder: Path, fetched: dict[Path, FileDigest], *, source: str, revision: str) -> None:
-    files = {path: fetched.get(file) or hash_file(file) for path, file in weight_files(folder).items()}
+    """Keeps the fingerprint of what was fetched; what else lies in the folder did not come from there."""
+    names = {file.relative_to(folder).as_posix(): digest for file, digest in fetched.items()}
+    files = {name: digest for name, digest in names.items() if counts(name)}
     keep_fingerprint(folder, Fingerprint(files=files, source=source, revision=revision))
 
 

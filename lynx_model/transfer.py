@@ -4,6 +4,8 @@ huggingface_hub's own downloads begin each file anew after an interruption (hugg
 weights come in files of up to 10 GB.
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +17,14 @@ import httpx2
 from huggingface_hub.utils import tqdm
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from lynx_model.digests import FileDigest, hash_file
 from lynx_model.errors import Interrupted, WeightsMismatch
-from lynx_model.fingerprint import FileDigest, hash_file
 
 NUM_CONNECTIONS = 4
 TIMEOUT_S = 30.0
+GIT_ID_LENGTH = 40
+CONTENT_ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+PIECE_BYTES = 2**20
 
 Advance = Callable[[int], None]
 """Told of bytes that are there now; raises to end the transfer."""
@@ -29,20 +34,23 @@ Advance = Callable[[int], None]
 class Download:
     """One file to fetch.
 
-    `version` names its content: what is left of another version is not gone on with. `sha256` and `num_bytes` are None
-    where they are not known beforehand.
+    `content_id` is the hash that was published of its content: sha256, or what git calls a file (sha1, as 40 hex digits).
+    What is left of other content is not gone on with. `num_bytes` is None where it is not known beforehand.
     """
 
     url: str
     file: Path
-    version: str
-    sha256: str | None
+    content_id: str
     num_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not CONTENT_ID.fullmatch(self.content_id or ""):
+            raise WeightsMismatch(f"{self.file}: a sha256 or git id must be published of it, found {self.content_id!r}")
 
     @property
     def part(self) -> Path:
         """Where the file grows until it is whole."""
-        return self.file.with_name(f"{self.file.name}.{self.version[:8]}.part")
+        return self.file.with_name(f"{self.file.name}.{self.content_id[:8]}.part")
 
 
 def fetch(downloads: Sequence[Download], headers: Mapping[str, str]) -> dict[Path, FileDigest]:
@@ -78,21 +86,34 @@ def missing_bytes(downloads: Iterable[Download]) -> int:
 
 
 def _fetch(download: Download, headers: Mapping[str, str], advance: Advance) -> FileDigest:
-    if download.sha256 and download.file.is_file():
+    if download.file.is_file():
         digest = hash_file(download.file)
-        if digest.sha256 == download.sha256:
+        if _content_id(download.file, digest, like=download.content_id) == download.content_id:
             advance(digest.num_bytes)
             return digest
     download.file.parent.mkdir(parents=True, exist_ok=True)
     _transfer(download, headers, advance)
     digest = hash_file(download.part)
-    if download.sha256 not in (None, digest.sha256):
+    found = _content_id(download.part, digest, like=download.content_id)
+    if found != download.content_id:
         download.part.unlink()
+        kind = "git id" if len(download.content_id) == GIT_ID_LENGTH else "sha256"
         raise WeightsMismatch(
-            f"{download.file}: expected sha256 {download.sha256} as published, found {digest.sha256}; pull again"
+            f"{download.file}: expected {kind} {download.content_id} as published, found {found}; pull again"
         )
     download.part.replace(download.file)
     return digest
+
+
+def _content_id(file: Path, digest: FileDigest, *, like: str) -> str:
+    """The hash of `file` in the form of `like`. Source of git's: gitformat-loose(5), the sha1 of "blob", size, NUL, content."""
+    if len(like) != GIT_ID_LENGTH:
+        return digest.sha256
+    blob = hashlib.sha1(b"blob %d\0" % digest.num_bytes, usedforsecurity=False)
+    with file.open("rb") as content:
+        while piece := content.read(PIECE_BYTES):
+            blob.update(piece)
+    return blob.hexdigest()
 
 
 @retry(

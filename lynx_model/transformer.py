@@ -71,7 +71,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         """
         channels = self.config.num_attention_heads * self.config.attention_head_dim
         check_fit(spec, num_blocks=len(self.blocks), channels=channels)
-        self.id_stride = len(self.blocks) // spec.num_id_layers
+        self.id_stride = spec.id_stride
         self.id_adapter = nn.ModuleList(
             IdAdapterLayer(
                 token_size=spec.token_size,

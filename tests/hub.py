@@ -17,7 +17,8 @@ class Hub:
     """What the server holds, and what it was asked for.
 
     `cut_bytes`: the next answer of a file breaks off after so many bytes; the server is out of order from then on,
-    until `repair`, unless it `is_cut_once`. `damaged`: this file comes with other content than announced. `claimed_bytes`: the size that it gives for every file, if not the true one.
+    until `repair`, unless it `is_cut_once`. `damaged`: this file comes with other content than announced. `nameless`: no hash is given of
+    this file. `claimed_bytes`: the size that it gives for every file, if not the true one.
     """
 
     repo_id: str
@@ -28,6 +29,7 @@ class Hub:
     is_cut_once: bool = False
     is_broken: bool = False
     damaged: str = ""
+    nameless: str = ""
     claimed_bytes: int | None = None
     requests: list[str] = field(default_factory=list)
 
@@ -87,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         """What the hub says of a file; large ones are kept outside git, under their sha256."""
         size, is_large = self.hub.claimed_bytes or len(content), path.endswith((".safetensors", ".pth"))
         lfs = {"oid": _sha256(content), "size": size, "pointerSize": 134} if is_large else None
-        return {"type": "file", "path": path, "size": size, "oid": _oid(content), "lfs": lfs}
+        oid = "" if path == self.hub.nameless else _oid(content)
+        return {"type": "file", "path": path, "size": size, "oid": oid, "lfs": lfs}
 
     def _send_file(self, path: str) -> None:
         if path not in self.hub.files:

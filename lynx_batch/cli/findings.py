@@ -1,5 +1,5 @@
 """What `doctor` looks at: this machine, and what a run file names. Each function looks at one thing; none loads a weight, but
-weights that have no fingerprint yet are hashed.
+weights that are new to this machine are hashed.
 """
 
 import platform

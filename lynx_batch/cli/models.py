@@ -47,15 +47,18 @@ def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, f
     from lynx_model.fingerprint import FINGERPRINT_FILE, fingerprint_folder, read_fingerprint, verify_folder
 
     typer.echo(f"{folder}: {describe_folder(folder)}")
-    is_new = read_fingerprint(folder) is None
-    differences = [] if is_new else verify_folder(folder)
+    kept = read_fingerprint(folder)
+    differences = [] if kept is None else verify_folder(folder)
     if differences:
         advice = f"delete these files and pull again, or delete {FINGERPRINT_FILE} if the change is meant"
         raise WeightsMismatch(
             "\n".join([f"{folder}: not as recorded:", *(f"  {line}" for line in differences), advice])
         )
-    origin = "recorded just now, there was none" if is_new else "every file is as recorded"
+    origin = "recorded just now, there was none" if kept is None else "every file is as recorded"
     typer.echo(f"fingerprint {fingerprint_folder(folder)}: {origin}")
+    source = kept.source if kept else None
+    revision = f", revision {kept.revision}" if kept and kept.revision else ""
+    typer.echo(f"from {source}{revision}" if source else "where it came from is not recorded")
 
 
 @models_app.command("build-free-faces")

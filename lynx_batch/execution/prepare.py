@@ -9,18 +9,18 @@ import pyarrow as pa
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
-from lynx_batch.execution.staging import outline, outlined
+from lynx_batch.execution.staging import find_model, fingerprint, outline, outlined
 from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
+from lynx_batch.storage import is_local
 from lynx_model.base import check_base, read_base
 from lynx_model.errors import EncoderMismatch
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import find_pack
-from lynx_model.fingerprint import fingerprint_file, fingerprint_folder
 from lynx_model.headers import check_fit, describe_adapters
-from lynx_model.loras import describe_loras
+from lynx_model.loras import Lora, describe_loras
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
 
 MAX_PROBLEMS_SHOWN = 50
@@ -82,7 +82,7 @@ def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Se
 def identify_model(config: RunConfig) -> RenderIdentity:
     """Fingerprints of everything that the run file names and that changes the picture.
 
-    A model that is not complete gets none, as a kept fingerprint would refuse the files that arrive later.
+    A model that is not complete gets none: the fingerprint kept beside it would not fit once the rest arrives.
 
     Raises:
         EncoderMismatch: If `faces.identity` gives another embedding than the adapters take.
@@ -95,7 +95,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
     config.engine.options.check_blocks(base.num_blocks)
     adapters = describe_adapters(source.id_adapter, source.ref_adapter)
     check_fit(adapters, num_blocks=base.num_blocks, channels=base.channels)
-    describe_loras(source)  # raises unless each fits the base model
+    loras = describe_loras(source)
     is_own = faces.identity == OWN_RECOGNISER
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
@@ -103,19 +103,32 @@ def identify_model(config: RunConfig) -> RenderIdentity:
             f"faces.identity={config.faces.identity!r} gives embeddings of {encoder!r}, "
             f"but {config.model.source.id_adapter} declares {adapters.identity_encoder!r}"
         )
+    identity_file = arcface_file(faces.identity)
     if not is_own:
-        check_arcface(arcface_file(faces.identity))
-    pack_fingerprint = fingerprint_folder(pack.folder)
+        check_arcface(identity_file)
+    named = find_model(config.model)
+    pack_fingerprint = fingerprint(_named(config.faces.pack, pack.folder))
     return RenderIdentity(
-        base=fingerprint_folder(Path(source.base)),
-        id_adapter=fingerprint_folder(Path(source.id_adapter)),
-        ref_adapter=fingerprint_folder(Path(source.ref_adapter)) if source.ref_adapter else None,
+        base=fingerprint(named.base),
+        id_adapter=fingerprint(named.id_adapter),
+        ref_adapter=fingerprint(named.ref_adapter) if named.ref_adapter else None,
         face_pack=pack_fingerprint,
-        identity_encoder=pack_fingerprint if is_own else fingerprint_file(arcface_file(faces.identity)),
+        identity_encoder=pack_fingerprint if is_own else fingerprint(_named(config.faces.identity, identity_file)),
         is_parity=config.faces.parity,
         precision=config.engine.numerics,
-        loras=", ".join(f"{lora.scale} x {fingerprint_file(Path(lora.file))}" for lora in source.loras) or None,
+        loras=", ".join(_name_lora(lora, at.file) for lora, at in zip(loras, named.loras, strict=True)) or None,
     )
+
+
+def _named(uri: str, here: Path) -> str:
+    """The URI of weights in a store; else where they were found on this machine."""
+    return str(here) if is_local(uri) else uri
+
+
+def _name_lora(lora: Lora, uri: str) -> str:
+    """What a LoRA at `uri` adds. An alpha that is declared in another file beside it counts, too."""
+    declared = "" if lora.alpha is None else f", alpha {lora.alpha}"
+    return f"{lora.scale} x {fingerprint(uri)}{declared}"
 
 
 def describe_problems(problems: list[RowProblem]) -> str:

@@ -1,18 +1,19 @@
 """Weights that lie in a store, brought to this machine: whole for whoever renders, as outlines for whoever only checks.
 
 A folder of a store must hold its `lynx-fingerprint.json`, and is kept by that fingerprint below the user's cache folder
-(`XDG_CACHE_HOME` moves it): it is fetched once, however many workers, runs and URIs ask for it.
+(`XDG_CACHE_HOME` moves it): it is fetched once, however many workers, runs and URIs ask for it. Each time it is asked for, files that
+are not what the fingerprint says are fetched again.
 """
 
 import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import platformdirs
 import structlog
@@ -21,18 +22,21 @@ from lynx_batch import storage
 from lynx_batch.config import FacesConfig, ModelConfig, RunConfig
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.execution.tasks import WorkerSettings
-from lynx_model.errors import WeightsMismatch
+from lynx_model.digests import FileDigest, digest_files
+from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES
 from lynx_model.fingerprint import (
     FINGERPRINT_FILE,
     WEIGHT_SUFFIXES,
-    FileDigest,
     Fingerprint,
-    hash_file,
+    fingerprint_file,
+    fingerprint_folder,
     keep_fingerprint,
     parse_fingerprint,
+    weight_files,
 )
-from lynx_model.headers import LENGTH_BYTES
+from lynx_model.headers import LENGTH_BYTES, MAX_HEADER_BYTES
+from lynx_model.names import below
 from lynx_model.spec import REF_FILE, ModelSource
 
 log = structlog.get_logger()
@@ -94,6 +98,20 @@ def outline(uri: str) -> str:
     return _fetch(uri, "outlines", _sketch_all)
 
 
+def fingerprint(weights: str) -> str:
+    """What names a folder of weights, or one file of it, on this machine or in a store.
+
+    Raises:
+        MissingFile, MissingObject: If there is nothing, or nothing that can be read.
+        WeightsMismatch: If it is not what was fetched, or its fingerprint cannot be understood.
+    """
+    if storage.is_local(weights):
+        path = Path(weights)
+        return fingerprint_file(path) if path.is_file() else fingerprint_folder(path)
+    stored = _find(weights)
+    return stored.fingerprint.files[stored.file].sha256 if stored.file else stored.fingerprint.value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StoredWeights:
     """Files of a folder in a store. `file` is the one that was asked for, empty if it was the folder."""
@@ -103,19 +121,17 @@ class _StoredWeights:
     file: str = ""
 
 
-def _fetch(uri: str, kind: str, fill: Callable[[Path, _StoredWeights], None]) -> str:
+def _fetch(uri: str, kind: str, fill: Callable[[Path, _StoredWeights], bool]) -> str:
     if storage.is_local(uri):
         return uri
     weights = _find(uri)
     home = platformdirs.user_cache_path("lynx-batch") / kind / weights.fingerprint.value
-    folder, partial = home / Path(weights.folder).name, home / ".partial"
     with _locked(home):
-        if not folder.is_dir():
-            started_s = time.perf_counter()
-            partial.mkdir(exist_ok=True)
-            fill(partial, weights)
-            keep_fingerprint(partial, weights.fingerprint)
-            partial.rename(folder)
+        folder = below(home, PurePosixPath(weights.folder).name, source=storage.redact(uri))
+        folder.mkdir(exist_ok=True)
+        started_s = time.perf_counter()
+        if fill(folder, weights):
+            keep_fingerprint(folder, weights.fingerprint)
             seconds = round(time.perf_counter() - started_s, 2)
             log.info("weights_fetched", uri=storage.redact(uri), kind=kind, seconds=seconds)
     return str(folder / weights.file)
@@ -151,43 +167,67 @@ def _locked(home: Path) -> Iterator[None]:
         yield
 
 
-def _copy_all(folder: Path, weights: _StoredWeights) -> None:
-    sizes = {path: digest.num_bytes for path, digest in weights.fingerprint.files.items()}
-    needed_bytes = sum(num_bytes for path, num_bytes in sizes.items() if not (folder / path).exists())
+def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
+    """Makes `folder` hold the files of `weights` and no other; whether there was anything to do."""
+    missing = _remove_others(folder, weights, _find_copies(folder, weights.fingerprint.files))
+    needed_bytes = sum(weights.fingerprint.files[path].num_bytes for path in missing)
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise Transient(
             f"{folder.parent}: needs {needed_bytes / 1e9:.1f} GB for {storage.redact(weights.folder)}, "
             f"its disk has {free_bytes / 1e9:.1f} GB left"
         )
-    _fill(folder, weights, _copy)
+    _bring(folder, weights, missing, lambda uri, file, _: storage.download(uri, file))
+    for path in missing - _find_copies(folder, weights.fingerprint.files):
+        uri = storage.redact(storage.join(weights.folder, path))
+        raise WeightsMismatch(f"{uri}: must have size and sha256 as {FINGERPRINT_FILE} says")
+    return bool(missing)
 
 
-def _sketch_all(folder: Path, weights: _StoredWeights) -> None:
-    _fill(folder, weights, _sketch)
+def _sketch_all(folder: Path, weights: _StoredWeights) -> bool:
+    """As `_copy_all`, with outlines of the files."""
+    missing = _remove_others(folder, weights, _find_outlines(folder, weights.fingerprint.files))
+    _bring(folder, weights, missing, _sketch)
+    return bool(missing)
 
 
-def _fill(folder: Path, weights: _StoredWeights, bring: Callable[[str, Path, FileDigest], None]) -> None:
-    """Brings every file that is not there yet, many at once. A file gets its name only when it is complete."""
+def _find_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
+    """The files of `digests` that are in `folder`, with their content."""
+    found = digest_files(folder, [path for path in digests if (folder / path).is_file()])
+    return {path for path, digest in found.items() if digest == digests[path]}
+
+
+def _find_outlines(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
+    """The outlines in `folder` of the files of `digests`: whole where a file is JSON, else of their size."""
+    whole = {path: digest for path, digest in digests.items() if path.endswith(".json")}
+    others = {path: folder / path for path in digests if path not in whole}
+    return _find_copies(folder, whole) | {
+        path for path, file in others.items() if file.is_file() and file.stat().st_size == digests[path].num_bytes
+    }
+
+
+def _remove_others(folder: Path, weights: _StoredWeights, good: set[str]) -> set[str]:
+    """Removes all weights in `folder` but the `good` ones; what of `weights` is missing then."""
+    with suppress(MissingFile):
+        for path in set(weight_files(folder)) - good:
+            below(folder, path, source=str(folder)).unlink()
+    return weights.fingerprint.files.keys() - good
+
+
+def _bring(
+    folder: Path, weights: _StoredWeights, paths: set[str], bring: Callable[[str, Path, FileDigest], None]
+) -> None:
+    """Calls `bring` with the URI, the place and the digest of each file, many at once."""
+    source = storage.redact(storage.join(weights.folder, FINGERPRINT_FILE))
 
     def bring_in(path: str) -> None:
-        file = folder / path
-        if file.exists():
-            return
+        file = below(folder, path, source=source)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
-        bring(storage.join(weights.folder, path), part, weights.fingerprint.files[path])
-        part.rename(file)
+        bring(storage.join(weights.folder, path), file, weights.fingerprint.files[path])
 
     with ThreadPoolExecutor(NUM_PARALLEL_FILES, thread_name_prefix="staging") as pool:
-        for _ in pool.map(bring_in, weights.fingerprint.files):
+        for _ in pool.map(bring_in, sorted(paths)):
             pass
-
-
-def _copy(uri: str, file: Path, digest: FileDigest) -> None:
-    storage.download(uri, file)
-    if hash_file(file) != digest:
-        raise WeightsMismatch(f"{storage.redact(uri)}: must have size and sha256 as {FINGERPRINT_FILE} says")
 
 
 def _sketch(uri: str, file: Path, digest: FileDigest) -> None:
@@ -205,7 +245,7 @@ def _gist(uri: str) -> bytes:
         return storage.read_bytes(uri)
     if uri.endswith(".safetensors"):
         num_header_bytes = int.from_bytes(storage.read_range(uri, 0, LENGTH_BYTES), "little")
-        return storage.read_range(uri, 0, LENGTH_BYTES + num_header_bytes)
+        return storage.read_range(uri, 0, LENGTH_BYTES + min(num_header_bytes, MAX_HEADER_BYTES))
     if uri.endswith(".pth"):
         return storage.read_range(uri, 0, ARCFACE_HEAD_BYTES)
     return b""

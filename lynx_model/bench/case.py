@@ -158,7 +158,7 @@ def adapters_of(case: BenchCase) -> AdapterSpec:
     return AdapterSpec(
         token_size=token_size,
         channels=case.channels,
-        num_id_layers=case.num_blocks // 2 if case.is_lite else case.num_blocks,
+        num_id_layers=(case.num_blocks + 1) // 2 if case.is_lite else case.num_blocks,
         has_id_bias=not case.is_lite,
         num_registers=0 if case.is_lite else 16,
         num_ref_layers=0 if case.is_lite else case.num_blocks,

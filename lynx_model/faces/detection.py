@@ -40,7 +40,7 @@ def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
 
     Raises:
         MissingFile: If the pack holds no detector that gives landmarks.
-        WeightsMismatch: If a file in it is no ONNX network.
+        WeightsMismatch: If a file in it is no ONNX network, or insightface refuses its manifest.
     """
     try:
         analysis = FaceAnalysis(name=str(pack.folder), allowed_modules=modules, providers=["CPUExecutionProvider"])
@@ -48,6 +48,8 @@ def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
         raise MissingFile(f"face pack {pack.folder}: must hold a face detector (SCRFD)") from error
     except (InvalidProtobuf, InvalidGraph, Fail) as error:
         raise WeightsMismatch(f"face pack {pack.folder}: every *.onnx file must be a network ({error})") from error
+    except (TypeError, ValueError) as error:  # how it refuses a pack's manifest, also if that names a file outside
+        raise WeightsMismatch(f"face pack {pack.folder}: its manifest.json is refused: {error}") from error
     analysis.prepare(ctx_id=-1, det_size=DETECTOR_SIZE_PX)
     networks: dict[str, Any] = analysis.models
     if not networks["detection"].use_kps:

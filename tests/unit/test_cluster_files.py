@@ -4,13 +4,17 @@ import json
 import re
 import shlex
 import tomllib
+from collections.abc import Iterable
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from lynx_batch.cli import app
@@ -18,6 +22,7 @@ from lynx_batch.config import load_run_config
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
+LOCK = CLUSTER / "requirements.txt"
 
 RAY_DRAIN_ENV = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 RAY_SCHEMA = Path(str(find_spec("ray").origin)).parent / "autoscaler" / "ray-schema.json"
@@ -149,14 +154,47 @@ def test_one_image_of_this_version_is_used_everywhere(head: dict[str, Any], work
 def test_what_the_image_copies_exists() -> None:
     copies = re.findall(r"^COPY (.+)$", (CLUSTER / "Containerfile").read_text(), re.MULTILINE)
     sources = [source for copy in copies for source in copy.split()[:-1]]
-    assert {"pyproject.toml", "constraints.txt", "lynx_batch", "lynx_model"} <= set(sources)
+    assert {"pyproject.toml", "lynx_batch", "lynx_model"} <= set(sources)
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_the_image_installs_extras_that_exist_with_pinned_versions() -> None:
-    (constraints, extras) = re.search(
-        r"pip install --no-cache-dir --constraint (\S+) '\.\[(\S+)\]'", (CLUSTER / "Containerfile").read_text()
-    ).groups()
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert constraints == "constraints.txt"
-    assert set(extras.split(",")) == known.keys()
+def test_the_image_installs_nothing_without_a_hash() -> None:
+    installs = re.findall(r"pip install (.+)$", (CLUSTER / "Containerfile").read_text(), re.MULTILINE)
+    packages, project = map(shlex.split, installs)
+    assert {"--require-hashes", "--only-binary"} <= set(packages)
+    assert packages[-2:] == ["--requirement", LOCK.relative_to(ROOT).as_posix()]
+    assert {"--no-deps", "--no-build-isolation", "--no-index"} <= set(project)
+
+
+@pytest.fixture(scope="module")
+def locked() -> dict[str, list[str]]:
+    """The requirements of the lock file, and the hashes of each."""
+    entries = LOCK.read_text().replace("\\\n", " ").splitlines()
+    return {requirement: hashes for requirement, *hashes in map(str.split, entries)}
+
+
+def test_every_package_of_the_image_has_hashes_and_comes_from_no_named_place(locked: dict[str, list[str]]) -> None:
+    for requirement, hashes in locked.items():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;]+", requirement)
+        assert hashes, requirement
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), requirement
+
+
+def versions(requirements: Iterable[str]) -> dict[str, str]:
+    """What exactly is asked for, by the name of the package."""
+    parsed = map(Requirement, requirements)
+    return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in parsed}
+
+
+def test_the_image_has_the_versions_of_the_constraints(locked: dict[str, list[str]]) -> None:
+    pinned = versions((ROOT / "constraints.txt").read_text().splitlines())
+    assert versions(locked).items() <= pinned.items()
+
+
+def test_the_image_has_all_that_the_project_asks_for(locked: dict[str, list[str]]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"].values()
+    found = versions(locked)
+    for text in [*project["build-system"]["requires"], *project["project"]["dependencies"], *chain(*extras)]:
+        asked = Requirement(text)
+        assert asked.specifier.contains(found[canonicalize_name(asked.name)]), text

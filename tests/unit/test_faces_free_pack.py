@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -6,10 +7,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lynx_model.digests import hash_file
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces import free_pack
 from lynx_model.faces.free_pack import DETECTOR_SOURCE, FILES, build_free_pack
 from lynx_model.faces.pack import find_pack
+from lynx_model.fingerprint import Fingerprint, keep_fingerprint
 
 SHA256 = {
     "det_yunet.onnx": "9788f4d634df4878d40cb45bc167b526f72043815cedec98d55271e422aae5ea",
@@ -34,6 +37,16 @@ def test_a_complete_pack_is_left_alone(face_pack: Path) -> None:
     before = [(face_pack / name).stat().st_mtime_ns for name in FILES]
     assert build_free_pack(face_pack, wheel=Path("never-read.whl")) == face_pack
     assert [(face_pack / name).stat().st_mtime_ns for name in FILES] == before
+
+
+def test_a_pack_that_is_not_as_it_was_built_is_not_complete(face_pack: Path, tmp_path: Path) -> None:
+    pack = shutil.copytree(face_pack, tmp_path / "pack")
+    files = {name: hash_file(pack / name) for name in FILES}
+    keep_fingerprint(pack, Fingerprint(files=files, source=free_pack.WHEEL))
+    assert build_free_pack(pack, wheel=Path("never-read.whl")) == pack
+    (pack / "rec_sface512.onnx").write_bytes((pack / "det_yunet.onnx").read_bytes())
+    with pytest.raises(WeightsMismatch, match=r"never-read\.whl"):
+        build_free_pack(pack, wheel=Path("never-read.whl"))
 
 
 def test_the_recogniser_gives_512_values_of_the_length_of_sfaces_128(face_pack: Path) -> None:

@@ -1,5 +1,6 @@
 """FaceReader on real photos of two people, with the free face pack."""
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -225,3 +226,17 @@ def test_a_network_that_was_cut_off_is_refused(face_pack: Path, tmp_path: Path) 
     (tmp_path / "det_yunet.onnx").write_bytes(data[: len(data) // 2])
     with pytest.raises(WeightsMismatch, match=r"every \*\.onnx file must be a network"):
         FaceReader.load(str(tmp_path), "pack")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [({"detection": {"file": "../det_yunet.onnx"}}, "escapes the package"), ([], "tasks must be an object")],
+)
+def test_a_pack_whose_manifest_leads_out_of_it_is_refused(
+    face_pack: Path, tmp_path: Path, tasks: object, message: str
+) -> None:
+    pack = shutil.copytree(face_pack, tmp_path / "pack")
+    manifest = {"manifest_version": 2, "model_id": "pack", "license": "MODEL.LICENSE", "tasks": tasks}
+    (pack / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsMismatch, match=rf"manifest\.json is refused: .*{message}"):
+        FaceReader.load(str(pack), "pack")

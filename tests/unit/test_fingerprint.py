@@ -5,14 +5,25 @@ import json
 import os
 import re
 import resource
-import time
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 
+from lynx_model.digests import digest_files
 from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.fingerprint import FINGERPRINT_FILE, fingerprint_file, fingerprint_folder, verify_folder
+from lynx_model.fingerprint import (
+    FINGERPRINT_FILE,
+    Fingerprint,
+    fingerprint_file,
+    fingerprint_folder,
+    keep_fingerprint,
+    read_fingerprint,
+    verify_folder,
+    weight_files,
+)
 from tests.models import MODEL
 
 
@@ -33,26 +44,95 @@ def test_a_fingerprint_is_what_sha256sum_would_print_hashed_again(folder: Path) 
     assert fingerprint_folder(folder) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_a_fingerprint_is_kept_and_read_the_next_time(folder: Path) -> None:
+def test_a_fingerprint_is_kept_beside_the_weights(folder: Path) -> None:
     fingerprint = fingerprint_folder(folder)
     kept = json.loads((folder / FINGERPRINT_FILE).read_text())
     assert kept["fingerprint"] == fingerprint
-    assert kept["files"]["vae/weights.safetensors"]["num_bytes"] == len(b"weights")
-    weights = folder / "vae" / "weights.safetensors"
-    weights.write_bytes(b"WEIGHTS")
-    os.utime(weights, ns=(0, 0))  # of the same size and old: only `models check` looks inside
+    assert kept["files"]["vae/weights.safetensors"] == {
+        "sha256": hashlib.sha256(b"weights").hexdigest(),
+        "num_bytes": len(b"weights"),
+    }
+
+
+def keep_as_fetched(folder: Path) -> None:
+    files = digest_files(folder, weight_files(folder))
+    keep_fingerprint(folder, Fingerprint(files=files, source="ByteDance/lynx", revision="c0ffee"))
+
+
+def replace_by_others_of_their_size(file: Path, way: str) -> None:
+    """As `cp -p`, `rsync -a` or an editor would: with a time of writing that is old, or that of the file before."""
+    other, before = file.with_name("other"), file.stat()
+    written_ns = {"older": (0, 0), "kept": (before.st_atime_ns, before.st_mtime_ns)}.get(way)
+    if way == "in place":
+        file.write_bytes(file.read_bytes()[::-1])
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return
+    other.write_bytes(file.read_bytes()[::-1])
+    if written_ns is not None:
+        os.utime(other, ns=written_ns)
+    other.replace(file)
+
+
+@pytest.mark.parametrize("way", ["older", "kept", "newer", "in place"])
+def test_own_weights_that_were_replaced_by_others_of_their_size_get_a_new_fingerprint(folder: Path, way: str) -> None:
+    before = fingerprint_folder(folder)
+    replace_by_others_of_their_size(folder / "vae" / "weights.safetensors", way)
+    with structlog.testing.capture_logs() as events:
+        after = fingerprint_folder(folder)
+    assert after != before
+    ((event,), kept) = events, read_fingerprint(folder)
+    assert (event["event"], event["log_level"], event["folder"]) == ("weights_changed", "warning", str(folder))
+    assert re.fullmatch(r"vae/weights\.safetensors: expected sha256 \w{64}, found \w{64}", event["differences"][0])
+    assert (kept.value, verify_folder(folder)) == (after, [])
+    with structlog.testing.capture_logs() as events:
+        assert fingerprint_folder(folder) == after
+    assert events == []
+
+
+@pytest.mark.parametrize("way", ["older", "kept", "newer", "in place"])
+def test_fetched_weights_that_were_replaced_are_refused(folder: Path, way: str) -> None:
+    keep_as_fetched(folder)
+    fingerprint_folder(folder)
+    replace_by_others_of_their_size(folder / "vae" / "weights.safetensors", way)
+    for _ in range(2):
+        with pytest.raises(
+            WeightsMismatch, match=r"vae/weights\.safetensors: expected .* as it came from ByteDance/lynx"
+        ):
+            fingerprint_folder(folder)
+
+
+def test_weights_that_were_only_touched_are_the_same(folder: Path) -> None:
+    keep_as_fetched(folder)
+    fingerprint = fingerprint_folder(folder)
+    (folder / "vae" / "weights.safetensors").touch()
+    (folder / "vae" / "weights.safetensors").chmod(0o600)
     assert fingerprint_folder(folder) == fingerprint
 
 
-def test_weights_that_were_replaced_by_others_of_their_size_are_noticed(folder: Path) -> None:
+def test_a_fingerprint_that_came_with_a_folder_is_no_proof_of_its_content(folder: Path, tmp_path: Path) -> None:
     fingerprint = fingerprint_folder(folder)
-    weights, later_ns = folder / "vae" / "weights.safetensors", time.time_ns() + 10**9
-    os.utime(weights, ns=(later_ns, later_ns))
-    assert fingerprint_folder(folder) == fingerprint, "touched, but the same"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert fingerprint_folder(copy) == fingerprint
+    for where in ("second", "third"):
+        copy = shutil.copytree(folder, tmp_path / where)
+        replace_by_others_of_their_size(copy / "vae" / "weights.safetensors", "kept")
+        assert fingerprint_folder(copy) != fingerprint
 
-    weights.write_bytes(b"WEIGHTS")
-    os.utime(weights, ns=(later_ns, later_ns))
-    with pytest.raises(WeightsMismatch, match=rf"weights\.safetensors: changed since .*{FINGERPRINT_FILE} was written"):
+
+def test_what_lies_behind_a_symbolic_link_counts(folder: Path, tmp_path: Path) -> None:
+    fingerprint = fingerprint_folder(folder)
+    (folder / "vae").rename(tmp_path / "elsewhere")
+    (folder / "vae").symlink_to(tmp_path / "elsewhere")
+    (folder / "vae" / "back").symlink_to(folder)
+    assert fingerprint_folder(folder) == fingerprint
+    (tmp_path / "elsewhere" / "weights.safetensors").write_bytes(b"WEIGHTS")
+    assert fingerprint_folder(folder) != fingerprint
+
+
+@pytest.mark.parametrize("make", [lambda file: file.symlink_to("nowhere"), os.mkfifo])
+def test_a_file_that_cannot_be_read_is_named(folder: Path, make: Callable[[Path], object]) -> None:
+    make(folder / "vae" / "config.json")
+    with pytest.raises(MissingFile, match=r"vae/config\.json: must be a "):
         fingerprint_folder(folder)
 
 
@@ -81,23 +161,35 @@ def test_a_renamed_file_changes_the_fingerprint(folder: Path) -> None:
     assert fingerprint_folder(folder) != before
 
 
-CHANGES: list[tuple[Callable[[Path], object], str, str]] = [
-    (lambda file: file.write_bytes(b"longer weights"), "expected 7 bytes", "expected 7 bytes, found 14"),
-    (lambda file: file.unlink(), "expected 7 bytes .*, found no such file", "is missing"),
-    (lambda file: file.with_name("more.safetensors").write_bytes(b""), "expected no such file", "is surplus"),
+CHANGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda file: file.write_bytes(b"longer weights"), "expected 7 bytes, found 14"),
+    (lambda file: file.unlink(), "is missing"),
+    (lambda file: file.with_name("more.safetensors").write_bytes(b""), "is surplus"),
 ]
 
 
-@pytest.mark.parametrize(("change", "stale", "verified"), CHANGES)
+@pytest.mark.parametrize(("change", "difference"), CHANGES)
 def test_a_changed_folder_is_named_by_both_looks(
-    folder: Path, change: Callable[[Path], object], stale: str, verified: str
+    folder: Path, change: Callable[[Path], object], difference: str
 ) -> None:
-    fingerprint_folder(folder)
+    keep_as_fetched(folder)
     change(folder / "vae" / "weights.safetensors")
-    with pytest.raises(WeightsMismatch, match=rf"vae/\w+\.safetensors: {stale}.*lynx-batch models check"):
+    with pytest.raises(WeightsMismatch, match=rf"vae/\w+\.safetensors: {difference}.*lynx-batch models check"):
         fingerprint_folder(folder)
-    (difference,) = verify_folder(folder)
-    assert re.fullmatch(rf"vae/\w+\.safetensors: {verified}", difference)
+    (line,) = verify_folder(folder)
+    assert re.fullmatch(rf"vae/\w+\.safetensors: {difference}", line)
+
+
+@pytest.mark.parametrize(("change", "difference"), CHANGES)
+def test_own_weights_of_other_names_and_sizes_get_a_new_fingerprint(
+    folder: Path, change: Callable[[Path], object], difference: str
+) -> None:
+    before = fingerprint_folder(folder)
+    change(folder / "vae" / "weights.safetensors")
+    with structlog.testing.capture_logs() as events:
+        assert fingerprint_folder(folder) != before
+    (line,) = events[0]["differences"]
+    assert re.fullmatch(rf"vae/\w+\.safetensors: {difference}", line)
 
 
 def test_a_flipped_byte_is_found_by_hashing(folder: Path) -> None:
@@ -105,6 +197,10 @@ def test_a_flipped_byte_is_found_by_hashing(folder: Path) -> None:
     (folder / "vae" / "weights.safetensors").write_bytes(b"weightz")
     (difference,) = verify_folder(folder)
     assert re.fullmatch(r"vae/weights\.safetensors: expected sha256 \w{64}, found \w{64}", difference)
+
+
+def kept_text(files: dict[str, object], revision: object = None) -> str:
+    return json.dumps({"schema_version": 1, "fingerprint": "x", "files": files, "source": None, "revision": revision})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +213,14 @@ def test_a_flipped_byte_is_found_by_hashing(folder: Path) -> None:
             '{"schema_version": 1, "fingerprint": "x", "files": {}, "source": null, "revision": null}',
             "must be of schema version 1",
         ),
+        ("[" * 100_000, "not JSON"),
+        (kept_text({"a.json": {"sha256": "x", "num_bytes": 1}}), "must hold schema_version"),
+        (kept_text({"a.json": {"sha256": "0" * 64, "num_bytes": -1}}), "must hold schema_version"),
+        (kept_text({"a.json": {"sha256": "0" * 64, "num_bytes": "1"}}), "must hold schema_version"),
+        (kept_text({"a.json": {"sha256": "0" * 64}}), "must hold schema_version"),
+        (kept_text({}, revision=1), "must hold schema_version"),
     ],
+    ids=lambda value: value[:20],
 )
 def test_a_damaged_fingerprint_file_is_an_error(folder: Path, content: str, message: str) -> None:
     (folder / FINGERPRINT_FILE).write_text(content)
@@ -157,13 +260,30 @@ def test_a_single_file_is_named_by_its_hash(folder: Path) -> None:
     assert fingerprint_file(file) == digest
 
 
-def test_a_single_file_of_another_size_than_kept_is_an_error(folder: Path) -> None:
-    fingerprint_folder(folder / "vae")
-    (folder / "vae" / "weights.safetensors").write_bytes(b"longer weights")
-    with pytest.raises(WeightsMismatch, match=r"expected 7 bytes .* found 14 bytes"):
-        fingerprint_file(folder / "vae" / "weights.safetensors")
+def test_a_single_file_that_was_fetched_must_stay_as_it_was(folder: Path) -> None:
+    file = folder / "vae" / "weights.safetensors"
+    keep_as_fetched(folder / "vae")
+    for content in (b"longer weights", b"WEIGHTS"):
+        file.write_bytes(content)
+        os.utime(file, ns=(0, 0))
+        with pytest.raises(
+            WeightsMismatch, match=r"weights\.safetensors: expected .*, found .*; it must be as it came"
+        ):
+            fingerprint_file(file)
     with pytest.raises(MissingFile, match=r"nothing\.pth: no such file"):
         fingerprint_file(folder / "nothing.pth")
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_single_file_that_was_replaced_is_another(folder: Path, is_kept: bool) -> None:
+    file, other = folder / "vae" / "weights.safetensors", folder / "vae" / "config.json"
+    other.write_text("{}")
+    if is_kept:
+        fingerprint_folder(folder / "vae")
+    before = fingerprint_file(file)
+    replace_by_others_of_their_size(file, "kept")
+    assert fingerprint_file(file) == hashlib.sha256(b"weights"[::-1]).hexdigest() != before
+    assert not is_kept or verify_folder(folder / "vae") == []
 
 
 @pytest.mark.parametrize("name", ["Wan2.1-T2V-tiny-Diffusers", "lynx_full", "lynx_lite"])

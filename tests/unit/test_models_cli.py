@@ -153,6 +153,34 @@ def test_check_understands_shards(base: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "{tmp}/model.safetensors", "a/../model.safetensors", ".model.safetensors", 5]
+)
+def test_an_index_names_shards_of_its_own_folder_only(base: Path, tmp_path: Path, name: object) -> None:
+    index = shard(base / "transformer")
+    (tmp_path / "model.safetensors").write_bytes((base / "vae" / "diffusion_pytorch_model.safetensors").read_bytes())
+    shown = name.format(tmp=tmp_path) if isinstance(name, str) else name
+    edit_json(index, weight_map={"x": shown})
+    result = run("check", base)
+    assert result.exit_code == 2
+    assert re.search(rf"{index.name}: (file name |weight_map: x=){re.escape(repr(shown))}: must be ", result.output)
+    assert not (base / FINGERPRINT_FILE).exists()
+
+
+def test_a_tokenizer_names_files_of_its_own_folder_only(base: Path) -> None:
+    config = base / "tokenizer" / "tokenizer_config.json"
+    edit_json(config, fast_tokenizer_files=["tokenizer.4.0.0.json"])
+    assert run("check", base).exit_code == 0
+    for names, shown in (
+        (["../x/tokenizer.4.0.0.json"], "file name '../x/tokenizer.4.0.0.json'"),
+        (5, "fast_tokenizer_files=5"),
+    ):
+        edit_json(config, fast_tokenizer_files=names)
+        result = run("check", base)
+        assert result.exit_code == 2
+        assert f"{config}: {shown}: must be " in result.output
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "."])
 def test_check_refuses_a_folder_that_is_no_model(tmp_path: Path, folder: str) -> None:
     result = run("check", tmp_path / folder)
@@ -170,7 +198,19 @@ def test_pull_says_where_the_weights_lie(tmp_path: Path, monkeypatch: pytest.Mon
         result = run("pull", "full", "lite")
     assert result.exit_code == 0
     assert result.output.splitlines()[-2:] == [f"full: {tmp_path / 'lynx_full'}", f"lite: {tmp_path / 'lynx_lite'}"]
-    assert run("check", tmp_path / "lynx_full").exit_code == 0
+    checked = run("check", tmp_path / "lynx_full")
+    assert checked.exit_code == 0
+    assert checked.output.endswith(f"\nfrom ByteDance/lynx, revision {hub.commit}\n")
+    assert run("check", MODEL / "lynx_full").output.endswith("where it came from is not recorded\n")
+
+
+@pytest.mark.parametrize("revision", ["c0ffee" + "0" * 34, "main"])
+def test_a_revision_that_was_asked_for_is_the_one_that_check_reports(tmp_path: Path, revision: str) -> None:
+    files = {f"lynx_lite/{path}": content for path, content in read_repo(MODEL / "lynx_lite").items()}
+    with serve(Hub(repo_id="ByteDance/lynx", files=files)) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        assert run("pull", "lite", "--root", tmp_path, "--revision", revision).exit_code == 0
+    assert f"revision {hub.commit}" in run("check", tmp_path / "lynx_lite").output
 
 
 def test_a_pull_that_may_succeed_later_has_an_exit_code_of_its_own(

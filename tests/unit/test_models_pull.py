@@ -1,6 +1,7 @@
 """`models pull` against a hub on this machine, with the demo's adapters as what was published."""
 
 import hashlib
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,70 @@ def test_what_is_not_the_published_content_is_refused(hub: Hub, tmp_path: Path) 
     with pytest.raises(WeightsMismatch, match=r"resampler\.safetensors: expected sha256 \w{64} as published, found"):
         pull(LITE, tmp_path)
     assert not (tmp_path / "lynx_lite" / "resampler.safetensors").exists()
+
+
+def test_small_files_are_checked_by_the_hash_that_git_gives_them(hub: Hub, tmp_path: Path) -> None:
+    hub.files["lynx_lite/config.json"] = b'{"a": 1}'
+    hub.damaged = "lynx_lite/config.json"
+    with pytest.raises(WeightsMismatch, match=r"config\.json: expected git id \w{40} as published, found \w{40}; pull"):
+        pull(LITE, tmp_path)
+    assert not list(tmp_path.rglob("config.json*"))
+    assert read_fingerprint(tmp_path / "lynx_lite") is None
+    hub.damaged = ""
+    assert (pull(LITE, tmp_path) / "config.json").read_bytes() == b'{"a": 1}'
+
+
+def test_a_file_without_any_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files["lynx_lite/config.json"], hub.nameless = b"{}", "lynx_lite/config.json"
+    with pytest.raises(WeightsMismatch, match=r"config\.json: a sha256 or git id must be published of it, found ''"):
+        pull(LITE, tmp_path)
+
+
+def test_small_files_that_are_there_are_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    hub.files["lynx_lite/config.json"], hub.files["lynx_lite/empty.json"] = b'{"a": 1}', b""
+    folder = pull(LITE, tmp_path)
+    (folder / "resampler.safetensors").unlink()
+    hub.requests.clear()
+    pull(LITE, tmp_path)
+    assert [request for request in hub.requests if "resolve" in request] == [
+        f"GET /ByteDance/lynx/resolve/{hub.commit}/{BIG_FILE}"
+    ]
+
+
+@pytest.mark.parametrize("name", ["lynx_lite/../../x.json", "lynx_lite//x.json", "lynx_lite/a\\x.json"])
+def test_a_repository_writes_nothing_outside_of_its_folder(hub: Hub, tmp_path: Path, name: str) -> None:
+    hub.files[name] = b"planted"
+    with pytest.raises(WeightsMismatch, match=r"ByteDance/lynx at c0ffee0*: file name '.*': must "):
+        pull(LITE, tmp_path / "models")
+    assert not list(tmp_path.rglob("x.json"))
+    assert not [request for request in hub.requests if "resolve" in request]
+
+
+def test_files_of_a_repository_that_differ_in_case_alone_are_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files[BIG_FILE.upper().replace("LYNX_LITE", "lynx_lite")] = b"planted"
+    with pytest.raises(WeightsMismatch, match="by more than case"):
+        pull(LITE, tmp_path)
+
+
+def test_a_file_that_was_swapped_for_one_of_its_size_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+    folder = pull(LITE, tmp_path)
+    file = folder / "resampler.safetensors"
+    before = file.stat()
+    file.write_bytes(hub.files[BIG_FILE][::-1])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    pull(LITE, tmp_path)
+    assert file.read_bytes() == hub.files[BIG_FILE]
+
+
+def test_what_lay_in_the_folder_before_is_not_recorded_as_fetched(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "lynx_lite").mkdir()
+    (tmp_path / "lynx_lite" / "own.safetensors").write_bytes(b"own")
+    folder = pull(LITE, tmp_path)
+    assert "own.safetensors" not in read_fingerprint(folder).files
+    with pytest.raises(
+        WeightsMismatch, match=r"own\.safetensors: is surplus; it must be as it came from ByteDance/lynx"
+    ):
+        fingerprint_folder(folder)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.models import BASE, MODEL
 from tests.unit.test_cli_light import HEAVY, modules_after
 from tests.unit.test_ledger import NOW, record, write_metadata
 from tests.unit.test_schedule import clip
+from tests.unit.test_staging import put_naming
 
 COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
 
@@ -55,6 +56,18 @@ def test_a_table_tells_what_each_group_size_takes_and_which_is_chosen(run_file: 
     assert "6 of 1" in output, "six GPUs, each a group"
     assert "meets the deadline" in output
     assert not (run_file.parent / "out").exists(), "a plan writes nothing"
+
+
+def test_a_model_in_a_bucket_writes_nothing_outside_of_the_cache(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("../../../planted/y.pth", f"{tmp_path}/planted/y.pth"):
+        uri = put_naming(name, f"memory://{tmp_path.name}")
+        result = CliRunner().invoke(app, ["plan", str(run_file), "--gpus", "1xH100", "--set", f"model.base={uri}"])
+        assert result.exit_code == 2
+        assert f"{uri}/lynx-fingerprint.json: file name {name!r}: must be relative and stay below" in result.output
+    assert not list(tmp_path.rglob("planted"))
 
 
 def test_a_deadline_that_no_number_of_gpus_can_meet_is_told(run_file: Path) -> None:

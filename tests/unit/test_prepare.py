@@ -1,9 +1,11 @@
 """What a run finds out about its model and rows before Ray or a GPU is asked for anything."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, identify_model, prepare_rows
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
+from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.headers import DECLARATION_FILE
 from tests.models import BASE, MODEL
@@ -56,6 +59,62 @@ def test_a_model_is_identified_by_its_loras_and_their_scales(face_pack: Path, tm
     (tmp_path / "moved").mkdir()
     moved = write_lora(tmp_path / "moved" / "renamed.safetensors", 1.0)
     assert identify_model(make_config(face_pack, {"file": moved, "scale": 1})) == identities[1]
+
+
+def test_an_alpha_that_is_declared_beside_a_lora_is_part_of_its_name(face_pack: Path, tmp_path: Path) -> None:
+    module = "base_model.model.blocks.0.attn1.to_q.lora_"
+    tensors = {f"{module}A.weight": np.ones((4, 96), np.float32), f"{module}B.weight": np.ones((96, 4), np.float32)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    names = set()
+    for alpha in (4, 8):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
+        names.add(identify_model(make_config(face_pack, str(tmp_path / "a.safetensors"))).loras)
+    assert len(names) == 2
+
+
+def swap(file: Path) -> None:
+    """Other bytes of a file's tensors, of the same size, with the same time of writing, as `cp -p` would leave them."""
+    before, content = file.stat(), file.read_bytes()
+    other = file.with_name("other")
+    other.write_bytes(content[:-4] + content[-4:][::-1])
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(file)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("base", "vae/diffusion_pytorch_model.safetensors"),
+        ("id_adapter", "ip_layers.safetensors"),
+        ("ref_adapter", "ref_layers.safetensors"),
+        ("face_pack", "rec_sface512.onnx"),
+        ("identity_encoder", "arcface.pth"),
+        ("loras", "lora.safetensors"),
+    ],
+)
+def test_weights_that_are_swapped_with_their_time_kept_give_clips_another_name(
+    face_pack: Path, tmp_path: Path, part: str, name: str
+) -> None:
+    copy = partial(shutil.copytree, ignore=shutil.ignore_patterns(FINGERPRINT_FILE))
+    base, full = copy(BASE, tmp_path / "base"), copy(MODEL / "lynx_full", tmp_path / "full")
+    pack = copy(face_pack, tmp_path / "pack")
+    folder = {"base": base, "face_pack": pack}.get(part, full)
+    identity = "pack"
+    if part == "identity_encoder":
+        (tmp_path / "arcface").mkdir()
+        folder, identity = tmp_path / "arcface", str(tmp_path / "arcface" / name)
+        Path(identity).write_bytes(" ".join(ARCFACE_TENSORS).encode() + b"1234")
+        (full / DECLARATION_FILE).unlink()
+    lora = write_lora(tmp_path / "lora.safetensors", 1.5)
+    config = make_config(pack, lora, base=base, adapters=full, identity=identity)
+    before = identify_model(config)
+    assert identify_model(config) == before
+
+    swap((tmp_path if part == "loras" else folder) / name)
+
+    after = identify_model(config)
+    assert getattr(after, part) != getattr(before, part)
+    assert identify_model(config) == after
 
 
 def test_a_lora_that_does_not_fit_is_told_before_anything_starts(face_pack: Path, tmp_path: Path) -> None:

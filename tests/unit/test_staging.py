@@ -1,8 +1,10 @@
 """Weights in a store: outlined for who checks them, staged once for who renders."""
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from lynx_batch import storage
 from lynx_batch.config import RunConfig, parse_run_config
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.execution.prepare import identify_model
-from lynx_batch.execution.staging import find_model, outline, stage
+from lynx_batch.execution.staging import find_model, fingerprint, outline, stage
+from lynx_model.digests import FileDigest, digest_files
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
 from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
@@ -143,6 +146,111 @@ def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: st
     keep_fingerprint(tmp_path / "huge", Fingerprint(files=files))
     with pytest.raises(Transient, match=r"needs \d+\.0 GB for memory.*its disk has"):
         stage(put(tmp_path / "huge", store))
+
+
+def put_naming(name: str, store: str, content: bytes = b"planted") -> str:
+    """A folder in the store whose fingerprint, in order but for that, names a file so; the file lies where that leads."""
+    digest = FileDigest(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
+    fingerprint = Fingerprint(files={name: digest})
+    files = {name: {"sha256": digest.sha256, "num_bytes": digest.num_bytes}}
+    kept = {"schema_version": 1, "fingerprint": fingerprint.value, "source": None, "revision": None, "files": files}
+    uri = storage.join(store, "a", "b", "c", "model")
+    storage.write_bytes(storage.join(uri, FINGERPRINT_FILE), json.dumps(kept).encode())
+    storage.write_bytes(storage.join(uri, name), content)
+    return uri
+
+
+@pytest.mark.parametrize("bring", [outline, stage])
+@pytest.mark.parametrize(
+    "name", ["../../x/y.pth", "../../../../../../x.json", "{tmp}/x.json", "vae/../../x.json", "..\\x.json", "./x.json"]
+)
+def test_a_name_in_a_stored_fingerprint_leads_nowhere_else(
+    store: str, tmp_path: Path, bring: Callable[[str], str], name: str
+) -> None:
+    uri = put_naming(name.format(tmp=tmp_path), store)
+    with pytest.raises(WeightsMismatch, match=rf"{FINGERPRINT_FILE}: file name '.*': must be relative|no backslash"):
+        bring(uri)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("bring", [outline, stage])
+@pytest.mark.parametrize("name", [".x.json", "vae/.x/y.json", "x.py", "x.json.part", "vae/lynx-fingerprint.json"])
+def test_a_stored_fingerprint_names_weights_only(
+    store: str, tmp_path: Path, bring: Callable[[str], str], name: str
+) -> None:
+    with pytest.raises(WeightsMismatch, match=rf"file name '{name}': must end in one of .json, .model, .onnx"):
+        bring(put_naming(name, store))
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("bring", [outline, stage])
+def test_a_link_planted_in_the_cache_is_not_written_through(
+    store: str, tmp_path: Path, bring: Callable[[str], str]
+) -> None:
+    uri = put_naming("vae/x.json", store)
+    folder = Path(bring(uri))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(folder / "vae")
+    (folder / "vae").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WeightsMismatch, match=r"'vae/x\.json': must not pass a symbolic link that leaves"):
+        bring(uri)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+    (folder / "vae").unlink()
+    (folder / "vae").mkdir()
+    (folder / "vae" / "x.json").symlink_to(tmp_path / "elsewhere" / "x.json")
+    assert (Path(bring(uri)) / "vae" / "x.json").read_bytes() == b"planted"
+    assert not (folder / "vae" / "x.json").is_symlink()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_folder_whose_uri_ends_in_dots_is_refused(store: str, tmp_path: Path) -> None:
+    put_naming("x.json", store)
+    with pytest.raises((WeightsMismatch, MissingObject)):
+        stage(f"{store}/a/b/c/model/../..")
+    assert not list(tmp_path.rglob("x.json"))
+
+
+def swap(file: Path) -> None:
+    """Other content of the same size, with the same time of writing."""
+    before = file.stat()
+    file.write_bytes(file.read_bytes()[::-1])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        swap,
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(b"short"),
+        lambda file: file.with_name("more.safetensors").write_bytes(b"surplus"),
+        lambda file: file.with_name("diffusion_pytorch_model.safetensors.index.json").write_text("{}"),
+    ],
+    ids=["swapped", "gone", "short", "surplus", "an index"],
+)
+def test_staged_weights_are_trusted_for_their_content_only(store: str, damage: Callable[[Path], object]) -> None:
+    uri = put(FULL, store)
+    folder = Path(stage(uri))
+    damage(folder / "ip_layers.safetensors")
+    assert stage(uri) == str(folder)
+    assert contents(folder) == contents(FULL)
+
+
+@pytest.mark.parametrize("name", ["transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"])
+def test_an_outline_that_was_damaged_is_made_anew(store: str, name: str) -> None:
+    uri = put(BASE, store)
+    folder = Path(outline(uri))
+    before = contents(folder)
+    (swap if name.endswith(".json") else Path.unlink)(folder / name)
+    assert contents(Path(outline(uri))) == before
+
+
+def test_weights_in_a_store_are_named_by_what_is_kept_there(store: str) -> None:
+    uri = put(FULL, store)
+    assert fingerprint(uri) == fingerprint(str(FULL)) == fingerprint_folder(FULL)
+    file = "ip_layers.safetensors"
+    assert fingerprint(f"{uri}/{file}") == fingerprint(str(FULL / file)) == digest_files(FULL, [file])[file].sha256
 
 
 def test_a_folder_without_fingerprint_says_how_to_make_one(store: str) -> None:

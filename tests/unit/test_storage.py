@@ -1,5 +1,6 @@
 """Objects by URI, on local files and in memory; `tests/integration/test_s3.py` does the same on S3."""
 
+import os
 import threading
 import traceback
 from collections.abc import Iterator
@@ -173,3 +174,16 @@ def test_a_signed_url_that_fails_keeps_its_secrets(web_server: str, status: int,
     shown = "".join(traceback.format_exception(caught.value))
     assert "password" not in shown
     assert "signature" not in shown
+
+
+def test_the_version_of_a_local_file_changes_with_its_content_whatever_its_time_of_writing(tmp_path: Path) -> None:
+    file, other = tmp_path / "photo.jpg", tmp_path / "other.jpg"
+    file.write_bytes(b"first")
+    before, status = storage.stat(str(file)), file.stat()
+    other.write_bytes(b"other")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+    after = storage.stat(str(file))
+    assert after.num_bytes == before.num_bytes
+    assert after.version != before.version
+    assert [found.version for found in storage.list_files(str(tmp_path))] == [after.version]
