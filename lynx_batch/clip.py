@@ -6,30 +6,20 @@ commit whatever the run, the order, the number of GPUs or the codec settings wer
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import RenderParams
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Raised when a change of this code changes pixels; every ClipId changes with it."""
 
 CLIP_ID_LENGTH = 32
-
-NEUTRAL: dict[str, object] = {
-    "ip_start": 0,
-    "ip_end": 1,
-    "ip_blocks": None,
-    "ref_start": 0,
-    "ref_end": 1,
-    "ref_blocks": None,
-    "guidance_until": 1,
-    "loras": None,
-}
-"""Settings that came after the first clips were named, where they change nothing: there they stay out of the name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +37,18 @@ class RenderIdentity:
     is_parity: bool
     precision: str
     loras: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What the clips of a run are named by, besides what their rows ask for.
+
+    `texts` gives, for each text that the model reads, a digest of its token ids.
+    """
+
+    identity: RenderIdentity
+    traits: ModelTraits
+    texts: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,35 +109,28 @@ def broken_rule(field: str, value: object) -> str | None:
     return None
 
 
-def identify(request: ClipRequest, *, photo_sha256: str, identity: RenderIdentity) -> ClipSpec:
+def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
     """The clip that `request` asks for, with its seed settled and its name."""
+    wish = {
+        "contract": CONTRACT_VERSION,
+        "params": canonicalize(request.params, naming.traits, naming.texts),
+        "photo_sha256": photo_sha256,
+        "face_index": request.face_index,
+        "identity": _as_json(naming.identity),
+    }
     if not request.is_seed_given:
-        seed = int(_digest(request, photo_sha256, identity, with_seed=False)[:8], 16)
-        request = replace(request, params=replace(request.params, seed=seed))
-    digest = _digest(request, photo_sha256, identity, with_seed=True)
-    return ClipSpec(clip_id=digest[:CLIP_ID_LENGTH], photo_sha256=photo_sha256, request=request)
+        request = replace(request, params=replace(request.params, seed=int(_digest(wish)[:8], 16)))
+    clip_id = _digest(wish | {"seed": request.params.seed})[:CLIP_ID_LENGTH]
+    return ClipSpec(clip_id=clip_id, photo_sha256=photo_sha256, request=request)
 
 
-def _digest(request: ClipRequest, photo_sha256: str, identity: RenderIdentity, *, with_seed: bool) -> str:
-    # 5 and 5.0 are the same guidance, so they must be the same text.
-    params = {n: int(v) if isinstance(v, float) and v.is_integer() else v for n, v in asdict(request.params).items()}
-    if not with_seed:
-        del params["seed"]
-    return hashlib.sha256(
-        canonical_json(
-            {
-                "contract": CONTRACT_VERSION,
-                "params": _without_neutral(params),
-                "photo_sha256": photo_sha256,
-                "face_index": request.face_index,
-                "identity": _without_neutral(asdict(identity)),
-            }
-        )
-    ).hexdigest()
+@lru_cache(maxsize=1)
+def _as_json(identity: RenderIdentity) -> dict[str, Any]:
+    return asdict(identity)
 
 
-def _without_neutral(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in NEUTRAL or value != NEUTRAL[name]}
+def _digest(wish: dict[str, object]) -> str:
+    return hashlib.sha256(canonical_json(wish)).hexdigest()
 
 
 def canonical_json(value: object) -> bytes:

@@ -5,6 +5,7 @@ directory. Unknown keys are errors.
 """
 
 import os
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -47,6 +48,10 @@ NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 
 PUBLISHED = RenderParams(prompt="any")
 """What the model was published with."""
+
+
+PARAM_FIELDS = tuple(field.name for field in fields(RenderParams) if field.name != "prompt")
+"""What a run may set for all its clips."""
 
 
 class _Section(BaseModel):
@@ -156,7 +161,10 @@ class EngineConfig(_Section):
 
 
 class DefaultsConfig(_Section):
-    """What a null manifest cell means; the fields of `RenderParams` except the prompt. No seed: one is derived per clip."""
+    """What a null manifest cell means; the fields of `RenderParams` except the prompt. No seed: one is derived per clip.
+
+    `truncate_prompts` cuts a text that is longer than the model reads, which is an error otherwise.
+    """
 
     negative_prompt: str = PUBLISHED.negative_prompt
     width: int = PUBLISHED.width
@@ -177,8 +185,9 @@ class DefaultsConfig(_Section):
     ref_end: float = PUBLISHED.ref_end
     ref_blocks: str | None = PUBLISHED.ref_blocks
     guidance_until: float = PUBLISHED.guidance_until
+    truncate_prompts: bool = False
 
-    @field_validator("*")
+    @field_validator(*PARAM_FIELDS)
     @classmethod
     def _obeys_the_model(cls, value: object, info: ValidationInfo) -> object:
         rule = broken_rule(str(info.field_name), value) if value is not None else None

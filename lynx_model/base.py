@@ -9,7 +9,6 @@ from lynx_model.checkpoint import read_tensors
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.geometry import LATENT_CHANNELS
 from lynx_model.headers import read_json
-from lynx_model.names import below
 
 COMPONENTS = ("transformer", "vae", "text_encoder")
 """Folders of a base model that hold weights."""
@@ -18,11 +17,8 @@ SECOND_TRANSFORMER = "transformer_2"
 """What Wan2.2-A14B takes for the later steps. Source: pipelines/wan/pipeline_wan.py of diffusers 0.42.1."""
 
 CONFIGS = (*(f"{component}/config.json" for component in COMPONENTS), "scheduler/scheduler_config.json")
-TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/spiece.model")
-"""Either is enough."""
-
-TOKENIZER_CONFIG, TOKENIZER_VERSIONS = "tokenizer/tokenizer_config.json", "fast_tokenizer_files"
-"""Where transformers looks for names of other tokenizer files, one of which it takes. Source: tokenization_utils_base.py of 5.23.0."""
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+"""`spiece.model`, which the published folders hold beside it, is not enough: the original reads the JSON file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,22 +64,12 @@ def check_base(folder: Path) -> BaseSpec:
 
     Raises:
         MissingFile: If a file is not there.
-        WeightsMismatch: If a file is damaged or names one elsewhere, a shard does not hold what its index says, or as `read_base`.
+        WeightsMismatch: If a file is damaged, a shard does not hold what its index says, or as `read_base`.
     """
     for name in CONFIGS:
         read_json(folder / name)
-    _check_tokenizer(folder)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise MissingFile(f"{folder}: must hold {TOKENIZER_FILE}, as the published base model does")
     for name in COMPONENTS:
         read_tensors(folder / name)
     return read_base(folder)
-
-
-def _check_tokenizer(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise MissingFile(f"{folder}: must hold {' or '.join(TOKENIZER_FILES)}")
-    file = folder / TOKENIZER_CONFIG
-    versions = read_json(file).get(TOKENIZER_VERSIONS, []) if file.is_file() else []
-    if not isinstance(versions, list):
-        raise WeightsMismatch(f"{file}: {TOKENIZER_VERSIONS}={versions!r}: must be a list of files")
-    for name in versions:
-        below(file.parent, name, source=str(file))

@@ -15,10 +15,9 @@ from lynx_model.base import read_base
 from lynx_model.checkpoint import read_tensors
 from lynx_model.geometry import num_tokens
 from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header
-from lynx_model.spec import ALIGNED_FACE_PX, REF_FILE, ModelSource, ParallelPlan, TextPlacement
+from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, REF_FILE, ModelSource, ParallelPlan, TextPlacement
 
 GIB = 2**30
-NUM_TEXT_TOKENS = 512
 NUM_BLOCKS_VISITING = 2
 """Of offloaded blocks: the one that computes and the one that arrives."""
 

@@ -25,6 +25,9 @@ DEFAULT_NEGATIVE_PROMPT = (
 REF_FILE = "ref_layers.safetensors"
 """The file that makes an adapter folder a Ref-adapter."""
 
+NUM_TEXT_TOKENS = 512
+"""What the model reads of a text, the token that ends it included. Source: wan/modules/t5.py of Wan2.1 (`text_len`)."""
+
 EMBEDDING_SIZE = 512
 ALIGNED_FACE_PX = 256
 UNIT_LENGTH_TOLERANCE = 1e-3

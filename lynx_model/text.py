@@ -1,20 +1,26 @@
 """Prompt -> text embedding, as Wan2.1 reads it: UMT5 over 512 tokens, zeroed after the prompt's own length."""
 
-import html
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
-import ftfy
 import torch
 from accelerate import cpu_offload
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
-from lynx_model.spec import TextPlacement
+from lynx_model.spec import NUM_TEXT_TOKENS, TextPlacement
+from lynx_model.tokenizer import TokenIds
 
-NUM_TEXT_TOKENS = 512
 NUM_CACHED_PROMPTS = 512
 """0.4 MB of host memory each at 50 tokens, 4 MB at most."""
+
+
+class ReadsText(Protocol):
+    """A `lynx_model.tokenizer.Tokenizer`, or what stands in for one."""
+
+    def read(self, texts: Sequence[str]) -> list[TokenIds]: ...
 
 
 class TextEncoder:
@@ -25,7 +31,7 @@ class TextEncoder:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: ReadsText,
         encoder: UMT5EncoderModel,
         *,
         device: torch.device,
@@ -44,21 +50,10 @@ class TextEncoder:
     @torch.inference_mode()
     def _read_once(self, prompt: str) -> Tensor:
         """One row for each token of the prompt itself, in host memory."""
-        tokens = self._tokenizer(
-            clean_prompt(prompt),
-            padding="max_length",
-            max_length=NUM_TEXT_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self._compute_device)
-        embedding_BSX: Tensor = self._encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        return embedding_BSX[0, : int(tokens.attention_mask.sum())].clone().cpu()
-
-
-def clean_prompt(prompt: str) -> str:
-    """The prompt with broken and full-width characters mended, HTML entities resolved and white space folded.
-
-    The published models were conditioned on prompts cleaned this way: without it full-width punctuation tokenises
-    differently.
-    """
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+        (ids,) = self._tokenizer.read([prompt])
+        tokens_S = torch.tensor(ids, device=self._compute_device)
+        num_missing = NUM_TEXT_TOKENS - len(tokens_S)
+        tokens_BS = pad(tokens_S, (0, num_missing), value=self._encoder.config.pad_token_id).unsqueeze(0)
+        mask_BS = pad(torch.ones_like(tokens_S), (0, num_missing)).unsqueeze(0)
+        embedding_BSX: Tensor = self._encoder(tokens_BS, mask_BS).last_hidden_state
+        return embedding_BSX[0, : len(tokens_S)].clone().cpu()

@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 from lynx_model.checkpoint import read_checkpoint
 from lynx_model.headers import (
@@ -30,6 +30,7 @@ from lynx_model.loras import Lora, LowRank, describe_loras
 from lynx_model.resampler import Resampler
 from lynx_model.spec import REF_FILE, EngineOptions, ModelSource
 from lynx_model.text import TextEncoder
+from lynx_model.tokenizer import Tokenizer
 from lynx_model.transformer import LynxTransformer
 
 TIED_NAMES = {"shared.weight": "encoder.embed_tokens.weight"}
@@ -76,12 +77,11 @@ def load_model(
     offloadable.fill(transformer.id_adapter, Path(source.id_adapter, ID_FILE))
     if source.ref_adapter is not None and transformer.ref_adapter is not None:
         offloadable.fill(transformer.ref_adapter, Path(source.ref_adapter, REF_FILE))
-    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     return LoadedModel(
         transformer=transformer,
         resampler=resampler,
         vae=vae,
-        text_encoder=TextEncoder(tokenizer, encoder, device=device, placement=engine.text_encoder),
+        text_encoder=TextEncoder(Tokenizer.load(base), encoder, device=device, placement=engine.text_encoder),
         scheduler_config=read_json(base / "scheduler" / "scheduler_config.json"),
         adapters=adapters,
     )

@@ -38,7 +38,6 @@ RENDER_PACKAGES = frozenset(
         "av",
         "cv2",
         "diffusers",
-        "ftfy",
         "httpx2",
         "huggingface_hub",
         "insightface",

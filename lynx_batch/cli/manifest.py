@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from lynx_batch.cli import exits
+from lynx_batch.cli import exits, options
 from lynx_batch.cli.console import add_row, make_console
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lynx_batch.clip import ClipRequest
+    from lynx_batch.intake.check import Wish
     from lynx_batch.intake.problems import RowProblem
+    from lynx_batch.intake.texts import Readings
 
 MAX_PROBLEMS_SHOWN = 50
 
@@ -59,10 +61,11 @@ def build(
 @manifest_app.command()
 def check(
     manifest: ManifestArgument,
-    run: Annotated[
-        Path | None, typer.Option(help="The run file whose defaults, face pack and number of blocks count.")
-    ] = None,
-    photos: Annotated[bool, typer.Option("--photos", help="Also read each photo and find its face, on CPUs.")] = False,
+    run: Annotated[Path | None, typer.Option(help="The run file whose defaults, face pack and model count.")] = None,
+    overrides: options.Overrides = None,
+    photos: Annotated[
+        bool, typer.Option("--photos", help="Also read each photo, compare them, and find each face, on CPUs.")
+    ] = False,
     allow_duplicates: Annotated[
         bool, typer.Option("--allow-duplicates", help="Rows may ask for the same clip.")
     ] = False,
@@ -70,22 +73,32 @@ def check(
         Path | None, typer.Option("--problems", help="Write every problem to this file, one JSON object a line.")
     ] = None,
 ) -> None:
-    """Check every row of a manifest and show all that is wrong with it. Exit code 2 if anything is."""
-    from lynx_batch.intake.check import check_blocks, check_rows, find_duplicates, reject_expired
+    """Check every row of a manifest and show all that is wrong with it. Exit code 2 if anything is.
+
+    With --run and --photos, nothing that `render` would refuse before it starts is left out.
+    """
+    from lynx_batch.intake.check import (
+        check_rows,
+        find_duplicates,
+        find_shared_names,
+        reject_expired,
+        wishes_of_requests,
+    )
     from lynx_batch.intake.manifest import folder_of, read_manifest
 
-    config = load_run_config(run, {}) if run else None
+    if overrides and not run:
+        raise ConfigError("--set: changes a run file, so it needs --run")
+    config = load_run_config(run, options.parse_overrides(overrides)) if run else None
     table = read_manifest(manifest)
     requests, problems = check_rows(table, config.defaults if config else DefaultsConfig(), folder_of(manifest))
-    num_blocks = _count_blocks(config) if config else None
-    if num_blocks is not None:
-        requests, beyond = check_blocks(requests, num_blocks)
-        problems += beyond
-    if not allow_duplicates:
-        problems += find_duplicates(requests)
-    kept, expired = reject_expired(requests, datetime.now(UTC))
+    requests, unfit, readings = _fit_to_model(config, requests)
+    requests, expired = reject_expired(requests, datetime.now(UTC))
+    wishes = _name_clips(config, requests, readings) if config and photos and readings is not None else None
+    if wishes is None:
+        wishes = wishes_of_requests(requests, _hash_photos(requests) if photos else {})
+    problems += [*unfit, *find_shared_names(wishes), *([] if allow_duplicates else find_duplicates(wishes))]
     if photos:
-        problems += _check_photos(kept, config.faces if config else FacesConfig())
+        problems += _check_photos(requests, config.faces if config else FacesConfig())
     problems.sort(key=lambda problem: problem.row)
     if problems_file:
         _write_problems(problems, problems_file)
@@ -122,16 +135,42 @@ def _parse_seeds(text: str | None) -> list[int] | None:
     return seeds
 
 
-def _count_blocks(config: RunConfig) -> int | None:
-    """How many blocks the run's model has; None, and a line about it, if that cannot be seen from here."""
-    from lynx_batch.execution.staging import outline
-    from lynx_model.base import read_base
+def _fit_to_model(
+    config: RunConfig | None, requests: "list[ClipRequest]"
+) -> "tuple[list[ClipRequest], list[RowProblem], Readings | None]":
+    """As `fit_to_model`; without readings, and with a line about it, if the run's model cannot be seen from here."""
+    from lynx_batch.execution.prepare import fit_to_model
+    from lynx_batch.intake.texts import warn_of_long_texts
+
+    if config is not None:
+        try:
+            return fit_to_model(config, requests)
+        except ConfigError:
+            raise
+        except LynxError as error:
+            typer.echo(f"blocks and the lengths of texts are not compared with the model: {error}", err=True)
+    warn_of_long_texts(requests)
+    return requests, [], None
+
+
+def _name_clips(config: RunConfig, requests: "list[ClipRequest]", readings: "Readings") -> "list[Wish] | None":
+    """What rows ask for by the names of their clips; None, and a line about it, if the run's model is not complete."""
+    from lynx_batch.execution.prepare import find_naming, name_clips
+    from lynx_batch.intake.check import wishes_of_clips
 
     try:
-        return read_base(Path(outline(config.model.base))).num_blocks
+        clips, _ = name_clips(requests, find_naming(config, readings))
     except LynxError as error:
-        typer.echo(f"ip_blocks and ref_blocks are not compared with the model: {error}", err=True)
+        typer.echo(f"rows are compared by what they say, not by the names of their clips: {error}", err=True)
         return None
+    return wishes_of_clips(clips)
+
+
+def _hash_photos(requests: "list[ClipRequest]") -> dict[str, str]:
+    from lynx_batch.intake.photos import hash_photos
+
+    found = hash_photos(request.subject_uri for request in requests)
+    return {uri: photo for uri, photo in found.items() if isinstance(photo, str)}
 
 
 def _check_photos(requests: "list[ClipRequest]", faces: FacesConfig) -> "list[RowProblem]":

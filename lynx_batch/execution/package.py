@@ -19,8 +19,8 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.prepare import Selection, describe_problems, identify_model
-from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired
+from lynx_batch.execution.prepare import Selection, describe_problems, fit_to_model, identify_model
+from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired, wishes_of_requests
 from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
@@ -133,8 +133,11 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
         for request in requests
         if _is_private(request.subject_uri, config) and storage.stat(request.subject_uri) is None
     ]
+    with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
+        _, unfit, _ = fit_to_model(config, requests)
+        problems += unfit
     if not selection.allow_duplicates:
-        problems += find_duplicates(requests)
+        problems += find_duplicates(wishes_of_requests(requests))
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     bad_rows = {problem.row for problem in problems}

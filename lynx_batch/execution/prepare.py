@@ -1,29 +1,34 @@
 """Run file + manifest -> clips that can be rendered, and rows that cannot; before Ray or a GPU is asked for anything."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 
-from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity, identify
+from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
 from lynx_batch.execution.staging import find_model, fingerprint, outline, outlined
-from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, reject_expired
+from lynx_batch.intake.check import check_blocks, check_rows, find_duplicates, reject_expired, wishes_of_clips
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
+from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.storage import is_local
 from lynx_model.base import check_base, read_base
+from lynx_model.canonical import ModelTraits
 from lynx_model.errors import EncoderMismatch
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import find_pack
 from lynx_model.headers import check_fit, describe_adapters
 from lynx_model.loras import Lora, describe_loras
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
+from lynx_model.tokenizer import Tokenizer
 
 MAX_PROBLEMS_SHOWN = 50
+ALL_PROBLEMS = "`lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all to FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +66,47 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
 def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
     """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
     requests, problems = check_rows(manifest, config.defaults, base)
-    requests, beyond = check_blocks(requests, read_base(Path(outline(config.model.base))).num_blocks)
-    problems += beyond
+    requests, unfit, readings = fit_to_model(config, requests)
+    problems += unfit
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
-    identity = identify_model(config)
-    clips, unreadable = _identify(requests, identity)
-    duplicates = find_duplicate_clips(clips)
+    naming = find_naming(config, readings)
+    clips, unreadable = name_clips(requests, naming)
+    duplicates = find_duplicates(wishes_of_clips(clips))
     if duplicates and not selection.allow_duplicates:
         raise ConfigError(describe_problems(duplicates))
     return PreparedRun(
         manifest=manifest,
-        identity=identity,
+        identity=naming.identity,
         clips=clips,
         rejections=[*_reject_invalid(problems), *expired, *unreadable],
+    )
+
+
+def fit_to_model(
+    config: RunConfig, requests: Iterable[ClipRequest]
+) -> tuple[list[ClipRequest], list[RowProblem], Readings]:
+    """The requests that the base model of `config` can render, the problems of the others, and what it reads of their texts.
+
+    Raises:
+        ConfigError: If the default negative prompt is longer than the model reads.
+        MissingFile, MissingObject, WeightsMismatch: If what it looks at is not there, or damaged.
+    """
+    base = Path(outline(config.model.base))
+    requests, problems = check_blocks(requests, read_base(base).num_blocks)
+    readings = read_texts(requests, Tokenizer.load(base))
+    requests, unreadable = check_texts(requests, readings, config.defaults)
+    return requests, [*problems, *unreadable], readings
+
+
+def find_naming(config: RunConfig, readings: Readings) -> Naming:
+    """What clips of `config` are named by; `readings` are those of `fit_to_model`. Raises as `identify_model` does."""
+    source, _ = outlined(config)
+    return Naming(
+        identity=identify_model(config),
+        traits=ModelTraits.of(source),
+        texts={text: reading.sha256 for text, reading in readings.items()},
     )
 
 
@@ -116,7 +147,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
         identity_encoder=pack_fingerprint if is_own else fingerprint(_named(config.faces.identity, identity_file)),
         is_parity=config.faces.parity,
         precision=config.engine.numerics,
-        loras=", ".join(_name_lora(lora, at.file) for lora, at in zip(loras, named.loras, strict=True)) or None,
+        loras=", ".join(filter(None, map(_name_lora, loras, (at.file for at in named.loras)))) or None,
     )
 
 
@@ -126,7 +157,9 @@ def _named(uri: str, here: Path) -> str:
 
 
 def _name_lora(lora: Lora, uri: str) -> str:
-    """What a LoRA at `uri` adds. An alpha that is declared in another file beside it counts, too."""
+    """What a LoRA at `uri` adds, which is nothing with a scale of 0. An alpha that is declared in another file beside it counts, too."""
+    if not lora.scale:
+        return ""
     declared = "" if lora.alpha is None else f", alpha {lora.alpha}"
     return f"{lora.scale} x {fingerprint(uri)}{declared}"
 
@@ -136,17 +169,18 @@ def describe_problems(problems: list[RowProblem]) -> str:
     lines = [f"the manifest breaks {len(problems)} rule(s); nothing was started:"]
     lines += [f"  {problem}" for problem in problems[:MAX_PROBLEMS_SHOWN]]
     if len(problems) > MAX_PROBLEMS_SHOWN:
-        lines.append(f"  ... and {len(problems) - MAX_PROBLEMS_SHOWN} more: `lynx-batch manifest check` lists all")
+        lines.append(f"  ... and {len(problems) - MAX_PROBLEMS_SHOWN} more; {ALL_PROBLEMS}")
     return "\n".join(lines)
 
 
-def _identify(requests: list[ClipRequest], identity: RenderIdentity) -> tuple[list[ClipSpec], list[Rejection]]:
+def name_clips(requests: list[ClipRequest], naming: Naming) -> tuple[list[ClipSpec], list[Rejection]]:
+    """The clips of the requests whose photos can be read, and the rejections of the others."""
     clips, rejections = [], []
     photos = hash_photos(request.subject_uri for request in requests)
     for request in requests:
         photo = photos[request.subject_uri]
         if isinstance(photo, str):
-            clips.append(identify(request, photo_sha256=photo, identity=identity))
+            clips.append(identify(request, photo_sha256=photo, naming=naming))
         elif photo.is_transient:
             raise StoreUnavailable(f"row {request.row}: subject_uri cannot be read now: {photo.error}")
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, broken_rule
-from lynx_batch.config import DefaultsConfig
+from lynx_batch.config import PARAM_FIELDS, DefaultsConfig
 from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW, SCHEMA
@@ -24,6 +24,9 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PARAM_COLUMNS = frozenset(field.name for field in fields(RenderParams)) & frozenset(SCHEMA.names)
 OTHER_COLUMNS = ("clip_name", "subject_id", "face_index", "priority", "consent_ref", "consent_expires_at")
 """What a request takes from its row as it is."""
+
+Wish = tuple[ClipRequest, Hashable]
+"""A request and what it asks for, which is equal where that is the same clip."""
 
 
 def check_rows(table: pa.Table, defaults: DefaultsConfig, base: str) -> tuple[list[ClipRequest], list[RowProblem]]:
@@ -54,16 +57,44 @@ def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list
     return kept, problems
 
 
-def find_duplicates(requests: Iterable[ClipRequest]) -> list[RowProblem]:
-    """Rows that ask for the same clip as an earlier one, as far as it shows before the photos are read."""
-    return _find_repeated(
-        (request.row, "subject_uri", redact(request.subject_uri), _what_shows(request)) for request in requests
-    )
+def wishes_of_requests(requests: Iterable[ClipRequest], photos: Mapping[str, str] | None = None) -> list[Wish]:
+    """What rows ask for, as far as it shows before the model is asked; `photos` gives the sha256 of those that were read."""
+    known = photos or {}
+    return [(r, (known.get(r.subject_uri, r.subject_uri), r.face_index, r.is_seed_given, r.params)) for r in requests]
 
 
-def find_duplicate_clips(clips: Iterable[ClipSpec]) -> list[RowProblem]:
-    """Rows whose clip is that of an earlier one."""
-    return _find_repeated((clip.request.row, "clip_id", clip.clip_id, clip.clip_id) for clip in clips)
+def wishes_of_clips(clips: Iterable[ClipSpec]) -> list[Wish]:
+    return [(clip.request, clip.clip_id) for clip in clips]
+
+
+def find_duplicates(wishes: Iterable[Wish]) -> list[RowProblem]:
+    """Rows that ask for the same clip as an earlier one."""
+    first: dict[Hashable, ClipRequest] = {}
+    return [
+        RowProblem(
+            row=request.row,
+            column="subject_uri",
+            value=redact(request.subject_uri),
+            rule=f"must not ask for the same clip as row {earlier.row}, whose photo is {redact(earlier.subject_uri)}; "
+            f"remove one of them, or render the clip once with --allow-duplicates",
+        )
+        for request, wish in wishes
+        if (earlier := first.setdefault(wish, request)) is not request
+    ]
+
+
+def find_shared_names(wishes: Iterable[Wish]) -> list[RowProblem]:
+    """Rows that give another clip the `clip_name` of an earlier row of the same `subject_id`: no export could tell them apart."""
+    first: dict[tuple[str | None, str], Wish] = {}
+    problems = []
+    for request, wish in wishes:
+        if (name := request.clip_name) is None:
+            continue
+        earlier, first_wish = first.setdefault((request.subject_id, name), (request, wish))
+        if wish != first_wish:
+            rule = f"must not be the name of row {earlier.row}, too, which asks for another clip"
+            problems.append(RowProblem(row=request.row, column="clip_name", value=name, rule=rule))
+    return problems
 
 
 def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list[ClipRequest], list[Rejection]]:
@@ -137,7 +168,7 @@ OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
 
 def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> ClipRequest:
     given = {name: cells[name] for name in PARAM_COLUMNS & cells.keys()}
-    params = defaults.model_dump() | given | settle_guidance(cells)
+    params = {name: getattr(defaults, name) for name in PARAM_FIELDS} | given | settle_guidance(cells)
     is_seed_given = params["seed"] is not None
     if not is_seed_given:
         del params["seed"]
@@ -149,19 +180,3 @@ def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> C
         tags=dict(cells.get("tags", ())),
         **{name: cells[name] for name in OTHER_COLUMNS if name in cells},
     )
-
-
-def _what_shows(request: ClipRequest) -> Hashable:
-    return request.subject_uri, request.face_index, request.is_seed_given, request.params
-
-
-def _find_repeated(rows: Iterable[tuple[int, str, str, Hashable]]) -> list[RowProblem]:
-    """Each row (number, column, value, what it asks for) that asks for the same as an earlier one."""
-    first_row: dict[Hashable, int] = {}
-    problems = []
-    for row, column, value, wish in rows:
-        first = first_row.setdefault(wish, row)
-        if first != row:
-            rule = f"must not ask for the same clip as row {first}"
-            problems.append(RowProblem(row=row, column=column, value=value, rule=rule))
-    return problems

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from lynx_model.adapters import CrossAttentionInputs
 from lynx_model.geometry import latent_shape, num_tokens
 from lynx_model.headers import AdapterSpec, ResamplerShape
-from lynx_model.spec import ALIGNED_FACE_PX, EngineOptions, ParallelPlan
-from lynx_model.text import NUM_TEXT_TOKENS
+from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, EngineOptions, ParallelPlan
 from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransformer
 
 WEIGHT_STD = 0.02

@@ -15,15 +15,16 @@ import torch
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import BatchEncoding, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 from lynx_model.bench.case import DTYPE, BenchCase, draw_weights
 from lynx_model.bench.forward import BF16, BenchReport, peak_gib
 from lynx_model.bench.timing import time_ms
 from lynx_model.decoder import VideoDecoder
 from lynx_model.geometry import latent_shape
-from lynx_model.spec import TextPlacement
-from lynx_model.text import NUM_TEXT_TOKENS, TextEncoder
+from lynx_model.spec import NUM_TEXT_TOKENS, TextPlacement
+from lynx_model.text import TextEncoder
+from lynx_model.tokenizer import TokenIds
 from lynx_model.vae import decode_frames, grey_levels
 
 CONV_GAIN = 0.7
@@ -142,9 +143,9 @@ class _RandomTokens:
     def __init__(self, vocabulary_size: int) -> None:
         self._vocabulary_size = vocabulary_size
 
-    def __call__(self, _prompt: str, **_options: object) -> BatchEncoding:
-        tokens_BS = torch.randint(self._vocabulary_size, (1, NUM_TEXT_TOKENS))
-        return BatchEncoding({"input_ids": tokens_BS, "attention_mask": torch.ones_like(tokens_BS)})
+    def read(self, texts: Sequence[str]) -> list[TokenIds]:
+        tokens_BS = torch.randint(self._vocabulary_size, (len(texts), NUM_TEXT_TOKENS))
+        return [tuple(tokens_S.tolist()) for tokens_S in tokens_BS]
 
 
 def random_text_encoder(case: BenchCase, device: torch.device) -> UMT5EncoderModel:

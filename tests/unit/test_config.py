@@ -171,7 +171,7 @@ def test_defaults_are_those_of_the_model_except_for_the_seed() -> None:
     defaults = DefaultsConfig()
     params = RenderParams(prompt="any")
     names = {field.name for field in fields(RenderParams)} - {"prompt"}
-    assert set(DefaultsConfig.model_fields) == names
+    assert set(DefaultsConfig.model_fields) == names | {"truncate_prompts"}
     assert {n: getattr(defaults, n) for n in names - {"seed"}} == {n: getattr(params, n) for n in names - {"seed"}}
     assert defaults.seed is None
 

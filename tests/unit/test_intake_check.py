@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_batch.clip import ClipRequest, RenderIdentity, identify
+from lynx_batch.clip import ClipRequest, ClipSpec
 from lynx_batch.config import DefaultsConfig
-from lynx_batch.intake.check import check_blocks, check_rows, find_duplicate_clips, find_duplicates, reject_expired
+from lynx_batch.intake.check import (
+    check_blocks,
+    check_rows,
+    find_duplicates,
+    find_shared_names,
+    reject_expired,
+    wishes_of_clips,
+    wishes_of_requests,
+)
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import SCHEMA
 
@@ -191,11 +199,12 @@ def test_every_row_is_either_a_request_or_has_a_problem(rows: list[dict[str, obj
 
 def test_rows_that_ask_for_the_same_clip_are_found_before_photos_are_read() -> None:
     requests, _ = check({}, {"seed": 7}, {"clip_name": "another", "priority": 4}, {"face_index": 0}, {"seed": 7})
-    problems = find_duplicates(requests)
-    assert [(problem.row, problem.rule) for problem in problems] == [
-        (12, "must not ask for the same clip as row 10"),
-        (14, "must not ask for the same clip as row 11"),
-    ]
+    problems = find_duplicates(wishes_of_requests(requests))
+    assert [(problem.row, problem.value) for problem in problems] == [(12, "/photos/a.jpg"), (14, "/photos/a.jpg")]
+    assert problems[1].rule == (
+        "must not ask for the same clip as row 11, whose photo is /photos/a.jpg; "
+        "remove one of them, or render the clip once with --allow-duplicates"
+    )
 
 
 def test_a_range_of_steps_counts_with_the_runs_defaults() -> None:
@@ -213,21 +222,33 @@ def test_blocks_beyond_the_model_are_problems_of_their_rows() -> None:
 
 
 def test_copies_of_a_photo_ask_for_the_same_clip() -> None:
-    identity = RenderIdentity(
-        base="b",
-        id_adapter="i",
-        ref_adapter=None,
-        face_pack="f",
-        identity_encoder="e",
-        is_parity=False,
-        precision="float32",
+    uris = ("https://host/a.jpg?sig=secret", "copy.jpg", "b.jpg", "gone.jpg")
+    requests, _ = check(*({"subject_uri": uri} for uri in uris))
+    assert find_duplicates(wishes_of_requests(requests)) == []
+    contents = ["0" * 64, "0" * 64, "1" * 64]
+    photos = {request.subject_uri: content for request, content in zip(requests, contents, strict=False)}
+    clips = [
+        ClipSpec(clip_id=content, photo_sha256=content, request=r)
+        for r, content in zip(requests, contents, strict=False)
+    ]
+    for wishes in (wishes_of_requests(requests, photos), wishes_of_clips(clips)):
+        (problem,) = find_duplicates(wishes)
+        assert (problem.row, problem.column, problem.value) == (11, "subject_uri", "/photos/copy.jpg")
+        assert "as row 10, whose photo is https://host/a.jpg;" in problem.rule
+
+
+def test_a_name_that_two_clips_of_a_subject_share_is_a_problem_of_the_later_row() -> None:
+    requests, _ = check(
+        {"clip_name": "a"},
+        {"clip_name": "a", "prompt": "another"},
+        {"clip_name": "a"},
+        {"clip_name": "a", "subject_id": "ada", "prompt": "another"},
+        {"clip_name": "A", "seed": 1},
+        {"seed": 2},
+        {"seed": 3},
     )
-    requests, _ = check({"subject_uri": "a.jpg"}, {"subject_uri": "copy.jpg"}, {"subject_uri": "b.jpg"})
-    assert find_duplicates(requests) == []
-    photos = ["0" * 64, "0" * 64, "1" * 64]
-    clips = [identify(r, photo_sha256=p, identity=identity) for r, p in zip(requests, photos, strict=True)]
-    (problem,) = find_duplicate_clips(clips)
-    assert (problem.row, problem.column, problem.value) == (11, "clip_id", clips[0].clip_id)
+    (problem,) = find_shared_names(wishes_of_requests(requests))
+    assert str(problem) == "row 11: clip_name='a': must not be the name of row 10, too, which asks for another clip"
 
 
 def test_a_consent_holds_until_it_expires() -> None:

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
-from lynx_batch.config import RunConfig
+from lynx_batch.config import DefaultsConfig, RunConfig
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.prepare import Selection, identify_model, prepare_rows
+from lynx_batch.execution.prepare import PreparedRun, Selection, identify_model, prepare_rows
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.headers import DECLARATION_FILE
-from tests.models import BASE, MODEL
+from tests.models import BASE, MODEL, ROOT
 
 SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
 
@@ -136,7 +136,7 @@ def without_index_map(folder: Path) -> None:
             lambda base: (base / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
             "transformer: must hold",
         ),
-        (lambda base: shutil.rmtree(base / "tokenizer"), "must hold tokenizer/tokenizer.json or"),
+        (lambda base: shutil.rmtree(base / "tokenizer"), "must hold tokenizer/tokenizer.json, as"),
         (lambda base: shutil.rmtree(base / "scheduler"), "scheduler_config.json: no such file"),
         (without_index_map, "weight_map=None: must name the file of each tensor"),
         (lambda base: (base / "transformer_2").mkdir(), "transformer_2: must not be there"),
@@ -182,3 +182,35 @@ def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path
     rows = pa.table({"row": [0, 1], "subject_uri": ["a", "a"], "prompt": ["x", "y"], "ip_blocks": [None, "0-4"]})
     with pytest.raises(ConfigError, match=r"row 1: ip_blocks='0-4': must lie within the model's blocks, 0-3"):
         prepare_rows(make_config(face_pack), rows, "/photos", SELECTION, NOW)
+
+
+def prepare_prompts(
+    face_pack: Path, *prompts: str, selection: Selection = SELECTION, **defaults: object
+) -> PreparedRun:
+    photo = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
+    rows = pa.table({"row": range(len(prompts)), "subject_uri": [str(photo)] * len(prompts), "prompt": prompts})
+    config = make_config(face_pack)
+    defaulted = config.model_copy(update={"defaults": DefaultsConfig(**defaults)})
+    return prepare_rows(defaulted, rows, "/photos", selection, NOW)
+
+
+def test_a_prompt_that_is_too_long_is_refused_or_rejected_or_cut(face_pack: Path) -> None:
+    long = "a " * 600
+    with pytest.raises(ConfigError, match=r"row 1: prompt='a a .*has 601 tokens, and the model reads at most 512"):
+        prepare_prompts(face_pack, "a", long)
+    (rejection,) = prepare_prompts(face_pack, "a", long, selection=Selection(allow_invalid=True)).rejections
+    assert (rejection.row, rejection.error_type) == (1, "InvalidRow")
+    with pytest.raises(ConfigError, match="row 2: .*must not ask for the same clip as row 1"):
+        prepare_prompts(face_pack, "a", long, f"{long} but longer", truncate_prompts=True)
+
+
+def test_prompts_that_are_cleaned_to_the_same_text_ask_for_the_same_clip(face_pack: Path) -> None:
+    with pytest.raises(ConfigError, match="row 1: .*must not ask for the same clip as row 0"):
+        prepare_prompts(face_pack, "a cafe\u0301", " a caf\u00e9 ")
+
+
+def test_a_lora_of_scale_zero_is_no_part_of_the_name(face_pack: Path, tmp_path: Path) -> None:
+    first, second = (write_lora(tmp_path / f"{value}.safetensors", value) for value in (1.0, 2.0))
+    off = {"file": first, "scale": 0}
+    assert identify_model(make_config(face_pack, off)) == identify_model(make_config(face_pack))
+    assert identify_model(make_config(face_pack, off, second)) == identify_model(make_config(face_pack, second))

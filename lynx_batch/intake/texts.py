@@ -1,0 +1,85 @@
+"""Texts that are longer than the model reads: by its tokenizer, or by an estimate where that is not at hand."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import structlog
+
+from lynx_batch.clip import ClipRequest
+from lynx_batch.config import DefaultsConfig
+from lynx_batch.errors import ConfigError
+from lynx_batch.intake.guidance import Fault
+from lynx_batch.intake.problems import RowProblem, shorten
+from lynx_model.canonical import texts_read
+from lynx_model.spec import NUM_TEXT_TOKENS
+from lynx_model.tokenizer import TextReading, Tokenizer, estimate_num_tokens
+
+log = structlog.get_logger()
+
+MAX_ROWS_SHOWN = 20
+
+Readings = Mapping[str, TextReading]
+
+
+def read_texts(requests: Iterable[ClipRequest], tokenizer: Tokenizer) -> Readings:
+    """What a model with that tokenizer reads of each text that one of `requests` gives it."""
+    return tokenizer.describe(text for r in requests for text in texts_read(r.params).values())
+
+
+def check_texts(
+    requests: Iterable[ClipRequest], readings: Readings, defaults: DefaultsConfig
+) -> tuple[list[ClipRequest], list[RowProblem]]:
+    """The requests whose texts the model can read, and the problems of the others.
+
+    With `defaults.truncate_prompts` no text is too long, but a warning tells which rows have one that is cut.
+
+    Raises:
+        ConfigError: If the default negative prompt is read and too long.
+    """
+    may_cut = defaults.truncate_prompts
+    default = readings.get(defaults.negative_prompt)
+    if default is not None and default.is_cut and not may_cut:
+        raise ConfigError(f"defaults.negative_prompt={shorten(defaults.negative_prompt)}: {_too_long(default)}")
+    kept, problems, cut_rows = [], [], []
+    for request in requests:
+        texts = texts_read(request.params)
+        faults = list(_explain_texts(texts, readings, may_cut=may_cut))
+        problems += [RowProblem(row=request.row, column=c, value=value, rule=rule) for c, value, rule in faults]
+        if not faults:
+            kept.append(request)
+            cut_rows += [request.row] if any(readings[text].is_cut for text in texts.values()) else []
+    if cut_rows:
+        log.warning("texts_cut", max_tokens=NUM_TEXT_TOKENS, num_rows=len(cut_rows), rows=cut_rows[:MAX_ROWS_SHOWN])
+    return kept, problems
+
+
+def warn_of_long_texts(requests: Iterable[ClipRequest]) -> None:
+    """Tells the rows whose texts may be too long, where no tokenizer can count."""
+    rows = [
+        request.row
+        for request in requests
+        if any(estimate_num_tokens(text) > NUM_TEXT_TOKENS for text in texts_read(request.params).values())
+    ]
+    if rows:
+        log.warning(
+            "texts_may_be_too_long",
+            max_tokens=NUM_TEXT_TOKENS,
+            num_rows=len(rows),
+            rows=rows[:MAX_ROWS_SHOWN],
+            advice="check with --run, whose model has the tokenizer that counts",
+        )
+
+
+def _explain_texts(texts: Mapping[str, str], readings: Readings, *, may_cut: bool) -> Iterator[Fault]:
+    for field, text in texts.items():
+        reading = readings[text]
+        if field == "prompt" and reading.is_empty:
+            yield field, text, "must not be empty, but nothing is left of it once it is cleaned"
+        if reading.is_cut and not may_cut:
+            yield field, text, _too_long(reading)
+
+
+def _too_long(reading: TextReading) -> str:
+    return (
+        f"has {reading.num_tokens} tokens, and the model reads at most {NUM_TEXT_TOKENS}; "
+        f"shorten it, or let it be cut there with defaults.truncate_prompts: true"
+    )
