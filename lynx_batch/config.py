@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
+from lynx_batch.yaml_text import read_yaml, write_yaml
 from lynx_model.errors import InvalidParams
 from lynx_model.memory import Setting
 from lynx_model.ranges import explain_step_ranges
@@ -56,6 +56,13 @@ PARAM_FIELDS = tuple(field.name for field in fields(RenderParams) if field.name 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _takes_no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("no_truth", "must not be true or false")
+        return value
 
 
 class AdapterConfig(_Section):
@@ -251,7 +258,7 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> bytes:
         """The run file with every key settled, as a run's record keeps it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), allow_unicode=True, sort_keys=False).encode()
+        return write_yaml(self.model_dump(mode="json")).encode()
 
 
 def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
@@ -261,9 +268,11 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
         ConfigError: If the file cannot be read, is not YAML, or a key or value breaks a rule; every fault is named.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"run file {path}: {error}") from error
+    content = read_yaml(text, source=f"run file {path}")
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")
     content = {key: _absolute(key, value, path.resolve().parent) for key, value in content.items()}
@@ -291,10 +300,7 @@ def parse_override(text: str) -> tuple[str, object]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {text!r}: must be KEY=VALUE, such as engine.precision=float32")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: {error}") from error
+    return key.strip(), read_yaml(value, source=f"--set {text!r}")
 
 
 def _shown(error: Any) -> str:

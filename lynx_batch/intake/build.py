@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import pyarrow as pa
 import structlog
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.cells import read_cell
+from lynx_batch.intake.cells import read_cell, read_json
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import SCHEMA, explain_columns
 from lynx_batch.storage import list_files, read_bytes, redact, resolve
@@ -163,7 +162,7 @@ def _read_jsonl(text: str, source: str) -> Iterator[Line]:
 
 def _read_object(line: str) -> dict[str, object] | str:
     try:
-        cells = json.loads(line)
+        cells = read_json(line)
     except (ValueError, RecursionError) as error:
         return f"must be a JSON object ({error})"
     if not isinstance(cells, dict):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pyarrow as pa
 from lynx_batch.intake.schema import EXPECTATIONS, REAL, TAGS, TEXT, TIME, WHOLE
 
 WHOLE_LIMIT = 2**63
+NUMBER = re.compile(r"[+-]?(?=\.?[0-9])[0-9]*(?P<fraction>\.[0-9]*)?(?P<power>[eE][+-]?[0-9]+)?")
+"""As people write it, in decimal digits: neither 1_000 nor 0x10, nan and inf, which Python takes, too."""
 
 
 def read_cell(value: object, kind: pa.DataType) -> object:
@@ -26,6 +29,19 @@ def read_cell(value: object, kind: pa.DataType) -> object:
         raise ValueError(f"must be {EXPECTATIONS[kind]}") from None
 
 
+def read_json(text: str) -> object:
+    """What JSON says. Raises ValueError if it is none, or an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} must not come twice")
+    return found
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -35,7 +51,10 @@ def _text(value: object) -> str:
 
 def _number(value: object) -> int | float:
     if isinstance(value, str):
-        return int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        match = NUMBER.fullmatch(value.strip())
+        if match is None:
+            raise ValueError
+        return float(match[0]) if match["fraction"] or match["power"] else int(match[0])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
     return value
@@ -60,7 +79,7 @@ def _time(value: object) -> datetime:
 
 
 def _tags(value: object) -> list[tuple[str, str]]:
-    tags = json.loads(value) if isinstance(value, str) else value
+    tags = read_json(value) if isinstance(value, str) else value
     if not isinstance(tags, dict):
         raise TypeError
     return [(_text(name), _text(tag)) for name, tag in tags.items()]

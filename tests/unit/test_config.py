@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from lynx_batch.cli.options import parse_overrides
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
 from lynx_model.spec import LoraSource, ModelSource, RenderParams
@@ -140,6 +141,46 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         "video.crf",
     ]
     assert lines[1].strip() == "defaults.width: must be a positive multiple of 16 px; the nearest is 832 (got 833)"
+
+
+@pytest.mark.parametrize("seed", ["0100", "100", "1e2", "0x64"])
+def test_numbers_mean_what_they_look_like_in_run_files_and_overrides(tmp_path: Path, seed: str) -> None:
+    assert load_run_config(write(tmp_path, MINIMAL + f"defaults: {{seed: {seed}}}"), {}).defaults.seed == 100
+    overrides = dict([parse_override(f"defaults.seed={seed}")])
+    assert load_run_config(write(tmp_path, MINIMAL), overrides).defaults.seed == 100
+
+
+@pytest.mark.parametrize("seed", ["1:30", "yes", "true", "2027-01-31", "0b1", "1.5"])
+def test_what_does_not_look_like_a_number_is_none(tmp_path: Path, seed: str) -> None:
+    with pytest.raises(ConfigError, match=r"defaults\.seed: .*\(got "):
+        load_run_config(write(tmp_path, MINIMAL + f"defaults: {{seed: {seed}}}"), {})
+
+
+def test_yes_and_no_are_text_and_mean_true_and_false_where_that_is_asked_for(tmp_path: Path) -> None:
+    text = MINIMAL + "engine: {compile: yes}\ndefaults: {negative_prompt: no, truncate_prompts: off}"
+    config = load_run_config(write(tmp_path, text), {})
+    assert (config.engine.compile, config.defaults.truncate_prompts, config.defaults.negative_prompt) == (
+        True,
+        False,
+        "no",
+    )
+
+
+def test_a_key_that_comes_twice_is_an_error_in_run_files_and_overrides(tmp_path: Path) -> None:
+    text = MINIMAL + "defaults: {width: 480}\nvideo: {crf: 20}\ndefaults: {height: 480}\n"
+    with pytest.raises(ConfigError, match=r"(?s)run\.yaml: key 'defaults': must not come twice.*line 6"):
+        load_run_config(write(tmp_path, text), {})
+    with pytest.raises(ConfigError, match=r"(?s)--set 'defaults=.*key 'seed': must not come twice"):
+        parse_override("defaults={seed: 1, seed: 2}")
+    with pytest.raises(ConfigError, match=r"--set defaults\.seed: must not come twice"):
+        parse_overrides(["defaults.seed=1", "defaults.width=480", "defaults.seed=2"])
+
+
+@pytest.mark.parametrize("text", ["1e3", "0100", "no", "1:30", "~", "2027-01-31"])
+def test_text_that_looks_like_something_else_is_kept_by_a_runs_record(tmp_path: Path, text: str) -> None:
+    config = load_run_config(write(tmp_path, MINIMAL + f"defaults: {{negative_prompt: '{text}'}}"), {})
+    (tmp_path / "again.yaml").write_bytes(config.to_yaml())
+    assert load_run_config(tmp_path / "again.yaml", {}).defaults.negative_prompt == text
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:

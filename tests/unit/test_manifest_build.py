@@ -191,6 +191,11 @@ def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_
         ("rows.csv", "subject_uri,prompt,prompt\n", "column 'prompt': must appear once"),
         ("rows.csv", "subject_uri,prompt,sed\n", "column 'sed': unknown; the nearest known one is 'seed'"),
         ("rows.csv", 'subject_uri,prompt\na,"b" c\n', "line 2: must be CSV"),
+        (
+            "rows.jsonl",
+            '{"subject_uri": "a", "prompt": "b", "seed": 1, "seed": 2}',
+            "line 1: .*'seed' must not come twice",
+        ),
         ("rows.xlsx", "", r"must be a \.csv or \.jsonl file"),
     ],
 )

@@ -1,0 +1,78 @@
+"""YAML that means what it looks like: the core schema of version 1.2, where 0100 is a hundred, `1:30` and `no` are text; and a key
+comes once.
+"""
+
+import re
+from typing import Any, ClassVar
+
+import yaml
+
+from lynx_batch.errors import ConfigError
+
+PLAIN_SCALARS = {
+    "null": (r"(~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    "bool": (r"(true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    "int": (r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)", list("-+0123456789")),
+    "float": (
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))",
+        list("-+.0123456789"),
+    ),
+}
+"""What a scalar without quotes looks like by its type, and what it begins with; all else is text. Source: YAML 1.2.2, 10.3.2."""
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.deep_construct = True  # so that a value that holds itself is an error
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r}: must not come twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that `_Loader` would take for something else."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node)
+    return float(text.replace(".", "") if text[-1:].isalpha() else text)
+
+
+for _name, (_pattern, _first) in PLAIN_SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^{_pattern}$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def read_yaml(text: str, *, source: str) -> Any:
+    """What `text` says. Raises ConfigError, naming `source`, if it is not YAML or a mapping has a key twice."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def write_yaml(value: object) -> str:
+    """`value` as YAML that `read_yaml` reads again."""
+    return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False)  # type: ignore[no-any-return]
