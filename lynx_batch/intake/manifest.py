@@ -92,7 +92,8 @@ def _is_hidden(path: str) -> bool:
 
 def _read_parquet(uri: str, source: str) -> pa.Table:
     try:
-        return pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read()
+        # Spark writes times as INT96, whose nanoseconds would wrap in Arrow's default unit beyond the year 2262
+        return pq.ParquetFile(pa.BufferReader(read_bytes(uri)), coerce_int96_timestamp_unit="us").read()
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{source}: must be a Parquet file ({error})") from error
 

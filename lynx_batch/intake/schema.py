@@ -6,8 +6,11 @@ value fits, any kind of string for text, dates and timestamps without a zone as 
 
 import difflib
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from lynx_batch.errors import ConfigError
@@ -56,6 +59,8 @@ SCHEMA = pa.schema(
     ],
     metadata={VERSION_KEY: str(MANIFEST_VERSION)},
 )
+
+FIRST_TIME, LAST_TIME = (pa.scalar(time.replace(tzinfo=UTC), TIME) for time in (datetime.min, datetime.max))
 
 EXPECTATIONS = {
     TEXT: "text",
@@ -114,13 +119,33 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     found = column.type.value_type if kinds.is_dictionary(column.type) else column.type
     if not _is_taken(found, wanted):
         raise ValueError(f"must be {EXPECTATIONS[wanted]}")
+    if wanted == REAL:
+        column = _as_written(column.cast(found))
     # Nanoseconds are the only thing that may be lost: pandas writes them for every time.
     is_fine = kinds.is_timestamp(found) and found.unit == "ns"
     cast = column.cast(wanted, safe=not is_fine)
     cast.validate(full=True)
     if wanted == TIME:
-        cast.to_pylist()  # a year that Python cannot count to is an error here, not somewhere later
+        _check_years(cast)
     return cast
+
+
+def _as_written(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals and short floats as the text that somebody may have written: 0.7 as float32 is not 0.699999988 to anybody, and
+    Arrow makes 0.7000000000000001 of a decimal 0.700.
+    """
+    if kinds.is_float16(numbers.type):
+        texts = [None if number is None else str(np.float16(number)) for number in numbers.to_pylist()]
+        return pa.chunked_array([pa.array(texts, TEXT)])
+    return numbers.cast(TEXT) if kinds.is_float32(numbers.type) or kinds.is_decimal(numbers.type) else numbers
+
+
+def _check_years(times: pa.ChunkedArray) -> None:
+    """Raises ValueError unless Python can count to every year."""
+    is_beyond = pc.or_(pc.less(times, FIRST_TIME), pc.greater(times, LAST_TIME))
+    if pc.any(is_beyond).as_py():
+        row = pc.index(is_beyond, True).as_py()
+        raise ValueError(f"row {row} of the file: must lie in the years 1 to 9999")
 
 
 def _is_taken(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -4,11 +4,14 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lynx_batch.config import DefaultsConfig
 from lynx_batch.errors import ConfigError, MissingObject
+from lynx_batch.intake.check import check_rows, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
 from lynx_batch.intake.schema import MANIFEST_VERSION, SCHEMA, VERSION_KEY
 
@@ -93,6 +96,15 @@ def test_text_that_is_not_utf8_is_refused_by_column(tmp_path: Path) -> None:
         ("width", [832.0], 832),
         ("guidance_scale", [5], 5.0),
         ("guidance_scale", [Decimal("5.5")], 5.5),
+        ("ip_scale", pa.array([Decimal("0.7")], pa.decimal128(10, 3)), 0.7),
+        ("ip_scale", pa.array([Decimal("0.7")], pa.decimal256(50, 30)), 0.7),
+        ("ip_scale", pa.array([Decimal("0.7")], pa.decimal128(10, 3)).dictionary_encode(), 0.7),
+        ("ip_scale", pa.array([0.7], pa.float32()), 0.7),
+        ("ip_scale", pa.array([np.float16(0.7)], pa.float16()), 0.7),
+        ("ip_scale", pa.array([None], pa.float16()), None),
+        ("ip_scale", pa.array([1e-7], pa.float32()), 1e-7),
+        ("ip_scale", [0.1 + 0.2], 0.1 + 0.2),
+        ("seed", pa.array([Decimal("7")], pa.decimal128(10, 3)), 7),
         ("prompt", pa.array(["微笑"], pa.large_string()), "微笑"),
         ("prompt", pa.array(["微笑"], pa.string_view()), "微笑"),
         ("subject_id", pa.array(["ada"]).dictionary_encode(), "ada"),
@@ -102,6 +114,8 @@ def test_text_that_is_not_utf8_is_refused_by_column(tmp_path: Path) -> None:
         ("consent_expires_at", pa.array([1], pa.timestamp("ns")), datetime(1970, 1, 1, tzinfo=UTC)),
         ("consent_expires_at", [datetime(2030, 1, 1)], datetime(2030, 1, 1, tzinfo=UTC)),
         ("consent_expires_at", [date(2030, 1, 1)], datetime(2030, 1, 1, tzinfo=UTC)),
+        ("consent_expires_at", [date(9999, 12, 31)], datetime(9999, 12, 31, tzinfo=UTC)),
+        ("consent_expires_at", [datetime(1, 1, 1)], datetime(1, 1, 1, tzinfo=UTC)),
         ("consent_expires_at", pa.array([0], pa.timestamp("s", "Asia/Tokyo")), datetime(1970, 1, 1, tzinfo=UTC)),
     ],
 )
@@ -109,6 +123,32 @@ def test_what_other_writers_write_is_taken_if_nothing_is_lost(
     tmp_path: Path, name: str, column: object, expected: object
 ) -> None:
     assert read_column(tmp_path, name, column) == [expected]
+
+
+@pytest.mark.parametrize("year", [1, 1600, 2027, 2262, 2263, 2846, 9999])
+def test_a_time_that_spark_wrote_is_the_one_that_was_meant(tmp_path: Path, year: int) -> None:
+    """As INT96, which Arrow reads as nanoseconds if nothing else is asked for, and those wrap beyond the year 2262."""
+    times = [datetime(year, 12, 31, 23, 59, 59, 123456), None]
+    table = pa.table({"subject_uri": ["a"] * 2, "prompt": ["a"] * 2, "consent_expires_at": times})
+    pq.write_table(table, tmp_path / "m.parquet", use_deprecated_int96_timestamps=True)
+    read = read_manifest(str(tmp_path / "m.parquet"))["consent_expires_at"].to_pylist()
+    assert read == [times[0].replace(tzinfo=UTC), None]
+
+
+def test_a_consent_for_ever_that_spark_wrote_is_valid_for_ever() -> None:
+    table = read_manifest(str(Path(__file__).parents[1] / "data" / "consent-int96-9999.parquet"))
+    requests, problems = check_rows(table, DefaultsConfig(), "/photos")
+    assert problems == []
+    kept, expired = reject_expired(requests, datetime(2029, 1, 1, tzinfo=UTC))
+    assert ([request.row for request in kept], expired) == ([0, 1], [])
+
+
+def test_a_year_that_cannot_be_counted_to_is_told_with_its_row(tmp_path: Path) -> None:
+    times = pa.array([0, 253_402_300_800], pa.timestamp("s"))
+    with pytest.raises(
+        ConfigError, match=r"'consent_expires_at'.*: row 1 of the file: must lie in the years 1 to 9999"
+    ):
+        read_column(tmp_path, "consent_expires_at", times)
 
 
 def test_rows_keep_their_position_in_the_whole_manifest(tmp_path: Path) -> None:
