@@ -121,11 +121,13 @@ def show(
 
 def _parse_seeds(text: str | None) -> list[int] | None:
     from lynx_batch.clip import broken_rule
+    from lynx_batch.intake.cells import read_cell
+    from lynx_batch.intake.schema import WHOLE
 
     if text is None:
         return None
     try:
-        seeds = [int(seed) for seed in text.split(",")]
+        seeds = [int(str(read_cell(seed, WHOLE))) for seed in text.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds {text!r}: must be whole numbers with commas between, such as 1,2,3") from None
     for seed in seeds:

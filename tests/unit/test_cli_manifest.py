@@ -1,6 +1,7 @@
 """`lynx-batch manifest` as its user runs it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from lynx_batch.cli import app
 from lynx_batch.intake.schema import SCHEMA
-from tests.models import BASE
+from tests.models import BASE, MODEL
 
 SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
 PROMPTS = SUBJECTS.with_name("prompts.txt")
@@ -64,6 +65,7 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
         (["--from", "r.csv", "--seeds", "1"], "or --from alone"),
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "-1"], "--seeds '-1': -1 must be between"),
+        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1_000"], "--seeds '1_000': must be whole numbers"),
         (["--photos", "none", "--prompts", PROMPTS], "photos none: must be a folder"),
         (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: nothing lies there"),
     ],
@@ -181,3 +183,68 @@ def test_signatures_and_markup_are_not_shown() -> None:
     assert "secret" not in result.stdout
     assert "\x1b" not in result.stdout
     assert "[red]微笑[/nonsense]" in result.stdout
+
+
+def problems_of(*arguments: object) -> list[dict[str, object]]:
+    result = run("check", "m.parquet", *arguments, "--problems", "problems.jsonl")
+    assert result.exit_code == 2, result.output
+    return [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
+
+
+def write_run(face_pack: Path, **sections: object) -> None:
+    model = {"base": str(BASE), "adapters": str(MODEL / "lynx_full")}
+    faces = {"pack": str(face_pack), "identity": "pack"}
+    content = {"manifest": "m.parquet", "output": "out", "model": model, "faces": faces, **sections}
+    Path("run.yaml").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_photo_under_two_names_is_found_by_its_content(face_pack: Path) -> None:
+    shutil.copy(SUBJECTS / "grace-hopper.jpg", "first.jpg")
+    shutil.copy(SUBJECTS / "grace-hopper.jpg", "second.jpg")
+    write_run(face_pack)
+    write({"subject_uri": "first.jpg"}, {"subject_uri": "second.jpg", "prompt": " 微笑"}, {"subject_uri": "second.jpg"})
+    assert run("check", "m.parquet").exit_code == 0
+    named, *_ = problems = problems_of("--photos", "--run", "run.yaml")
+    assert [problem["row"] for problem in problems] == [1, 2]
+    assert named["value"] == str(Path("second.jpg").absolute())
+    assert f"as row 0, whose photo is {Path('first.jpg').absolute()}; " in named["rule"]
+    assert "--allow-duplicates" in named["rule"]
+    allowed = run("check", "m.parquet", "--photos", "--run", "run.yaml", "--allow-duplicates")
+    assert allowed.exit_code == 0, allowed.output
+
+
+def test_two_clips_of_one_name_are_found_without_their_photos() -> None:
+    write({"clip_name": "a"}, {"clip_name": "a", "seed": 1}, {"clip_name": "b", "seed": 2})
+    (problem,) = problems_of()
+    assert (problem["row"], problem["column"], problem["value"]) == (1, "clip_name", "a")
+
+
+def test_the_command_that_lists_all_lists_all_that_a_plan_refuses(face_pack: Path) -> None:
+    """Copies of a photo and spellings of a prompt, more than a list of `plan` holds."""
+    for number in range(52):
+        shutil.copy(SUBJECTS / "grace-hopper.jpg", f"{number}.jpg")
+    write(*({"subject_uri": f"{number}.jpg", "prompt": " " * number + "微笑"} for number in range(52)))
+    write_run(face_pack)
+    refused = CliRunner().invoke(app, ["plan", "run.yaml"])
+    assert refused.exit_code == 2
+    pointer = "... and 1 more; `lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all to FILE"
+    assert pointer in refused.stderr
+    assert [problem["row"] for problem in problems_of("--run", "run.yaml", "--photos")] == list(range(1, 52))
+
+
+def test_texts_are_counted_with_a_run_files_tokenizer_and_estimated_without(face_pack: Path) -> None:
+    write({"prompt": "a " * 600})
+    write_run(face_pack)
+    (problem,) = problems_of("--run", "run.yaml")
+    assert "has 601 tokens, and the model reads at most 512" in problem["rule"]
+    assert run("check", "m.parquet", "--run", "run.yaml", "--set", "defaults.truncate_prompts=true").exit_code == 0
+    write({"prompt": "a person waves " * 600})
+    estimated = run("check", "m.parquet")
+    assert estimated.exit_code == 0
+    assert "texts_may_be_too_long" in estimated.stderr
+
+
+def test_an_override_needs_a_run_file() -> None:
+    write({})
+    refused = run("check", "m.parquet", "--set", "defaults.seed=1")
+    assert (refused.exit_code, "--set: changes a run file, so it needs --run" in refused.stderr) == (2, True)

@@ -200,12 +200,12 @@ def test_a_prompt_that_is_too_long_is_refused_or_rejected_or_cut(face_pack: Path
         prepare_prompts(face_pack, "a", long)
     (rejection,) = prepare_prompts(face_pack, "a", long, selection=Selection(allow_invalid=True)).rejections
     assert (rejection.row, rejection.error_type) == (1, "InvalidRow")
-    with pytest.raises(ConfigError, match="row 2: .*must not ask for the same clip as row 1"):
+    with pytest.raises(ConfigError, match=r"row 2: .*must not ask for the same clip as row 1"):
         prepare_prompts(face_pack, "a", long, f"{long} but longer", truncate_prompts=True)
 
 
 def test_prompts_that_are_cleaned_to_the_same_text_ask_for_the_same_clip(face_pack: Path) -> None:
-    with pytest.raises(ConfigError, match="row 1: .*must not ask for the same clip as row 0"):
+    with pytest.raises(ConfigError, match=r"row 1: .*must not ask for the same clip as row 0"):
         prepare_prompts(face_pack, "a cafe\u0301", " a caf\u00e9 ")
 
 
