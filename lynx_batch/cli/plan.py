@@ -116,7 +116,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     console.print(_basis(forecast, nodes))
     if forecast.num_unfit:
         console.print(
-            f"memory: by the estimate no group can hold {forecast.num_unfit} of the clips; `doctor` says what helps"
+            f"memory: by the estimate no group can hold {forecast.num_unfit} of the clips; "
+            f"`lynx-batch doctor RUN.yaml` on such a node says what helps at the run's default size"
         )
     if deadline_s is not None:
         console.print(_compare(chosen, deadline_s, nodes))

@@ -138,7 +138,7 @@ def load_arcface(file: Path) -> ArcFaceIRSE50:
 def _read_checkpoint(file: Path) -> dict[str, Tensor]:
     """All tensors of the file but its counters."""
     if not file.is_file():
-        raise MissingFile(f"ArcFace weights {file}: must be there; fetch them with `lynx-batch models pull`")
+        raise MissingFile(f"ArcFace weights {file}: must be there; fetch them with `lynx-batch models pull arcface`")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         return {name: tensor.detach() for name, tensor in state.items() if not name.endswith(COUNTER)}
