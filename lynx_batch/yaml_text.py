@@ -3,7 +3,7 @@ comes once.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -22,7 +22,7 @@ PLAIN_SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes the text that `_Loader` would take for something else."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -75,4 +75,4 @@ def read_yaml(text: str, *, source: str) -> Any:
 
 def write_yaml(value: object) -> str:
     """`value` as YAML that `read_yaml` reads again."""
-    return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False)  # type: ignore[no-any-return]
+    return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False)

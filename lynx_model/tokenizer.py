@@ -95,7 +95,7 @@ class Tokenizer:
         return found
 
     def _encode(self, texts: Sequence[str]) -> Sequence[tokenizers.Encoding]:
-        return self._library.encode_batch([clean_text(text) for text in texts])  # type: ignore[no-any-return]
+        return self._library.encode_batch([clean_text(text) for text in texts])
 
 
 def _describe(encoding: tokenizers.Encoding) -> TextReading:

@@ -26,13 +26,8 @@ UnsafeCommit = Annotated[
 
 
 def parse_overrides(texts: list[str] | None) -> dict[str, object]:
-    """{"a.b": value} of each KEY=VALUE. Raises ConfigError if one cannot be read, or a key comes twice."""
-    overrides: dict[str, object] = {}
-    for key, value in map(parse_override, texts or ()):
-        if key in overrides:
-            raise ConfigError(f"--set {key}: must not come twice")
-        overrides[key] = value
-    return overrides
+    """{"a.b": value} of each KEY=VALUE; of one key the last counts. Raises ConfigError."""
+    return dict(map(parse_override, texts or ()))
 
 
 def parse_duration(option: str, text: str) -> float:
