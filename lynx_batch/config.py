@@ -216,6 +216,11 @@ class ClusterConfig(_Section):
     max_clips_per_group: int | None = Field(default=500, ge=1)
     ready_within_s: float = Field(default=3600.0, gt=0)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the run has a Ray of its own."""
+        return self.address == "local"
+
 
 class RetryConfig(_Section):
     """`max_attempts` on different groups fail a clip. The run ends when more than `max_failed_share` of its clips failed, or

@@ -13,7 +13,7 @@ import structlog
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import GroupLost, HeadLost, Permanent, StoreUnavailable, TooManyFaults
-from lynx_batch.execution.cluster import Slots
+from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
@@ -32,6 +32,7 @@ POLL_S = 0.5
 
 NO_ROOM = Failed(error_type="GroupLost", error="no node has room for a group that clips wait for", fault=Fault.MACHINE)
 BROKEN = Failed(error_type="GroupLost", error="the group broke at the clip before", fault=Fault.MACHINE)
+HEAD_LOST = Failed(error_type="HeadLost", error="the Ray cluster is gone", fault=Fault.MACHINE)
 DRAINED = Failed(error_type="NodeDrained", error="the node is taken away before the clip was begun", fault=Fault.DRAIN)
 
 
@@ -60,16 +61,18 @@ class Recorder(Protocol):
 class Driver:
     """Renders every clip of a schedule on the groups that it asks for, as far as they fit.
 
-    Call `run` once. Whatever ends it, a finished schedule or an exception, no actor and no placement group is left.
+    Whatever ends `run`, a finished schedule or an exception, no actor and no placement group is left. After `HeadLost` it may be
+    called again, with another cluster of the same kind.
     """
+
+    _head: Head
+    _placements: Placements
 
     def __init__(
         self,
         *,
         schedule: Schedule,
         settings: WorkerSettings,
-        slots: Slots,
-        head: Head,
         cluster: ClusterConfig,
         cost: CostModel,
         editions: Editions,
@@ -77,20 +80,20 @@ class Driver:
         watch: Callable[[Progress], None],
     ) -> None:
         self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
-        self._head, self._cluster, self._recorder, self._watch = head, cluster, recorder, watch
-        self._placements = Placements(slots)
+        self._cluster, self._recorder, self._watch = cluster, recorder, watch
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
 
-    def run(self) -> None:
+    def run(self, slots: Slots, head: Head) -> None:
         """Returns when every clip has ended.
 
         Raises:
-            HeadLost: If the head of the cluster is gone.
+            HeadLost: If the head of the cluster, or the only node of a local one, is gone.
             TooManyFaults: If too many clips fail, or nothing but the machine for too long.
             Permanent: If the model cannot be loaded, and never was.
         """
+        self._head, self._placements = head, Placements(slots)
         try:
             while not self._schedule.is_finished:
                 self._head.check()
@@ -100,18 +103,27 @@ class Driver:
                 for group, ref in self._answered():
                     self._record(group, ref)
                 self._watch(self._progress())
-        except HeadLost:
-            self._groups.clear()
-            self._placements.forget()
+        except (HeadLost, ray.exceptions.RayError):
+            self._forget()
             raise
         finally:
             for group in self._groups:
                 group.end()
             self._placements.give_back()
 
+    def _forget(self) -> None:
+        """Lets go of groups that are gone with their cluster, without asking Ray, which would block."""
+        for group in self._groups:
+            self._fail_all(group, HEAD_LOST)
+            self._schedule.leave(group.name)
+        self._groups.clear()
+        self._placements.forget()
+
     def _tend(self) -> None:
         """Ends groups that are stuck or whose node is gone, and clears nodes that are taken away."""
         slots = self._placements.slots
+        if self._cluster.is_local and not slots.nodes:
+            raise HeadLost(NO_LOCAL_NODE)
         for group in list(self._groups):
             node = group.placement.node
             if reason := group.why_stuck():
@@ -226,9 +238,12 @@ class Driver:
         self._stop_if_hopeless(failure)
 
     def _dissolve(self, group: Group, failure: Failed) -> None:
+        self._fail_all(group, failure)
+        self._remove(group)
+
+    def _fail_all(self, group: Group, failure: Failed) -> None:
         for task in group.tasks:
             self._fail(task, group, failure)
-        self._remove(group)
 
     def _end(self, ended: Ended, group: Group) -> None:
         if isinstance(ended.result, Rendered):

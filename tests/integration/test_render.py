@@ -132,6 +132,13 @@ def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     return [process for process in descendants if any("ray::Worker" in part for part in process.cmdline())]
 
 
+def kill_part_of_ray(driver: subprocess.Popen[str], name: str) -> None:
+    """Ends the process `name` of the Ray that a driver has started for itself."""
+    (process,) = (child for child in psutil.Process(driver.pid).children() if child.name() == name)
+    process.kill()
+    process.wait(DEADLINE_S)
+
+
 @pytest.fixture
 def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
     def make(rows: list[dict[str, object]], **options: object) -> Job:
@@ -325,3 +332,21 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert process.returncode == 0, stderr
     assert [r["attempts"] for r in job.metadata()] == [1] * 4
     assert len(job.commits()) == 4
+
+
+def test_a_local_ray_that_loses_its_node_is_started_once_more(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(seed=seed) for seed in range(9)], steps=60, settings={"cluster": {"max_groups": 1}})
+    process = job.start()
+    wait_until(lambda: job.num_commits() >= 1, process)
+    kill_part_of_ray(process, "raylet")
+    num_before = job.num_commits()
+    wait_until(lambda: job.num_commits() >= num_before + 2, process)
+    kill_part_of_ray(process, "raylet")
+    killed_s = time.monotonic()
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 4, stderr
+    assert time.monotonic() - killed_s < 20
+    assert "stopped: the head of the Ray cluster" in stdout
+    assert {r["attempts"] for r in job.metadata() if r["outcome"] == "rendered"} == {1}
+    assert Counter(r["outcome"] for r in job.metadata())["rendered"] == job.num_commits() < 9
