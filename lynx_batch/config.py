@@ -225,7 +225,8 @@ class ClusterConfig(_Section):
 class RetryConfig(_Section):
     """`max_attempts` on different groups fail a clip. The run ends when more than `max_failed_share` of its clips failed, or
     when nothing but machines failed for `give_up_after_s` beyond the time of the longest clip. A clip is tried on another
-    group if it takes `deadline_factor` times what was predicted, and 15 minutes.
+    group if it takes `deadline_factor` times what was predicted, and 15 minutes. One that kills its worker three times, alone
+    on it, fails whatever `max_attempts` is.
     """
 
     max_attempts: int = Field(default=3, ge=1)

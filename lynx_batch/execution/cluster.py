@@ -24,6 +24,7 @@ from lynx_batch.planning.layout import Node
 log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S = 10.0
+KNOCK_TIMEOUT_S = 2.0
 AWAIT_EVERY_S = 2.0
 
 INIT_PATIENCE_S = 45.0
@@ -168,6 +169,17 @@ def find_head(*, is_local: bool) -> Head:
     if not is_local:
         return Head(gcs, patience_s=PATIENCE_S)
     return Head(gcs, *map(_raylet, ray.nodes()), patience_s=LOCAL_PATIENCE_S)
+
+
+def node_answers(node_id: str) -> bool:
+    """Whether Ray's daemon on a node is there: the cluster notices some seconds late that it is not."""
+    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    try:
+        if node is not None:
+            knock(_raylet(node), KNOCK_TIMEOUT_S)
+    except OSError:
+        return False
+    return node is not None
 
 
 def _raylet(node: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.heartbeat import beating, living_runs
+from lynx_batch.ledger.history import deaths_before
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.timings import read_timings
@@ -191,7 +192,8 @@ def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: S
         refuse_private_paths(config, {clip.request.subject_uri: None for clip in recorder.open_clips})
     chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
-    schedule.plan(chosen.clips, chosen.sizes)
+    deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
+    schedule.plan(chosen.clips, chosen.sizes, deaths)
 
 
 def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
