@@ -232,11 +232,17 @@ class ClusterConfig(_Section):
     max_clips_per_group: int | None = Field(default=500, ge=1)
     ready_within_s: float = Field(default=3600.0, gt=0)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the run has a Ray of its own."""
+        return self.address == "local"
+
 
 class RetryConfig(_Section):
     """`max_attempts` on different groups fail a clip. The run ends when more than `max_failed_share` of its clips failed, or
     when nothing but machines failed for `give_up_after_s` beyond the time of the longest clip. A clip is tried on another
-    group if it takes `deadline_factor` times what was predicted, and 15 minutes.
+    group if it takes `deadline_factor` times what was predicted, and 15 minutes. One that kills its worker three times, alone
+    on it, fails whatever `max_attempts` is.
     """
 
     max_attempts: int = Field(default=3, ge=1)

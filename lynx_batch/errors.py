@@ -10,7 +10,7 @@ Permanent
 └── UnsafeStore            the store does not honour create-only puts
 Transient
 ├── GroupLost              a rank of the group died
-├── HeadLost               the head of the Ray cluster does not answer any more
+├── HeadLost               the head of the Ray cluster, or the only node of a local one, does not answer (exit code 4)
 ├── UnfitState             what was saved of a paused clip is not there, or not this clip's
 ├── ImplausibleResult      a picture that is flat or not a number, or one that took no time
 ├── TooManyFaults          machines or clips fail again and again, so the run stopped (exit code 4)
@@ -72,7 +72,7 @@ class GroupLost(Transient):
 
 
 class HeadLost(Transient):
-    """The head of the Ray cluster does not answer any more; the bucket knows what is committed."""
+    """The head of the Ray cluster, or the only node of a local one, does not answer; the bucket knows what is committed."""
 
 
 class ImplausibleResult(Transient):

@@ -52,7 +52,7 @@ def attempted(do: Callable[[], T], stopwatch: Stopwatch, *, unknown: Fault = Fau
         return _failed(OutOfMemory(str(error)), stopwatch, Fault.MEMORY)
     except torch.AcceleratorError as error:  # nothing works on the device any more, in this process
         log.exception("device_broke")
-        return replace(_failed(error, stopwatch, Fault.MACHINE), breaks_group=True)
+        return replace(_failed(error, stopwatch, Fault.UNCLEAR), breaks_group=True)
     except LynxError as error:
         return _failed(error, stopwatch, _fault(error))
     except Exception as error:

@@ -3,24 +3,38 @@
 import math
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import ray
 import structlog
 
 from lynx_batch.config import ClusterConfig
-from lynx_batch.errors import ConfigError
-from lynx_batch.execution.head import Head, knock
+from lynx_batch.errors import ConfigError, HeadLost
+from lynx_batch.execution.head import LOCAL_PATIENCE_S, PATIENCE_S, Head, knock
 from lynx_batch.planning.cost import OTHER, GpuType, gpu_type
 from lynx_batch.planning.layout import Node
 
 log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S = 10.0
+KNOCK_TIMEOUT_S = 2.0
 AWAIT_EVERY_S = 2.0
+
+INIT_PATIENCE_S = 45.0
+"""Ray raises within 40 s of the head's death where it raises at all, and ends the process after 60 s where it does not."""
+
+NO_LOCAL_NODE = "cluster.address='local': the Ray of this run has lost its only node"
+
+STOPPED = 4
+"""The exit code of a run that stopped and can go on."""
+
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
 
 
@@ -48,38 +62,91 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     has only begun to start is waited for: its head answers minutes before the first node with GPUs does.
 
     Raises:
-        ConfigError: If no cluster answers at `config.address`.
+        ConfigError: If no cluster answers at `config.address`, or it will not have us.
+        HeadLost: If Ray fails while it starts, or later.
     """
-    is_local = config.address == "local"
-    if not is_local:
+    if not config.is_local:
         _check_reachable(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # workers have an environment of their own, so none of those would be used that Ray starts ahead, one for each core
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES} if is_local else {}
+    try:
+        with _not_without_its_head(config.address):
+            _init(config)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which exits
+        yield _await_slots(config)
+    except ray.exceptions.RayError as error:
+        raise HeadLost(f"cluster.address={config.address!r}: Ray failed: {error}") from error
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _not_without_its_head(address: str) -> Iterator[None]:
+    """Ends this process, with exit code 4, if the head dies while `ray.init` goes on and that raises nothing.
+
+    Such a call neither returns nor can be interrupted; after 60 s Ray ends the process, as if it were faulty.
+    """
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(AWAIT_EVERY_S):
+            if _is_head_gone(address) and not is_over.wait(INIT_PATIENCE_S):
+                told = f"error: cluster.address={address!r}: the head of the Ray cluster died while this run connected to it"
+                print(f"{told}. Run the same command again to go on.", file=sys.stderr, flush=True)
+                os._exit(STOPPED)
+
+    watching = threading.Thread(target=watch, name="ray-start", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watching.join()
+
+
+def _is_head_gone(address: str) -> bool:
+    if address == "local":
+        children = psutil.Process().children()
+        return any(child.name() == "gcs_server" and child.status() == psutil.STATUS_ZOMBIE for child in children)
+    try:
+        _check_reachable(address)
+    except ConfigError:
+        return True
+    return False
+
+
+def _init(config: ClusterConfig) -> None:
+    """Connects this process, if need be to a Ray that it starts. Ray raises any exception here, even a bare one."""
+    place = f"cluster.address={config.address!r}"
+    local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
         ray.init(
             address=config.address,
             namespace="lynx-batch",
             log_to_driver=False,
             configure_logging=False,
-            **local_options,
+            **(local_options if config.is_local else {}),
         )
-    except ConnectionError as error:
-        raise ConfigError(f"cluster.address={config.address!r}: no Ray cluster answers there: {error}") from error
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which exits
-    try:
-        yield _await_slots(config.ready_within_s)
-    finally:
-        ray.shutdown()
+    except (ValueError, ray.exceptions.AuthenticationError) as error:
+        raise ConfigError(
+            f"{place}: must be 'local', 'auto' or host:port of a cluster that lets us in: {error}"
+        ) from error
+    except Exception as error:
+        if isinstance(error, ConnectionError) and not config.is_local:
+            raise ConfigError(f"{place}: no Ray cluster answers there: {error}") from error
+        raise HeadLost(f"{place}: Ray failed: {error}") from error
 
 
-def _await_slots(within_s: float) -> Slots:
-    """The cluster's slots as soon as it has any, else none after a while."""
-    slots, ends_s = find_slots(), time.monotonic() + within_s
-    if not slots.nodes:
-        log.warning("first_node_awaited", within_s=within_s)
+def _await_slots(config: ClusterConfig) -> Slots:
+    """The cluster's slots as soon as it has any, else none after a while; a local one that has none will never have any."""
+    slots, ends_s = find_slots(), time.monotonic() + config.ready_within_s
+    if slots.nodes:
+        return slots
+    if config.is_local:
+        raise HeadLost(NO_LOCAL_NODE)
+    log.warning("first_node_awaited", within_s=config.ready_within_s)
     while not slots.nodes and time.monotonic() < ends_s:
         time.sleep(AWAIT_EVERY_S)
         slots = find_slots()
@@ -92,13 +159,31 @@ def _check_reachable(address: str) -> None:
         return
     try:
         knock(address, CONNECT_TIMEOUT_S)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cluster.address={address!r}: no Ray cluster answers there: {error}") from error
 
 
-def find_head() -> Head:
-    """The head of the connected cluster."""
-    return Head(ray.get_runtime_context().gcs_address)
+def find_head(*, is_local: bool) -> Head:
+    """The head of the connected cluster; a local one has but one node, so that nothing works without that, either."""
+    gcs = ray.get_runtime_context().gcs_address
+    if not is_local:
+        return Head(gcs, patience_s=PATIENCE_S)
+    return Head(gcs, *map(_raylet, ray.nodes()), patience_s=LOCAL_PATIENCE_S)
+
+
+def node_answers(node_id: str) -> bool:
+    """Whether Ray's daemon on a node is there: the cluster notices some seconds late that it is not."""
+    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    try:
+        if node is not None:
+            knock(_raylet(node), KNOCK_TIMEOUT_S)
+    except OSError:
+        return False
+    return node is not None
+
+
+def _raylet(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
 def has_several_machines() -> bool:

@@ -13,7 +13,7 @@ import structlog
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import GroupLost, HeadLost, Permanent, StoreUnavailable, TooManyFaults
-from lynx_batch.execution.cluster import Slots
+from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots, node_answers
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
@@ -32,6 +32,7 @@ POLL_S = 0.5
 
 NO_ROOM = Failed(error_type="GroupLost", error="no node has room for a group that clips wait for", fault=Fault.MACHINE)
 BROKEN = Failed(error_type="GroupLost", error="the group broke at the clip before", fault=Fault.MACHINE)
+HEAD_LOST = Failed(error_type="HeadLost", error="the Ray cluster is gone", fault=Fault.MACHINE)
 DRAINED = Failed(error_type="NodeDrained", error="the node is taken away before the clip was begun", fault=Fault.DRAIN)
 
 
@@ -48,28 +49,35 @@ class Progress:
 
 
 class Recorder(Protocol):
-    """Told of each group that is ready and of each ended attempt; `attempts` are those that the clip has used up."""
+    """Told of each group that is ready and of each ended attempt.
+
+    `attempts` are those that the clip has used up, `deaths` the groups that broke with it alone aboard.
+    """
 
     def loaded(self, group: str, answer: Loaded) -> None: ...
 
     def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None: ...
 
-    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int) -> None: ...
+    def failed(
+        self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
+    ) -> None: ...
 
 
 class Driver:
     """Renders every clip of a schedule on the groups that it asks for, as far as they fit.
 
-    Call `run` once. Whatever ends it, a finished schedule or an exception, no actor and no placement group is left.
+    Whatever ends `run`, a finished schedule or an exception, no actor and no placement group is left. After `HeadLost` it may be
+    called again, with another cluster of the same kind.
     """
+
+    _head: Head
+    _placements: Placements
 
     def __init__(
         self,
         *,
         schedule: Schedule,
         settings: WorkerSettings,
-        slots: Slots,
-        head: Head,
         cluster: ClusterConfig,
         cost: CostModel,
         editions: Editions,
@@ -77,20 +85,20 @@ class Driver:
         watch: Callable[[Progress], None],
     ) -> None:
         self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
-        self._head, self._cluster, self._recorder, self._watch = head, cluster, recorder, watch
-        self._placements = Placements(slots)
+        self._cluster, self._recorder, self._watch = cluster, recorder, watch
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
 
-    def run(self) -> None:
+    def run(self, slots: Slots, head: Head) -> None:
         """Returns when every clip has ended.
 
         Raises:
-            HeadLost: If the head of the cluster is gone.
+            HeadLost: If the head of the cluster, or the only node of a local one, is gone.
             TooManyFaults: If too many clips fail, or nothing but the machine for too long.
             Permanent: If the model cannot be loaded, and never was.
         """
+        self._head, self._placements = head, Placements(slots)
         try:
             while not self._schedule.is_finished:
                 self._head.check()
@@ -100,18 +108,27 @@ class Driver:
                 for group, ref in self._answered():
                     self._record(group, ref)
                 self._watch(self._progress())
-        except HeadLost:
-            self._groups.clear()
-            self._placements.forget()
+        except (HeadLost, ray.exceptions.RayError):
+            self._forget()
             raise
         finally:
             for group in self._groups:
                 group.end()
             self._placements.give_back()
 
+    def _forget(self) -> None:
+        """Lets go of groups that are gone with their cluster, without asking Ray, which would block."""
+        for group in self._groups:
+            self._fail_all(group, HEAD_LOST)
+            self._schedule.leave(group.name)
+        self._groups.clear()
+        self._placements.forget()
+
     def _tend(self) -> None:
         """Ends groups that are stuck or whose node is gone, and clears nodes that are taken away."""
         slots = self._placements.slots
+        if self._cluster.is_local and not slots.nodes:
+            raise HeadLost(NO_LOCAL_NODE)
         for group in list(self._groups):
             node = group.placement.node
             if reason := group.why_stuck():
@@ -210,25 +227,35 @@ class Driver:
         elif isinstance(answer, Ended):
             self._end(answer, group)
         if group.is_spent:
-            self._dissolve(group, BROKEN)
+            self._dissolve(group, _beside(group.broken_by))
 
     def _lose(self, group: Group, loss: GroupLost) -> None:
-        """Ends a group; its clips are tried again, whichever of them it was about."""
+        """Ends a group; its clips are tried again, unless one of them has broken too many."""
         log.warning("group_lost", group=group.name, error=str(loss))
-        self._placements.look(is_urgent=True)
-        failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=Fault.MACHINE)
-        node, slots = group.placement.node, self._placements.slots
-        if node in slots.draining:
-            failure = replace(failure, fault=Fault.DRAIN)
-        elif not group.is_ready and node in slots.nodes:
-            self._schedule.load_failed(time.monotonic(), formed_s=group.formed_s)
+        failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=self._fault_of_break(group))
         self._dissolve(group, failure)
         self._stop_if_hopeless(failure)
 
+    def _fault_of_break(self, group: Group) -> Fault:
+        """The node's if that is taken away or gone, the machine's if the group never was ready; else perhaps that of a clip aboard."""
+        self._placements.look(is_urgent=True)
+        node, slots = group.placement.node, self._placements.slots
+        if node in slots.draining:
+            return Fault.DRAIN
+        if node not in slots.nodes or not node_answers(node):
+            return Fault.MACHINE
+        if not group.is_ready:
+            self._schedule.load_failed(time.monotonic(), formed_s=group.formed_s)
+            return Fault.MACHINE
+        return self._schedule.fault_of_break(group.name)
+
     def _dissolve(self, group: Group, failure: Failed) -> None:
+        self._fail_all(group, failure)
+        self._remove(group)
+
+    def _fail_all(self, group: Group, failure: Failed) -> None:
         for task in group.tasks:
             self._fail(task, group, failure)
-        self._remove(group)
 
     def _end(self, ended: Ended, group: Group) -> None:
         if isinstance(ended.result, Rendered):
@@ -236,9 +263,12 @@ class Driver:
             self._schedule.rendered(clip_id)
             self._recorder.rendered(ended.task, group.name, ended.result, attempts=self._schedule.attempts(clip_id))
         else:
-            self._keep_saved(ended.task, ended.result)
-            self._fail(ended.task, group, ended.result)
-            self._stop_if_hopeless(ended.result)
+            failure = ended.result
+            if failure.fault is Fault.UNCLEAR:
+                failure = replace(failure, fault=self._fault_of_break(group))
+            self._keep_saved(ended.task, failure)
+            self._fail(ended.task, group, failure)
+            self._stop_if_hopeless(failure)
 
     def _keep_saved(self, task: RenderTask, failure: Failed) -> None:
         """Remembers where a clip can go on; what it cannot go on from is forgotten."""
@@ -253,7 +283,12 @@ class Driver:
         state = self._schedule.failed(clip_id, failure.fault)
         if failure.fault is Fault.MEMORY and state is ClipState.FAILED:
             failure = replace(failure, error=f"no group wider than {group.size} is possible here: {failure.error}")
-        self._recorder.failed(task, group.name, failure, state, attempts=self._schedule.attempts(clip_id))
+        attempts, deaths = self._schedule.attempts(clip_id), self._schedule.deaths(clip_id)
+        if failure.fault is Fault.LETHAL and state is ClipState.FAILED:
+            failure = replace(
+                failure, error=f"killed its worker {deaths} times, each time alone on it: {failure.error}"
+            )
+        self._recorder.failed(task, group.name, failure, state, attempts=attempts, deaths=deaths)
 
     def _stop_if_hopeless(self, failure: Failed) -> None:
         """Counts a fault of the machine once, however many clips it hit; stops the run if too much fails."""
@@ -280,3 +315,9 @@ class Driver:
             running=tuple(clip for group in self._groups for clip in group.running()),
             num_groups_loading=sum(not group.is_ready for group in self._groups),
         )
+
+
+def _beside(broken_by: Failed | None) -> Failed:
+    """What becomes of the clips aboard with the one at which their group broke: if that was unclear, they may be the cause."""
+    is_unclear = broken_by is not None and broken_by.fault is Fault.UNCLEAR
+    return replace(BROKEN, fault=Fault.UNCLEAR) if is_unclear else BROKEN

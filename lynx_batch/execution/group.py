@@ -28,7 +28,8 @@ class Group:
         self.next: RenderTask | None = None
         self.rendering: RenderTask | None = None
         self.delivering: RenderTask | None = None
-        self.is_ready = self.is_broken = self.is_closing = self._is_pausing = False
+        self.is_ready = self.is_closing = self._is_pausing = False
+        self.broken_by: Failed | None = None
         self.formed_s = self._changed_s = time.monotonic()
         self._num_taken, self._memory_gib = 0, list[float]()
         self._step = (0, 0)
@@ -59,6 +60,10 @@ class Group:
     @property
     def has_room(self) -> bool:
         return self.is_ready and not self.is_broken and not self.is_closing and self.next is None
+
+    @property
+    def is_broken(self) -> bool:
+        return self.broken_by is not None
 
     @property
     def is_spent(self) -> bool:
@@ -165,7 +170,7 @@ class Group:
             self._memory_gib[-1] += answer.memory_gib
         elif self._early is None:
             self._early = answer
-            self.is_broken = isinstance(answer, Failed) and answer.breaks_group
+            self.broken_by = answer if isinstance(answer, Failed) and answer.breaks_group else None
         if self.is_broken:
             self._render_refs.clear()
         ended = None

@@ -1,4 +1,4 @@
-"""Whether the head of a Ray cluster answers."""
+"""Whether that part of a Ray cluster answers without which nothing works."""
 
 import socket
 import time
@@ -10,6 +10,9 @@ CHECK_EVERY_S = 2.0
 PATIENCE_S = 20.0
 """Well below the 60 s after which Ray ends a process that has lost the head, without a chance to write or say anything."""
 
+LOCAL_PATIENCE_S = 3.0
+"""What was on this machine and does not answer has died; nobody starts it again."""
+
 
 def knock(address: str, timeout_s: float) -> None:
     """Raises OSError unless somebody listens at `host:port`."""
@@ -18,10 +21,14 @@ def knock(address: str, timeout_s: float) -> None:
 
 
 class Head:
-    """The head of the cluster that this process is connected to."""
+    """The head of the cluster that this process is connected to: the `addresses` that must answer.
 
-    def __init__(self, address: str) -> None:
-        self._address, self._answered_s = address, time.monotonic()
+    Silence for `patience_s` is taken for a loss.
+    """
+
+    def __init__(self, *addresses: str, patience_s: float) -> None:
+        self._addresses, self._patience_s = addresses, patience_s
+        self._answered_s = time.monotonic()
 
     def check(self) -> None:
         """Asks every now and then whether the head is there, and waits while it is not: nothing works without it.
@@ -31,9 +38,10 @@ class Head:
         """
         while time.monotonic() - self._answered_s > CHECK_EVERY_S:
             try:
-                knock(self._address, timeout_s=CHECK_EVERY_S)
+                for address in self._addresses:
+                    knock(address, timeout_s=CHECK_EVERY_S)
                 self._answered_s = time.monotonic()
             except OSError as error:
-                if time.monotonic() - self._answered_s > PATIENCE_S:
-                    raise HeadLost(f"the head of the Ray cluster, {self._address}, is gone: {error}") from error
+                if time.monotonic() - self._answered_s > self._patience_s:
+                    raise HeadLost(f"the head of the Ray cluster, {address}, is gone: {error}") from error
                 time.sleep(CHECK_EVERY_S)

@@ -116,14 +116,16 @@ class RunRecorder:
         self._put_event(task, group, EventKind.RENDERED)
         self._settle_rendered(result.commit)
 
-    def failed(self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int) -> None:
+    def failed(
+        self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
+    ) -> None:
         clip_id, why = task.clip.clip_id, Reason(result.error_type, result.error)
         log.warning("attempt_failed", clip=task.clip.name, group=group, **why._asdict(), clip_is=state)
         mark = FaultMark(error_type=result.error_type, at_s=time.time())
         self.trace.add(group, task.clip.name, [*result.spans, mark])
         self._last_failures[clip_id] = why
         self._attempts[clip_id] = attempts
-        self._put_event(task, group, EVENT_OF_FAILURE[state], why)
+        self._put_event(task, group, EVENT_OF_FAILURE[state], why, deaths)
         if state in OUTCOME_OF_FAILURE:
             self._settle(clip_id, OUTCOME_OF_FAILURE[state], datetime.now(UTC), why)
 
@@ -228,7 +230,9 @@ class RunRecorder:
         self._parts.add(row)
         self.write_due()
 
-    def _put_event(self, task: RenderTask, group: str, kind: EventKind, why: Reason = NOTHING_WRONG) -> None:
+    def _put_event(
+        self, task: RenderTask, group: str, kind: EventKind, why: Reason = NOTHING_WRONG, deaths: int = 0
+    ) -> None:
         event = AttemptEvent(
             run_id=self._run_id,
             clip_id=task.clip.clip_id,
@@ -238,6 +242,7 @@ class RunRecorder:
             kind=kind,
             at=datetime.now(UTC),
             group=group,
+            deaths=deaths,
             **why._asdict(),
         )
         self._event_writers.submit(self._write_event, event)

@@ -11,7 +11,7 @@ from lynx_batch import storage
 from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import HeadLost, TooManyFaults, UnsafeStore
-from lynx_batch.execution.cluster import connected, find_head, has_several_machines
+from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.forecast import cost_model, ways_to_render
@@ -21,9 +21,11 @@ from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.heartbeat import beating, living_runs
+from lynx_batch.ledger.history import deaths_before
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.timings import read_timings
+from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
 from lynx_model.spec import ParallelPlan
@@ -159,24 +161,39 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
     cost = cost_model(config, read_timings(config.output, settings.identity))
-    with connected(config.cluster) as slots:
-        if has_several_machines():
-            refuse_private_paths(config, {clip.request.subject_uri: None for clip in recorder.open_clips})
-        chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
-        log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
-        schedule.plan(chosen.clips, chosen.sizes)
-        driver = Driver(
-            schedule=schedule,
-            settings=settings,
-            slots=slots,
-            head=find_head(),
-            cluster=config.cluster,
-            cost=cost,
-            editions=recorder.editions,
-            recorder=recorder,
-            watch=watch_and_write,
-        )
-        driver.run()
+    driver = Driver(
+        schedule=schedule,
+        settings=settings,
+        cluster=config.cluster,
+        cost=cost,
+        editions=recorder.editions,
+        recorder=recorder,
+        watch=watch_and_write,
+    )
+
+    def drive() -> None:
+        with connected(config.cluster) as slots:
+            if schedule.is_finished:
+                _plan(config, recorder, schedule, slots, cost)
+            driver.run(slots, find_head(is_local=config.cluster.is_local))
+
+    try:
+        drive()
+    except HeadLost as loss:
+        if not config.cluster.is_local:
+            raise
+        log.warning("local_ray_lost", error=str(loss))
+        drive()
+
+
+def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: Slots, cost: CostModel) -> None:
+    """Plans the open clips on the nodes that are there."""
+    if has_several_machines():
+        refuse_private_paths(config, {clip.request.subject_uri: None for clip in recorder.open_clips})
+    chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
+    log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
+    deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
+    schedule.plan(chosen.clips, chosen.sizes, deaths)
 
 
 def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:

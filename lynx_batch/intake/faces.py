@@ -3,10 +3,11 @@
 import multiprocessing
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from importlib.util import find_spec
+from queue import SimpleQueue
 from typing import Any
 
 from lynx_batch.clip import ClipRequest
@@ -15,10 +16,18 @@ from lynx_batch.errors import ConfigError, Permanent, Transient
 from lynx_batch.intake.photos import PhotoProblem
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.storage import read_bytes, redact
-from lynx_model.errors import FaceError
+from lynx_model.errors import FaceError, UnreadableImage
+
+MAX_DEATHS = 2
+"""So many processes must die of a photo, alone in each: one may have been killed for lack of memory."""
 
 Portrait = tuple[str, int | None]
 """A photo's URI, and which of its faces is meant."""
+
+_Task = tuple[str, Sequence[int | None], str, bool]
+"""A photo's URI, which of its faces are meant, the face pack, and whether it is read as the original does."""
+
+_Findings = list[tuple[Portrait, PhotoProblem]]
 
 
 def check_faces(
@@ -34,21 +43,16 @@ def check_faces(
     Raises:
         ConfigError: If the libraries that find faces are not installed.
         MissingFile: If the face pack is not on this machine.
-        Transient: If a store cannot be reached, or a process dies, most likely for lack of memory.
+        Transient: If a store cannot be reached, or a process dies before it has a photo, most likely for lack of memory.
     """
     if find_spec("insightface") is None:
         raise ConfigError("check of photos: needs the extra [render]: pip install 'lynx-batch[render]'")
     indices: dict[str, list[int | None]] = {}
     for uri, face_index in dict.fromkeys(portraits):
         indices.setdefault(uri, []).append(face_index)
-    context = multiprocessing.get_context("spawn")
-    num_processes = min(num_processes or os.cpu_count() or 1, max(1, len(indices)))
-    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
-        tasks = ((uri, wanted, faces.pack, faces.parity) for uri, wanted in indices.items())
-        try:
-            return {portrait: problem for found in pool.map(_check_photo, tasks) for portrait, problem in found}
-        except BrokenProcessPool as error:
-            raise Transient("check of photos: a process died, most likely for lack of memory") from error
+    tasks = [(uri, wanted, faces.pack, faces.parity) for uri, wanted in indices.items()]
+    num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
+    return {portrait: problem for found in _search_all(tasks, faces.pack, num_processes) for portrait, problem in found}
 
 
 def find_photo_problems(requests: Iterable[ClipRequest], problems: Mapping[Portrait, PhotoProblem]) -> list[RowProblem]:
@@ -66,7 +70,65 @@ def find_photo_problems(requests: Iterable[ClipRequest], problems: Mapping[Portr
     ]
 
 
-def _check_photo(task: tuple[str, Sequence[int | None], str, bool]) -> list[tuple[Portrait, PhotoProblem]]:
+def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> list[_Findings]:
+    """What each task finds; a photo that kills its process costs the others nothing."""
+    all_searchers = [_Searcher(pack) for _ in range(num_processes)]
+    free = SimpleQueue[_Searcher]()
+    for searcher in all_searchers:
+        free.put(searcher)
+
+    def search(task: _Task) -> _Findings:
+        searcher = free.get()
+        try:
+            return searcher.search(task)
+        finally:
+            free.put(searcher)
+
+    threads = ThreadPoolExecutor(num_processes)
+    try:
+        return list(threads.map(search, tasks))
+    finally:
+        threads.shutdown(cancel_futures=True)
+        for searcher in all_searchers:
+            searcher.end()
+
+
+class _Searcher:
+    """A process that searches one photo at a time, so that its death tells which photo it was; then another takes its place."""
+
+    def __init__(self, pack: str) -> None:
+        self._pack = pack
+        self._process: ProcessPoolExecutor | None = None
+
+    def search(self, task: _Task) -> _Findings:
+        for _ in range(MAX_DEATHS):
+            process = self._process or self._begin()
+            try:
+                return process.submit(_check_photo, task).result()
+            except BrokenProcessPool:
+                self.end()
+        uri, wanted, *_ = task
+        error = UnreadableImage(f"photo: must not kill the process that searches it, and did so {MAX_DEATHS} times")
+        return [((uri, index), PhotoProblem.of(error)) for index in wanted]
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.shutdown()
+        self._process = None
+
+    def _begin(self) -> ProcessPoolExecutor:
+        """Raises Transient if the process dies before it has a photo."""
+        self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            self._process.submit(_load_detector, self._pack).result()
+        except BrokenProcessPool as error:
+            raise Transient(
+                "check of photos: a process died before it had a photo, most likely for lack of memory"
+            ) from error
+        return self._process
+
+
+def _check_photo(task: _Task) -> _Findings:
     uri, wanted, pack, is_parity = task
     from lynx_model.faces.detection import find_faces
     from lynx_model.faces.photo import read_photo
@@ -93,3 +155,8 @@ def _detector(pack: str) -> Any:
     from lynx_model.faces.pack import find_pack
 
     return load_networks(find_pack(pack), ["detection"])["detection"]
+
+
+def _load_detector(pack: str) -> None:
+    """Loads it and gives nothing back, as it cannot travel."""
+    _detector(pack)

@@ -1,7 +1,7 @@
 """Events: one small immutable object for each ended attempt, there from its end on; metadata follows minutes later."""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
 
@@ -25,7 +25,10 @@ class EventKind(StrEnum):
 
 
 class AttemptEvent(BaseModel):
-    """`row` is the clip's first row in the run's manifest, `group` the workers that tried."""
+    """`row` is the clip's first row in the run's manifest, `group` the workers that tried.
+
+    `deaths` is how many groups have broken so far with this clip alone aboard, in earlier runs, too.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,6 +41,7 @@ class AttemptEvent(BaseModel):
     kind: EventKind
     at: datetime
     group: str = ""
+    deaths: int = 0
     error_type: str | None = None
     error: str | None = None
 
@@ -48,12 +52,12 @@ def write_event(output: str, event: AttemptEvent) -> None:
     storage.write_bytes(uri, canonical_json(event.model_dump(mode="json")))
 
 
-def read_events(output: str, run_id: str, settled: Container[str] = ()) -> list[AttemptEvent]:
-    """The events of a run in the order of their time; those of `settled` clips are listed, but not read.
+def read_events(output: str, run_id: str, is_wanted: Callable[[str], bool] = bool) -> list[AttemptEvent]:
+    """The events of a run in the order of their time; those of clips whose id is not wanted are listed, but not read.
 
     A damaged or foreign one is named in a warning and left out.
     """
-    uris = [uri for uri, clip_id in _listed(output, run_id) if clip_id not in settled]
+    uris = [uri for uri, clip_id in _listed(output, run_id) if is_wanted(clip_id)]
     return sorted((event for _, event in read_records(AttemptEvent, uris)), key=lambda event: event.at)
 
 

@@ -53,7 +53,21 @@ def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:
 def recent_events(output: str, run_id: str, but: Set[str] = frozenset()) -> list[AttemptEvent]:
     """The events of a run, but of the clips `but`, that its metadata does not tell the end of; in the order of their time."""
     settled = read_metadata(output, ["clip_id"], pc.field("run") == run_id)["clip_id"].to_pylist()
-    return read_events(output, run_id, but | {*settled})
+    known = but | {*settled}
+    return read_events(output, run_id, lambda clip_id: clip_id not in known)
+
+
+def deaths_before(output: str, clip_ids: Set[str]) -> dict[str, int]:
+    """How many groups broke with each clip alone aboard, in runs that did not come to their end, since it was asked for again."""
+    asked_at, deaths = read_wishes(output), dict[str, int]()
+    for run in read_runs(output):
+        if run.end is not None and not run.end.stopped_by:
+            continue
+        for event in read_events(output, run.run_id, clip_ids.__contains__):
+            is_forgiven = event.clip_id in asked_at and event.at < asked_at[event.clip_id]
+            if event.deaths and not is_forgiven:
+                deaths[event.clip_id] = max(event.deaths, deaths.get(event.clip_id, 0))
+    return deaths
 
 
 def known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:

@@ -2,18 +2,22 @@
 
 waiting ──take──▶ running ──rendered──▶ rendered
    ▲                 ├──failed (input)──▶ rejected
-   ├─failed (machine, drain)
+   ├─failed (machine, drain, unclear)
    ├─failed (memory, a wider group is possible)   (none is)──▶ failed
+   ├─failed (lethal, twice)   (the third time)──▶ failed
    └─failed (clip, attempts left)   (none left)──▶ failed
+
+A clip that was aboard a group when that broke is a suspect: it is tried alone, with nothing else aboard its group.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
 
 from lynx_batch.planning.cost import LOAD_S
-from lynx_batch.planning.order import ClipQueue, PlannedClip, level_of
+from lynx_batch.planning.order import ClipQueue, Level, PlannedClip, level_of
 from lynx_batch.planning.patience import Patience
 from lynx_batch.planning.upkeep import deadline_s
 from lynx_model.memory import ClipSize
@@ -21,8 +25,10 @@ from lynx_model.memory import ClipSize
 MAX_HELD_AGAINST = 3
 """A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
 
-MAX_UNCLEAR = 3
-"""So often does no clip meet a dying rank: then it was the clip each time."""
+MAX_DEATHS = 3
+"""A clip that was alone aboard so many groups when they broke has failed: by then it was the clip each time."""
+
+NO_DEATHS: Mapping[str, int] = MappingProxyType({})
 
 MIN_ENDED = 20
 """So many clips must have ended before their failed share says anything."""
@@ -42,9 +48,9 @@ class ClipState(StrEnum):
 class Fault(StrEnum):
     """Whose fault a failed attempt is.
 
-    The clip's input (another try cannot help), the clip's, its size's (it did not fit the GPUs' memory), the machine's, perhaps
-    either of the last (a rank of several heard of trouble, which may be another's death), or nobody's: its node is taken away,
-    as had been announced.
+    input: the clip's input is bad, and another try cannot help. clip: the clip's. memory: it did not fit the GPUs' memory.
+    machine: the node, the store or the cluster failed. unclear: the group broke on a node that lives, through the machine or any
+    of the clips aboard. lethal: the same, with this clip alone aboard. drain: nobody's; its node is taken away, as announced.
     """
 
     INPUT = "input"
@@ -52,6 +58,7 @@ class Fault(StrEnum):
     MEMORY = "memory"
     MACHINE = "machine"
     UNCLEAR = "unclear"
+    LETHAL = "lethal"
     DRAIN = "drain"
 
 
@@ -70,6 +77,14 @@ class RetryPolicy:
     max_failed_share: float = 0.2
     give_up_after_s: float = 1800.0
     deadline_factor: float = 4.0
+
+
+class _Turn(IntEnum):
+    """The order of clips of one priority."""
+
+    FAILED_ELSEWHERE = 0
+    FRESH = 1
+    SUSPECT = 2
 
 
 @dataclass(slots=True)
@@ -99,18 +114,24 @@ class Schedule:
         self._counts: Counter[ClipState] = Counter()
         self._attempts: Counter[str] = Counter()
         self._failed_on: dict[str, set[str]] = {}
-        self._again: set[str] = set()
+        self._suspects: set[str] = set()
+        self._deaths: Counter[str] = Counter()
+        self._apart: set[str] = set()
         self._queue, self._groups = ClipQueue(order_salt), dict[str, _Group]()
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
         self._least_sizes: dict[ClipSize, int] = {}
-        self._unclear: Counter[str] = Counter()
         self._patience = Patience()
         self._longest_s = 0.0
 
-    def plan(self, clips: Iterable[PlannedClip], sizes: tuple[int, ...]) -> None:
-        """Takes up the clips of the run; `sizes` of groups are possible, the narrowest first."""
+    def plan(self, clips: Iterable[PlannedClip], sizes: tuple[int, ...], deaths: Mapping[str, int] = NO_DEATHS) -> None:
+        """Takes up the clips of the run; `sizes` of groups are possible, the narrowest first.
+
+        `deaths` is how many groups each clip has broken alone in earlier runs: such a clip is a suspect from the start.
+        """
         self._sizes = sizes
+        self._deaths.update(deaths)
+        self._suspects.update(self._deaths)
         for planned in clips:
             self._state[planned.clip.clip_id] = ClipState.WAITING
             self._counts[ClipState.WAITING] += 1
@@ -128,7 +149,7 @@ class Schedule:
         self._queue.release(group)
 
     def take(self, group: str) -> PlannedClip | None:
-        """The next clip for this group, now running; None if there is none for it."""
+        """The next clip for this group, now running; None if there is none for it, or if a suspect is or must be alone on it."""
         while (clip_id := self._next(group)) is not None:
             planned = self._clips[clip_id]
             self._waiting_gpu_s -= planned.gpu_s
@@ -153,12 +174,16 @@ class Schedule:
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
+    def fault_of_break(self, group: str) -> Fault:
+        """What it means to the clips aboard that a ready group breaks on a node that lives; to be asked before `failed`."""
+        return Fault.LETHAL if len(self._groups[group].running) == 1 else Fault.UNCLEAR
+
     def failed(self, clip_id: str, fault: Fault) -> ClipState:
         """Ends an attempt that failed; tells what becomes of the clip. Faults of clip and input alone use up an attempt, and
-        an unclear one that has come too often.
+        the last of `MAX_DEATHS` lethal ones.
         """
-        if fault is Fault.UNCLEAR:
-            return self._break(clip_id)
+        if fault in (Fault.UNCLEAR, Fault.LETHAL):
+            return self._break(clip_id, is_alone=fault is Fault.LETHAL)
         if fault in (Fault.MACHINE, Fault.DRAIN):
             return self._move(clip_id, ClipState.WAITING)
         if fault is Fault.INPUT:
@@ -166,7 +191,7 @@ class Schedule:
         if fault is Fault.MEMORY:
             return self._widen(clip_id)
         if self._policy.max_attempts > 1:  # else no other group could ever clear this one
-            self._suspect(clip_id)
+            self._hold_against_group(clip_id)
         is_last = self._attempts[clip_id] + 1 >= self._policy.max_attempts
         return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
 
@@ -222,7 +247,7 @@ class Schedule:
         return (
             self._is_too_wide(member)
             or any(not self._has_taker(size) for size in self._queue.num_by_size())
-            or any(not any(self._suits(clip_id, name) for name in self._groups) for clip_id in self._again)
+            or any(not any(self._suits(clip_id, name) for name in self._groups) for clip_id in self._apart)
         )
 
     def state(self, clip_id: str) -> ClipState:
@@ -232,6 +257,10 @@ class Schedule:
     def attempts(self, clip_id: str) -> int:
         """How many attempts ended through the clip itself, its success included."""
         return self._attempts[clip_id]
+
+    def deaths(self, clip_id: str) -> int:
+        """How many groups broke with this clip alone aboard, in earlier runs, too."""
+        return self._deaths[clip_id]
 
     def count(self, state: ClipState) -> int:
         return self._counts[state]
@@ -246,31 +275,41 @@ class Schedule:
 
     def _next(self, group: str) -> str | None:
         member = self._groups[group]
-        if not member.is_trusted or self._is_too_wide(member):
+        if not member.is_trusted or self._is_too_wide(member) or member.running & self._suspects:
             return None
-        return self._take_again(group) or self._queue.take(group, member.size)
+        chosen = self._first_apart(group)
+        if chosen is None:
+            return self._queue.take(group, member.size)
+        if chosen in self._suspects and member.running:
+            return None
+        self._apart.remove(chosen)
+        return chosen
 
-    def _take_again(self, group: str) -> str | None:
-        """A clip that failed elsewhere, before others of its priority: so it is soon known whose fault that was."""
-        suitable = [clip_id for clip_id in self._again if self._suits(clip_id, group)]
+    def _first_apart(self, group: str) -> str | None:
+        """The clip apart that comes before all in the queue. Within a priority, one that failed elsewhere comes first, because that
+        tells whose fault it was; a suspect comes last, after those of fewer deaths, because nothing else is to wait for it.
+        """
+        suitable = [clip_id for clip_id in self._apart if self._suits(clip_id, group)]
         if not suitable:
             return None
-        chosen = min(suitable, key=lambda clip_id: (level_of(self._clips[clip_id]), clip_id))
+        chosen = min(suitable, key=self._turn)
         first = self._queue.first_level(self._groups[group].size)
-        if first and first.minus_priority < level_of(self._clips[chosen]).minus_priority:
-            return None
-        self._again.remove(chosen)
-        return chosen
+        return chosen if first is None or self._turn(chosen) < (first.minus_priority, _Turn.FRESH) else None
+
+    def _turn(self, clip_id: str) -> tuple[int, _Turn, int, Level, str]:
+        turn = _Turn.SUSPECT if clip_id in self._suspects else _Turn.FAILED_ELSEWHERE
+        level = level_of(self._clips[clip_id])
+        return level.minus_priority, turn, self._deaths[clip_id], level, clip_id
 
     def _suits(self, clip_id: str, group: str) -> bool:
         member = self._groups[group]
         is_wide_enough = self._clips[clip_id].group_size <= member.size
-        return is_wide_enough and member.is_trusted and group not in self._failed_on[clip_id]
+        return is_wide_enough and member.is_trusted and group not in self._failed_on.get(clip_id, ())
 
     def _can_take(self, group: str) -> bool:
         member = self._groups[group]
         has_fresh = member.is_trusted and self._queue.first_level(member.size) is not None
-        has_any = has_fresh or any(self._suits(clip_id, group) for clip_id in self._again)
+        has_any = has_fresh or any(self._suits(clip_id, group) for clip_id in self._apart)
         return has_any and not self._is_too_wide(member)
 
     def _has_taker(self, size: int) -> bool:
@@ -284,9 +323,9 @@ class Schedule:
         return self._waiting_gpu_s > WORTH_SPLITTING_S * sum(other.size for other in self._groups.values())
 
     def _num_waiting_by_size(self) -> Counter[int]:
-        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._again)
+        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._apart)
 
-    def _suspect(self, clip_id: str) -> None:
+    def _hold_against_group(self, clip_id: str) -> None:
         """Holds the failure against the group, until the clip fails on another: then the clip is to blame."""
         group = self._group_of[clip_id]
         known = self._failed_on.setdefault(clip_id, set())
@@ -296,12 +335,13 @@ class Schedule:
             self._groups[group].suspicions.add(clip_id)
         known.add(group)
 
-    def _break(self, clip_id: str) -> ClipState:
-        """The clip is tried again as after a machine's fault, until it has broken its groups too often."""
-        self._unclear[clip_id] += 1
-        if self._unclear[clip_id] < MAX_UNCLEAR:
-            return self._move(clip_id, ClipState.WAITING)
-        return self._end_attempt(clip_id, ClipState.FAILED)
+    def _break(self, clip_id: str, *, is_alone: bool) -> ClipState:
+        """The clip is tried again alone, until it has broken too many groups."""
+        self._suspects.add(clip_id)
+        self._deaths[clip_id] += is_alone
+        if is_alone and self._deaths[clip_id] >= MAX_DEATHS:
+            return self._end_attempt(clip_id, ClipState.FAILED)
+        return self._move(clip_id, ClipState.WAITING)
 
     def _widen(self, clip_id: str) -> ClipState:
         """What did not fit goes to a wider group, and so does what has the same shape, once its turn comes."""
@@ -331,8 +371,8 @@ class Schedule:
         clip_id = planned.clip.clip_id
         self._clips[clip_id] = planned
         self._waiting_gpu_s += planned.gpu_s
-        if clip_id in self._failed_on:
-            self._again.add(clip_id)
+        if clip_id in self._failed_on or clip_id in self._suspects:
+            self._apart.add(clip_id)
         else:
             self._queue.add(planned)
 

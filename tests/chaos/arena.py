@@ -29,6 +29,7 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import read_metadata
+from tests import crashes
 from tests.chaos.gate import Gate, opened
 from tests.integration.test_render import COLLINS, HOPPER, Job, row
 from tests.seaweed import SeaweedServer
@@ -80,6 +81,16 @@ class Arena:
         for process in [raylet, *raylet.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        self._forget(node)
+
+    def kill_raylet(self, node: Any) -> None:
+        """Its workers notice, and end by themselves."""
+        workers = self.workers(node)
+        _raylet(node).kill()
+        psutil.wait_procs(workers, timeout=SETTLE_TIMEOUT_S)
+        self._forget(node)
+
+    def _forget(self, node: Any) -> None:
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
@@ -115,7 +126,7 @@ def built(face_pack: Path) -> Iterator[Arena]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         places = {"AWS_ENDPOINT_URL": url, "TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder)}
         token_free = {"RAY_AUTH_MODE": "disabled"}  # whatever token lies in the home of who runs this
-        for key, value in {**CREDENTIALS, **places, **token_free}.items():
+        for key, value in {**CREDENTIALS, **places, **token_free, **crashes.ENVIRONMENT}.items():
             patch.setenv(key, value)
         s3fs.S3FileSystem.clear_instance_cache()
         _create_bucket()
@@ -136,13 +147,14 @@ def _create_bucket() -> None:
 class Trial:
     """One job with one fault.
 
-    `num_rejected` rows are to be rejected, because that is what is wrong with them; `breaks` is what attempts are to break
-    with, so that no fault goes by unnoticed.
+    `num_rejected` rows are to be rejected and `num_failed` to fail, because that is what is wrong with them; `breaks` is what
+    attempts are to break with, so that no fault goes by unnoticed.
     """
 
     arena: Arena
     job: Job
     num_rejected: int = 0
+    num_failed: int = 0
     breaks: frozenset[str] = frozenset()
     num_runs: int = 0
     seconds: float = 0.0
@@ -214,6 +226,7 @@ def assert_whole(trial: Trial) -> None:
     rows = newest_rows(output)
     assert [r["row"] for r in rows] == list(range(NUM_CLIPS))
     assert [r["outcome"] for r in rows].count("rejected") == trial.num_rejected
+    assert [r["outcome"] for r in rows].count("failed") == trial.num_failed
     assert num_lost(trial) == 0
     assert num_doubled(trial) == 0
     assert max(r["attempts"] for r in rows) <= 1
@@ -228,11 +241,11 @@ def assert_whole(trial: Trial) -> None:
 
 
 def num_lost(trial: Trial) -> int:
-    """Rows that are neither rejected nor a clip whose committed object is there, whole."""
+    """Rows that were neither given up nor are a clip whose committed object is there, whole."""
     output = trial.job.output
     whole = {c.clip_id for c in read_commits(output, list_editions(output).in_force) if _is_there(output, c)}
     rows = newest_rows(output)
-    return NUM_CLIPS - sum(r["outcome"] == "rejected" or r["clip_id"] in whole for r in rows)
+    return NUM_CLIPS - sum(r["outcome"] in ("rejected", "failed") or r["clip_id"] in whole for r in rows)
 
 
 def num_doubled(trial: Trial) -> int:

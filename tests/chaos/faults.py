@@ -8,8 +8,10 @@ from typer.testing import CliRunner
 from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.ledger.heartbeat import Heartbeat
+from tests import crashes
 from tests.chaos.arena import Trial
 from tests.chaos.gate import COMMIT, VIDEO, Moment, Silence
+from tests.integration.test_render import HOPPER
 
 STORE_DOWN_S = 20.0
 STORE_BUSY_S = 10.0
@@ -45,6 +47,11 @@ def every_group_killed_before_it_knows_of_a_commit(trial: Trial) -> None:
 def a_node_killed(trial: Trial) -> None:
     trial.breaks = LOST
     trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: trial.arena.kill_node(trial.arena.busy_node()))
+
+
+def a_raylet_killed(trial: Trial) -> None:
+    trial.breaks = LOST
+    trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: trial.arena.kill_raylet(trial.arena.busy_node()))
 
 
 def a_node_drained(trial: Trial) -> None:
@@ -116,6 +123,11 @@ def a_corrupt_photo(trial: Trial) -> None:
     storage.write_bytes(trial.photo(0), b"no picture")
 
 
+def a_photo_that_kills(trial: Trial) -> None:
+    trial.num_failed, trial.breaks = 1, LOST
+    storage.upload(crashes.write_crashing(trial.job.folder / "killer.jpg", HOPPER), trial.photo(1))
+
+
 def a_photo_that_is_gone(trial: Trial) -> None:
     """It was there when the run was planned."""
     trial.num_rejected = 1
@@ -176,6 +188,7 @@ FAULTS = (
     a_group_killed,
     every_group_killed_before_it_knows_of_a_commit,
     a_node_killed,
+    a_raylet_killed,
     a_node_drained,
     an_answer_to_a_commit_lost,
     the_driver_killed_before_its_run_record,
@@ -188,6 +201,7 @@ FAULTS = (
     the_store_answers_503_for_10_s,
     a_full_disk,
     a_corrupt_photo,
+    a_photo_that_kills,
     a_photo_that_is_gone,
     a_photo_cut_short,
     prune_beside_a_driver_whose_clock_is_behind,

@@ -24,6 +24,7 @@ import yaml
 
 from lynx_batch.ledger.events import AttemptEvent, read_events
 from lynx_batch.ledger.runs import read_runs
+from tests import crashes
 from tests.integration.test_parallel import free_port
 from tests.models import BASE, MODEL, ROOT
 
@@ -130,6 +131,12 @@ def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     """The Ray workers that render for a driver with a Ray of its own."""
     descendants = psutil.Process(driver.pid).children(recursive=True)
     return [process for process in descendants if any("ray::Worker" in part for part in process.cmdline())]
+
+
+def kill_part_of_ray(driver: subprocess.Popen[str], name: str) -> None:
+    """Ends the process `name` of the Ray that a driver has started for itself."""
+    (process,) = (child for child in psutil.Process(driver.pid).children() if child.name() == name)
+    process.kill()
 
 
 @pytest.fixture
@@ -325,3 +332,58 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert process.returncode == 0, stderr
     assert [r["attempts"] for r in job.metadata()] == [1] * 4
     assert len(job.commits()) == 4
+
+
+def test_a_photo_that_kills_its_worker_fails_alone_whatever_becomes_of_the_driver_and_no_run_repeats_it(
+    make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    killer = crashes.write_crashing(tmp_path / "killer.jpg", HOPPER)
+    rows = [row(killer if number == 1 else (HOPPER, COLLINS)[number % 2], seed=number) for number in range(8)]
+    impatient = {"cluster": {"max_groups": 1}, "retry": {"give_up_after_s": 0}}
+    job = make_job(rows, settings=impatient, env=crashes.ENVIRONMENT)
+    process = job.start()
+    wait_until(lambda: any(event.deaths == 2 for event in job.events()), process)
+    process.kill()
+    process.communicate()
+    assert job.num_commits() == 7, "nothing else waits for it"
+
+    result = job.run()
+
+    assert result.exit_code == 3, result.stderr
+    failed = job.metadata()[1]
+    assert [r["outcome"] for r in job.metadata() if r != failed] == ["rendered"] * 7
+    assert (failed["outcome"], failed["error_type"]) == ("failed", "GroupLost")
+    assert "killed its worker 3 times, each time alone on it" in str(failed["error"])
+    assert [e.deaths for e in job.events() if e.clip_id == failed["clip_id"]] == [0, 1, 2, 3]
+    assert max(e.deaths for e in job.events() if e.clip_id != failed["clip_id"]) == 0
+    assert "0 to render" in job.run().stdout
+
+
+@pytest.mark.only_chaos
+def test_a_local_ray_whose_head_dies_while_it_starts_is_told(make_job: Callable[..., Job]) -> None:
+    process = make_job([row()]).start()
+    wait_until(lambda: any(child.name() == "gcs_server" for child in psutil.Process(process.pid).children()), process)
+    kill_part_of_ray(process, "gcs_server")
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode in (0, 4), stderr
+    assert process.returncode == 0 or "cluster.address='local'" in stdout + stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_local_ray_that_loses_its_node_is_started_once_more(make_job: Callable[..., Job]) -> None:
+    job = make_job([row(seed=seed) for seed in range(9)], steps=60, settings={"cluster": {"max_groups": 1}})
+    process = job.start()
+    wait_until(lambda: job.num_commits() >= 1, process)
+    kill_part_of_ray(process, "raylet")
+    num_before = job.num_commits()
+    wait_until(lambda: job.num_commits() >= num_before + 2, process)
+    kill_part_of_ray(process, "raylet")
+    killed_s = time.monotonic()
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 4, stderr
+    assert time.monotonic() - killed_s < 20
+    assert "stopped: the head of the Ray cluster" in stdout
+    assert {r["attempts"] for r in job.metadata() if r["outcome"] == "rendered"} == {1}
+    assert Counter(r["outcome"] for r in job.metadata())["rendered"] == job.num_commits() < 9

@@ -41,7 +41,7 @@ def test_any_other_error_is_the_fault_of_whom_the_moment_suggests() -> None:
     assert failure(reset, unknown=Fault.MACHINE).fault is Fault.MACHINE
 
 
-def test_a_lost_device_is_the_machines_fault_and_breaks_the_group() -> None:
+def test_a_lost_device_breaks_the_group_through_the_machine_or_the_clip() -> None:
     lost = failure(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
-    assert (lost.fault, lost.breaks_group) == (Fault.MACHINE, True)
+    assert (lost.fault, lost.breaks_group) == (Fault.UNCLEAR, True)
     assert not failure(RuntimeError("a")).breaks_group

@@ -9,11 +9,12 @@ from lynx_batch.errors import HeadLost
 from lynx_batch.execution import head
 from lynx_batch.execution.head import Head
 
+PATIENCE_S = 0.1
+
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHECK_EVERY_S", 0.01)
-    monkeypatch.setattr(head, "PATIENCE_S", 0.1)
 
 
 @pytest.fixture
@@ -28,17 +29,18 @@ def address(listener: socket.socket) -> str:
 
 
 def test_a_head_that_answers_is_there(listener: socket.socket) -> None:
-    checked = Head(address(listener))
+    checked = Head(address(listener), address(listener), patience_s=PATIENCE_S)
     listener.settimeout(5)
     for _ in range(3):
         checked._answered_s -= 1
         checked.check()
-        listener.accept()[0].close()
+        for _ in range(2):
+            listener.accept()[0].close()
 
 
-def test_a_head_that_stays_silent_is_lost(listener: socket.socket) -> None:
-    checked = Head(address(listener))
-    listener.close()
+def test_a_head_of_which_a_part_stays_silent_is_lost(listener: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+        checked = Head(address(listener), address(dying), patience_s=PATIENCE_S)
     checked._answered_s -= 1
     with pytest.raises(HeadLost, match="is gone"):
         checked.check()

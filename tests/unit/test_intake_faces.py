@@ -10,6 +10,7 @@ from lynx_batch.config import FacesConfig
 from lynx_batch.errors import LynxError
 from lynx_batch.intake.faces import check_faces
 from lynx_model.errors import MissingFile
+from tests import crashes
 
 SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
 COLLINS, HOPPER = (str(SUBJECTS / f"{name}.jpg") for name in ("eileen-collins", "grace-hopper"))
@@ -41,6 +42,23 @@ def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_p
         (broken, None): "UnreadableImage",
         (missing, None): "MissingObject",
     }
+
+
+def test_a_photo_that_kills_the_process_that_searches_it_is_named_and_the_others_are_searched(
+    tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in crashes.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    killer = str(crashes.write_crashing(tmp_path / "killer.jpg", Path(COLLINS)))
+    Image.new("RGB", (200, 200), "grey").save(tmp_path / "blank.png")
+    portraits = [(killer, None), (killer, 1), (COLLINS, None), (HOPPER, 0), (str(tmp_path / "blank.png"), None)]
+    problems = check_faces(portraits, FacesConfig(pack=str(face_pack)), num_processes=2)
+    assert {portrait: problem.error_type for portrait, problem in problems.items()} == {
+        (killer, None): "UnreadableImage",
+        (killer, 1): "UnreadableImage",
+        (str(tmp_path / "blank.png"), None): "NoFaceFound",
+    }
+    assert "must not kill the process" in problems[killer, None].error
 
 
 def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lynx_batch.ledger.commits import CommitRecord, commit, read_commit, read_co
 from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write_event
 from lynx_batch.ledger.heartbeat import beating, living_runs
-from lynx_batch.ledger.history import ask_again, given_up_before, known_commits
+from lynx_batch.ledger.history import ask_again, deaths_before, given_up_before, known_commits
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, latest_per_clip, read_metadata
 from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
@@ -72,7 +72,9 @@ def clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
     return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
 
 
-def event(kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str = "run") -> AttemptEvent:
+def event(
+    kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str = "run", deaths: int = 0
+) -> AttemptEvent:
     return AttemptEvent(
         run_id=run_id,
         clip_id=clip_id,
@@ -80,6 +82,7 @@ def event(kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str =
         row=0,
         kind=kind,
         at=NOW + timedelta(minutes=minutes),
+        deaths=deaths,
         error_type="OutOfMemory",
         error="too big",
     )
@@ -258,10 +261,30 @@ def test_events_of_settled_clips_are_not_read(tmp_path: Path) -> None:
     foreign = storage.join(output, "events", "run=run", "20261121T080000.000000Z-cd34-run-1.json")
     storage.write_bytes(foreign, b"not an event")
     with capture_logs() as logs:
-        assert [e.clip_id for e in read_events(output, "run", {"cd34"})] == ["ab12"]
+        assert [e.clip_id for e in read_events(output, "run", lambda clip_id: clip_id != "cd34")] == ["ab12"]
         assert logs == []
         assert [e.clip_id for e in read_events(output, "run")] == ["ab12"]
         assert "cd34" in logs[0]["error"]
+
+
+def test_deaths_are_known_of_runs_that_did_not_come_to_their_end_until_the_clip_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    output = str(tmp_path)
+    runs = [("killed", "aa", None), ("stopped", "bb", "an error"), ("whole", "cc", "")]
+    for number, (run_id, clip_id, stopped_by) in enumerate(runs):
+        start_run(output, run_id, minutes=number)
+        for deaths in (1, 2):
+            write_event(output, event(EventKind.RETRIED, minutes=deaths, run_id=run_id, clip_id=clip_id, deaths=deaths))
+        write_event(output, event(EventKind.RETRIED, minutes=1, run_id=run_id, clip_id="dd"))
+        if stopped_by is not None:
+            write_run_end(output, run_id, RunEnd(ended_at=NOW, counts={}, stopped_by=stopped_by))
+    assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2, "bb": 2}
+    assert deaths_before(output, {"bb", "cc", "dd"}) == {"bb": 2}
+
+    write_metadata(output, "stopped", [ended(Outcome.FAILED, clip("bb"), minutes=7)])
+    ask_again(output, given_up_before(output, list_editions(output)), NOW)
+    assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2}
 
 
 def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> None:

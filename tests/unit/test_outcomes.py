@@ -60,15 +60,15 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
     lost.rendered(
         task(clips[0]), "g", Rendered(commit=commit(output, record("aa", run_id="killed")), spans=()), attempts=1
     )
-    lost.failed(task(clips[1]), "g", failure(Fault.CLIP), ClipState.FAILED, attempts=3)
-    lost.failed(task(clips[3]), "g", failure(Fault.MACHINE), ClipState.WAITING, attempts=0)
+    lost.failed(task(clips[1]), "g", failure(Fault.CLIP), ClipState.FAILED, attempts=3, deaths=0)
+    lost.failed(task(clips[3]), "g", failure(Fault.MACHINE), ClipState.WAITING, attempts=0, deaths=0)
     while len(list((tmp_path / "events" / "run=killed").glob("*.json"))) < 3:
         pass  # then the driver is killed
 
     found = begin(output, "next", clips)
     assert [open_clip.clip_id for open_clip in found.open_clips] == ["cc", "dd", "ee"]
     commit(output, record("cc", run_id="rival"))
-    found.failed(task(clips[4]), "g", failure(Fault.CLIP), ClipState.WAITING, attempts=2)
+    found.failed(task(clips[4]), "g", failure(Fault.CLIP), ClipState.WAITING, attempts=2, deaths=0)
     found.close("interrupted")
 
     rows = {row["row"]: row for row in read_metadata(output).to_pylist() if row["run"] == "next"}

@@ -1,6 +1,8 @@
 """The life of a clip in a run, as a state machine over values."""
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import settings
@@ -10,7 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lynx_batch.clip import ClipRequest, ClipSpec
 from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
 from lynx_batch.planning.order import PlannedClip
-from lynx_batch.planning.schedule import MAX_HELD_AGAINST, MIN_ENDED, ClipState, Fault, RetryPolicy, Schedule
+from lynx_batch.planning.schedule import (
+    MAX_DEATHS,
+    MAX_HELD_AGAINST,
+    MIN_ENDED,
+    ClipState,
+    Fault,
+    RetryPolicy,
+    Schedule,
+)
 from lynx_model.spec import RenderParams
 
 SIZES = (1, 2, 4)
@@ -39,7 +49,7 @@ def schedule_of(*clips: ClipSpec | PlannedClip, groups: dict[str, int] | None = 
     """A schedule with groups that joined it: by default one, "g", of one GPU."""
     schedule = Schedule(RetryPolicy(**policy))
     schedule.plan((c if isinstance(c, PlannedClip) else planned(c) for c in clips), SIZES)
-    for name, size in (groups or {"g": 1}).items():
+    for name, size in ({"g": 1} if groups is None else groups).items():
         schedule.join(name, size)
     return schedule
 
@@ -52,6 +62,38 @@ def taken(schedule: Schedule, group: str = "g") -> str:
 
 def fail(schedule: Schedule, group: str, fault: Fault = Fault.CLIP) -> ClipState:
     return schedule.failed(taken(schedule, group), fault)
+
+
+def break_group(schedule: Schedule, group: str, aboard: Iterable[str]) -> None:
+    """The group ends with the clips that are aboard."""
+    fault = schedule.fault_of_break(group)
+    for clip_id in aboard:
+        schedule.failed(clip_id, fault)
+    schedule.leave(group)
+
+
+def render_beside_killers(schedule: Schedule, killers: set[str], num_groups: int = 1) -> list[tuple[str, ...]]:
+    """Drives groups that hold up to three clips each until all has ended; gives the clips aboard at each death."""
+    aboard: dict[str, list[str]] = {}
+    deaths: list[tuple[str, ...]] = []
+    num_formed = 0
+    while not schedule.is_finished:
+        while len(aboard) < num_groups and (size := schedule.wanted_size(1)):
+            schedule.join(f"g{num_formed}", size)
+            aboard[f"g{num_formed}"] = []
+            num_formed += 1
+        for group, clips in list(aboard.items()):
+            if len(clips) < 3 and (chosen := schedule.take(group)):
+                clips.append(chosen.clip.clip_id)
+            elif killers.intersection(clips):
+                break_group(schedule, group, clips)
+                deaths.append(tuple(aboard.pop(group)))
+            elif clips:
+                schedule.rendered(clips.pop(0))
+            elif schedule.is_useless(group):
+                schedule.leave(group)
+                del aboard[group]
+    return deaths
 
 
 def test_runs_that_share_their_clips_take_them_in_orders_of_their_own() -> None:
@@ -131,11 +173,84 @@ def test_a_fault_of_the_machine_uses_up_no_attempt() -> None:
     assert schedule.state("a") is ClipState.RENDERED
 
 
-def test_a_clip_at_which_ranks_break_again_and_again_is_to_blame() -> None:
-    schedule = schedule_of(clip("a"))
-    states = [fail(schedule, "g", Fault.UNCLEAR) for _ in range(3)]
-    assert states == [ClipState.WAITING, ClipState.WAITING, ClipState.FAILED]
+def test_the_third_group_that_breaks_with_a_clip_alone_aboard_fails_it() -> None:
+    schedule = schedule_of(clip("a"), groups={f"g{n}": 1 for n in range(MAX_DEATHS)})
+    for number in range(MAX_DEATHS):
+        assert schedule.deaths("a") == number
+        assert schedule.state("a") is ClipState.WAITING
+        break_group(schedule, f"g{number}", [taken(schedule, f"g{number}")])
+    assert schedule.state("a") is ClipState.FAILED
     assert schedule.attempts("a") == 1
+
+
+def test_a_group_that_breaks_with_several_clips_aboard_is_held_against_none_of_them() -> None:
+    schedule = schedule_of(clip("a"), clip("b"), groups={f"g{n}": 1 for n in range(9)})
+    break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
+    assert (schedule.deaths("a"), schedule.deaths("b")) == (0, 0)
+
+
+def test_a_suspect_shares_its_group_with_nothing() -> None:
+    schedule = schedule_of(*[clip(name) for name in "abcd"], groups={"g0": 1, "g1": 1, "g2": 1})
+    break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
+    assert taken(schedule, "g1") == "c"
+    assert taken(schedule, "g1") == "d"
+    assert schedule.take("g1") is None, "it has clips aboard"
+    assert taken(schedule, "g2") == "a"
+    assert schedule.take("g2") is None, "it has a suspect aboard"
+    schedule.rendered("a")
+    assert taken(schedule, "g2") == "b"
+
+
+def test_a_suspect_comes_last_of_its_priority_and_before_what_is_less_urgent() -> None:
+    clips = [clip("a", priority=1), clip("b", priority=1), clip("c", priority=1), clip("d")]
+    schedule = schedule_of(*clips, groups={"g0": 1, "g1": 1})
+    break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
+    assert taken(schedule, "g1") == "c"
+    assert schedule.take("g1") is None, "the next one must be alone"
+    schedule.rendered("c")
+    order = []
+    while chosen := schedule.take("g1"):
+        order.append(chosen.clip.clip_id)
+        schedule.rendered(order[-1])
+    assert order == ["a", "b", "d"]
+
+
+def test_suspects_take_turns() -> None:
+    schedule = schedule_of(clip("a"), clip("b"), groups={f"g{n}": 1 for n in range(9)})
+    break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
+    for number, suspect in enumerate(["a", "b", "a", "b", "a", "b"], start=1):
+        assert taken(schedule, f"g{number}") == suspect
+        break_group(schedule, f"g{number}", [suspect])
+    assert schedule.count(ClipState.FAILED) == 2
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 5])
+@pytest.mark.parametrize("killers", [{"1"}, {"0", "1"}, {"0", "3", "7"}, set("01234567")])
+def test_what_kills_its_workers_fails_after_three_deaths_alone_and_all_else_is_rendered(
+    killers: set[str], num_groups: int
+) -> None:
+    schedule = schedule_of(*[clip(str(n), row=n) for n in range(8)], groups={}, max_failed_share=1.0)
+    deaths = render_beside_killers(schedule, killers, num_groups)
+    assert schedule.count(ClipState.RENDERED) == 8 - len(killers)
+    assert {str(n) for n in range(8) if schedule.state(str(n)) is ClipState.FAILED} == killers
+    assert Counter(clips for clips in deaths if len(clips) == 1) == {(name,): MAX_DEATHS for name in killers}
+
+
+def test_an_urgent_clip_that_kills_its_workers_delays_the_others_by_its_deaths_alone() -> None:
+    schedule = schedule_of(clip("urgent", priority=9), *[clip(str(n)) for n in range(5)], groups={})
+    assert len(render_beside_killers(schedule, {"urgent"})) == 1 + MAX_DEATHS
+    assert schedule.count(ClipState.RENDERED) == 5
+
+
+def test_deaths_in_earlier_runs_count_and_make_a_suspect_from_the_start() -> None:
+    schedule = Schedule(RetryPolicy())
+    schedule.plan(map(planned, [clip("a"), clip("b")]), SIZES, {"a": MAX_DEATHS - 1})
+    schedule.join("g", 1)
+    assert taken(schedule) == "b"
+    assert schedule.take("g") is None
+    schedule.rendered("b")
+    break_group(schedule, "g", [taken(schedule)])
+    assert schedule.state("a") is ClipState.FAILED
 
 
 def test_a_run_that_sees_nothing_but_faults_is_given_up_after_the_longest_clip_could_have_ended() -> None:
@@ -293,6 +408,7 @@ class ClipsOfARun(RuleBasedStateMachine):
         self.schedule = schedule_of(*clips, groups={"g0": 4}, max_attempts=max_attempts, max_failed_share=1.0)
         self.sizes, self.num_formed = {"g0": 4}, 1
         self.running: dict[str, str] = {}
+        self.suspects: set[str] = set()
         self.tried: dict[str, set[str]] = {}
         self.too_narrow = 0
 
@@ -315,6 +431,8 @@ class ClipsOfARun(RuleBasedStateMachine):
         assert group not in self.tried.get(clip_id, set())
         assert self.sizes[group] >= chosen.group_size
         assert self.sizes[group] > self.too_narrow, "all clips have one shape"
+        aboard = {other for other, its_group in self.running.items() if its_group == group}
+        assert not aboard or not self.suspects & {*aboard, clip_id}, "a suspect is alone"
         self.running[clip_id] = group
 
     @precondition(lambda self: self.running)
@@ -324,11 +442,12 @@ class ClipsOfARun(RuleBasedStateMachine):
         self._end(clip_id, fault)
 
     @precondition(lambda self: self.sizes)
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), has_node=st.booleans())
+    def lose(self, data: st.DataObject, has_node: bool) -> None:
         group = data.draw(st.sampled_from(sorted(self.sizes)))
+        fault = self.schedule.fault_of_break(group) if has_node else Fault.MACHINE
         for clip_id in [clip_id for clip_id, other in self.running.items() if other == group]:
-            self._end(clip_id, Fault.MACHINE)
+            self._end(clip_id, fault)
         self.schedule.leave(group)
         del self.sizes[group]
 
@@ -342,7 +461,9 @@ class ClipsOfARun(RuleBasedStateMachine):
             self.tried.setdefault(clip_id, set()).add(group)
         if fault is Fault.MEMORY:
             self.too_narrow = max(self.too_narrow, self.sizes[group] if state is ClipState.WAITING else 0)
-        if fault is Fault.MACHINE:
+        if fault in (Fault.UNCLEAR, Fault.LETHAL):
+            self.suspects.add(clip_id)
+        if fault in (Fault.MACHINE, Fault.UNCLEAR):
             assert state is ClipState.WAITING
             assert self.schedule.attempts(clip_id) == attempts
 

@@ -1,0 +1,57 @@
+"""What a cluster that cannot be had comes to, without starting one."""
+
+import pytest
+import ray
+
+from lynx_batch.config import ClusterConfig
+from lynx_batch.errors import ConfigError, HeadLost
+from lynx_batch.execution.cluster import connected
+
+
+def connect(address: str) -> None:
+    with connected(ClusterConfig(address=address)):
+        pytest.fail("there is no cluster")
+
+
+@pytest.mark.parametrize(
+    "address", ["somewhere", "host:", "LOCAL", "127.0.0.1:1", "127.0.0.1:99999", "[::1", "x" * 300 + ":80", "host:²"]
+)
+def test_an_address_at_which_no_cluster_can_be_is_a_fault_of_the_run_file(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.address="):
+        connect(address)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to start GCS"),
+        Exception("The current node timed out during startup"),
+        ConnectionError("refused"),
+        TimeoutError("too late"),
+        ray.exceptions.RaySystemError("raylet"),
+        ray.exceptions.RpcError("unavailable"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_local_ray_that_dies_while_it_starts_is_told_as_such(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mock: what Ray raises depends on the moment at which its processes die, to a tenth of a second."""
+
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(HeadLost, match="Ray failed"):
+        connect("local")
+
+
+def test_a_cluster_that_wants_another_token_is_a_fault_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock, as above."""
+
+    def refuse(**_: object) -> None:
+        raise ray.exceptions.AuthenticationError("token")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConfigError, match="lets us in"):
+        connect("auto")
