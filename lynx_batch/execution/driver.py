@@ -13,7 +13,7 @@ import structlog
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import GroupLost, HeadLost, Permanent, StoreUnavailable, TooManyFaults
-from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots, node_answers
+from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
@@ -238,11 +238,10 @@ class Driver:
 
     def _fault_of_break(self, group: Group) -> Fault:
         """The node's if that is taken away or gone, the machine's if the group never was ready; else perhaps that of a clip aboard."""
-        self._placements.look(is_urgent=True)
-        node, slots = group.placement.node, self._placements.slots
-        if node in slots.draining:
+        is_node_there = self._placements.has(group.placement.node)
+        if group.placement.node in self._placements.slots.draining:
             return Fault.DRAIN
-        if node not in slots.nodes or not node_answers(node):
+        if not is_node_there:
             return Fault.MACHINE
         if not group.is_ready:
             self._schedule.load_failed(time.monotonic(), formed_s=group.formed_s)

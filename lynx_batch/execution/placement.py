@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from lynx_batch.execution.cluster import Slots, find_slots
+from lynx_batch.execution.cluster import Slots, find_slots, node_answers
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.execution.worker import Worker
 from lynx_batch.planning.layout import Rooms
@@ -57,6 +58,7 @@ class Placements:
         self.slots = slots
         self._taken: list[Placement] = []
         self._spare: list[Placement] = []
+        self._silent: set[str] = set()
         self._looked_s = float("-inf")
         self.look()
 
@@ -69,12 +71,24 @@ class Placements:
         """Sees which nodes are there now, unless that was a moment ago; a cluster without its GPUs offers no CPU cores."""
         if not is_urgent and time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return False
-        known, self.slots = self.slots, find_slots(self.slots.resource)
+        known, found = self.slots, find_slots(self.slots.resource)
+        self._silent = {node for node in self._silent & found.nodes.keys() if not node_answers(node)}
+        self.slots = replace(
+            found, nodes={node: room for node, room in found.nodes.items() if node not in self._silent}
+        )
         self._looked_s = time.monotonic()
         if known.nodes.keys() != self.slots.nodes.keys():
             self.give_back_spare()
         self._measure()
         return True
+
+    def has(self, node: str) -> bool:
+        """Whether a node is there now. The cluster notices some seconds late that it is not, and would form groups on it till then."""
+        self.look(is_urgent=True)
+        if node in self.slots.nodes and not node_answers(node):
+            self._silent.add(node)
+            self.look(is_urgent=True)
+        return node in self.slots.nodes
 
     def take(self, size: int) -> Placement:
         """A spare placement of `size`, else a new one; there must be room for it, if need be in place of spare ones."""
