@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
 
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
@@ -20,6 +19,7 @@ CONTRACT_VERSION = 2
 """Raised when a change of this code changes pixels; every ClipId changes with it."""
 
 CLIP_ID_LENGTH = 32
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,23 +116,24 @@ def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> Clip
         "params": canonicalize(request.params, naming.traits, naming.texts),
         "photo_sha256": photo_sha256,
         "face_index": request.face_index,
-        "identity": _as_json(naming.identity),
+        "identity": _digest_identity(naming.identity),
     }
+    seedless = _digest(wish)
     if not request.is_seed_given:
-        request = replace(request, params=replace(request.params, seed=int(_digest(wish)[:8], 16)))
-    clip_id = _digest(wish | {"seed": request.params.seed})[:CLIP_ID_LENGTH]
+        request = replace(request, params=replace(request.params, seed=int(seedless[:8], 16)))
+    clip_id = _digest({"seedless": seedless, "seed": request.params.seed})[:CLIP_ID_LENGTH]
     return ClipSpec(clip_id=clip_id, photo_sha256=photo_sha256, request=request)
 
 
 @lru_cache(maxsize=1)
-def _as_json(identity: RenderIdentity) -> dict[str, Any]:
-    return asdict(identity)
+def _digest_identity(identity: RenderIdentity) -> str:
+    return _digest(asdict(identity))
 
 
-def _digest(wish: dict[str, object]) -> str:
-    return hashlib.sha256(canonical_json(wish)).hexdigest()
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def canonical_json(value: object) -> bytes:
     """The one UTF-8 text of a JSON value: sorted keys, no spaces, shortest numbers, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return ENCODER.encode(value).encode()

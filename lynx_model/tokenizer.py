@@ -119,4 +119,5 @@ def clean_text(text: str) -> str:
     The published models were conditioned on prompts cleaned this way: without it full-width punctuation tokenises
     differently. Source: pipelines/wan/pipeline_wan.py of diffusers.
     """
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    is_plain = text.isascii() and text.isprintable() and "&" not in text  # nothing to mend, ten times as fast
+    return " ".join((text if is_plain else html.unescape(html.unescape(ftfy.fix_text(text)))).split())

@@ -24,6 +24,7 @@ from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired,
 from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
+from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
 from lynx_model.errors import MissingFile
 
@@ -133,9 +134,11 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
         for request in requests
         if _is_private(request.subject_uri, config) and storage.stat(request.subject_uri) is None
     ]
-    with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
+    try:
         _, unfit, _ = fit_to_model(config, requests)
         problems += unfit
+    except MissingFile:  # what is not on this machine may be on the cluster's, and is checked there
+        warn_of_long_texts(requests)
     if not selection.allow_duplicates:
         problems += find_duplicates(wishes_of_requests(requests))
     if problems and not selection.allow_invalid:

@@ -1,11 +1,15 @@
 """What the model reads of a text."""
 
+import html
 import json
 import shutil
 from itertools import product
 from pathlib import Path
 
+import ftfy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from lynx_model.errors import MissingFile, WeightsMismatch
@@ -90,6 +94,11 @@ def test_signs_that_the_tokenizer_does_not_know_keep_texts_apart(tokenizer: Toke
 
 def test_a_text_is_cleaned_as_the_model_saw_it() -> None:
     assert clean_text("  ＡＢＣ，\n &amp;amp; schÃ¶n ") == "ABC, & schön"
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_text_needs_no_mending(text: str) -> None:
+    assert clean_text(text) == " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def test_nothing_but_the_end_is_read_of_a_text_that_is_empty_once_it_is_cleaned(tokenizer: Tokenizer) -> None:
