@@ -47,7 +47,8 @@ def render_one(
     _make_room(out)
     source, faces = brought(find_model(config.model), config.faces, stage)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
-    subject = reader.read(read_photo(storage.read_bytes(clip.request.subject_uri)), face_index)
+    picture = read_photo(storage.read_bytes(clip.request.subject_uri), is_parity=faces.parity)
+    subject = reader.read(picture, face_index)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     announce(f"loading {config.model.base} on {device}")
     pipe = LynxPipeline.load(

@@ -213,7 +213,8 @@ class Renderer:
         content = outlast(lambda: storage.read_bytes(photo.uri))
         if hashlib.sha256(content).hexdigest() != photo.sha256:
             raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
-        return self._pipe.read_subject(read_photo(content), photo.face_index)
+        picture = read_photo(content, is_parity=self._settings.faces.parity)
+        return self._pipe.read_subject(picture, photo.face_index)
 
 
 def _drawn() -> Drawn:

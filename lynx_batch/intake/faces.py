@@ -136,7 +136,7 @@ def _check_photo(task: _Task) -> _Findings:
 
     detector = _detector(pack)
     try:
-        faces = find_faces(detector, read_photo(read_bytes(uri)), is_parity=is_parity)
+        faces = find_faces(detector, read_photo(read_bytes(uri), is_parity=is_parity), is_parity=is_parity)
     except Permanent as error:
         return [((uri, index), PhotoProblem.of(error)) for index in wanted]
     problems = []

@@ -1,13 +1,14 @@
-"""Bytes of a photo -> upright RGB pixels."""
+"""Bytes of a photo -> its pixels in sRGB, turned as its EXIF orientation says."""
 
 import struct
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lynx_model.errors import UnreadableImage
+from lynx_model.faces.colour import to_srgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 """What cameras and picture editors write; Pillow's other decoders only widen what a stranger's file can reach."""
@@ -18,15 +19,18 @@ MAX_PIXELS = 80_000_000
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
 """What Pillow's decoders raise for damaged files, found by damaging files."""
 
+GREY = ("1", "L", "LA", "La")
 
-def read_photo(data: bytes) -> NDArray[np.uint8]:
-    """The picture as a person sees it: turned as its EXIF orientation says, transparent parts on white.
+
+def read_photo(data: bytes, *, is_parity: bool = False) -> NDArray[np.uint8]:
+    """The picture as a person sees it: turned as its EXIF orientation says, in the colours of its profile, on white.
 
     Args:
         data: An encoded picture in one of `FORMATS`; of an animation, the first frame counts.
+        is_parity: Take the numbers for sRGB, whatever the colour profile says, as the original does.
 
     Returns:
-        uint8 (H, W, 3) RGB.
+        uint8 (H, W, 3) sRGB.
 
     Raises:
         UnreadableImage: If it is none of these, is damaged, has more than `MAX_PIXELS` or has no defined white.
@@ -34,7 +38,8 @@ def read_photo(data: bytes) -> NDArray[np.uint8]:
     picture = _open(data)
     try:
         picture.load()
-        return np.array(_as_rgb(ImageOps.exif_transpose(picture)))
+        profile = None if is_parity else picture.info.get("icc_profile")
+        return np.array(_as_rgb(ImageOps.exif_transpose(picture), profile))
     except DAMAGE as error:
         raise UnreadableImage(f"photo: the {picture.format} file is damaged or cut off ({error})") from error
 
@@ -45,19 +50,21 @@ def _open(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(f"photo: must have at most {MAX_PIXELS} pixels ({error})") from error
     except DAMAGE as error:
-        known = ", ".join(FORMATS)
-        raise UnreadableImage(f"photo of {len(data)} bytes: is not a readable picture ({known})") from error
+        reason = ", ".join(FORMATS) if isinstance(error, UnidentifiedImageError) else error
+        raise UnreadableImage(f"photo of {len(data)} bytes: is not a readable picture ({reason})") from error
     if picture.width * picture.height > MAX_PIXELS:
         raise UnreadableImage(f"photo of {picture.width}x{picture.height} px: must have at most {MAX_PIXELS} pixels")
     return picture
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     if picture.mode == "F":
         raise UnreadableImage("photo in floating point: must be in whole numbers, because its white is not defined")
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    if not picture.has_transparency_data:
+        return to_srgb(picture, profile)
+    with_alpha = picture.convert("RGBA")
+    colours = to_srgb(picture.convert("L") if picture.mode in GREY else with_alpha.convert("RGB"), profile)
+    colours.putalpha(with_alpha.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), colours).convert("RGB")
