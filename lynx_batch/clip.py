@@ -26,6 +26,7 @@ ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 class RenderIdentity:
     """What renders a run's clips, as far as it changes pixels: fingerprints of the weights, and the engine's numerics.
 
+    `is_parity` says how photos are read: as the original does, or with their colours in sRGB and turned faces upright.
     `loras` holds scale and fingerprint of each LoRA, in the order in which they are added.
     """
 

@@ -101,7 +101,8 @@ class FacesConfig(_Section):
 
     `pack` is a folder, a URI, or a name below the models folder (`free` is the commercially usable one). `identity` is
     `arcface` (what the published adapters expect), `pack` (the pack's own recogniser) or a file in facexlib's layout.
-    `parity` repeats the original's RGB-into-BGR landmarks.
+    `parity` reads photos as the original does: it feeds the detector RGB instead of BGR, ignores colour profiles, and turns no face
+    upright.
     """
 
     pack: str = "free"

@@ -109,6 +109,7 @@ class Subject:
         face_embedding: float32 (512,), unit length.
         aligned_face: uint8 (256, 256, 3) RGB, as the Ref-adapter reads it; None is enough for lite.
         encoder: Name of the identity encoder that made the embedding.
+        turned_degrees: How far the face is rotated clockwise in its photo; both arrays show it upright.
 
     Neither array appears in the representation: embeddings and crops must not reach a log.
     """
@@ -116,6 +117,7 @@ class Subject:
     face_embedding: NDArray[np.float32] = field(repr=False)
     aligned_face: NDArray[np.uint8] | None = field(repr=False, default=None)
     encoder: str | None = None
+    turned_degrees: int = 0
 
     def __post_init__(self) -> None:
         if self.face_embedding.shape != (EMBEDDING_SIZE,):

@@ -176,9 +176,16 @@ def _hash_photos(requests: "list[ClipRequest]") -> dict[str, str]:
 
 
 def _check_photos(requests: "list[ClipRequest]", faces: FacesConfig) -> "list[RowProblem]":
-    from lynx_batch.intake.faces import check_faces, find_photo_problems
+    """Prints a note for each rotated face; returns the problems of photos that cannot be used."""
+    from lynx_batch.intake.faces import check_faces, find_photo_problems, find_turned_faces
 
-    return find_photo_problems(requests, check_faces(((r.subject_uri, r.face_index) for r in requests), faces))
+    findings = check_faces(((r.subject_uri, r.face_index) for r in requests), faces)
+    turned = find_turned_faces(requests, findings)
+    for note in turned[:MAX_PROBLEMS_SHOWN]:
+        typer.echo(f"note: {note}")
+    if len(turned) > MAX_PROBLEMS_SHOWN:
+        typer.echo(f"note: {len(turned) - MAX_PROBLEMS_SHOWN} more rows have a rotated face, which is read upright")
+    return find_photo_problems(requests, findings)
 
 
 def _write_problems(problems: "list[RowProblem]", file: Path) -> None:

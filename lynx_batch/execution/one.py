@@ -16,6 +16,7 @@ from lynx_batch.execution.prepare import Selection, prepare_rows
 from lynx_batch.execution.staging import brought, find_model, stage
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
+from lynx_model.faces.upright import describe_turn
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.published import models_root
 from lynx_model.sampler import OnStep
@@ -49,6 +50,8 @@ def render_one(
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
     picture = read_photo(storage.read_bytes(clip.request.subject_uri), is_parity=faces.parity)
     subject = reader.read(picture, face_index)
+    if subject.turned_degrees:
+        announce(f"{photo}: {describe_turn(subject.turned_degrees)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     announce(f"loading {config.model.base} on {device}")
     pipe = LynxPipeline.load(

@@ -10,6 +10,7 @@ from threading import Event, Lock
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,6 +34,8 @@ from lynx_model.pipeline import LynxPipeline, PreparedClip
 from lynx_model.sampler import Midway, OnStep, Paused
 from lynx_model.spec import Subject
 
+log = structlog.get_logger()
+
 NUM_CACHED_SUBJECTS = 64
 
 
@@ -51,6 +54,7 @@ class _Ready:
 
     clip: PreparedClip
     midway: Midway | None
+    face_turned_degrees: int
 
 
 class Renderer:
@@ -78,7 +82,7 @@ class Renderer:
         self._saved = SavedClips(settings.output, self._software)
         self._read_subject = lru_cache(maxsize=NUM_CACHED_SUBJECTS)(self._read_subject_once)
         self._reading, self._pausing = Lock(), Event()
-        self._kept: dict[str, tuple[NDArray[np.uint8], Stopwatch]] = {}
+        self._kept: dict[str, tuple[NDArray[np.uint8], int, Stopwatch]] = {}
 
     def prefetch(self, clip: ClipSpec) -> None:
         """Reads a clip's subject ahead; what fails here fails again, and is told, when the clip is rendered."""
@@ -105,13 +109,15 @@ class Renderer:
         if isinstance(latents, Failed):
             return replace(latents, breaks_group=latents.breaks_group or is_shared)
         return (
-            attempted(lambda: self._keep_frames(task, latents, stopwatch), stopwatch) if self._rank == 0 else _drawn()
+            attempted(lambda: self._keep_frames(task, ready, latents, stopwatch), stopwatch)
+            if self._rank == 0
+            else _drawn()
         )
 
     def deliver(self, task: RenderTask) -> Rendered | Failed:
         """Encodes, uploads and commits what `render` kept; safe beside the `render` of another clip."""
-        frames, stopwatch = self._kept.pop(task.attempt)
-        return attempted(lambda: self._deliver(task, frames, stopwatch), stopwatch)
+        frames, face_turned_degrees, stopwatch = self._kept.pop(task.attempt)
+        return attempted(lambda: self._deliver(task, frames, face_turned_degrees, stopwatch), stopwatch)
 
     def _find_committed(self, task: RenderTask) -> Rendered | None:
         """What another driver, or an attempt whose answer was lost, has committed meanwhile; the first rank looks."""
@@ -128,7 +134,7 @@ class Renderer:
         with stopwatch.stage("subject"):
             subject = self._subject(task.clip)
         with stopwatch.stage("text"):
-            return _Ready(self._pipe.prepare(subject, task.clip.params), midway)
+            return _Ready(self._pipe.prepare(subject, task.clip.params), midway, subject.turned_degrees)
 
     def _sample(self, task: RenderTask, ready: _Ready, stopwatch: Stopwatch, on_step: OnStep) -> Tensor | Failed:
         """The latents on the host: fetching them waits for the device, so the stage's time is true and errors are its own."""
@@ -159,14 +165,16 @@ class Renderer:
             spans=tuple(stopwatch.spans),
         )
 
-    def _keep_frames(self, task: RenderTask, latents: Tensor, stopwatch: Stopwatch) -> Drawn:
+    def _keep_frames(self, task: RenderTask, ready: _Ready, latents: Tensor, stopwatch: Stopwatch) -> Drawn:
         with stopwatch.stage("decode"):
             frames = self._pipe.decode(latents)
         check_picture(frames)
-        self._kept[task.attempt] = frames, stopwatch
+        self._kept[task.attempt] = frames, ready.face_turned_degrees, stopwatch
         return _drawn()
 
-    def _deliver(self, task: RenderTask, frames: NDArray[np.uint8], stopwatch: Stopwatch) -> Rendered:
+    def _deliver(
+        self, task: RenderTask, frames: NDArray[np.uint8], face_turned_degrees: int, stopwatch: Stopwatch
+    ) -> Rendered:
         """Uploads and commits; the commit comes last, and makes the clip finished."""
         settings, clip, start_s = self._settings, task.clip, time.time()
         delivered = deliver(
@@ -187,6 +195,7 @@ class Renderer:
             run_id=settings.run_id,
             committed_at=datetime.now(UTC),
             seed=clip.params.seed,
+            face_turned_degrees=face_turned_degrees,
             group_size=settings.plan.num_ranks,
             device=self._device_name,
             stage_s={f"{span.stage}_s": span.seconds for span in stopwatch.spans},
@@ -214,7 +223,10 @@ class Renderer:
         if hashlib.sha256(content).hexdigest() != photo.sha256:
             raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
         picture = read_photo(content, is_parity=self._settings.faces.parity)
-        return self._pipe.read_subject(picture, photo.face_index)
+        subject = self._pipe.read_subject(picture, photo.face_index)
+        if subject.turned_degrees and self._rank == 0:
+            log.info("face_turned", subject_uri=storage.redact(photo.uri), degrees=subject.turned_degrees)
+        return subject
 
 
 def _drawn() -> Drawn:

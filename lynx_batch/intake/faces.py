@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import FacesConfig
@@ -18,22 +18,28 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.storage import read_bytes, redact
 from lynx_model.errors import FaceError, UnreadableImage
 
+if TYPE_CHECKING:
+    from lynx_model.faces.detection import DetectedFace
+
 MAX_DEATHS = 2
 """So many processes must die of a photo, alone in each: one may have been killed for lack of memory."""
 
 Portrait = tuple[str, int | None]
 """A photo's URI, and which of its faces is meant."""
 
+Finding = PhotoProblem | int
+"""Why a portrait cannot be used, or by how many degrees (not 0) its face is rotated clockwise."""
+
 _Task = tuple[str, Sequence[int | None], str, bool]
 """A photo's URI, which of its faces are meant, the face pack, and whether it is read as the original does."""
 
-_Findings = list[tuple[Portrait, PhotoProblem]]
+_Findings = list[tuple[Portrait, Finding]]
 
 
 def check_faces(
     portraits: Iterable[Portrait], faces: FacesConfig, num_processes: int | None = None
-) -> dict[Portrait, PhotoProblem]:
-    """What is wrong with each portrait that cannot be used. Each distinct photo is read and searched once.
+) -> dict[Portrait, Finding]:
+    """A finding for each portrait that cannot be used or is rotated. Each distinct photo is read and searched once.
 
     Args:
         portraits: May repeat.
@@ -52,22 +58,35 @@ def check_faces(
         indices.setdefault(uri, []).append(face_index)
     tasks = [(uri, wanted, faces.pack, faces.parity) for uri, wanted in indices.items()]
     num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
-    return {portrait: problem for found in _search_all(tasks, faces.pack, num_processes) for portrait, problem in found}
+    return {portrait: finding for found in _search_all(tasks, faces.pack, num_processes) for portrait, finding in found}
 
 
-def find_photo_problems(requests: Iterable[ClipRequest], problems: Mapping[Portrait, PhotoProblem]) -> list[RowProblem]:
-    """Each row whose portrait is one of `problems`."""
-    found = ((request, problems.get((request.subject_uri, request.face_index))) for request in requests)
+def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[Portrait, Finding]) -> list[RowProblem]:
+    """Each row whose portrait cannot be used."""
     return [
-        RowProblem(
-            row=request.row,
-            column="subject_uri",
-            value=redact(request.subject_uri),
-            rule=f"{problem.error_type}: {problem.error}",
-        )
-        for request, problem in found
-        if problem is not None
+        _at(request, f"{finding.error_type}: {finding.error}")
+        for request in requests
+        if isinstance(finding := findings.get(_portrait(request)), PhotoProblem)
     ]
+
+
+def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[Portrait, Finding]) -> list[RowProblem]:
+    """Each row whose face is rotated in its photo: worth a note, not a problem."""
+    from lynx_model.faces.upright import describe_turn
+
+    return [
+        _at(request, describe_turn(finding))
+        for request in requests
+        if isinstance(finding := findings.get(_portrait(request)), int)
+    ]
+
+
+def _portrait(request: ClipRequest) -> Portrait:
+    return request.subject_uri, request.face_index
+
+
+def _at(request: ClipRequest, rule: str) -> RowProblem:
+    return RowProblem(row=request.row, column="subject_uri", value=redact(request.subject_uri), rule=rule)
 
 
 def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> list[_Findings]:
@@ -130,22 +149,25 @@ class _Searcher:
 
 def _check_photo(task: _Task) -> _Findings:
     uri, wanted, pack, is_parity = task
-    from lynx_model.faces.detection import find_faces
     from lynx_model.faces.photo import read_photo
-    from lynx_model.faces.reader import choose_face
+    from lynx_model.faces.upright import find_faces
 
     detector = _detector(pack)
     try:
         faces = find_faces(detector, read_photo(read_bytes(uri), is_parity=is_parity), is_parity=is_parity)
     except Permanent as error:
         return [((uri, index), PhotoProblem.of(error)) for index in wanted]
-    problems = []
-    for index in wanted:
-        try:
-            choose_face(faces, index)
-        except FaceError as error:
-            problems.append(((uri, index), PhotoProblem.of(error)))
-    return problems
+    return [((uri, index), finding) for index in wanted if (finding := _check_face(faces, index))]
+
+
+def _check_face(faces: "list[DetectedFace]", index: int | None) -> Finding:
+    """0 if the face is upright and can be used."""
+    from lynx_model.faces.reader import choose_face
+
+    try:
+        return choose_face(faces, index).turned_degrees
+    except FaceError as error:
+        return PhotoProblem.of(error)
 
 
 @cache

@@ -18,7 +18,10 @@ SCHEMA_VERSION = 1
 
 
 class CommitRecord(BaseModel):
-    """What is known of a finished clip. URIs are relative to the output location."""
+    """What is known of a finished clip. URIs are relative to the output location.
+
+    `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records written before this field.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,6 +40,7 @@ class CommitRecord(BaseModel):
     width: int
     height: int
     seed: int
+    face_turned_degrees: int | None = None
     group_size: int
     device: str
     stage_s: dict[str, float]

@@ -71,6 +71,7 @@ SCHEMA = pa.schema(
         ("poster_uri", pa.string()),
         ("sha256", pa.string()),
         ("num_bytes", pa.int64()),
+        ("face_turned_degrees", pa.int32()),
         ("group_size", pa.int32()),
         ("device", pa.string()),
         *((stage, pa.float64()) for stage in STAGES),
@@ -224,7 +225,9 @@ def _inputs(clip: ClipSpec) -> Iterator[tuple[str, Any]]:
 
 def _results(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     yield "rendered_by_run", commit.run_id
-    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes", "group_size", "device"):
+    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes"):
+        yield name, getattr(commit, name)
+    for name in ("face_turned_degrees", "group_size", "device"):
         yield name, getattr(commit, name)
     yield from commit.stage_s.items()
     yield "model", [(name, str(value)) for name, value in commit.identity.items() if value is not None]

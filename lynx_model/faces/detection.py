@@ -1,6 +1,6 @@
-"""A photo -> the faces in it, as boxes and landmarks in the photo's pixels."""
+"""A picture -> the faces that lie upright in it, as boxes and landmarks in its pixels. `upright.py` finds turned ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,35 @@ MARGIN = 0.5
 """Frame put around a picture for the second look, as a share of its sides."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DetectedFace:
-    """`box` is (left, top, right, bottom) and `landmarks` (5, 2), both in pixels of the photo, also outside of it."""
+    """`box` is (left, top, right, bottom) and `landmarks` (5, 2), both in pixels of the photo, also outside of it.
+
+    `score` says how sure the detector is, at most 1. `turned_degrees` is how far the face lies turned clockwise in the photo;
+    the box of such a face has its sides along the face's own axes.
+    """
 
     box: NDArray[np.float32]
     landmarks: NDArray[np.float32]
+    score: float
+    turned_degrees: int = 0
+
+    @property
+    def centre(self) -> NDArray[np.floating]:
+        return (self.box[:2] + self.box[2:]) / 2
+
+    @property
+    def width_px(self) -> float:
+        return float(self.box[2] - self.box[0])
 
     @property
     def size_px(self) -> int:
         """The shorter side of the box."""
-        left, top, right, bottom = self.box
-        return int(min(right - left, bottom - top))
+        return int(min(self.box[2:] - self.box[:2]))
+
+    def is_same(self, other: "DetectedFace") -> bool:
+        """Whether both are one face: each centre lies well inside the other box."""
+        return bool(np.hypot(*(self.centre - other.centre)) < min(self.size_px, other.size_px) / 2)
 
 
 def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
@@ -57,34 +74,36 @@ def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
     return networks
 
 
-def find_faces(detector: Any, image_rgb: NDArray[np.uint8], *, is_parity: bool = False) -> list[DetectedFace]:
-    """All faces, from left to right by the left side of their boxes.
+def detect(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
+    """The faces of a picture (H, W, 3), BGR, as it lies.
 
     A face that fills the picture is larger than the detector's largest anchor. So where no usable face is found, the
     picture gets a second look with a wide black frame around it.
 
     Args:
         detector: The "detection" network of `load_networks`.
-        image_rgb: uint8 (H, W, 3).
-        is_parity: Feed RGB where the detector expects BGR, as the original does.
+        picture: uint8 (H, W, 3) in BGR.
     """
-    picture = image_rgb if is_parity else np.ascontiguousarray(image_rgb[..., ::-1])
-    faces = _detect(detector, picture)
-    if not _usable(faces):
+    faces = detect_once(detector, picture)
+    if not usable(faces):
         framed = _detect_framed(detector, picture)
-        faces = framed if _usable(framed) else faces
-    return sorted(faces, key=lambda face: float(face.box[0]))
+        faces = framed if usable(framed) else faces
+    return faces
 
 
-def _usable(faces: list[DetectedFace]) -> list[DetectedFace]:
+def usable(faces: list[DetectedFace]) -> list[DetectedFace]:
     return [face for face in faces if face.size_px >= MIN_FACE_PX]
 
 
-def _detect(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
+def detect_once(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
+    """As `detect`, without the second look."""
     if max(picture.shape[:2]) >= max(DETECTOR_SIZE_PX) * min(picture.shape[:2]):
         return []  # less than a pixel of its shorter side would reach the detector, which fails on that
     boxes, landmarks = detector.detect(picture)
-    return [DetectedFace(box=box[:4], landmarks=points) for box, points in zip(boxes, landmarks, strict=True)]
+    return [
+        DetectedFace(box=box[:4], landmarks=points, score=float(box[4]))
+        for box, points in zip(boxes, landmarks, strict=True)
+    ]
 
 
 def _detect_framed(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
@@ -93,6 +112,6 @@ def _detect_framed(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFa
     framed = np.pad(picture, ((down, down), (right, right), (0, 0)))
     shift = np.array([right, down], dtype=np.float32)
     return [
-        DetectedFace(box=face.box - np.tile(shift, 2), landmarks=face.landmarks - shift)
-        for face in _detect(detector, framed)
+        replace(face, box=face.box - np.tile(shift, 2), landmarks=face.landmarks - shift)
+        for face in detect_once(detector, framed)
     ]

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from lynx_model.errors import FaceTooSmall, MissingFile, NoFaceFound, SeveralFaces, WeightsMismatch
 from lynx_model.faces.align import IDENTITY_CROP_PX, align_face_for_identity, align_face_for_reference
 from lynx_model.faces.arcface import load_arcface
-from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, find_faces, load_networks
+from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, load_networks
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import FacePack, find_pack
+from lynx_model.faces.upright import find_faces
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
 from lynx_model.spec import EMBEDDING_SIZE, Subject
 
@@ -36,7 +37,8 @@ class FaceReader:
         Args:
             pack: Name or folder of a face pack.
             identity: "pack" (its own recogniser), "arcface" (what the published adapters expect) or a file of that kind.
-            is_parity: Detect in RGB where BGR is expected, as the original does: slightly other landmarks.
+            is_parity: Find faces as the original does: only those that lie upright, and with slightly other landmarks, because
+                it feeds RGB where BGR is expected.
 
         Raises:
             MissingFile: If the pack or the ArcFace file is not on this machine, or the pack lacks a network.
@@ -52,7 +54,7 @@ class FaceReader:
         return cls(detector=networks["detection"], embed=embed, encoder=encoder, is_parity=is_parity)
 
     def read(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
-        """The subject of a photo, uint8 (H, W, 3); `face_index` as in `choose_face`.
+        """The subject of a photo, uint8 (H, W, 3); `face_index` as in `choose_face`. Both crops show a turned face upright.
 
         Raises:
             FaceError: NoFaceFound, FaceTooSmall or SeveralFaces.
@@ -62,6 +64,7 @@ class FaceReader:
             face_embedding=self.embed(align_face_for_identity(image_rgb, face.landmarks)),
             aligned_face=align_face_for_reference(image_rgb, face.landmarks),
             encoder=self.encoder,
+            turned_degrees=face.turned_degrees,
         )
 
 

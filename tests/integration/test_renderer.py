@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import load_run_config
@@ -63,6 +64,16 @@ def test_clips_are_delivered_in_any_order_and_their_frames_are_freed(job: Job) -
             assert isinstance(delivered, Rendered)
             assert delivered.commit.attempt == task.attempt
         assert num_frame_sets() == 0
+
+
+def test_the_commit_tells_that_the_face_lay_turned(job: Job) -> None:
+    Image.open(HOPPER).transpose(Image.Transpose.ROTATE_270).save(job.folder / "photo.jpg", quality=95)
+    renderer, (clip, *_) = load(job)
+    task = RenderTask(clip=clip, attempt="a0")
+    renderer.render(task, lambda step, num_steps: None)
+    delivered = renderer.deliver(task)
+    assert isinstance(delivered, Rendered)
+    assert delivered.commit.face_turned_degrees == 90
 
 
 def test_a_subject_that_was_read_ahead_is_not_read_again(job: Job) -> None:

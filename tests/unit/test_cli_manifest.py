@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from lynx_batch.cli import app
@@ -162,6 +163,18 @@ def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path)
     (problem,) = map(json.loads, Path("problems.jsonl").read_text().splitlines())
     assert (problem["row"], problem["value"]) == (1, str(tmp_path / "none.jpg"))
     assert problem["rule"].startswith("MissingObject: ")
+
+
+def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> None:
+    Image.open(SUBJECTS / "grace-hopper.jpg").transpose(Image.Transpose.ROTATE_270).save("turned.png")
+    write({"subject_uri": "turned.png"})
+    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
+    Path("run.yaml").write_text(text, encoding="utf-8")
+    result = run("check", "m.parquet", "--run", "run.yaml", "--photos")
+    assert result.exit_code == 0
+    assert "note: row 0: subject_uri=" in result.stdout
+    assert "the face is rotated 90 degrees clockwise; it is read upright" in result.stdout
+    assert "m.parquet: 1 rows, no problem" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "show"])

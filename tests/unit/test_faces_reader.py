@@ -12,9 +12,10 @@ from PIL import Image
 
 from lynx_model.errors import FaceTooSmall, MissingFile, NoFaceFound, SeveralFaces, WeightsMismatch
 from lynx_model.faces.arcface import ArcFaceIRSE50
-from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, find_faces
+from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader, choose_face
+from lynx_model.faces.upright import find_faces
 from lynx_model.spec import Subject
 
 SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
@@ -156,7 +157,7 @@ def test_a_small_face_in_the_background_does_not_count(
 def test_a_face_of_exactly_the_smallest_size_counts() -> None:
     def face(size_px: int) -> DetectedFace:
         box = np.array([0, 0, size_px, size_px + 30], np.float32)
-        return DetectedFace(box=box, landmarks=np.zeros((5, 2), np.float32))
+        return DetectedFace(box=box, landmarks=np.zeros((5, 2), np.float32), score=0.9)
 
     assert choose_face([face(63), face(64)]).size_px == 64
     with pytest.raises(FaceTooSmall):

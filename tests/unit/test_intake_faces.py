@@ -9,6 +9,7 @@ from PIL import Image
 from lynx_batch.config import FacesConfig
 from lynx_batch.errors import LynxError
 from lynx_batch.intake.faces import check_faces
+from lynx_batch.intake.photos import PhotoProblem
 from lynx_model.errors import MissingFile
 from tests import crashes
 
@@ -31,10 +32,14 @@ def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_p
     )
     Image.new("RGB", (200, 200), "grey").save(blank)
     Path(broken).write_bytes(b"no picture")
-    missing = str(tmp_path / "none.jpg")
+    missing, turned = str(tmp_path / "none.jpg"), str(tmp_path / "turned.png")
+    Image.open(HOPPER).transpose(Image.Transpose.ROTATE_90).save(turned)
     portraits = [(COLLINS, None), (HOPPER, 0), (group, None), (group, 1), (group, 2), (blank, None)]
-    portraits += [(broken, None), (missing, None), (COLLINS, None)]
-    problems = check_faces(portraits, FacesConfig(pack=str(face_pack)), num_processes=2)
+    portraits += [(broken, None), (missing, None), (COLLINS, None), (turned, None)]
+    findings = check_faces(portraits, FacesConfig(pack=str(face_pack)), num_processes=2)
+    problems = {portrait: finding for portrait, finding in findings.items() if isinstance(finding, PhotoProblem)}
+    assert findings.keys() - problems.keys() == {(turned, None)}
+    assert findings[turned, None] == 270
     assert {portrait: problem.error_type for portrait, problem in problems.items()} == {
         (group, None): "SeveralFaces",
         (group, 2): "NoFaceFound",
