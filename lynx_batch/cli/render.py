@@ -2,6 +2,7 @@
 
 import os.path
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def render(
             config,
             selection,
             is_unsafe_allowed=unsafe_commit,
-            announce=console.print,
+            announce=partial(console.print, soft_wrap=True),
             watch=watch,
             run_id=run_id,
         )

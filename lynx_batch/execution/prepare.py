@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from lynx_batch import storage
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
 from lynx_batch.execution.staging import find_model, fingerprint, outline, outlined
-from lynx_batch.intake.check import check_blocks, check_rows, find_duplicates, reject_expired, wishes_of_clips
+from lynx_batch.intake.check import (
+    check_blocks,
+    check_rows,
+    find_duplicates,
+    reject_expired,
+    reject_invalid,
+    wishes_of_clips,
+)
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
@@ -39,6 +47,11 @@ class Selection:
     limit: int | None = None
     allow_invalid: bool = False
     allow_duplicates: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row is left out."""
+        return self.where is None and self.limit is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +93,7 @@ def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Se
         manifest=manifest,
         identity=naming.identity,
         clips=clips,
-        rejections=[*_reject_invalid(problems), *expired, *unreadable],
+        rejections=[*reject_invalid(problems, manifest, config.defaults, base), *expired, *unreadable],
     )
 
 
@@ -173,6 +186,16 @@ def describe_problems(problems: list[RowProblem]) -> str:
     return "\n".join(lines)
 
 
+def describe_rejections(rejections: list[Rejection], output: str) -> str:
+    """Each row that is rejected on a line, as far as they fit a screen; the metadata at `output` has them all."""
+    rejected = sorted(rejections, key=lambda rejection: rejection.row)
+    lines = [f"  row {rejection.row}: {rejection.error}" for rejection in rejected[:MAX_PROBLEMS_SHOWN]]
+    if len(rejected) > MAX_PROBLEMS_SHOWN:
+        hidden = len(rejected) - MAX_PROBLEMS_SHOWN
+        lines.append(f"  ... and {hidden} more: `lynx-batch status {storage.redact(output)} --clips` lists all")
+    return "\n".join(["rejected:", *lines])
+
+
 def name_clips(requests: list[ClipRequest], naming: Naming) -> tuple[list[ClipSpec], list[Rejection]]:
     """The clips of the requests whose photos can be read, and the rejections of the others."""
     clips, rejections = [], []
@@ -184,12 +207,8 @@ def name_clips(requests: list[ClipRequest], naming: Naming) -> tuple[list[ClipSp
         elif photo.is_transient:
             raise StoreUnavailable(f"row {request.row}: subject_uri cannot be read now: {photo.error}")
         else:
-            rejections.append(Rejection(row=request.row, error_type=photo.error_type, error=photo.error))
+            error = f"subject_uri={photo.error}"  # which begins with the URI
+            rejections.append(
+                Rejection(row=request.row, error_type=photo.error_type, error=error, inputs=request.inputs)
+            )
     return clips, rejections
-
-
-def _reject_invalid(problems: list[RowProblem]) -> list[Rejection]:
-    by_row: dict[int, list[str]] = {}
-    for problem in problems:
-        by_row.setdefault(problem.row, []).append(str(problem))
-    return [Rejection(row=row, error_type="InvalidRow", error="; ".join(texts)) for row, texts in by_row.items()]

@@ -17,7 +17,7 @@ from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.forecast import cost_model, ways_to_render
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.execution.package import refuse_private_paths
-from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
+from lynx_batch.execution.prepare import PreparedRun, Selection, describe_rejections, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.heartbeat import beating, living_runs
@@ -76,7 +76,13 @@ def render(
     write_run_record(
         config.output,
         run_id,
-        RunRecord(started_at=now, num_rows=prepared.manifest.num_rows, is_store_safe=is_store_safe),
+        RunRecord(
+            started_at=now,
+            num_rows=prepared.manifest.num_rows,
+            manifest=storage.redact(config.manifest),
+            is_whole=selection.is_whole,
+            is_store_safe=is_store_safe,
+        ),
         run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
         manifest=prepared.manifest,
         environment=software_versions(),
@@ -87,6 +93,8 @@ def render(
     with beating(config.output, run_id):
         recorder.settle_past()
         announce(_describe(run_id, prepared, recorder))
+        if prepared.rejections:
+            announce(describe_rejections(prepared.rejections, config.output))
         stopped_by = _render_open(config, run_id, prepared.identity, recorder, watch, is_store_safe=is_store_safe)
     return RunSummary(
         run_id=run_id,

@@ -24,13 +24,17 @@ RECORD, END = "run.json", "end.json"
 
 
 class RunRecord(BaseModel):
-    """`is_store_safe` is False if somebody chose to go on with a store that ignores create-only puts."""
+    """`manifest` is its redacted URI, of a job the one that it has for the submitter; `is_whole` tells that neither --where nor
+    --limit left out any of its rows. `is_store_safe` is False if somebody chose to go on with a store that ignores create-only puts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     started_at: datetime
     num_rows: int
+    manifest: str | None = None
+    is_whole: bool = False
     is_store_safe: bool = True
 
 
@@ -59,7 +63,7 @@ class Run:
 
 
 def new_run_id(now: datetime) -> str:
-    """A name that sorts by time and is nobody else's."""
+    """A name that tells the time and is nobody else's."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
@@ -114,7 +118,7 @@ def _redacted(manifest: pa.Table) -> pa.Table:
     return manifest.set_column(index, manifest.field(index), pa.array(uris, manifest.field(index).type))
 
 
-def list_runs(output: str) -> list[str]:
-    """The runs of an output location, oldest first."""
+def list_runs(output: str) -> set[str]:
+    """The ids of all runs of an output location, also of those that were killed before their record was complete."""
     prefix = storage.join(output, "runs")
-    return sorted({file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)})
+    return {file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)}
