@@ -50,8 +50,9 @@ def test_status_tells_runs_and_reasons(output: str) -> None:
 
 
 def test_retry_takes_what_its_filters_leave(output: str) -> None:
-    assert "0 clips" in run("retry", output, "--reason", "no face").stdout
-    assert "0 clips" in run("retry", output, "--where", "error_type == 'NoFaceFound' or width > 64").stdout
+    for option, text in (("--reason", "no face"), ("--where", "error_type == 'NoFaceFound' or width > 64")):
+        nothing = run("retry", output, option, text)
+        assert (nothing.exit_code, f"{option} {text!r}: must" in nothing.stderr) == (2, True)
     assert set(given_up(output)) == {"cc33", "dd44"}
     assert (
         "1 clips" in run("retry", output, "--reason", "outofmemory: TOO", "--where", "row == 2 and width == 64").stdout
