@@ -60,7 +60,7 @@ class Naming:
 class ClipRequest:
     """A manifest row that obeys every rule; its photo was not read yet.
 
-    `subject_uri` is absolute. Where `is_seed_given` is False, the seed in `params` is a place holder that `identify`
+    `subject_uri` is absolute; a copy of it that travelled with a job is read from `photo_copy`. Where `is_seed_given` is False, the seed in `params` is a place holder that `identify`
     replaces.
     """
 
@@ -68,6 +68,7 @@ class ClipRequest:
     subject_uri: str
     params: RenderParams
     is_seed_given: bool
+    photo_copy: str | None = None
     clip_name: str | None = None
     subject_id: str | None = None
     face_index: int | None = None
@@ -75,6 +76,11 @@ class ClipRequest:
     consent_ref: str | None = None
     consent_expires_at: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def photo_uri(self) -> str:
+        """Where the photo is read."""
+        return self.photo_copy or self.subject_uri
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Run file + manifest -> clips that can be rendered, and rows that cannot; before Ray or a GPU is asked for anything."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
+from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.staging import find_model, fingerprint, outline, outlined
 from lynx_batch.intake.check import (
     check_blocks,
@@ -64,8 +65,8 @@ class PreparedRun:
     rejections: list[Rejection]
 
 
-def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedRun:
-    """Reads and checks everything that a run of `config` needs.
+def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Origin | None = None) -> PreparedRun:
+    """Reads and checks everything that a run of `config` needs; `origin` is where that of a submitted job comes from.
 
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
@@ -73,12 +74,20 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
         InvalidParams: If the engine asks for what a model of this size cannot do.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
-    return prepare_rows(config, manifest, folder_of(config.manifest), selection, now)
+    return prepare_rows(config, manifest, origin or origin_of(config), selection, now)
 
 
-def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
-    """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
-    requests, problems = check_rows(manifest, config.defaults, base)
+def origin_of(config: RunConfig) -> Origin:
+    """That of a run that was not submitted."""
+    return Origin(manifest=config.manifest, folder=folder_of(config.manifest))
+
+
+def prepare_rows(
+    config: RunConfig, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
+) -> PreparedRun:
+    """As `prepare`, of rows that were read already."""
+    requests, problems = check_rows(manifest, config.defaults, origin.folder)
+    requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
     requests, unfit, readings = fit_to_model(config, requests)
     problems += unfit
     if problems and not selection.allow_invalid:
@@ -93,7 +102,7 @@ def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Se
         manifest=manifest,
         identity=naming.identity,
         clips=clips,
-        rejections=[*reject_invalid(problems, manifest, config.defaults, base), *expired, *unreadable],
+        rejections=[*reject_invalid(problems, manifest, config.defaults, origin.folder), *expired, *unreadable],
     )
 
 
@@ -199,9 +208,9 @@ def describe_rejections(rejections: list[Rejection], output: str) -> str:
 def name_clips(requests: list[ClipRequest], naming: Naming) -> tuple[list[ClipSpec], list[Rejection]]:
     """The clips of the requests whose photos can be read, and the rejections of the others."""
     clips, rejections = [], []
-    photos = hash_photos(request.subject_uri for request in requests)
+    photos = hash_photos(request.photo_uri for request in requests)
     for request in requests:
-        photo = photos[request.subject_uri]
+        photo = photos[request.photo_uri]
         if isinstance(photo, str):
             clips.append(identify(request, photo_sha256=photo, naming=naming))
         elif photo.is_transient:
