@@ -60,8 +60,8 @@ class Naming:
 class ClipRequest:
     """A manifest row that obeys every rule; its photo was not read yet.
 
-    `subject_uri` is absolute; a copy of it that travelled with a job is read from `photo_copy`. Where `is_seed_given` is False, the seed in `params` is a place holder that `identify`
-    replaces.
+    `subject_uri` is absolute; if the photo travelled with a job, it is read from `photo_copy`. Where `is_seed_given` is False,
+    the seed in `params` is a place holder that `identify` replaces.
     """
 
     row: int

@@ -197,7 +197,7 @@ def _as_row(outcome: RowOutcome) -> dict[str, Any]:
     names = ("row", "outcome", "attempts", "error_type", "error", "ended_at")
     row = dict(_inputs(outcome)) | {name: getattr(outcome, name) for name in names}
     if outcome.commit is not None:
-        row |= dict(_results(outcome.commit))
+        row |= dict(results_of(outcome.commit))
     return row
 
 
@@ -214,7 +214,9 @@ def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
         yield "seed", clip.params.seed
 
 
-def _results(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
+def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
+    """What a commit tells, by column."""
+    yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes", "group_size", "device"):
         yield name, getattr(commit, name)

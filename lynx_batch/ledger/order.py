@@ -18,12 +18,12 @@ DATED = re.compile(r"(\d{8}T\d{6})Z-\w+")
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """Run ids from the oldest to the newest, and the records of those that have one.
+    """`ranks` number runs by age, the oldest 0; `records` are of those that have one.
 
     A run whose record is gone started when its name says, or before all others if that says nothing.
     """
 
-    run_ids: tuple[str, ...]
+    ranks: Mapping[str, int]
     records: Mapping[str, RunRecord]
 
     @classmethod
@@ -32,7 +32,8 @@ class RunOrder:
         records = {run.run_id: run.record for run in read_runs(output)}
         started_at = {run_id: _dated(run_id) for run_id in told_of}
         started_at |= {run_id: record.started_at for run_id, record in records.items()}
-        return cls(tuple(sorted(started_at, key=lambda run_id: (started_at[run_id], run_id))), records)
+        by_age = sorted(started_at, key=lambda run_id: (started_at[run_id], run_id))
+        return cls({run_id: rank for rank, run_id in enumerate(by_age)}, records)
 
     def manifest_of(self, run_id: str) -> str | None:
         """The manifest that a run was asked to render, if its record tells."""
@@ -41,20 +42,19 @@ class RunOrder:
 
     def newest_whole_runs(self) -> dict[str, str]:
         """For each manifest the newest run that took all of its rows, if there is one."""
-        whole = (run_id for run_id in self.run_ids if run_id in self.records and self.records[run_id].is_whole)
+        whole = (run_id for run_id in self.ranks if run_id in self.records and self.records[run_id].is_whole)
         return {manifest: run_id for run_id in whole if (manifest := self.manifest_of(run_id))}
 
     def standing(self) -> frozenset[str]:
         """The runs after which no other took all rows of the same manifest."""
-        position = {run_id: number for number, run_id in enumerate(self.run_ids)}
-        last = {manifest: position[run_id] for manifest, run_id in self.newest_whole_runs().items()}
-        return frozenset(
-            run_id for run_id in position if position[run_id] >= last.get(self.manifest_of(run_id) or "", 0)
-        )
+        last: dict[str | None, int] = {
+            manifest: self.ranks[run_id] for manifest, run_id in self.newest_whole_runs().items()
+        }
+        return frozenset(run_id for run_id, rank in self.ranks.items() if rank >= last.get(self.manifest_of(run_id), 0))
 
     def sort_newest_first(self, table: pa.Table) -> pa.Table:
         """`table`, which has the columns `run` and `row`, with the rows of the newest run first."""
-        ranked = table.append_column("rank", pc.index_in(table["run"], pa.array(self.run_ids, pa.string())))
+        ranked = table.append_column("rank", pc.index_in(table["run"], pa.array(self.ranks, pa.string())))
         return ranked.sort_by([("rank", "descending"), ("row", "ascending")]).drop_columns(["rank"])
 
 

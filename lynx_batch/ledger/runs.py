@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.metadata import Outcome
-from lynx_batch.ledger.records import read_records
+from lynx_batch.ledger.records import read_records, warn_left_out
 from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
-RECORD, END = "run.json", "end.json"
+RECORD, END, MANIFEST = "run.json", "end.json", "manifest.parquet"
 
 
 class RunRecord(BaseModel):
@@ -85,9 +85,19 @@ def write_run_record(
     parquet = io.BytesIO()
     pq.write_table(_redacted(manifest), parquet)
     storage.write_bytes(storage.join(folder, "run.yaml"), run_yaml)
-    storage.write_bytes(storage.join(folder, "manifest.parquet"), parquet.getvalue())
+    storage.write_bytes(storage.join(folder, MANIFEST), parquet.getvalue())
     storage.write_bytes(storage.join(folder, "environment.json"), json.dumps(environment, indent=1).encode())
     storage.write_bytes(storage.join(folder, RECORD), canonical_json(record.model_dump(mode="json")))
+
+
+def read_run_manifest(output: str, run_id: str) -> pa.Table:
+    """The rows that a run took, with redacted URIs; none, and a warning, if they cannot be read."""
+    uri = storage.join(output, "runs", run_id, MANIFEST)
+    try:
+        return pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    except (pa.ArrowException, OSError, MissingObject) as error:
+        warn_left_out(f"{storage.redact(uri)}: not the rows of a run: {error}")
+        return pa.table({})
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:

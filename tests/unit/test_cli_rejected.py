@@ -13,6 +13,7 @@ from lynx_batch.cli import app
 from lynx_batch.execution.prepare import MAX_PROBLEMS_SHOWN
 from lynx_batch.intake.schema import SCHEMA
 from lynx_batch.ledger.metadata import read_metadata
+from lynx_batch.ledger.runs import read_runs
 from tests.models import BASE, MODEL
 
 EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
@@ -59,6 +60,8 @@ def test_every_row_that_was_rejected_is_printed_and_keeps_its_inputs(run_file: P
     ):
         assert told in result.stdout
     output = str(run_file.with_name("out"))
+    (found,) = read_runs(output)
+    assert (found.record.manifest, found.record.is_whole) == (str(run_file.with_name("manifest.parquet")), True)
     rows = read_metadata(output).sort_by("row").to_pylist()
     assert [row["error_type"] for row in rows] == ["InvalidRow", "ConsentExpired", "MissingObject"]
     assert [row["subject_uri"] for row in rows] == [str(photo), "https://host/ada.jpg", str(photo)]

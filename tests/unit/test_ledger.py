@@ -68,7 +68,7 @@ def clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
         params=RenderParams(prompt="她微笑着", width=64, height=48, num_frames=5, seed=1),
         is_seed_given=True,
         tags={"team": "north"},
-        consent_expires_at=NOW,
+        consent_expires_at=NOW + timedelta(days=36500),
     )
     return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
 

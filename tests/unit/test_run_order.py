@@ -32,7 +32,7 @@ def test_a_run_without_a_record_is_as_old_as_its_name_tells(tmp_path: Path) -> N
     start_run(output, "pilot", minutes=5)
     early, late = (new_run_id(NOW + timedelta(minutes=minutes)) for minutes in (4, 6))
     order = RunOrder.of(output, [late, "zulu", "99999999T999999Z-abc", early, "pilot"])
-    assert order.run_ids == ("99999999T999999Z-abc", "zulu", early, "pilot", late)
+    assert tuple(order.ranks) == ("99999999T999999Z-abc", "zulu", early, "pilot", late)
 
 
 def test_the_newest_timings_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
