@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
@@ -20,6 +21,10 @@ CONTRACT_VERSION = 2
 
 CLIP_ID_LENGTH = 32
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+CELLS = ("subject_uri", "clip_name", "subject_id", "face_index", "priority", "consent_ref", "consent_expires_at")
+"""Columns of a row that a request holds beside its parameters and tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +61,15 @@ class Naming:
 class ClipRequest:
     """A manifest row that obeys every rule; its photo was not read yet.
 
-    `subject_uri` is absolute. Where `is_seed_given` is False, the seed in `params` is a place holder that `identify`
-    replaces.
+    `subject_uri` is absolute; if the photo travelled with a job, it is read from `photo_copy`. Where `is_seed_given` is False,
+    the seed in `params` is a place holder that `identify` replaces.
     """
 
     row: int
     subject_uri: str
     params: RenderParams
     is_seed_given: bool
+    photo_copy: str | None = None
     clip_name: str | None = None
     subject_id: str | None = None
     face_index: int | None = None
@@ -71,6 +77,17 @@ class ClipRequest:
     consent_ref: str | None = None
     consent_expires_at: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def photo_uri(self) -> str:
+        """Where the photo is read."""
+        return self.photo_copy or self.subject_uri
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the row asks for, by column, with the run's default wherever it leaves something open; no seed if none was given."""
+        cells = {name: getattr(self, name) for name in CELLS} | {"tags": list(self.tags.items())}
+        return cells | asdict(self.params) | ({} if self.is_seed_given else {"seed": None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +110,15 @@ class ClipSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A manifest row that will not be rendered, and why. `error_type` is a class name of the error tree."""
+    """A manifest row that will not be rendered, and why. `error_type` is a class name of the error tree.
+
+    `inputs` is what could be read of the row, as `ClipRequest.inputs` gives it.
+    """
 
     row: int
     error_type: str
     error: str
+    inputs: Mapping[str, Any]
 
 
 @lru_cache(maxsize=10_000)

@@ -14,7 +14,6 @@ from pathlib import Path
 from lynx_batch.errors import UnsafeStore
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
-NO_SECOND_NAME = NO_HARD_LINKS | {errno.EXDEV, errno.EMLINK}
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -25,18 +24,6 @@ def replace(path: Path, data: bytes) -> None:
 def replace_by_copy(path: Path, source: Path) -> None:
     """Puts a copy of `source` at `path`, in place of what was there."""
     _replace(path, lambda temporary: shutil.copyfile(source, temporary))
-
-
-def replace_by_link(path: Path, source: Path) -> None:
-    """Makes `path` a second name of `source`, or a copy of it where that cannot be, in place of what was there."""
-    with _temporary_beside(path) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError as error:
-            if error.errno not in NO_SECOND_NAME:
-                raise
-            shutil.copyfile(source, temporary)
-        temporary.replace(path)
 
 
 def create(path: Path, data: bytes) -> bool:

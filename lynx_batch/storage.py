@@ -159,22 +159,6 @@ def upload(local_path: Path, uri: str) -> None:
     _writing(uri, partial(store.put_file, str(local_path), key))
 
 
-def copy(source: str, target: str) -> None:
-    """Puts what lies at `source` at `target`, too: on one disk as a second name of it, in one store without a download.
-
-    Raises MissingObject, StoreRefused or StoreUnavailable.
-    """
-    source_path, target_path = path_of(source), path_of(target)
-    if source_path is not None and target_path is not None:
-        return _reading(source, partial(local_files.replace_by_link, target_path, source_path))
-    if source_path is None and target_path is None:
-        (store, source_key), (target_store, target_key) = _remote(source), _remote(target)
-        if store is target_store:
-            _reading(source, partial(store.cp_file, source_key, target_key))
-            return None
-    return write_bytes(target, read_bytes(source))
-
-
 def create_only(uri: str, data: bytes) -> bool:
     """Puts `data` at `uri` unless something is there: of any number of callers at most one is told True.
 

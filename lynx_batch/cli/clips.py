@@ -17,6 +17,7 @@ from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
 
 NUM_CLIPS_AT_ONCE = 1000
+MAX_WITHHELD_SHOWN = 50
 
 LEAST_AGE = timedelta(hours=1)
 """A store in trouble may keep a living run silent, but not for as long."""
@@ -29,19 +30,35 @@ def export(
         str, typer.Option(help="Name of each clip, with columns of the metadata in braces.")
     ] = "{clip_id}.mp4",
 ) -> None:
-    """Put every rendered clip under a readable name: a hard link on the same disk, else a copy."""
-    from lynx_batch.ledger.editions import list_editions
-    from lynx_batch.ledger.export import copy_clips, name_clips
+    """Copy every rendered clip to a readable name. Nothing in DEST is replaced but what an earlier export put there.
 
-    clips = name_clips(output, name)
-    copy_clips(clips, destination)
-    typer.echo(f"{storage.redact(destination)}: {len(clips)} clips")
-    num_nameless = len(list_editions(output).in_force) - len(set(clips.values()))
-    if num_nameless > 0:
+    Withheld are clips whose newest row has an expired or withdrawn consent, and those that their manifest asks for no more.
+    Exit codes: 0 all that may be handed out is in DEST; 3 the video or commit of some is missing or damaged, and they are listed.
+    """
+    from lynx_batch.ledger.copies import copy_clips
+    from lynx_batch.ledger.editions import list_editions
+    from lynx_batch.ledger.export import name_clips
+
+    naming = name_clips(output, name, datetime.now(UTC))
+    left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
+    typer.echo(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
+    if naming.withheld:
+        typer.echo(f"{len(naming.withheld)} withheld; a copy that an earlier export made is still where it was put:")
+        for clip_id, why in sorted(naming.withheld.items())[:MAX_WITHHELD_SHOWN]:
+            typer.echo(f"  clip {clip_id}: {why}")
+        if (num_hidden := len(naming.withheld) - MAX_WITHHELD_SHOWN) > 0:
+            typer.echo(f"  ... and {num_hidden} more")
+    told = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
+    if num_nameless := len(list_editions(output).in_force.keys() - told):
         typer.echo(
             f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
             f"because their run has not ended or was killed"
         )
+    if left_out:
+        typer.echo(f"{len(left_out)} left out; what is damaged or gone, `verify --repair` and `render` make anew:")
+        for clip_name, why in sorted(left_out.items()):
+            typer.echo(f"  {clip_name}: {why}")
+        raise typer.Exit(exits.INCOMPLETE)
 
 
 def verify(

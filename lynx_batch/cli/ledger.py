@@ -72,14 +72,18 @@ def retry(
 def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.Table":
     import pyarrow.compute as pc
 
-    from lynx_batch.intake.expression import filter_rows
+    from lynx_batch.intake.expression import choose_rows
     from lynx_batch.ledger.metadata import FILTER_COLUMNS
 
     if where is not None:
-        given_up = filter_rows(given_up, where, FILTER_COLUMNS)
+        given_up = choose_rows(given_up, where, FILTER_COLUMNS)
     if reason is not None:
         told = pc.binary_join_element_wise(given_up["error_type"], given_up["error"], ": ")
         given_up = given_up.filter(pc.match_substring(told, reason, ignore_case=True))
+        if not given_up.num_rows:
+            raise ConfigError(
+                f"--reason {reason!r}: must be part of the reason why a clip was given up, but is of none"
+            )
     return given_up
 
 
@@ -117,10 +121,12 @@ def _state(run: "Run", is_living: bool) -> str:
 
 
 def _clip_table(output: str) -> Table:
-    from lynx_batch.ledger.metadata import latest_per_clip, read_metadata
+    from lynx_batch.ledger.order import newest_rows
 
-    table = Table("clip", "outcome", Column("prompt", no_wrap=True, max_width=24), Column("video", overflow="fold"))
-    for row in latest_per_clip(read_metadata(output)).to_pylist():
-        video = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
-        add_row(table, row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], video)
+    prompt, video = Column("prompt", no_wrap=True, max_width=24), Column("video or reason", overflow="fold")
+    table = Table("row", "clip", "outcome", prompt, video)
+    for row in newest_rows(output).to_pylist():
+        end = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
+        cells = row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], end
+        add_row(table, str(row["row"]), *(cell or "" for cell in cells))
     return table

@@ -2,6 +2,7 @@
 
 import os.path
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ def render(
     allow_duplicates: options.AllowDuplicates = False,
     unsafe_commit: options.UnsafeCommit = False,
     run_id: Annotated[str | None, typer.Option(help="The run's id, if it is to be known beforehand.")] = None,
+    origin: Annotated[Path | None, typer.Option(hidden=True, help="A file that `submit` writes.")] = None,
 ) -> None:
     """Render every row of a manifest that is not committed yet.
 
@@ -41,6 +43,7 @@ def render(
 
     show_token()
 
+    from lynx_batch.execution.origin import read_origin
     from lynx_batch.execution.prepare import Selection
     from lynx_batch.execution.run import render as run
 
@@ -53,9 +56,10 @@ def render(
             config,
             selection,
             is_unsafe_allowed=unsafe_commit,
-            announce=console.print,
+            announce=partial(console.print, soft_wrap=True),
             watch=watch,
             run_id=run_id,
+            origin=read_origin(origin) if origin else None,
         )
     raise typer.Exit(_conclude(summary, console))
 

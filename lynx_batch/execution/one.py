@@ -12,6 +12,7 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.config import RunConfig, override
 from lynx_batch.delivery.video import encode_mp4
 from lynx_batch.errors import ConfigError
+from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.prepare import Selection, prepare_rows
 from lynx_batch.execution.staging import brought, find_model, stage
 from lynx_model.faces.photo import read_photo
@@ -48,7 +49,7 @@ def render_one(
     _make_room(out)
     source, faces = brought(find_model(config.model), config.faces, stage)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
-    picture = read_photo(storage.read_bytes(clip.request.subject_uri), is_parity=faces.parity)
+    picture = read_photo(storage.read_bytes(clip.request.photo_uri), is_parity=faces.parity)
     subject = reader.read(picture, face_index)
     if subject.turned_degrees:
         announce(f"{photo}: {describe_turn(subject.turned_degrees)}")
@@ -79,7 +80,8 @@ def _make_room(out: Path) -> None:
 def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str) -> ClipSpec:
     face = pa.array([face_index], pa.int64())
     row = pa.table({"row": [0], "subject_uri": [photo], "face_index": face, "prompt": [prompt]})
-    prepared = prepare_rows(config, row, str(Path.cwd()), Selection(), datetime.now(UTC))
+    origin = Origin(manifest="", folder=str(Path.cwd()))
+    prepared = prepare_rows(config, row, origin, Selection(), datetime.now(UTC))
     for rejection in prepared.rejections:
         raise ConfigError(f"{rejection.error_type}: {rejection.error}")
     return prepared.clips[0]

@@ -91,6 +91,7 @@ class RunRecorder:
                     ended_at=datetime.now(UTC),
                     error_type=rejection.error_type,
                     error=rejection.error,
+                    inputs=rejection.inputs,
                 )
             )
         self.editions = list_editions(self._output)

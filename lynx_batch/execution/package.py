@@ -19,7 +19,8 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.prepare import Selection, describe_problems, fit_to_model, identify_model
+from lynx_batch.execution.origin import ORIGIN_FILE
+from lynx_batch.execution.prepare import Selection, describe_problems, fit_to_model, identify_model, origin_of
 from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired, wishes_of_requests
 from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
 from lynx_batch.intake.problems import RowProblem
@@ -59,13 +60,18 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
         identify_model(config)
     run_id, run_file = new_run_id(now), folder / "run.yaml"
-    run_file.write_bytes(_localise(config, requests, folder).to_yaml())
+    there = _localise(config, requests, folder)
+    run_file.write_bytes(there.to_yaml())
     metadata = {
         "run_id": run_id,
         "output": storage.redact(config.output),
         "manifest_sha256": hash_manifest(config.manifest),
     }
-    command = [*_command(run_file.name, run_id, selection), *(["--unsafe-commit"] if is_unsafe_allowed else [])]
+    command = [
+        *_command(run_file.name, run_id, selection),
+        *(["--unsafe-commit"] if is_unsafe_allowed else []),
+        *(["--origin", ORIGIN_FILE] if there.manifest != config.manifest else []),
+    ]
     return Package(run_id=run_id, folder=folder, command=command, metadata=metadata)
 
 
@@ -80,7 +86,7 @@ def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
 
 
 def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> RunConfig:
-    """`config` on the cluster, with the manifest and the photos that `folder` now holds, if any had to travel."""
+    """`config` on the cluster, with the whole manifest and the photos of `requests` that `folder` now holds, if any had to travel."""
     shared_paths = (*config.cluster.shared_paths, ".")  # what travels is put to the same place on every node
     cluster = config.cluster.model_copy(update={"address": "auto", "shared_paths": shared_paths})
     changes: dict[str, object] = {"cluster": cluster}
@@ -88,7 +94,9 @@ def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> R
     photos = {row: photo for row, photo in private.items() if photo is not None}
     if photos or _is_private(config.manifest, config):
         _check_size(config.manifest, set(photos.values()))
-        _pack_manifest(config.manifest, requests, _pack_photos(photos, folder), folder / MANIFEST_FILE)
+        write_manifest(read_manifest(config.manifest).drop_columns([ROW]), str(folder / MANIFEST_FILE))
+        origin = origin_of(config).model_copy(update={"photos": _pack_photos(photos, folder)})
+        (folder / ORIGIN_FILE).write_text(origin.model_dump_json(), encoding="utf-8")
         changes["manifest"] = MANIFEST_FILE
     return config.model_copy(update=changes)
 
@@ -168,13 +176,3 @@ def _pack_photo(photo: Path, folder: Path) -> str:
     name = f"photos/{hashlib.sha256(content).hexdigest()}{photo.suffix}"
     (folder / name).write_bytes(content)
     return name
-
-
-def _pack_manifest(uri: str, requests: list[ClipRequest], photos: dict[int, str], file: Path) -> None:
-    """Writes the whole manifest, so that rows keep their numbers; the rows of `requests` name what the cluster has."""
-    table = read_manifest(uri).drop_columns([ROW])
-    subjects = table["subject_uri"].to_pylist()
-    for request in requests:
-        subjects[request.row] = photos.get(request.row, request.subject_uri)
-    index = table.column_names.index("subject_uri")
-    write_manifest(table.set_column(index, "subject_uri", pa.array(subjects, pa.string())), str(file))

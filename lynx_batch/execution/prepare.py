@@ -1,17 +1,26 @@
 """Run file + manifest -> clips that can be rendered, and rows that cannot; before Ray or a GPU is asked for anything."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 
+from lynx_batch import storage
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError, StoreUnavailable
+from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.staging import find_model, fingerprint, outline, outlined
-from lynx_batch.intake.check import check_blocks, check_rows, find_duplicates, reject_expired, wishes_of_clips
+from lynx_batch.intake.check import (
+    check_blocks,
+    check_rows,
+    find_duplicates,
+    reject_expired,
+    reject_invalid,
+    wishes_of_clips,
+)
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
@@ -40,6 +49,11 @@ class Selection:
     allow_invalid: bool = False
     allow_duplicates: bool = False
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row is left out."""
+        return self.where is None and self.limit is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
@@ -51,8 +65,8 @@ class PreparedRun:
     rejections: list[Rejection]
 
 
-def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedRun:
-    """Reads and checks everything that a run of `config` needs.
+def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Origin | None = None) -> PreparedRun:
+    """Reads and checks everything that a run of `config` needs; `origin` is where that of a submitted job comes from.
 
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
@@ -60,12 +74,20 @@ def prepare(config: RunConfig, selection: Selection, now: datetime) -> PreparedR
         InvalidParams: If the engine asks for what a model of this size cannot do.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
-    return prepare_rows(config, manifest, folder_of(config.manifest), selection, now)
+    return prepare_rows(config, manifest, origin or origin_of(config), selection, now)
 
 
-def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Selection, now: datetime) -> PreparedRun:
-    """As `prepare`, of rows that were read already; relative photos are in the folder `base`."""
-    requests, problems = check_rows(manifest, config.defaults, base)
+def origin_of(config: RunConfig) -> Origin:
+    """That of a run that was not submitted."""
+    return Origin(manifest=config.manifest, folder=folder_of(config.manifest))
+
+
+def prepare_rows(
+    config: RunConfig, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
+) -> PreparedRun:
+    """As `prepare`, of rows that were read already."""
+    requests, problems = check_rows(manifest, config.defaults, origin.folder)
+    requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
     requests, unfit, readings = fit_to_model(config, requests)
     problems += unfit
     if problems and not selection.allow_invalid:
@@ -80,7 +102,7 @@ def prepare_rows(config: RunConfig, manifest: pa.Table, base: str, selection: Se
         manifest=manifest,
         identity=naming.identity,
         clips=clips,
-        rejections=[*_reject_invalid(problems), *expired, *unreadable],
+        rejections=[*reject_invalid(problems, manifest, config.defaults, origin.folder), *expired, *unreadable],
     )
 
 
@@ -173,23 +195,29 @@ def describe_problems(problems: list[RowProblem]) -> str:
     return "\n".join(lines)
 
 
+def describe_rejections(rejections: list[Rejection], output: str) -> str:
+    """Each row that is rejected on a line, as far as they fit a screen; the metadata at `output` has them all."""
+    rejected = sorted(rejections, key=lambda rejection: rejection.row)
+    lines = [f"  row {rejection.row}: {rejection.error}" for rejection in rejected[:MAX_PROBLEMS_SHOWN]]
+    if len(rejected) > MAX_PROBLEMS_SHOWN:
+        hidden = len(rejected) - MAX_PROBLEMS_SHOWN
+        lines.append(f"  ... and {hidden} more: `lynx-batch status {storage.redact(output)} --clips` lists all")
+    return "\n".join(["rejected:", *lines])
+
+
 def name_clips(requests: list[ClipRequest], naming: Naming) -> tuple[list[ClipSpec], list[Rejection]]:
     """The clips of the requests whose photos can be read, and the rejections of the others."""
     clips, rejections = [], []
-    photos = hash_photos(request.subject_uri for request in requests)
+    photos = hash_photos(request.photo_uri for request in requests)
     for request in requests:
-        photo = photos[request.subject_uri]
+        photo = photos[request.photo_uri]
         if isinstance(photo, str):
             clips.append(identify(request, photo_sha256=photo, naming=naming))
         elif photo.is_transient:
             raise StoreUnavailable(f"row {request.row}: subject_uri cannot be read now: {photo.error}")
         else:
-            rejections.append(Rejection(row=request.row, error_type=photo.error_type, error=photo.error))
+            error = f"subject_uri={photo.error}"  # which begins with the URI
+            rejections.append(
+                Rejection(row=request.row, error_type=photo.error_type, error=error, inputs=request.inputs)
+            )
     return clips, rejections
-
-
-def _reject_invalid(problems: list[RowProblem]) -> list[Rejection]:
-    by_row: dict[int, list[str]] = {}
-    for problem in problems:
-        by_row.setdefault(problem.row, []).append(str(problem))
-    return [Rejection(row=row, error_type="InvalidRow", error="; ".join(texts)) for row, texts in by_row.items()]

@@ -214,7 +214,7 @@ class Renderer:
 
     def _subject(self, clip: ClipSpec) -> Subject:
         request = clip.request
-        photo = _Photo(sha256=clip.photo_sha256, face_index=request.face_index, uri=request.subject_uri)
+        photo = _Photo(sha256=clip.photo_sha256, face_index=request.face_index, uri=request.photo_uri)
         with self._reading:
             return self._read_subject(photo)
 

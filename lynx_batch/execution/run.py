@@ -15,9 +15,10 @@ from lynx_batch.execution.cluster import Slots, connected, find_head, has_severa
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.forecast import cost_model, ways_to_render
+from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.execution.package import refuse_private_paths
-from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
+from lynx_batch.execution.prepare import PreparedRun, Selection, describe_rejections, origin_of, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.heartbeat import beating, living_runs
@@ -62,21 +63,29 @@ def render(
     announce: Callable[[str], None],
     watch: Watch,
     run_id: str | None = None,
+    origin: Origin | None = None,
 ) -> RunSummary:
-    """Renders every row of the manifest that is not committed yet.
+    """Renders every row of the manifest that is not committed yet; `origin` is where that of a submitted job comes from.
 
     Raises:
         Permanent: If the run file, manifest, model, store or cluster is unfit.
         StoreUnavailable: If the store cannot be reached at the start, or for minutes at the end.
     """
     now = datetime.now(UTC)
-    prepared = prepare(config, selection, now)
+    origin = origin or origin_of(config)
+    prepared = prepare(config, selection, now, origin)
     is_store_safe = _probe(config.output, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
     write_run_record(
         config.output,
         run_id,
-        RunRecord(started_at=now, num_rows=prepared.manifest.num_rows, is_store_safe=is_store_safe),
+        RunRecord(
+            started_at=now,
+            num_rows=prepared.manifest.num_rows,
+            manifest=storage.redact(origin.manifest).rstrip("/"),
+            is_whole=selection.is_whole,
+            is_store_safe=is_store_safe,
+        ),
         run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
         manifest=prepared.manifest,
         environment=software_versions(),
@@ -87,6 +96,8 @@ def render(
     with beating(config.output, run_id):
         recorder.settle_past()
         announce(_describe(run_id, prepared, recorder))
+        if prepared.rejections:
+            announce(describe_rejections(prepared.rejections, config.output))
         stopped_by = _render_open(config, run_id, prepared.identity, recorder, watch, is_store_safe=is_store_safe)
     return RunSummary(
         run_id=run_id,
@@ -189,7 +200,7 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
 def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: Slots, cost: CostModel) -> None:
     """Plans the open clips on the nodes that are there."""
     if has_several_machines():
-        refuse_private_paths(config, {clip.request.subject_uri: None for clip in recorder.open_clips})
+        refuse_private_paths(config, {clip.request.photo_uri: None for clip in recorder.open_clips})
     chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
     deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})

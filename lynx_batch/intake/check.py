@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, broken_rule
+from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule
 from lynx_batch.config import PARAM_FIELDS, DefaultsConfig
 from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
@@ -19,11 +20,9 @@ from lynx_model.ranges import choose_blocks, explain_step_ranges
 from lynx_model.spec import RenderParams
 
 NUM_ROWS_AT_ONCE = 10_000
-CONSENT_EXPIRED = "ConsentExpired"
+CONSENT_EXPIRED, INVALID_ROW = "ConsentExpired", "InvalidRow"
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PARAM_COLUMNS = frozenset(field.name for field in fields(RenderParams)) & frozenset(SCHEMA.names)
-OTHER_COLUMNS = ("clip_name", "subject_id", "face_index", "priority", "consent_ref", "consent_expires_at")
-"""What a request takes from its row as it is."""
 
 Wish = tuple[ClipRequest, Hashable]
 """A request and what it asks for, which is equal where that is the same clip."""
@@ -106,8 +105,29 @@ def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list
             kept.append(request)
         else:
             error = f"consent_expires_at={expires_at.isoformat()}: must be in the future"
-            rejections.append(Rejection(row=request.row, error_type=CONSENT_EXPIRED, error=error))
+            rejections.append(
+                Rejection(row=request.row, error_type=CONSENT_EXPIRED, error=error, inputs=request.inputs)
+            )
     return kept, rejections
+
+
+def reject_invalid(
+    problems: Iterable[RowProblem], table: pa.Table, defaults: DefaultsConfig, base: str
+) -> list[Rejection]:
+    """One rejection for each row of `problems`, with what the row holds; the other arguments are those of `check_rows`."""
+    faults: dict[int, list[str]] = {}
+    for problem in problems:
+        faults.setdefault(problem.row, []).append(problem.fault)
+    rows = _rows(table.filter(pc.is_in(table[ROW], pa.array(faults, table[ROW].type))))
+    return [
+        Rejection(
+            row=cells[ROW],
+            error_type=INVALID_ROW,
+            error="; ".join(faults[cells[ROW]]),
+            inputs=_inputs(cells, defaults, base),
+        )
+        for cells in rows
+    ]
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -167,16 +187,21 @@ OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
 
 
 def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> ClipRequest:
-    given = {name: cells[name] for name in PARAM_COLUMNS & cells.keys()}
-    params = {name: getattr(defaults, name) for name in PARAM_FIELDS} | given | settle_guidance(cells)
-    is_seed_given = params["seed"] is not None
-    if not is_seed_given:
-        del params["seed"]
+    inputs = _inputs(cells, defaults, base)
+    is_seed_given = inputs["seed"] is not None
+    params = {name: inputs[name] for name in ("prompt", *PARAM_FIELDS) if name != "seed" or is_seed_given}
     return ClipRequest(
         row=cells[ROW],
-        subject_uri=resolve(cells["subject_uri"], base),
         params=RenderParams(**params),
         is_seed_given=is_seed_given,
         tags=dict(cells.get("tags", ())),
-        **{name: cells[name] for name in OTHER_COLUMNS if name in cells},
+        **{name: inputs[name] for name in CELLS if name in inputs},
     )
+
+
+def _inputs(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> dict[str, Any]:
+    """The cells of a row, good or bad, with the run's defaults for parameters that it leaves open, and its photo's absolute URI."""
+    params = {name: getattr(defaults, name) for name in PARAM_FIELDS}
+    uri = cells.get("subject_uri")
+    photo = {"subject_uri": resolve(uri, base)} if uri else {}
+    return params | dict(cells) | photo | settle_guidance(cells)

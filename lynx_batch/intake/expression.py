@@ -51,6 +51,14 @@ def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
     return kept.select(table.column_names).sort_by(ROW)
 
 
+def choose_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.Table:
+    """As `filter_rows`, but that `where` chooses nothing is a ConfigError: it is more often a slip than meant."""
+    chosen = filter_rows(table, where, columns)
+    if not chosen.num_rows:
+        raise ConfigError(f"--where {where!r}: must match a row, but matches none of {table.num_rows}")
+    return chosen
+
+
 def _checked(where: str) -> str:
     if len(where) > MAX_LENGTH:
         raise ValueError(f"must be at most {MAX_LENGTH} characters")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.cells import read_cell
-from lynx_batch.intake.expression import filter_rows
+from lynx_batch.intake.expression import choose_rows
 from lynx_batch.intake.schema import ROW, SCHEMA, conform
 from lynx_batch.storage import list_files, read_bytes, redact, stat, write_bytes
 
@@ -26,7 +26,8 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
     `where` and `limit` leave out. At most `limit` rows are given of those that `where` chooses.
 
     Raises:
-        ConfigError: If it is not a manifest of this version, or `where` is faulty; every fault of the columns is named.
+        ConfigError: If it is not a manifest of this version, or `where` is faulty or matches nothing; every fault of the columns
+            is named.
         MissingObject: If nothing lies at `uri`.
     """
     parts = [conform(table, source) for source, table in _read_parts(uri)]
@@ -34,7 +35,7 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
     table = table.select([name for name in SCHEMA.names if name in table.column_names])
     table = table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
     if where is not None:
-        table = filter_rows(table, where)
+        table = choose_rows(table, where)
     return table.slice(0, limit)
 
 

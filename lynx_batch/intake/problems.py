@@ -14,8 +14,12 @@ class RowProblem:
     value: object
     rule: str
 
+    @property
+    def fault(self) -> str:
+        return f"{self.column}={shorten(self.value)}: {self.rule}"
+
     def __str__(self) -> str:
-        return f"row {self.row}: {self.column}={shorten(self.value)}: {self.rule}"
+        return f"row {self.row}: {self.fault}"
 
 
 def shorten(value: object) -> str:

@@ -1,61 +1,76 @@
-"""Rendered clips under names that people can read: made from the metadata alone, so that they can be made again."""
+"""Rendered clips under names that people can read: names from the metadata, videos from the commits in force."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 from string import Formatter
-from typing import Any
-
-import pyarrow.compute as pc
+from typing import NamedTuple
 
 from lynx_batch import storage
 from lynx_batch.errors import ConfigError
-from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, read_metadata
+from lynx_batch.ledger.asked import Row, describe, find_asked
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
+from lynx_batch.ledger.history import known_commits
+from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
 
-NUM_PARALLEL_COPIES = 32
 MAX_PROBLEMS_SHOWN = 20
 
 
-def name_clips(output: str, template: str) -> dict[str, str]:
-    """Which clip every name stands for: {name below the destination: URI of the clip}; the newest run's rows decide, so that a
-    clip whose name a newer one has is left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedClips:
+    """`clips` are those to hand out, by their names below the destination.
+
+    The reasons for others: `withheld` by clip, and `lost` by name, for clips that were rendered but have no commit any more.
+    """
+
+    clips: Mapping[str, CommitRecord]
+    withheld: Mapping[str, str]
+    lost: Mapping[str, str]
+
+
+class Claim(NamedTuple):
+    """A name for the clip of a row; the clip of a withheld one must not be handed out, but keeps its name from older ones."""
+
+    name: str
+    row: Row
+    is_withheld: bool
+
+
+def name_clips(output: str, template: str, now: datetime) -> NamedClips:
+    """Which clip every name stands for. Of several clips with one name in one manifest, the newest run's has it.
 
     Args:
         output: The output location.
         template: Such as `{subject_id}/{clip_name}.mp4`, with columns of the metadata in braces.
+        now: When a consent must not have expired.
 
     Raises:
         ConfigError: If the template names no column, or rows have no name of their own; every row and rule is told.
     """
     columns = _columns_of(template)
-    wanted = [*dict.fromkeys(["run", "row", "clip_id", "clip_uri", *columns])]
-    rows = read_metadata(output, wanted, pc.field("outcome") == Outcome.RENDERED).to_pylist()
-    newest: dict[str, str] = {}
-    for row in rows:
-        newest[row["clip_id"]] = max(row["run"], newest.get(row["clip_id"], ""))
-    clip_of: dict[str, dict[str, Any]] = {}
-    problems = []
-    by_row = sorted(rows, key=lambda row: row["row"])
-    for row in sorted(by_row, key=lambda row: row["run"], reverse=True):
-        if row["run"] == newest[row["clip_id"]]:
-            problems += [
-                f"row {row['row']} of run {row['run']}: {rule}" for rule in _place(row, template, columns, clip_of)
-            ]
-    problems += _explain_folders(clip_of)
+    asked, editions = find_asked(output, columns, now), list_editions(output)
+    commits = {commit.clip_id: commit for commit in known_commits(output, editions.in_force)}
+    rows = [
+        row | (_results(commits[row["clip_id"]], columns) if row["clip_id"] in commits else {})
+        for row in asked.rows
+        if row["clip_id"] is None or row["clip_id"] in asked.withheld or _was_rendered(row, editions)
+    ]
+    claims, problems = _claim(rows, template, columns, asked.withheld.keys())
+    owners, conflicts = _settle(claims)
+    problems += [*conflicts, *_explain_folders(owners)]
     if problems:
-        hidden = len(problems) - MAX_PROBLEMS_SHOWN
-        more = [f"... and {hidden} more"] if hidden > 0 else []
-        raise ConfigError(
-            "\n  ".join([f"--name {template!r}: nothing was exported:", *problems[:MAX_PROBLEMS_SHOWN], *more])
-        )
-    return {name: storage.join(output, row["clip_uri"]) for name, row in clip_of.items()}
-
-
-def copy_clips(clips: Mapping[str, str], destination: str) -> None:
-    """Puts every clip at its name below `destination`, many at once; what lies there already is replaced."""
-    with ThreadPoolExecutor(NUM_PARALLEL_COPIES, thread_name_prefix="export") as pool:
-        for _ in pool.map(lambda name: storage.copy(clips[name], storage.join(destination, name)), clips):
-            pass
+        raise ConfigError(_describe(problems, template))
+    return NamedClips(
+        clips={name: commits[row["clip_id"]] for name, row in owners.items() if row["clip_id"] in commits},
+        withheld={clip_id: why for clip_id, why in asked.withheld.items() if clip_id in editions.in_force},
+        lost={
+            name: _explain_lost(output, row["clip_id"], editions)
+            for name, row in owners.items()
+            if row["clip_id"] not in commits
+        },
+    )
 
 
 def _columns_of(template: str) -> list[str]:
@@ -72,32 +87,82 @@ def _columns_of(template: str) -> list[str]:
     return fields
 
 
-def _place(
-    row: dict[str, Any], template: str, columns: Iterable[str], clip_of: dict[str, dict[str, Any]]
-) -> Iterator[str]:
-    """Gives a row its name in `clip_of`; or tells the rules that it breaks."""
-    nulls = [column for column in columns if row[column] is None]
-    if nulls:
-        yield from (f"{column} must not be null" for column in nulls)
-        return
-    try:
-        name = template.format_map(row)
-    except ValueError as error:
-        yield str(error)
-        return
-    if rule := _explain_name(name):
-        yield f"{name!r} {rule}"
-    elif (first := clip_of.setdefault(name, row))["clip_id"] != row["clip_id"] and first["run"] == row["run"]:
-        yield f"{name!r} must not be the name of row {clip_of[name]['row']}, too"
+def _was_rendered(row: Row, editions: Editions) -> bool:
+    clip_id = row["clip_id"]
+    return clip_id in editions.in_force or clip_id in editions.withdrawn or row["outcome"] == Outcome.RENDERED
 
 
-def _explain_name(name: str) -> str | None:
-    """The rule that a name breaks, if any: it must stay below the destination on every store."""
+def _results(commit: CommitRecord, columns: Iterable[str]) -> Row:
+    """What a commit in force tells in place of a row, which may tell of an earlier edition or of none."""
+    results = dict(results_of(commit))
+    return {name: results[name] for name in columns if name in results}
+
+
+def _claim(
+    rows: Iterable[Row], template: str, columns: Iterable[str], withheld: Set[str]
+) -> tuple[list[Claim], list[str]]:
+    """The names of all rows, and the problems of those that need one and have none."""
+    claims, problems = [], []
+    for row in rows:
+        is_withheld = row["clip_id"] is None or row["clip_id"] in withheld
+        try:
+            name = _name(row, template, columns)
+        except ValueError as rule:
+            problems += [] if is_withheld else [f"{describe(row)}: {rule}"]
+        else:
+            claims.append(Claim(name, row, is_withheld))
+    return claims, problems
+
+
+def _name(row: Row, template: str, columns: Iterable[str]) -> str:
+    """Raises ValueError with the rule that it breaks: a name must stay below the destination on every store."""
+    for column in columns:
+        if row[column] is None:
+            raise ValueError(f"{column} must not be null")
+    name = template.format_map(row)
     if not name.isprintable() or "\\" in name:
-        return "must not hold control characters or backslashes"
+        raise ValueError(f"{name!r} must not hold control characters or backslashes")
     if any(part in ("", ".", "..") for part in name.split("/")):
-        return "must be a relative path without empty parts, '.' and '..'"
-    return None
+        raise ValueError(f"{name!r} must be a relative path without empty parts, '.' and '..'")
+    return name
+
+
+def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:
+    """Whose each name is that is not withheld, and the problems; `claims` has the newest run first."""
+    newest: dict[tuple[str | None, str], Claim] = {}
+    problems = []
+    for claim in claims:
+        key = claim.row["manifest"], claim.name
+        first = newest.setdefault(key, claim)
+        if first.row["run"] == claim.row["run"] and not claim.is_withheld:
+            if first.is_withheld:
+                newest[key] = claim
+            elif not _is_same_clip(first, claim):
+                rule = f"{claim.name!r} must not be the name of row {first.row['row']}, too"
+                problems.append(f"{describe(claim.row)}: {rule}")
+    owners: dict[str, Claim] = {}
+    for claim in newest.values():
+        first = owners.setdefault(claim.name, claim)
+        if not _are_of_two_manifests(first, claim) or _is_same_clip(first, claim):
+            continue  # the newer one has the name
+        if first.is_withheld:
+            owners[claim.name] = claim
+        elif not claim.is_withheld:
+            rule = f"{claim.name!r} must not be the name of {describe(first.row)}, too, which is of another manifest"
+            problems.append(
+                f"{describe(claim.row)}: {rule}; tell them apart by more columns, such as {{rendered_by_run}}"
+            )
+    return {name: claim.row for name, claim in owners.items() if not claim.is_withheld}, problems
+
+
+def _is_same_clip(first: Claim, second: Claim) -> bool:
+    return bool(first.row["clip_id"] == second.row["clip_id"])
+
+
+def _are_of_two_manifests(first: Claim, second: Claim) -> bool:
+    """Not if that of one is unknown."""
+    manifests = {first.row["manifest"], second.row["manifest"]}
+    return len(manifests) == 2 and None not in manifests
 
 
 def _explain_folders(names: Iterable[str]) -> Iterator[str]:
@@ -106,3 +171,16 @@ def _explain_folders(names: Iterable[str]) -> Iterator[str]:
         for folder in PurePosixPath(name).parents:
             if str(folder) in files:
                 yield f"{str(folder)!r} must not be a clip and the folder of {name!r}"
+
+
+def _describe(problems: list[str], template: str) -> str:
+    hidden = len(problems) - MAX_PROBLEMS_SHOWN
+    more = [f"... and {hidden} more"] if hidden > 0 else []
+    return "\n  ".join([f"--name {template!r}: nothing was exported:", *problems[:MAX_PROBLEMS_SHOWN], *more])
+
+
+def _explain_lost(output: str, clip_id: str, editions: Editions) -> str:
+    if clip_id in editions.in_force:
+        uri = storage.redact(commit_uri(output, clip_id, editions.in_force[clip_id]))
+        return f"{uri}: cannot be read as a commit"
+    return f"the commit of clip {clip_id} is {'withdrawn' if clip_id in editions.withdrawn else 'gone'}"

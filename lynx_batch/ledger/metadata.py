@@ -2,13 +2,12 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -109,7 +108,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
-    """How one manifest row ended in a run; `clip` is None for a row that never became one.
+    """How one manifest row ended in a run; `clip` is None for a row that never became one: of it, `inputs` tells what it asks for.
 
     `ended_at` of what an earlier run rendered or gave up is that run's. `commit` is there exactly if the row is rendered.
     `edition` is the one that the run wanted.
@@ -119,6 +118,7 @@ class RowOutcome:
     outcome: Outcome
     ended_at: datetime
     clip: ClipSpec | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     edition: int = 1
     attempts: int = 0
     error_type: str | None = None
@@ -194,36 +194,30 @@ def _read_part(folder: str, name: str) -> pa.Table | None:
     return table.append_column(RUN, pa.repeat(run, table.num_rows))
 
 
-def latest_per_clip(table: pa.Table) -> pa.Table:
-    """For each clip, its row in the newest run that names it; run ids sort by time."""
-    ordered = table.filter(pc.is_valid(table["clip_id"])).sort_by([("run", "descending"), ("row", "ascending")])
-    position = pa.array(np.arange(ordered.num_rows))
-    first = ordered.select(["clip_id"]).append_column("position", position).group_by("clip_id", use_threads=False)
-    return ordered.take(first.aggregate([("position", "min")])["position_min"])
-
-
 def _as_row(outcome: RowOutcome) -> dict[str, Any]:
     names = ("row", "outcome", "attempts", "error_type", "error", "ended_at")
-    row: dict[str, Any] = {name: getattr(outcome, name) for name in names}
-    if outcome.clip is not None:
-        row |= {"edition": outcome.edition, **dict(_inputs(outcome.clip))}
+    row = dict(_inputs(outcome)) | {name: getattr(outcome, name) for name in names}
     if outcome.commit is not None:
-        row |= dict(_results(outcome.commit))
+        row |= dict(results_of(outcome.commit))
     return row
 
 
-def _inputs(clip: ClipSpec) -> Iterator[tuple[str, Any]]:
-    request = clip.request
-    yield from asdict(request.params).items()
-    yield "clip_id", clip.clip_id
-    yield "photo_sha256", clip.photo_sha256
-    yield "subject_uri", storage.redact(request.subject_uri)
-    yield "tags", list(request.tags.items())
-    for name in ("subject_id", "clip_name", "face_index", "priority", "consent_ref", "consent_expires_at"):
-        yield name, getattr(request, name)
+def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
+    clip = outcome.clip
+    inputs = outcome.inputs if clip is None else clip.request.inputs
+    yield from inputs.items()
+    if inputs.get("subject_uri"):
+        yield "subject_uri", storage.redact(inputs["subject_uri"])
+    if clip is not None:
+        yield "clip_id", clip.clip_id
+        yield "edition", outcome.edition
+        yield "photo_sha256", clip.photo_sha256
+        yield "seed", clip.params.seed
 
 
-def _results(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
+def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
+    """What a commit tells, by column."""
+    yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes"):
         yield name, getattr(commit, name)

@@ -14,23 +14,27 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.metadata import Outcome
-from lynx_batch.ledger.records import read_records
+from lynx_batch.ledger.records import read_records, warn_left_out
 from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
-RECORD, END = "run.json", "end.json"
+RECORD, END, MANIFEST = "run.json", "end.json", "manifest.parquet"
 
 
 class RunRecord(BaseModel):
-    """`is_store_safe` is False if somebody chose to go on with a store that ignores create-only puts."""
+    """`manifest` is its redacted URI, of a job the one that it has for the submitter; `is_whole` tells that neither --where nor
+    --limit left out any of its rows. `is_store_safe` is False if somebody chose to go on with a store that ignores create-only puts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     started_at: datetime
     num_rows: int
+    manifest: str | None = None
+    is_whole: bool = False
     is_store_safe: bool = True
 
 
@@ -59,7 +63,7 @@ class Run:
 
 
 def new_run_id(now: datetime) -> str:
-    """A name that sorts by time and is nobody else's."""
+    """A name that tells the time and is nobody else's."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
@@ -81,9 +85,19 @@ def write_run_record(
     parquet = io.BytesIO()
     pq.write_table(_redacted(manifest), parquet)
     storage.write_bytes(storage.join(folder, "run.yaml"), run_yaml)
-    storage.write_bytes(storage.join(folder, "manifest.parquet"), parquet.getvalue())
+    storage.write_bytes(storage.join(folder, MANIFEST), parquet.getvalue())
     storage.write_bytes(storage.join(folder, "environment.json"), json.dumps(environment, indent=1).encode())
     storage.write_bytes(storage.join(folder, RECORD), canonical_json(record.model_dump(mode="json")))
+
+
+def read_run_manifest(output: str, run_id: str) -> pa.Table:
+    """The rows that a run took, with redacted URIs; none, and a warning, if they cannot be read."""
+    uri = storage.join(output, "runs", run_id, MANIFEST)
+    try:
+        return pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    except (pa.ArrowException, OSError, MissingObject) as error:
+        warn_left_out(f"{storage.redact(uri)}: not the rows of a run: {error}")
+        return pa.table({})
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:
@@ -114,7 +128,7 @@ def _redacted(manifest: pa.Table) -> pa.Table:
     return manifest.set_column(index, manifest.field(index), pa.array(uris, manifest.field(index).type))
 
 
-def list_runs(output: str) -> list[str]:
-    """The runs of an output location, oldest first."""
+def list_runs(output: str) -> set[str]:
+    """The ids of all runs of an output location, also of those that were killed before their record was complete."""
     prefix = storage.join(output, "runs")
-    return sorted({file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)})
+    return {file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)}

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from lynx_batch.clip import RenderIdentity
 from lynx_batch.ledger.metadata import BUSY_STAGES, Outcome, read_metadata
+from lynx_batch.ledger.order import RunOrder
 from lynx_model.spec import RenderParams
 
 MAX_TIMINGS = 2000
@@ -16,7 +17,7 @@ MAX_TIMINGS = 2000
 PARAMS = tuple(field.name for field in fields(RenderParams) if field.name not in ("prompt", "negative_prompt"))
 """No prompt takes longer than another."""
 
-COLUMNS = ["run", "device", "group_size", "model", *BUSY_STAGES, *PARAMS]
+COLUMNS = ["run", "row", "device", "group_size", "model", *BUSY_STAGES, *PARAMS]
 OWN = (pc.field("outcome") == Outcome.RENDERED) & (pc.field("run") == pc.field("rendered_by_run"))
 
 
@@ -32,7 +33,9 @@ class Timing:
 
 def read_timings(output: str, identity: RenderIdentity) -> list[Timing]:
     """The newest clips that runs with this base model and precision rendered at `output`."""
-    newest = read_metadata(output, COLUMNS, OWN).sort_by([("run", "descending")]).slice(0, MAX_TIMINGS)
+    own = read_metadata(output, COLUMNS, OWN)
+    order = RunOrder.of(output, pc.unique(own["run"]).to_pylist())
+    newest = order.sort_newest_first(own).slice(0, MAX_TIMINGS)
     return list(_timings(newest.to_pylist(), identity))
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lynx_batch.ledger.runs import read_runs
 from tests.integration.test_parallel import free_port
-from tests.integration.test_render import DEADLINE_S, HOPPER, Job, Result, can_connect, row, wait_until
+from tests.integration.test_render import COLLINS, DEADLINE_S, HOPPER, Job, Result, can_connect, row, wait_until
 from tests.models import MODEL
 
 pytestmark = pytest.mark.ray
@@ -101,6 +102,9 @@ def test_a_submitted_run_is_followed_to_its_end_and_never_renders_twice(
     assert job.num_commits() == 2
     (run,) = (Path(job.output) / "runs").iterdir()
     assert f"job run-{run.name} submitted" in first.stdout
+    assert {r["subject_uri"] for r in job.metadata()} == {str(COLLINS), str(HOPPER), str(tmp_path / "broken.jpg")}
+    (told,) = read_runs(job.output)
+    assert told.record.manifest == str(tmp_path / "manifest.parquet")
 
     second = job.run("--address", cluster.dashboard, "--follow", "--where", "row < 2", command="submit")
     assert second.exit_code == 0, second.stdout

@@ -1,7 +1,7 @@
 """`status`, `retry`, `export`, `verify` and `prune` on an output location that is there without any cluster."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,12 +26,12 @@ def output(tmp_path: Path) -> str:
     """Two real clips, and two that failed."""
     output = str(tmp_path / "out")
     start_run(output, "run")
-    for clip_id in ("aa11", "bb22"):
+    rows = [ended(Outcome.FAILED, clip("cc33", 2)), ended(Outcome.FAILED, clip("dd44", 3))]
+    for row, clip_id in enumerate(("aa11", "bb22")):
         frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
         delivered = deliver(frames, output=output, clip_id=clip_id, attempt="run-1", fps=16, crf=30)
-        commit(output, record(clip_id).model_copy(update=asdict(delivered)))
-    rows = [ended(Outcome.RENDERED, clip("aa11", 0)), ended(Outcome.RENDERED, clip("bb22", 1))]
-    rows += [ended(Outcome.FAILED, clip("cc33", 2)), ended(Outcome.FAILED, clip("dd44", 3))]
+        committed = commit(output, record(clip_id).model_copy(update=asdict(delivered)))
+        rows.append(replace(ended(Outcome.RENDERED, clip(clip_id, row)), commit=committed))
     write_metadata(output, "run", rows)
     write_run_end(output, "run", RunEnd(ended_at=NOW, counts={Outcome.RENDERED: 2, Outcome.FAILED: 2}))
     return output
@@ -50,8 +50,9 @@ def test_status_tells_runs_and_reasons(output: str) -> None:
 
 
 def test_retry_takes_what_its_filters_leave(output: str) -> None:
-    assert "0 clips" in run("retry", output, "--reason", "no face").stdout
-    assert "0 clips" in run("retry", output, "--where", "error_type == 'NoFaceFound' or width > 64").stdout
+    for option, text in (("--reason", "no face"), ("--where", "error_type == 'NoFaceFound' or width > 64")):
+        nothing = run("retry", output, option, text)
+        assert (nothing.exit_code, f"{option} {text!r}: must" in nothing.stderr) == (2, True)
     assert set(given_up(output)) == {"cc33", "dd44"}
     assert (
         "1 clips" in run("retry", output, "--reason", "outofmemory: TOO", "--where", "row == 2 and width == 64").stdout

@@ -1,64 +1,179 @@
-"""`export`: rendered clips under readable names."""
+"""`export`: which rendered clips are handed out, under which names, and what it leaves alone."""
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from typer.testing import CliRunner, Result
 
 from lynx_batch import storage
-from lynx_batch.errors import ConfigError, MissingObject
-from lynx_batch.ledger.export import copy_clips, name_clips
+from lynx_batch.cli import app
+from lynx_batch.clip import ClipRequest, ClipSpec
+from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.commits import CommitRecord, Withdrawal, commit, withdraw
+from lynx_batch.ledger.copies import copy_clips
+from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
-from tests.unit.test_ledger import clip, ended, record, write_metadata
+from lynx_batch.ledger.runs import RunRecord, write_run_record
+from tests.unit.test_ledger import NOW, clip, ended, record, write_metadata
+
+PHOTO = "https://host/ada.jpg"
+TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
 
 
-def rendered(clip_id: str, row: int, **cells: object) -> RowOutcome:
-    spec = clip(clip_id, row)
-    return ended(Outcome.RENDERED, replace(spec, request=replace(spec.request, **cells)))
+def spec(clip_id: str, row: int = 0, **cells: object) -> ClipSpec:
+    """A clip whose consent holds for ever, if `cells` of its request do not say otherwise."""
+    found = clip(clip_id, row)
+    seed = cells.pop("seed", 1)
+    params = replace(found.params, seed=seed, prompt=cells.pop("prompt", found.params.prompt))
+    given = {"subject_uri": PHOTO, "consent_expires_at": None} | cells
+    return replace(found, request=replace(found.request, params=params, **given))
+
+
+def committed(clip_id: str, edition: int = 1) -> CommitRecord:
+    content = f"{clip_id} {edition}".encode()
+    update = {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content), "edition": edition}
+    return record(clip_id, attempt=f"run-{edition}").model_copy(update=update)
+
+
+def publish(output: str, clip_id: str, edition: int = 1) -> CommitRecord:
+    """A clip whose video is its id and edition as text."""
+    found = commit(output, committed(clip_id, edition))
+    storage.write_bytes(storage.join(output, found.clip_uri), f"{clip_id} {edition}".encode())
+    return found
+
+
+def rendered(clip_id: str, row: int = 0, **cells: object) -> RowOutcome:
+    return replace(ended(Outcome.RENDERED, spec(clip_id, row, **cells)), commit=committed(clip_id))
+
+
+def rejected(error_type: str, request: ClipRequest) -> RowOutcome:
+    """A row that never became a clip."""
+    row = ended(Outcome.REJECTED, row=request.row)
+    return replace(row, error_type=error_type, error="why", inputs=request.inputs)
+
+
+def ask(row: int = 0, *, is_seed_given: bool = True, **cells: object) -> ClipRequest:
+    return replace(spec("00", row, **cells).request, is_seed_given=is_seed_given)
+
+
+class Place:
+    """An output location and its runs, which start a minute apart."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.num_runs = 0
+
+    def run(
+        self,
+        run_id: str,
+        rows: list[RowOutcome],
+        *,
+        manifest: str | None = "/a.parquet",
+        is_whole: bool = True,
+        took: list[ClipRequest] | None = None,
+    ) -> None:
+        """Rows that a run told of; `took` are those of its manifest, if it has others or was killed."""
+        requests = took or [row.clip.request for row in rows if row.clip]
+        cells = [{"row": r.row, "subject_uri": r.subject_uri, "prompt": r.params.prompt} for r in requests]
+        table = pa.Table.from_pylist(cells or [{"row": 0, "subject_uri": "", "prompt": ""}])
+        started = NOW + timedelta(minutes=self.num_runs)
+        self.num_runs += 1
+        told = RunRecord(started_at=started, num_rows=table.num_rows, manifest=manifest, is_whole=is_whole)
+        write_run_record(self.output, run_id, told, run_yaml=b"", manifest=table, environment={})
+        write_metadata(self.output, run_id, rows)
+        for row in rows:
+            if row.commit:
+                publish(self.output, row.commit.clip_id)
+
+    def names(self, template: str = "{clip_name}") -> dict[str, str]:
+        clips = name_clips(self.output, template, NOW).clips
+        return {name: found.clip_id for name, found in clips.items()}
+
+    def withheld(self) -> dict[str, str]:
+        return dict(name_clips(self.output, "{clip_id}", NOW).withheld)
+
+    def export(self, destination: object, template: str = "{clip_name}.mp4") -> Result:
+        result = CliRunner().invoke(app, ["export", self.output, str(destination), "--name", template])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> str:
-    """Two clips of ada and one of bob, in the store and in the metadata; and a row that was rejected."""
-    output = str(tmp_path / "out")
+def place(tmp_path: Path) -> Place:
+    return Place(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def team(place: Place) -> Place:
+    """Two clips of ada and one of bob, and a row that was rejected."""
     rows = [
         rendered("aa11", 0, subject_id="ada", clip_name="wave"),
-        rendered("bb22", 1, subject_id="ada", clip_name="smile"),
-        rendered("cc33", 2, subject_id="bob", clip_name="wave", priority=3),
-        ended(Outcome.REJECTED, row=3),
+        rendered("bb22", 1, subject_id="ada", clip_name="smile", prompt="She smiles."),
+        rendered("cc33", 2, subject_id="bob", clip_name="wave", priority=3, subject_uri="bob.jpg"),
+        rejected("MissingObject", ask(3, subject_uri="gone.jpg")),
     ]
-    for row in rows[:3]:
-        assert row.commit is not None
-        storage.write_bytes(storage.join(output, row.commit.clip_uri), row.commit.clip_id.encode())
-    write_metadata(output, "run-1", rows)
-    return output
+    place.run("run-1", rows)
+    return place
 
 
-def test_clips_get_names_from_their_metadata(output: str, tmp_path: Path) -> None:
-    clips = name_clips(output, "{subject_id}/{clip_name}-{row:03}.mp4")
-    copy_clips(clips, str(tmp_path / "named"))
-    copy_clips(clips, str(tmp_path / "named"))
+# Names
+
+
+def test_clips_get_names_from_their_metadata(team: Place, tmp_path: Path) -> None:
+    template = "{subject_id}/{clip_name}-{row:03}.mp4"
+    for _ in range(2):
+        assert team.export(tmp_path / "named", template).exit_code == 0
     named = {str(p.relative_to(tmp_path / "named")): p.read_text() for p in (tmp_path / "named").rglob("*.mp4")}
-    assert named == {"ada/wave-000.mp4": "aa11", "ada/smile-001.mp4": "bb22", "bob/wave-002.mp4": "cc33"}
-    original = Path(output) / record("aa11").clip_uri
-    assert (tmp_path / "named" / "ada" / "wave-000.mp4").samefile(original), "no space is used on the same disk"
+    assert named == {"ada/wave-000.mp4": "aa11 1", "ada/smile-001.mp4": "bb22 1", "bob/wave-002.mp4": "cc33 1"}
 
 
-def test_clips_are_copied_to_another_store(output: str) -> None:
-    copy_clips(name_clips(output, "{clip_id}.mp4"), "memory://named")
-    assert storage.read_bytes("memory://named/aa11.mp4") == b"aa11"
+def test_clips_are_copied_to_another_store(team: Place) -> None:
+    naming = name_clips(team.output, "{clip_id}.mp4", NOW)
+    for _ in range(2):
+        assert copy_clips(team.output, naming.clips, "memory://named") == {}
+    assert storage.read_bytes("memory://named/aa11.mp4") == b"aa11 1"
 
 
-def test_the_newest_run_decides_the_names_of_a_clip(output: str) -> None:
-    write_metadata(output, "run-2", [rendered("aa11", 7, clip_name="first"), rendered("aa11", 8, clip_name="second")])
-    assert sorted(name_clips(output, "{clip_id}-{row}")) == ["aa11-7", "aa11-8", "bb22-1", "cc33-2"]
+def test_an_edit_of_an_exported_file_leaves_the_committed_one_as_it_is(team: Place, tmp_path: Path) -> None:
+    team.export(tmp_path / "named", "{clip_id}.mp4")
+    with (tmp_path / "named" / "aa11.mp4").open("r+b") as file:
+        file.write(b"edited")
+    assert Path(team.output, record("aa11").clip_uri).read_bytes() == b"aa11 1"
 
 
-def test_a_clip_made_anew_takes_its_name_from_the_old_one(output: str) -> None:
-    write_metadata(output, "run-2", [rendered("dd44", 0, subject_id="ada", clip_name="wave")])
-    clips = name_clips(output, "{subject_id}/{clip_name}.mp4")
-    assert clips["ada/wave.mp4"] == storage.join(output, record("dd44").clip_uri)
-    assert len(clips) == 3
+def test_the_newest_run_decides_the_names_of_a_clip(team: Place) -> None:
+    again = [rendered("aa11", 7, clip_name="first"), rendered("aa11", 8, clip_name="second")]
+    team.run("alpha", again, is_whole=False)
+    assert sorted(team.names("{clip_id}-{row}")) == ["aa11-7", "aa11-8", "bb22-1", "cc33-2"]
+
+
+def test_the_newest_run_is_the_one_that_started_last(place: Place) -> None:
+    place.run("pilot", [rendered("aa11", clip_name="old")])
+    place.run("20261121T080000Z-abc", [rendered("aa11", clip_name="new")])
+    assert place.names() == {"new": "aa11"}
+
+
+@pytest.mark.parametrize("manifests", [("/a.parquet", "/a.parquet"), (None, "/a.parquet"), (None, None)])
+def test_a_clip_made_anew_takes_its_name_from_the_old_one(
+    place: Place, manifests: tuple[str | None, str | None]
+) -> None:
+    for run_id, clip_id, manifest in zip(("zulu", "alpha"), ("aa11", "bb22"), manifests, strict=True):
+        place.run(run_id, [rendered(clip_id, clip_name="wave")], manifest=manifest)
+    assert place.names() == {"wave": "bb22"}
+
+
+def test_one_name_in_two_manifests_is_told_and_nothing_is_hidden(place: Place, tmp_path: Path) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave")], manifest="/a.parquet")
+    place.run("run-2", [rendered("bb22", clip_name="wave")], manifest="/b.parquet")
+    told = r"row 0 of run run-1: 'wave' must not be the name of row 0 of run run-2, too, which is of another manifest"
+    with pytest.raises(ConfigError, match=told):
+        place.names()
+    assert place.names("{rendered_by_run}-{clip_id}") == {"run-aa11": "aa11", "run-bb22": "bb22"}
 
 
 @pytest.mark.parametrize(
@@ -77,28 +192,260 @@ def test_a_clip_made_anew_takes_its_name_from_the_old_one(output: str) -> None:
         ("{clip_id}\\x", "must not hold control characters or backslashes"),
     ],
 )
-def test_a_name_that_cannot_be_is_told_with_its_row_and_rule(output: str, template: str, told: str) -> None:
+def test_a_name_that_cannot_be_is_told_with_its_row_and_rule(team: Place, template: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        name_clips(output, template)
+        team.names(template)
 
 
-def test_a_cell_does_not_lead_out_of_the_destination(output: str) -> None:
-    write_metadata(output, "run-2", [rendered("aa11", 0, clip_name="../../etc/passwd")])
+def test_a_cell_does_not_lead_out_of_the_destination(team: Place) -> None:
+    team.run("run-2", [rendered("aa11", 0, clip_name="../../etc/passwd")])
     with pytest.raises(ConfigError, match=r"row 0 of run run-2: '.*passwdaa11' must be a relative path"):
-        name_clips(output, "x/{clip_name}{clip_id}")
+        team.names("x/{clip_name}{clip_id}")
 
 
-def test_a_clip_cannot_be_the_folder_of_another(output: str) -> None:
-    write_metadata(output, "run-2", [rendered("dd44", 0, clip_name="a"), rendered("ee55", 1, clip_name="a/b")])
-    cells = {"subject_id": "x", "clip_name": "z"}
-    write_metadata(
-        output, "run-3", [rendered(clip_id, 9 + n, **cells) for n, clip_id in enumerate(["aa11", "bb22", "cc33"])]
-    )
+def test_a_clip_cannot_be_the_folder_of_another(place: Place) -> None:
+    place.run("run", [rendered("dd44", 0, clip_name="a"), rendered("ee55", 1, clip_name="a/b")])
     with pytest.raises(ConfigError, match="'a' must not be a clip and the folder of 'a/b'"):
-        name_clips(output, "{clip_name}")
+        place.names()
 
 
-def test_a_clip_that_is_gone_is_named(output: str, tmp_path: Path) -> None:
-    (Path(output) / record("aa11").clip_uri).unlink()
-    with pytest.raises(MissingObject, match="aa11"):
-        copy_clips(name_clips(output, "{clip_id}"), str(tmp_path / "named"))
+# Consent
+
+
+def test_a_clip_whose_newest_row_has_no_consent_any_more_is_withheld_and_gives_no_older_one_its_name(
+    place: Place, tmp_path: Path
+) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave", prompt="Hi.")], is_whole=False)
+    place.run("run-2", [rendered("bb22", clip_name="wave")], is_whole=False)
+    assert place.names() == {"wave": "bb22"}
+    place.run("run-3", [rejected("ConsentExpired", ask(clip_name="wave", is_seed_given=False))], is_whole=False)
+    assert place.names() == {}
+    result = place.export(tmp_path / "named")
+    assert (
+        result.exit_code,
+        "\n  clip bb22: row 0 of run run-3: ConsentExpired: why\n" in result.stdout,
+    ) == (0, True)
+
+
+def test_a_row_that_lost_its_consent_together_with_its_prompt_gives_no_older_clip_its_name(place: Place) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave"), rendered("bb22", 1, clip_name="smile")])
+    place.run("run-2", [rejected("ConsentExpired", ask(clip_name="wave", prompt="Other."))], is_whole=False)
+    assert place.names() == {"smile": "bb22"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_withheld"),
+    [
+        (ask(), True),
+        (ask(seed=1), True),
+        (ask(seed=2), False),
+        (ask(seed=2, is_seed_given=False), True),
+        (ask(subject_uri=f"{PHOTO}?signature=2"), True),
+        (ask(subject_uri="https://host/bob.jpg"), False),
+        (ask(face_index=0), False),
+        (ask(prompt="Hi."), False),
+    ],
+)
+def test_a_row_without_a_clip_id_withholds_what_it_asks_for(
+    place: Place, request_: ClipRequest, is_withheld: bool
+) -> None:
+    place.run("run-1", [rendered("aa11", subject_uri=f"{PHOTO}?signature=1")], is_whole=False)
+    place.run("run-2", [rejected("ConsentExpired", request_)], is_whole=False)
+    assert ("aa11" in place.withheld()) == is_withheld
+    assert place.names("{clip_id}") == ({} if is_withheld else {"aa11": "aa11"})
+
+
+@pytest.mark.parametrize("error_type", ["MissingObject", "InvalidRow", "NoFaceFound", "UnreadableImage"])
+def test_no_other_rejection_withholds_a_clip(place: Place, error_type: str) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave")])
+    place.run("run-2", [rejected(error_type, ask(clip_name="wave"))], took=[ask()])
+    assert place.names() == {"wave": "aa11"}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABANDONED, Outcome.REJECTED])
+def test_what_another_run_made_of_a_committed_clip_does_not_matter(place: Place, outcome: Outcome) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="old")])
+    place.run("run-2", [ended(outcome, spec("aa11", clip_name="wave"))])
+    assert place.names("{clip_name}-{group_size}") == {"wave-1": "aa11"}
+
+
+def test_a_consent_that_ended_in_mid_run_withholds_the_clip_until_it_is_renewed(place: Place) -> None:
+    place.run("run-1", [rendered("aa11")])
+    place.run("run-2", [replace(ended(Outcome.REJECTED, spec("aa11")), error_type="ConsentExpired")])
+    assert list(place.withheld()) == ["aa11"]
+    place.run("run-3", [rejected("MissingObject", ask(consent_expires_at=TOMORROW))], took=[ask()])
+    assert place.withheld() == {}
+
+
+@pytest.mark.parametrize(("expires_at", "is_withheld"), [(YESTERDAY, True), (NOW, True), (TOMORROW, False)])
+def test_a_consent_that_has_expired_since_the_run_withholds_the_clip(
+    place: Place, expires_at: object, is_withheld: bool
+) -> None:
+    place.run("run-1", [rendered("aa11", consent_expires_at=expires_at)])
+    assert ("aa11" in place.withheld()) == is_withheld
+
+
+@pytest.mark.parametrize("error_type", ["ConsentExpired", "StoreUnavailable"])
+def test_a_consent_that_ended_for_another_models_clip_ended_for_this_one(place: Place, error_type: str) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave")])
+    expires_at = YESTERDAY if error_type == "StoreUnavailable" else None
+    other = spec("bb22", clip_name="wave", seed=7, consent_expires_at=expires_at)
+    place.run("run-2", [replace(ended(Outcome.REJECTED, other), error_type=error_type)])
+    assert list(place.withheld()) == ["aa11"]
+    assert place.names() == {}
+    place.run("run-3", [rendered("aa11", clip_name="wave")])
+    assert place.names() == {"wave": "aa11"}
+
+
+def test_an_expired_row_says_nothing_of_another_seed_that_its_run_names(place: Place) -> None:
+    rows = [rendered("aa11", seed=1), rendered("bb22", 1, seed=2, consent_expires_at=YESTERDAY)]
+    place.run("run-1", rows)
+    assert place.names("{clip_id}") == {"aa11": "aa11"}
+
+
+# Removed rows
+
+
+def test_a_clip_whose_row_was_removed_is_withheld(team: Place, tmp_path: Path) -> None:
+    team.run("run-2", [rendered("aa11", clip_name="wave")])
+    assert team.names("{clip_id}") == {"aa11": "aa11"}
+    assert team.withheld() == {
+        "bb22": "row 1 of run run-1: its manifest had it no more in run run-2",
+        "cc33": "row 2 of run run-1: its manifest had it no more in run run-2",
+    }
+
+
+def test_runs_over_a_part_of_the_manifest_or_another_one_remove_nothing(team: Place) -> None:
+    team.run("run-2", [rendered("aa11", clip_name="wave")], is_whole=False)
+    team.run("run-3", [rendered("dd44", 0, clip_name="jump", prompt="Jump.")], manifest="/b.parquet")
+    team.run("run-4", [rendered("ee55", 0, clip_name="sit", prompt="Sit.")], manifest=None)
+    assert set(team.names("{clip_id}")) == {"aa11", "bb22", "cc33", "dd44", "ee55"}
+
+
+def test_a_removed_clip_that_another_manifest_asks_for_has_its_name_there(place: Place) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="ours"), rendered("bb22", 1, clip_name="kept", prompt="Hi.")])
+    place.run("run-2", [rendered("aa11", clip_name="theirs")], manifest="/b.parquet")
+    assert set(place.names()) == {"ours", "theirs", "kept"}
+    place.run("run-3", [rendered("bb22", 1, clip_name="kept", prompt="Hi.")])
+    assert set(place.names()) == {"theirs", "kept"}
+
+
+def test_a_row_that_a_killed_run_or_a_new_model_has_no_clip_of_yet_is_not_removed(place: Place) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave"), rendered("bb22", 1, prompt="Hi.", clip_name="smile")])
+    place.run("run-2", [], took=[ask(5)])
+    assert place.names() == {"wave": "aa11"}
+
+
+def test_links_that_differ_in_their_query_alone_are_told_apart_by_their_photos(place: Place) -> None:
+    links = [f"https://host/photo?id={name}" for name in ("ada", "bob")]
+    photos = ["a" * 64, "b" * 64]
+
+    def row(number: int) -> RowOutcome:
+        of = rendered(("aa11", "bb22")[number], number, subject_uri=links[number])
+        assert of.clip is not None
+        return replace(of, clip=replace(of.clip, photo_sha256=photos[number]))
+
+    place.run("run-1", [row(0), row(1)])
+    place.run("run-2", [row(1)])
+    assert place.names("{clip_id}") == {"bb22": "bb22"}
+
+
+# Commits and videos that are not there
+
+
+def test_the_edition_in_force_is_handed_out(team: Place, tmp_path: Path) -> None:
+    team.export(tmp_path / "named", "{clip_id}.mp4")
+    publish(team.output, "aa11", edition=2)
+    assert team.export(tmp_path / "named", "{clip_id}.mp4").exit_code == 0
+    assert (tmp_path / "named" / "aa11.mp4").read_text() == "aa11 2"
+
+
+def test_a_withdrawn_clip_is_named_and_gives_no_older_one_its_name(place: Place, tmp_path: Path) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave", prompt="Hi.")], is_whole=False)
+    place.run("run-2", [rendered("bb22", clip_name="wave"), rendered("cc33", 1, clip_name="smile")], is_whole=False)
+    reason = Withdrawal(clip_id="bb22", edition=1, reason="", withdrawn_at=NOW, command="verify --repair")
+    withdraw(place.output, reason)
+    result = place.export(tmp_path / "named")
+    assert result.exit_code == 3
+    assert "1 left out" in result.stdout
+    assert "  wave.mp4: the commit of clip bb22 is withdrawn" in result.stdout
+    assert [file.name for file in (tmp_path / "named").iterdir()] == ["smile.mp4"]
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(b"?" * file.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, damage, lambda file: file.write_bytes(b"")], ids=["gone", "damaged", "cut"]
+)
+def test_a_video_that_is_not_as_it_was_committed_is_named_and_the_rest_goes_on(
+    team: Place, tmp_path: Path, harm: object
+) -> None:
+    harm(Path(team.output, record("aa11").clip_uri))
+    result = team.export(tmp_path / "named", "{clip_id}.mp4")
+    assert (result.exit_code, "2 clips" in result.stdout, "1 left out" in result.stdout) == (3, True, True)
+    assert f"  aa11.mp4: {team.output}/clips/aa/aa11/run-1.mp4: " in result.stdout
+    assert {file.name for file in (tmp_path / "named").iterdir()} == {"bb22.mp4", "cc33.mp4"}
+
+
+def test_a_damaged_commit_is_named_and_the_rest_goes_on(place: Place, tmp_path: Path) -> None:
+    place.run("run-1", [rendered("aa11", clip_name="wave"), ended(Outcome.ABANDONED, spec("bb22", 1, clip_name="sit"))])
+    storage.write_bytes(f"{place.output}/commits/bb/bb22.json", b"{}")
+    result = place.export(tmp_path / "named")
+    assert result.exit_code == 3
+    assert "sit.mp4: " in result.stdout
+    assert "bb22.json: cannot be read as a commit" in result.stdout
+
+
+# What lies at the destination
+
+
+def content(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            yield file.name, file.read_bytes()
+
+
+@pytest.mark.parametrize("own", [b"my own", b"aa11 0", b""])
+def test_somebodys_own_file_is_never_replaced(team: Place, tmp_path: Path, own: bytes) -> None:
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / "bb22.mp4").write_bytes(own)
+    result = team.export(named, "{clip_id}.mp4")
+    assert result.exit_code == 2
+    assert f"DEST {named}: nothing was exported" in result.stderr
+    assert f"  bb22.mp4: must be free, or a clip of {team.output}" in result.stderr
+    assert list(content(named)) == [("bb22.mp4", own)]
+
+
+def test_somebodys_own_object_in_a_bucket_is_never_replaced(team: Place) -> None:
+    storage.write_bytes("memory://theirs/bb22.mp4", b"my own")
+    naming = name_clips(team.output, "{clip_id}.mp4", NOW)
+    with pytest.raises(ConfigError, match=r"bb22\.mp4: must be free"):
+        copy_clips(team.output, naming.clips, "memory://theirs")
+    assert storage.stat("memory://theirs/aa11.mp4") is None
+
+
+def test_an_exported_file_that_was_edited_is_somebodys_own(team: Place, tmp_path: Path) -> None:
+    team.export(tmp_path / "named", "{clip_id}.mp4")
+    (tmp_path / "named" / "aa11.mp4").write_bytes(b"graded")
+    assert team.export(tmp_path / "named", "{clip_id}.mp4").exit_code == 2
+    assert (tmp_path / "named" / "aa11.mp4").read_bytes() == b"graded"
+
+
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_told(team: Place, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    named.write_bytes(b"my own")
+    refused = team.export(named, "{clip_id}.mp4")
+    assert (refused.exit_code, f"DEST {named}: must be a folder, but is a file" in refused.stderr) == (2, True)
+    named.unlink()
+    named.mkdir()
+    (named / "bob").write_bytes(b"my own")
+    (named / "ada" / "wave.mp4").mkdir(parents=True)
+    (named / "ada" / "smile.mp4").symlink_to(tmp_path / "nowhere")
+    refused = team.export(named, "{subject_id}/{clip_name}.mp4")
+    assert refused.exit_code == 2
+    for name in ("ada/wave.mp4", "ada/smile.mp4", "bob/wave.mp4"):
+        assert f"  {name}: must be free" in refused.stderr
+    assert list(content(named)) == [("bob", b"my own")]

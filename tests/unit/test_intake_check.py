@@ -16,6 +16,7 @@ from lynx_batch.intake.check import (
     find_duplicates,
     find_shared_names,
     reject_expired,
+    reject_invalid,
     wishes_of_clips,
     wishes_of_requests,
 )
@@ -259,3 +260,29 @@ def test_a_consent_holds_until_it_expires() -> None:
     assert [r.row for r in kept] == [10, 1]
     assert [(r.row, r.error_type) for r in rejections] == [(-1, "ConsentExpired"), (0, "ConsentExpired")]
     assert rejections[1].error == "consent_expires_at=2026-07-01T12:00:00+00:00: must be in the future"
+
+
+def test_a_bad_row_is_rejected_with_all_that_it_holds() -> None:
+    rows = [GOOD | {"seed": 7, "tags": [("team", None)], "width": 1}, GOOD, {"prompt": "Hi.", "subject_id": "ada"}]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA).add_column(0, "row", pa.array([4, 5, 6]))
+    defaults = DefaultsConfig(height=320)
+    _, problems = check_rows(table, defaults, "/photos")
+
+    first, second = reject_invalid(problems, table, defaults, "/photos")
+
+    assert (first.row, first.error_type) == (4, "InvalidRow")
+    assert first.error.startswith("width=1: must be a positive multiple")
+    assert "; tags=" in first.error
+    told = [first.inputs[name] for name in ("subject_uri", "prompt", "width", "height", "seed", "tags")]
+    assert told == ["/photos/a.jpg", "一个人微笑", 1, 320, 7, [("team", None)]]
+    assert (second.row, second.error) == (6, "subject_uri=None: must not be null")
+    assert (second.inputs["prompt"], second.inputs["subject_id"], second.inputs["seed"]) == ("Hi.", "ada", None)
+
+
+def test_a_row_whose_consent_expired_is_rejected_with_all_that_it_holds() -> None:
+    cells = {"subject_id": "ada", "clip_name": "wave", "face_index": 1, "consent_expires_at": NOW, "width": 480}
+    _, (rejection,) = reject_expired([request_of(cells)], NOW)
+    told = {name: rejection.inputs[name] for name in (*cells, "seed", "subject_uri")}
+    assert told == cells | {"seed": None, "subject_uri": "/photos/a.jpg"}
+    _, (seeded,) = reject_expired([request_of(cells | {"seed": 3})], NOW)
+    assert seeded.inputs["seed"] == 3

@@ -25,7 +25,8 @@ from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import ask_again, deaths_before, given_up_before, known_commits
 from lynx_batch.ledger.leftovers import find_leftovers
-from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, latest_per_clip, read_metadata
+from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, read_metadata
+from lynx_batch.ledger.order import newest_rows
 from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
 from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.ledger.runs import RunEnd, RunRecord, list_runs, new_run_id, write_run_end, write_run_record
@@ -67,7 +68,7 @@ def clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
         params=RenderParams(prompt="她微笑着", width=64, height=48, num_frames=5, seed=1),
         is_seed_given=True,
         tags={"team": "north"},
-        consent_expires_at=NOW,
+        consent_expires_at=NOW + timedelta(days=36500),
     )
     return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
 
@@ -324,7 +325,7 @@ def test_metadata_of_several_runs_is_one_dataset_for_anybody(tmp_path: Path) -> 
     write_metadata(output, early, [ended(Outcome.ABANDONED, clip())])
 
     assert ds.dataset(tmp_path / "metadata", partitioning="hive").count_rows() == 2
-    newest = latest_per_clip(read_metadata(output)).to_pylist()
+    newest = newest_rows(output).to_pylist()
     assert [(row["run"], row["outcome"]) for row in newest] == [(late, "rendered")]
 
 
@@ -430,7 +431,7 @@ def test_a_foreign_parquet_file_in_the_metadata_is_named_and_left_out(tmp_path: 
 
 
 def test_an_empty_location_has_no_metadata(tmp_path: Path) -> None:
-    assert latest_per_clip(read_metadata(str(tmp_path))).num_rows == 0
+    assert newest_rows(str(tmp_path)).num_rows == 0
     assert summarise(str(tmp_path)).num_committed == 0
 
 
@@ -447,7 +448,7 @@ def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
 
     summary = summarise(output)
 
-    assert list_runs(output) == ["run-1", "run-2"]
+    assert list_runs(output) == {"run-1", "run-2"}
     assert summary.num_committed == 1
     finished, killed = summary.runs
     assert (finished.run.end is None, finished.counts) == (False, {"rendered": 1, "failed": 1})

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.expression import filter_rows
+from lynx_batch.intake.expression import choose_rows, filter_rows
 from lynx_batch.intake.schema import SCHEMA
 
 ROWS = [
@@ -101,3 +101,9 @@ def test_many_rows_keep_their_order() -> None:
     table = pa.table({"row": pa.array(range(500_000)), "seed": pa.array([1, 2] * 250_000)})
     rows = filter_rows(table, "seed == 2")["row"].to_pylist()
     assert rows == list(range(1, 500_000, 2))
+
+
+def test_that_nothing_matches_is_told_where_rows_are_wanted() -> None:
+    assert choose_rows(TABLE, "seed == 3").num_rows == 1
+    with pytest.raises(ConfigError, match="--where 'seed == 4': must match a row, but matches none of 3"):
+        choose_rows(TABLE, "seed == 4")

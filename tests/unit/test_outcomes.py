@@ -55,8 +55,14 @@ def failure(fault: Fault) -> Failed:
 def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Path) -> None:
     output = str(tmp_path)
     clips = [clip(name, row) for row, name in enumerate(["aa", "bb", "bb", "cc", "dd", "ee"])]
-    lost = begin(output, "killed", clips, [Rejection(row=6, error_type="InvalidRow", error="width=1")])
-    assert read_metadata(output)["row"].to_pylist() == [6], "what intake rejected is told from the start"
+    lost = begin(
+        output,
+        "killed",
+        clips,
+        [Rejection(row=6, error_type="InvalidRow", error="width=1", inputs={"prompt": "Hi.", "width": 1})],
+    )
+    (told,) = read_metadata(output).to_pylist()
+    assert (told["row"], told["prompt"], told["width"]) == (6, "Hi.", 1), "what intake rejected is told from the start"
     lost.rendered(
         task(clips[0]), "g", Rendered(commit=commit(output, record("aa", run_id="killed")), spans=()), attempts=1
     )

@@ -11,8 +11,9 @@ import pytest
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, load_run_config, parse_run_config
 from lynx_batch.errors import ConfigError
+from lynx_batch.execution.origin import read_origin
 from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
-from lynx_batch.execution.prepare import Selection, prepare
+from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from tests.models import BASE, MODEL, ROOT
 
 SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
@@ -58,19 +59,24 @@ def packed_config(package: Package) -> RunConfig:
     return load_run_config(package.folder / package.command[2], {})
 
 
+def prepared_there(package: Package, selection: Selection) -> PreparedRun:
+    """What the job's own `render` prepares."""
+    origin = package.folder / package.command[package.command.index("--origin") + 1]
+    return prepare(packed_config(package), selection, datetime.now(UTC), read_origin(origin))
+
+
 def test_a_manifest_and_its_photos_ask_for_the_same_clips_from_the_package(
     home: Path, folder: Path, face_pack: Path
 ) -> None:
     rows = [row("photos/eileen-collins.jpg", seed=1), row(home / "photos" / "grace-hopper.jpg"), row(HOPPER, "Hi.")]
     config = run_config(home, face_pack, rows)
 
-    there = packed_config(pack(config, Selection(), folder))
+    package = pack(config, Selection(), folder)
 
-    assert there.cluster.address == "auto"
-    now = datetime.now(UTC)
-    before, after = prepare(config, Selection(), now), prepare(there, Selection(), now)
+    assert packed_config(package).cluster.address == "auto"
+    before, after = prepare(config, Selection(), datetime.now(UTC)), prepared_there(package, Selection())
     assert [clip.clip_id for clip in after.clips] == [clip.clip_id for clip in before.clips]
-    assert all(Path(clip.request.subject_uri).is_relative_to(folder) for clip in after.clips)
+    assert all(Path(clip.request.photo_uri).is_relative_to(folder) for clip in after.clips)
     assert len(list((folder / "photos").iterdir())) == 2, "a photo travels once"
 
 
@@ -83,11 +89,35 @@ def test_rows_keep_their_numbers_and_only_photos_that_are_used_travel(
 
     package = pack(run_config(home, face_pack, rows), selection, folder)
 
-    assert package.command[-2:] == ["--where", selection.where]
-    prepared = prepare(packed_config(package), selection, datetime.now(UTC))
+    assert package.command[5:7] == ["--where", selection.where]
+    prepared = prepared_there(package, selection)
     assert [clip.request.row for clip in prepared.clips] == [2]
     assert [(rejection.row, rejection.error_type) for rejection in prepared.rejections] == [(1, "ConsentExpired")]
     assert [photo.suffix for photo in (folder / "photos").iterdir()] == [".jpg"]
+
+
+def test_what_a_run_keeps_names_manifest_and_photos_as_their_submitter_does(
+    home: Path, folder: Path, face_pack: Path
+) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    rows = [row("photos/grace-hopper.jpg"), row("photos/eileen-collins.jpg", consent_expires_at=yesterday), row(HOPPER)]
+    config = run_config(home, face_pack, rows)
+    selection = Selection(where="subject_uri in ['photos/grace-hopper.jpg', 'photos/eileen-collins.jpg']")
+    package = pack(config, selection, folder)
+
+    assert read_origin(folder / "origin.json").manifest == config.manifest
+    here, there = prepare(config, selection, datetime.now(UTC)), prepared_there(package, selection)
+    assert there.manifest == here.manifest
+    assert [clip.request.inputs for clip in there.clips] == [clip.request.inputs for clip in here.clips]
+    assert there.rejections == here.rejections
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}"])
+def test_a_file_that_tells_no_origin_is_refused(folder: Path, content: bytes | None) -> None:
+    if content is not None:
+        (folder / "origin.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--origin .*origin\.json: must be a file that `lynx-batch submit` wrote"):
+        read_origin(folder / "origin.json")
 
 
 def test_what_the_cluster_has_stays_where_it_is(home: Path, folder: Path, face_pack: Path) -> None:
@@ -118,7 +148,7 @@ def test_the_job_tells_its_run_and_the_hash_of_its_manifest(home: Path, folder: 
 def test_what_render_was_asked_for_is_asked_for_there(home: Path, folder: Path, face_pack: Path) -> None:
     config = run_config(home, face_pack, [row(COLLINS)])
     package = pack(config, Selection(where="row < 3", limit=2), folder, is_unsafe_allowed=True)
-    assert package.command[5:] == ["--where", "row < 3", "--limit", "2", "--unsafe-commit"]
+    assert package.command[5:] == ["--where", "row < 3", "--limit", "2", "--unsafe-commit", "--origin", "origin.json"]
 
 
 def test_every_path_that_the_cluster_may_not_have_is_named(home: Path, folder: Path, face_pack: Path) -> None:
@@ -149,7 +179,7 @@ def test_every_bad_row_is_named(home: Path, folder: Path, face_pack: Path) -> No
     for fault in ("row 0: subject_uri=", "row 1: prompt=' '", "row 3: subject_uri="):
         assert fault in str(caught.value)
     allowing = Selection(allow_invalid=True, allow_duplicates=True)
-    rejected = prepare(packed_config(pack(config, allowing, folder)), allowing, datetime.now(UTC)).rejections
+    rejected = prepared_there(pack(config, allowing, folder), allowing).rejections
     assert [rejection.row for rejection in rejected] == [1, 0]
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from lynx_batch.config import DefaultsConfig, RunConfig
 from lynx_batch.errors import ConfigError
+from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.prepare import PreparedRun, Selection, identify_model, prepare_rows
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_TENSORS
@@ -23,6 +24,7 @@ from lynx_model.headers import DECLARATION_FILE
 from tests.models import BASE, MODEL, ROOT
 
 SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
+PLACE = Origin(manifest="m.parquet", folder="/photos")
 
 
 def make_config(
@@ -181,7 +183,7 @@ def test_edge_blocks_must_leave_some_of_the_runs_model_in_fp8(face_pack: Path) -
 def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path) -> None:
     rows = pa.table({"row": [0, 1], "subject_uri": ["a", "a"], "prompt": ["x", "y"], "ip_blocks": [None, "0-4"]})
     with pytest.raises(ConfigError, match=r"row 1: ip_blocks='0-4': must lie within the model's blocks, 0-3"):
-        prepare_rows(make_config(face_pack), rows, "/photos", SELECTION, NOW)
+        prepare_rows(make_config(face_pack), rows, PLACE, SELECTION, NOW)
 
 
 def prepare_prompts(
@@ -191,7 +193,7 @@ def prepare_prompts(
     rows = pa.table({"row": range(len(prompts)), "subject_uri": [str(photo)] * len(prompts), "prompt": prompts})
     config = make_config(face_pack)
     defaulted = config.model_copy(update={"defaults": DefaultsConfig(**defaults)})
-    return prepare_rows(defaulted, rows, "/photos", selection, NOW)
+    return prepare_rows(defaulted, rows, PLACE, selection, NOW)
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_rejected_or_cut(face_pack: Path) -> None:

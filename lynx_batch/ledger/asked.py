@@ -1,0 +1,169 @@
+"""Which rendered clips may be handed out: those that a manifest still asks for, with a consent that has not ended.
+
+Consent: the newest run that tells of a clip decides, whichever manifest it took. A row tells of a clip by its id. A row that never
+became a clip tells of all clips with its photo, face and parameters, the seed only where the row gives one. A row that became
+another clip, such as another model's, does so for clips that its run does not name. Photos are compared by their redacted URIs, so
+photos whose links differ in nothing but the query count as one.
+
+Removed rows: once a run has taken all rows of a manifest, older rows of the same manifest count only if that run's copy of the
+manifest still has them, whatever the run made of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache, partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lynx_batch.errors import ConsentExpired
+from lynx_batch.ledger.metadata import UTC_TIME, read_metadata
+from lynx_batch.ledger.order import RunOrder
+from lynx_batch.ledger.runs import read_run_manifest
+from lynx_model.spec import RenderParams
+
+CONSENT_ERRORS = frozenset({ConsentExpired.__name__})
+REQUEST = ("subject_uri", "face_index", *(field.name for field in fields(RenderParams) if field.name != "seed"))
+"""What tells that a row asks for a clip, beside a seed."""
+
+ROW_COLUMNS = ("run", "row", "clip_id", "outcome", "error_type", "error", "consent_expires_at", "photo_sha256")
+UNASKED = frozenset({"row", "clip_name", "subject_id", "priority", "consent_ref", "consent_expires_at", "tags"})
+"""Columns of a manifest that leave the picture as it is."""
+
+Row = dict[str, Any]
+Wish = frozenset[tuple[str, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """`rows`, newest run first, are those that ask for clips, and without a clip id those whose consent had ended before they became
+    one; each has a `manifest`, None if unknown. `withheld` tells why a clip must not be handed out.
+    """
+
+    rows: list[Row]
+    withheld: Mapping[str, str]
+
+
+def find_asked(output: str, columns: Iterable[str], now: datetime) -> Asked:
+    """Of all runs' metadata, with `columns` of it."""
+    wanted = [*dict.fromkeys([*ROW_COLUMNS, *columns])]
+    clips = read_metadata(output, wanted, pc.field("clip_id").is_valid())
+    speaks_for_others = pc.field("clip_id").is_null() | pc.field("error_type").isin([*CONSENT_ERRORS])
+    speaks_for_others |= pc.field("consent_expires_at") <= pa.scalar(now, UTC_TIME)
+    others = read_metadata(output, [*dict.fromkeys([*wanted, *REQUEST, "seed"])], speaks_for_others).to_pylist()
+    order = RunOrder.of(output, {*pc.unique(clips["run"]).to_pylist(), *(row["run"] for row in others)})
+    newest = _newest_of_each_manifest(order.sort_newest_first(clips), order)
+    asking = list(_still_asking(output, newest, order))
+    about = _told_by_request(output, others)
+    removed = _explain_removed(newest, {row["clip_id"] for row in asking}, order)
+    unnamed = (row | {"manifest": order.manifest_of(row["run"])} for row in others if row["clip_id"] is None)
+    refused = [row for row in unnamed if _has_ended(row, now)]
+    return Asked(
+        rows=sorted([*asking, *refused], key=lambda row: (-order.ranks[row["run"]], row["row"])),
+        withheld=removed | _explain_ended(newest, about, order, now),
+    )
+
+
+def describe(row: Row) -> str:
+    return f"row {row['row']} of run {row['run']}"
+
+
+def _newest_of_each_manifest(clips: pa.Table, order: RunOrder) -> list[Row]:
+    """The rows of each clip in the newest run of each manifest that tells of it; `clips` has the newest run first."""
+    manifests = [order.manifest_of(run_id) for run_id in clips["run"].to_pylist()]
+    newest: dict[tuple[str | None, str], str] = {}
+    told = zip(manifests, clips["clip_id"].to_pylist(), clips["run"].to_pylist(), strict=True)
+    is_newest = [newest.setdefault((manifest, clip_id), run) == run for manifest, clip_id, run in told]
+    rows = clips.append_column("manifest", pa.array(manifests, pa.string())).filter(pa.array(is_newest))
+    return list(rows.to_pylist())
+
+
+def _still_asking(output: str, rows: list[Row], order: RunOrder) -> Iterator[Row]:
+    """The rows that no later run over the whole manifest left out."""
+    standing, whole = order.standing(), order.newest_whole_runs()
+    wishes_of, photos_of = cache(partial(_wishes, output)), cache(partial(_photos_by_wish, output))
+    for row in rows:
+        if row["run"] in standing:
+            yield row
+        elif (wish := wishes_of(row["run"]).get(row["row"])) is not None:
+            photos = photos_of(whole[row["manifest"]]).get(wish, set())
+            if None in photos or row["photo_sha256"] in photos:
+                yield row
+
+
+def _wishes(output: str, run_id: str) -> dict[int, Wish]:
+    """What each row of a run's manifest asks for."""
+    return {
+        row["row"]: frozenset((name, cell) for name, cell in row.items() if cell is not None and name not in UNASKED)
+        for row in read_run_manifest(output, run_id).to_pylist()
+    }
+
+
+def _photos_by_wish(output: str, run_id: str) -> dict[Wish, set[str | None]]:
+    """The photos' hashes of the rows that ask for the same, None for one that the run has not read."""
+    rows = read_metadata(output, ["row", "photo_sha256"], pc.field("run") == run_id)
+    hashes = dict(zip(rows["row"].to_pylist(), rows["photo_sha256"].to_pylist(), strict=True))
+    photos: dict[Wish, set[str | None]] = defaultdict(set)
+    for row, wish in _wishes(output, run_id).items():
+        photos[wish].add(hashes.get(row))
+    return photos
+
+
+def _explain_removed(rows: list[Row], asked: set[str], order: RunOrder) -> dict[str, str]:
+    whole = order.newest_whole_runs()
+    return {
+        row["clip_id"]: f"{describe(row)}: its manifest had it no more in run {whole[row['manifest']]}"
+        for row in rows
+        if row["clip_id"] not in asked
+    }
+
+
+def _told_by_request(output: str, others: list[Row]) -> dict[str, list[Row]]:
+    """For each clip, the rows of `others` that ask for the same. Whether a row with a clip id gave its seed is not known."""
+    photos = pa.array({row["subject_uri"] for row in others}, pa.string())
+    is_of_photo = pc.field("clip_id").is_valid() & pc.field("subject_uri").isin(photos)
+    clips = read_metadata(output, ["clip_id", "seed", *REQUEST], is_of_photo) if others else pa.table({})
+    seeds: dict[tuple[object, ...], set[tuple[str, int]]] = defaultdict(set)
+    for row in clips.to_pylist():
+        seeds[_request(row)].add((row["clip_id"], row["seed"]))
+    about: dict[str, list[Row]] = defaultdict(list)
+    for row in others:
+        for clip_id, seed in seeds.get(_request(row), ()):
+            if row["clip_id"] is not None or row["seed"] in (None, seed):
+                about[clip_id].append(row)
+    return about
+
+
+def _request(row: Row) -> tuple[object, ...]:
+    return tuple(row[name] for name in REQUEST)
+
+
+def _explain_ended(rows: list[Row], about: Mapping[str, list[Row]], order: RunOrder, now: datetime) -> dict[str, str]:
+    """Why the consent of clips has ended, as far as it has; of the rows in the newest run that tells of a clip, one is enough."""
+    told: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        told[row["clip_id"]].append(row)
+    ended = {}
+    for clip_id, own in told.items():
+        named_by = max((row["run"] for row in own), key=order.ranks.__getitem__)
+        others = (row for row in about.get(clip_id, ()) if row["clip_id"] is None or row["run"] != named_by)
+        words = [*own, *others]
+        newest = max((row["run"] for row in words), key=order.ranks.__getitem__)
+        if faults := [_explain_end(row) for row in words if row["run"] == newest and _has_ended(row, now)]:
+            ended[clip_id] = faults[0]
+    return ended
+
+
+def _has_ended(row: Row, now: datetime) -> bool:
+    """Whether the consent of a row was refused, or has expired since."""
+    expires_at = row["consent_expires_at"]
+    return row["error_type"] in CONSENT_ERRORS or (expires_at is not None and expires_at <= now)
+
+
+def _explain_end(row: Row) -> str:
+    if row["error_type"] in CONSENT_ERRORS:
+        return f"{describe(row)}: {row['error_type']}: {row['error']}"
+    return f"{describe(row)}: consent_expires_at={row['consent_expires_at'].isoformat()}: must be in the future"

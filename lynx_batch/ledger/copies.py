@@ -1,0 +1,107 @@
+"""Copies of committed clips in a place of somebody's own, where nothing else is touched."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pyarrow.compute as pc
+
+from lynx_batch import storage
+from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.metadata import read_metadata
+
+NUM_PARALLEL_COPIES = 16
+MAX_OBSTACLES_SHOWN = 20
+FOREIGN = ""
+
+Contents = Mapping[int, Set[str]]
+"""Hashes of files by their number of bytes."""
+
+
+def copy_clips(output: str, clips: Mapping[str, CommitRecord], destination: str) -> dict[str, str]:
+    """Puts a copy of every clip at its name below `destination`, many at once; gives why some are left out, by name.
+
+    A copy has the bytes that were committed, or there is none. It replaces a file only if that holds a clip of this output, as an
+    earlier export has left it: anything else is somebody's own.
+
+    Raises:
+        ConfigError: If something else is in the way; nothing was copied then.
+    """
+    _refuse_file(destination)
+    own = _contents(output, clips.values())
+    with ThreadPoolExecutor(NUM_PARALLEL_COPIES, thread_name_prefix="export") as pool:
+        found = dict(zip(clips, pool.map(partial(_look, destination, own), clips), strict=True))
+        if obstacles := [name for name, there in found.items() if there == FOREIGN]:
+            raise ConfigError(_describe(obstacles, output, destination))
+        missing = {name: clip for name, clip in clips.items() if found[name] != clip.sha256}
+        faults = pool.map(partial(_copy, output), missing.values(), [storage.join(destination, n) for n in missing])
+        return {name: fault for name, fault in zip(missing, faults, strict=True) if fault}
+
+
+def _refuse_file(destination: str) -> None:
+    path = storage.path_of(destination)
+    is_file = storage.stat(destination) is not None if path is None else os.path.lexists(path) and not path.is_dir()
+    if is_file:
+        raise ConfigError(f"DEST {storage.redact(destination)}: must be a folder, but is a file")
+
+
+def _contents(output: str, commits: Iterable[CommitRecord]) -> Contents:
+    """Those of `commits`, and of all clips that were ever rendered at an output, as far as the metadata tells."""
+    contents: dict[int, set[str]] = defaultdict(set)
+    videos = read_metadata(output, ["num_bytes", "sha256"], pc.field("sha256").is_valid())
+    for num_bytes, sha256 in zip(videos["num_bytes"].to_pylist(), videos["sha256"].to_pylist(), strict=True):
+        contents[num_bytes].add(sha256)
+    for commit in commits:
+        contents[commit.num_bytes].add(commit.sha256)
+    return contents
+
+
+def _look(destination: str, own: Contents, name: str) -> str | None:
+    """The hash of the clip at a name, FOREIGN if anything else lies there, None if nothing does."""
+    uri = storage.join(destination, name)
+    there = storage.stat(uri)
+    if there is None:
+        return FOREIGN if _is_blocked(uri, name) else None
+    if there.num_bytes not in own:
+        return FOREIGN
+    sha256 = _hash(storage.read_bytes(uri))
+    return sha256 if sha256 in own[there.num_bytes] else FOREIGN
+
+
+def _is_blocked(uri: str, name: str) -> bool:
+    """Whether a folder, or a link to nowhere, lies at a local name, or a file where it needs a folder."""
+    path = storage.path_of(uri)
+    if path is None:
+        return False
+    folders = path.parents[: name.count("/")]
+    return os.path.lexists(path) or any(os.path.lexists(folder) and not folder.is_dir() for folder in folders)
+
+
+def _describe(obstacles: list[str], output: str, destination: str) -> str:
+    rule = f"must be free, or a clip of {storage.redact(output)}"
+    hidden = len(obstacles) - MAX_OBSTACLES_SHOWN
+    lines = [f"DEST {storage.redact(destination)}: nothing was exported, as it holds what `export` did not put there:"]
+    lines += [f"  {name}: {rule}" for name in obstacles[:MAX_OBSTACLES_SHOWN]]
+    lines += [f"  ... and {hidden} more"] if hidden > 0 else []
+    return "\n".join([*lines, "Move that away, or take another DEST or --name."])
+
+
+def _copy(output: str, commit: CommitRecord, target: str) -> str | None:
+    """Why a clip was not copied, if it was not."""
+    source = storage.join(output, commit.clip_uri)
+    try:
+        content = storage.read_bytes(source)
+    except LynxError as error:
+        return str(error)
+    if _hash(content) != commit.sha256:
+        return f"{storage.redact(source)}: sha256 must be that of its commit, {commit.sha256}"
+    storage.write_bytes(target, content)
+    return None
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
