@@ -36,8 +36,8 @@ def render(
 ) -> None:
     """Render every row of a manifest that is not committed yet.
 
-    Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered;
-    4 stopped (run again to go on).
+    Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered, or the
+    store refused what was; 4 stopped (run again to go on).
     """
     from lynx_batch.execution.token import show_token
 
@@ -93,8 +93,9 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     for clip_id in summary.clips_gone:
         console.print(f"clip {clip_id}: the metadata says rendered, but its commit has vanished or was withdrawn")
     if summary.stopped_by:
-        console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", soft_wrap=True)
-        return exits.STOPPED
+        first = "See to that, then run" if summary.is_refused else "Run"
+        console.print(f"stopped: {summary.stopped_by}. {first} the same command again to go on.", soft_wrap=True)
+        return exits.INCOMPLETE if summary.is_refused else exits.STOPPED
     return exits.DONE if summary.is_complete else exits.INCOMPLETE
 
 
