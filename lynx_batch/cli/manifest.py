@@ -11,9 +11,11 @@ from rich.table import Table
 
 from lynx_batch.cli import exits, options
 from lynx_batch.cli.console import add_row, make_console, say
+from lynx_batch.cli.targets import has_json_keys, is_manifest, refuse_other_file, refuse_other_kind
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
-from lynx_batch.storage import path_of, redact
+from lynx_batch.places import WRITABLE, explain_place
+from lynx_batch.storage import redact
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -46,8 +48,9 @@ def build(
     from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
     from lynx_batch.intake.manifest import write_manifest
 
-    if (path := path_of(out)) is not None and path.is_dir():
-        raise ConfigError(f"--out {out}: must be a file, but is a folder")
+    if rule := explain_place(out, WRITABLE):
+        raise ConfigError(f"--out {redact(out)}: {rule}")
+    refuse_other_kind("--out", out, "a manifest", is_manifest)
     if rows is not None and photos is None and prompts is None and seeds is None:
         table = build_from_table_file(rows)
     elif rows is None and photos is not None and prompts is not None:
@@ -86,6 +89,9 @@ def check(
     )
     from lynx_batch.intake.manifest import folder_of, read_manifest
 
+    if problems_file:
+        has_keys = has_json_keys("row", "column", "value", "rule")
+        refuse_other_file("--problems", problems_file, "such a list of problems", has_keys)
     if overrides and not run:
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None

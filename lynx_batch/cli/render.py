@@ -13,6 +13,7 @@ from rich.progress import Progress
 from lynx_batch.cli import exits, options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
+from lynx_batch.cli.targets import is_mp4, refuse_other_file
 from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError
 
@@ -112,6 +113,7 @@ def one(
     """Render a single clip in this process, without a cluster."""
     from lynx_batch.execution.one import published_config, render_one
 
+    refuse_other_file("--out", out, "an MP4", is_mp4)
     console = make_console()
     config = load(run_file, {}, overrides) if run_file else published_config(options.parse_overrides(overrides))
     with Progress(console=console, transient=True) as bar:
