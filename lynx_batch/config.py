@@ -5,6 +5,7 @@ directory. Unknown keys are errors.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
+from lynx_batch.places import READABLE, WRITABLE, explain_place
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from lynx_model.errors import InvalidParams
 from lynx_model.memory import Setting
@@ -296,10 +298,33 @@ def override(content: dict[str, Any], overrides: dict[str, object], *, source: s
 def parse_run_config(content: dict[str, Any], *, source: str) -> RunConfig:
     """`content` as a RunConfig. Raises ConfigError naming `source` and every faulty key, value and rule."""
     try:
-        return RunConfig.model_validate(content)
+        config = RunConfig.model_validate(content)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}{_shown(e)}" for e in error.errors()]
         raise ConfigError("\n".join([f"{source}:", *faults])) from error
+    if faults := list(_explain_places(config)):
+        raise ConfigError("\n".join([f"{source}:", *faults]))
+    return config
+
+
+def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the run file, but for the manifest, and the paths or URIs that they give; names are left out."""
+    yield "output", config.output
+    yield "model.base", config.model.base
+    adapters = config.model.adapters
+    if isinstance(adapters, str):
+        yield "model.adapters", adapters
+    else:
+        yield from ((f"model.adapters.{kind}", uri) for kind, uri in adapters if uri)
+    yield from (("model.loras", lora if isinstance(lora, str) else lora.file) for lora in config.model.loras)
+    yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
+
+
+def _explain_places(config: RunConfig) -> Iterator[str]:
+    """What of the run lies, or is to be put, where not every process of it would find the same."""
+    for key, uri in (("manifest", config.manifest), *named_paths(config)):
+        if rule := explain_place(uri, READABLE if key != "output" else WRITABLE):
+            yield f"  {key}: {rule} (got {uri.partition('://')[0]}://...)"
 
 
 def parse_override(text: str) -> tuple[str, object]:

@@ -4,8 +4,10 @@ Permanent
 ├── ConfigError            a run file, manifest or argument breaks a rule (exit code 2)
 ├── ConsentExpired         the subject's consent has run out
 ├── PhotoChanged           the photo is not the one that the run was planned with
+├── PhotoRefused           the store will not give the photo any more
 ├── MissingObject          nothing lies at the URI
-├── StoreRefused           the store will not let us read what lies at the URI
+├── StoreRefused           the store will not let us do what was asked, or cannot do it
+│   └── StoreUnready           it would, but for credentials, the client's configuration or room
 ├── UnreadableRecord       a record of the ledger is not one that this version can read
 └── UnsafeStore            the store does not honour create-only puts
 Transient
@@ -20,6 +22,7 @@ Transient
 from lynx_model.errors import LynxError, Permanent, Transient
 
 __all__ = [
+    "STORE_FAULTS",
     "ConfigError",
     "ConsentExpired",
     "GroupLost",
@@ -29,8 +32,10 @@ __all__ = [
     "MissingObject",
     "Permanent",
     "PhotoChanged",
+    "PhotoRefused",
     "StoreRefused",
     "StoreUnavailable",
+    "StoreUnready",
     "TooManyFaults",
     "Transient",
     "UnfitState",
@@ -51,12 +56,20 @@ class PhotoChanged(Permanent):
     """The bytes of the photo are not those that the run was planned with."""
 
 
+class PhotoRefused(Permanent):
+    """The store of the photo gave it when the run was planned, and will not do so any more."""
+
+
 class MissingObject(Permanent):
     """Nothing lies at the URI."""
 
 
 class StoreRefused(Permanent):
-    """The store will not let us read what lies at the URI."""
+    """The store will not let us read, list, put or delete what lies at the URI, or cannot."""
+
+
+class StoreUnready(StoreRefused):
+    """Credentials, the client's configuration or the store's room must be mended first; then running again goes on."""
 
 
 class UnreadableRecord(Permanent):
@@ -89,3 +102,7 @@ class TooManyFaults(Transient):
 
 class StoreUnavailable(Transient):
     """The store cannot be reached, or does not take what is written to it: never the fault of a clip."""
+
+
+STORE_FAULTS = (StoreRefused, StoreUnavailable)
+"""What any access to a store may end with, whatever lies there."""

@@ -1,18 +1,19 @@
 """Objects by URI: a local path, `file://`, `s3://`, `gs://`, `az://`, `https://`, `memory://`.
 
 The only module that imports fsspec. Endpoints and credentials come from the environment, as each store's own library
-reads them. Every function may be called from any thread and any process. A transient fault is tried again for a few
-seconds and then is a StoreUnavailable; messages show redacted URIs only.
+reads them. Every function may be called from any thread and any process.
+
+Errors are ours (`store_errors` says which) and show redacted URIs only. Any function may raise StoreRefused, as a StoreUnready if
+its client is not fit to ask, or StoreUnavailable for what was tried again for a few seconds and may pass.
 """
 
 import errno
 import os
-import re
 import shutil
 import stat as file_modes
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,18 +26,13 @@ import pyarrow.fs
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from lynx_batch import local_files
-from lynx_batch.errors import ConfigError, MissingObject, StoreRefused, StoreUnavailable, UnsafeStore
+from lynx_batch.errors import ConfigError, MissingObject, StoreUnavailable
+from lynx_batch.store_errors import CURES, SETTINGS, USERINFO, Deed, check_settings, code_of, explain, kind_of
 
 NUM_TRIES = 3
 
-CLIENT_LIBRARIES = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google"})
-"""Packages whose exceptions mean that a store failed."""
-
-HOPELESS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ELOOP})
-"""Error numbers of a request that will fail every time."""
-
-RENEWABLE = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"})
-"""S3 error codes that s3fs reports as a lack of permission, and that fresh credentials cure."""
+BODILESS = ("400", "403")
+"""What s3fs takes for the code of a refusal without one: its HTTP status."""
 
 VERSION_KEYS = ("ETag", "etag", "created")
 """What the stores call the version of an object, the best first. A time of last change is none: some take it from files, where it
@@ -44,10 +40,6 @@ can be set back."""
 
 TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
 """What the stores call the time of an object's last change, the best first."""
-
-# In `abfs://container@account` the name before the @ is an address, not a user.
-_USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?\s]*@")
-_QUERY = re.compile(r"\?[^\s'\"<>()]*")
 
 T = TypeVar("T")
 
@@ -98,7 +90,7 @@ def path_of(uri: str) -> Path | None:
 
 def redact(uri: str) -> str:
     """`uri` as it may be shown: without query string and user name. A local path stays as it is."""
-    return _USERINFO.sub("://", uri.partition("?")[0]) if "://" in uri else uri
+    return USERINFO.sub("://", uri.partition("?")[0]) if "://" in uri else uri
 
 
 def redact_all(value: Any) -> Any:
@@ -111,52 +103,52 @@ def redact_all(value: Any) -> Any:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole object. Raises MissingObject, StoreRefused or StoreUnavailable."""
+    """The whole object. Raises MissingObject."""
     path = path_of(uri)
     if path is not None:
-        return _reading(uri, path.read_bytes)
+        return _doing(Deed.READ, uri, path.read_bytes)
     store, key = _remote(uri)
-    return _reading(uri, lambda: bytes(store.cat_file(key)))
+    return _doing(Deed.READ, uri, lambda: bytes(store.cat_file(key)))
 
 
 def read_range(uri: str, start: int, end: int) -> bytes:
     """The bytes from `start` up to `end` of the object, or what there is of them; raises as `read_bytes` does."""
     path = path_of(uri)
     if path is not None:
-        return _reading(uri, partial(local_files.read_range, path, start, end))
+        return _doing(Deed.READ, uri, partial(local_files.read_range, path, start, end))
     store, key = _remote(uri)
     # a web server may not know of ranges, and send all
-    return _reading(uri, lambda: bytes(store.cat_file(key, start=start, end=end))[: end - start])
+    return _doing(Deed.READ, uri, lambda: bytes(store.cat_file(key, start=start, end=end))[: end - start])
 
 
 def download(uri: str, local_path: Path) -> None:
     """Copies the object to a file of this machine, in place of what was there; raises as `read_bytes` does."""
     path = path_of(uri)
     if path is not None:
-        _reading(uri, partial(shutil.copyfile, path, local_path))
+        _doing(Deed.READ, uri, partial(shutil.copyfile, path, local_path))
         return
     store, key = _remote(uri)
-    _reading(uri, partial(store.get_file, key, str(local_path)))
+    _doing(Deed.READ, uri, partial(store.get_file, key, str(local_path)))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Puts `data` at `uri`, in place of what was there; a reader sees the old or the new, never a part."""
     path = path_of(uri)
     if path is not None:
-        _writing(uri, partial(local_files.replace, path, data))
+        _doing(Deed.PUT, uri, partial(local_files.replace, path, data))
         return
     store, key = _remote(uri)
-    _writing(uri, partial(store.pipe_file, key, data))
+    _doing(Deed.PUT, uri, partial(store.pipe_file, key, data))
 
 
 def upload(local_path: Path, uri: str) -> None:
     """As `write_bytes`, with the content of a local file."""
     path = path_of(uri)
     if path is not None:
-        _writing(uri, partial(local_files.replace_by_copy, path, local_path))
+        _doing(Deed.PUT, uri, partial(local_files.replace_by_copy, path, local_path))
         return
     store, key = _remote(uri)
-    _writing(uri, partial(store.put_file, str(local_path), key))
+    _doing(Deed.PUT, uri, partial(store.put_file, str(local_path), key))
 
 
 def create_only(uri: str, data: bytes) -> bool:
@@ -170,16 +162,16 @@ def create_only(uri: str, data: bytes) -> bool:
     """
     path = path_of(uri)
     if path is not None:
-        return _writing(uri, partial(local_files.create, path, data))
-    return _writing(uri, partial(_create_remotely, uri, data))
+        return _doing(Deed.PUT, uri, partial(local_files.create, path, data))
+    return _doing(Deed.PUT, uri, partial(_create_remotely, uri, data))
 
 
 def delete(uri: str) -> None:
     """Removes the file at `uri`; there being none is no error."""
     path = path_of(uri)
     if path is not None:
-        return _writing(uri, partial(path.unlink, missing_ok=True))
-    return _writing(uri, partial(_delete_remotely, uri))
+        return _doing(Deed.DELETE, uri, partial(path.unlink, missing_ok=True))
+    return _doing(Deed.DELETE, uri, partial(_delete_remotely, uri))
 
 
 def stat(uri: str) -> StoredFile | None:
@@ -187,9 +179,9 @@ def stat(uri: str) -> StoredFile | None:
     with suppress(MissingObject):
         path = path_of(uri)
         if path is not None:
-            return _local_file(uri, _reading(uri, path.stat))
+            return _local_file(uri, _doing(Deed.READ, uri, path.stat))
         store, key = _remote(uri)
-        return _remote_file(uri, _reading(uri, partial(store.info, key)))
+        return _remote_file(uri, _doing(Deed.READ, uri, partial(store.info, key)))
     return None
 
 
@@ -201,11 +193,11 @@ def list_files(prefix: str) -> Iterator[StoredFile]:
     path = path_of(prefix)
     if path is None:
         store, key = _remote(prefix)
-        infos: dict[str, dict[str, Any]] = _reading(prefix, partial(store.find, key, detail=True))
+        infos: dict[str, dict[str, Any]] = _doing(Deed.LIST, prefix, partial(store.find, key, detail=True))
         names = (name for name in infos if not name.endswith("/"))
         found = (_remote_file(join(prefix, name.removeprefix(key)), infos[name]) for name in names)
     elif path.is_dir():
-        entries = _reading(prefix, lambda: list(local_files.walk(str(path))))
+        entries = _doing(Deed.LIST, prefix, lambda: list(local_files.walk(str(path))))
         found = (_local_file(join(prefix, name), status) for name, status in entries)
     else:
         found = (file for file in [stat(prefix)])
@@ -229,21 +221,6 @@ def clock(folder: str) -> datetime:
     return stored.modified_at
 
 
-def probe_create_only(output: str) -> None:
-    """Makes sure, by trying, that the store of `output` honours create-only puts.
-
-    Raises:
-        UnsafeStore: If it does not, so that a clip could be committed twice.
-    """
-    uri = join(output, "commits", f"probe-{uuid.uuid4().hex}")
-    try:
-        create_only(uri, b"first")
-        if create_only(uri, b"second") or read_bytes(uri) != b"first":
-            raise UnsafeStore(f"output={redact(output)!r}: its store must refuse a create-only put of what exists")
-    finally:
-        delete(uri)
-
-
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """What pyarrow's readers and writers take for `uri`: a file system and a path in it."""
     path = path_of(uri)
@@ -253,61 +230,59 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store)), key
 
 
+@contextmanager
+def explained(deed: Deed, uri: str) -> Iterator[None]:
+    """Turns what a client library raises at `uri` into an error of ours; its text may hold a signed URL, so it is no cause."""
+    try:
+        yield
+    except Exception as error:
+        ours = explain(_with_a_reason(error, uri), redact(uri), _scheme(uri), deed)
+        if ours is None:
+            raise
+        raise ours from None
+
+
 def _remote(uri: str) -> tuple[Any, str]:
     """The store and the key in it. Listings are not cached: other processes write to the same store."""
-    try:
-        store, key = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"uri={redact(uri)!r}: {error}") from error
+    scheme = _scheme(uri)
+    check_settings(scheme)
+    with explained(Deed.READ, uri):
+        try:
+            store, key = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        except ImportError as error:
+            raise ConfigError(f"uri={redact(uri)!r}: {error}") from error
+        except ValueError as error:
+            if scheme in SETTINGS:
+                raise
+            raise ConfigError(f"uri={redact(uri)!r}: {error}") from error
     return store, str(key)
 
 
-def _reading(uri: str, operation: Callable[[], T]) -> T:
-    try:
-        return _persistently(operation)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise MissingObject(f"{redact(uri)}: nothing lies there") from None
-    except Exception as error:
-        if not _is_from_store(error):
-            raise
-        # `from None`, because the text of the original may hold a signed URL.
-        kind = StoreUnavailable if _is_transient(error) else StoreRefused
-        raise kind(_story(uri, error)) from None
+def _with_a_reason(error: Exception, uri: str) -> Exception:
+    """`error`, or what a listing fails with: S3 answers a HEAD without a body that says whether it is about the credentials."""
+    if code_of(error) in BODILESS:
+        store, key = _remote(uri)
+        try:
+            store.call_s3("list_objects_v2", Bucket=store.split_path(key)[0], MaxKeys=1)
+        except OSError as told:
+            if code_of(told) in CURES:
+                return told
+    return error
 
 
-def _writing(uri: str, operation: Callable[[], T]) -> T:
-    try:
-        return _persistently(operation)
-    except Exception as error:
-        if not _is_from_store(error):
-            raise
-        raise StoreUnavailable(_story(uri, error)) from None
+def _scheme(uri: str) -> str:
+    return "" if is_local(uri) else uri.partition("://")[0]
 
 
-def _persistently(operation: Callable[[], T]) -> T:
-    wait = wait_exponential_jitter(multiplier=0.2, max=2)
-    stop = stop_after_attempt(NUM_TRIES)
-    return Retrying(retry=retry_if_exception(_is_transient), stop=stop, wait=wait, reraise=True)(operation)
-
-
-def _is_from_store(error: BaseException) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in CLIENT_LIBRARIES
-
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, PermissionError):
-        response = getattr(error.__cause__, "response", None) or {}
-        return response.get("Error", {}).get("Code") in RENEWABLE
-    if isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        return False
-    http_status = getattr(error, "status", None)
-    if isinstance(http_status, int) and 400 <= http_status < 500:
-        return http_status in (408, 429)
-    return _is_from_store(error) and getattr(error, "errno", None) not in HOPELESS
-
-
-def _story(uri: str, error: Exception) -> str:
-    return f"{redact(uri)}: {type(error).__name__}: {_USERINFO.sub('://', _QUERY.sub('', str(error)))}"
+def _doing(deed: Deed, uri: str, operation: Callable[[], T]) -> T:
+    """What `operation` gives, tried a few times while its store cannot be reached."""
+    with explained(deed, uri):
+        return Retrying(
+            retry=retry_if_exception(lambda error: kind_of(error, _scheme(uri), deed) is StoreUnavailable),
+            stop=stop_after_attempt(NUM_TRIES),
+            wait=wait_exponential_jitter(multiplier=0.2, max=2),
+            reraise=True,
+        )(operation)
 
 
 def _create_remotely(uri: str, data: bytes) -> bool:

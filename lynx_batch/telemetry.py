@@ -4,6 +4,9 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, Processor
+
+from lynx_batch.printable import printable, printable_all
 
 
 def configure_logging() -> None:
@@ -13,16 +16,30 @@ def configure_logging() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *_renderers(is_terminal=sys.stderr.isatty()),
+            structlog.processors.format_exc_info,  # without local variables: those may hold embeddings and signed URLs
+            _make_printable,
+            _renderer(is_terminal=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Brief())
 
 
-def _renderers(*, is_terminal: bool) -> list[structlog.typing.Processor]:
-    """Tracebacks come without local variables: those may hold embeddings and signed URLs."""
+class _Brief(logging.Formatter):
+    """What libraries warn of, on a line each; their tracebacks come again as errors of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
+
+
+def _make_printable(logger: object, method: str, event: EventDict) -> EventDict:
+    return {name: printable_all(value) for name, value in event.items()}
+
+
+def _renderer(*, is_terminal: bool) -> Processor:
     if is_terminal:
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return structlog.processors.JSONRenderer(ensure_ascii=False)

@@ -1,5 +1,6 @@
 """The command line. Each command is in the module of its subject; this one joins them and ends each with its exit code."""
 
+import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 from lynx_batch.cli import exits
 from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.clips import export, prune, verify
+from lynx_batch.cli.console import say, say_error, show_bug
 from lynx_batch.cli.doctor import doctor
 from lynx_batch.cli.findings import RENDER_PACKAGES
 from lynx_batch.cli.jobs import cancel, submit
@@ -18,7 +20,11 @@ from lynx_batch.cli.models import models_app
 from lynx_batch.cli.plan import plan
 from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
+from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
+
+UsageError: Any = typer.BadParameter.__base__
+"""All that is wrong with arguments; Typer has no other public name for it."""
 
 
 class _Commands(TyperGroup):
@@ -28,14 +34,17 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except LynxError as error:
-            typer.echo(f"error: {error}", err=True)
+            say_error(error)
             raise typer.Exit(exits.STOPPED if isinstance(error, Transient) else exits.FAULTY) from error
+        except UsageError as error:  # Typer prints it, in a frame of its own
+            error.message = printable(error.message)
+            raise
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(exits.STOPPED) from interrupt
         except ModuleNotFoundError as error:
             if error.name not in RENDER_PACKAGES:
                 raise
-            typer.echo(f"error: this command needs {error.name}: pip install 'lynx-batch[render]'", err=True)
+            say_error(f"this command needs {error.name}: pip install 'lynx-batch[render]'")
             raise typer.Exit(exits.FAULTY) from error
 
 
@@ -55,7 +64,7 @@ for command in (render, plan, submit, cancel, one, status, retry, export, verify
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        typer.echo(f"lynx-batch {version('lynx-batch')}")
+        say(f"lynx-batch {version('lynx-batch')}")
         raise typer.Exit
 
 
@@ -65,4 +74,5 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
+    sys.excepthook = show_bug
     configure_logging()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from lynx_batch.cli.console import make_console
+from lynx_batch.cli.targets import has_json_keys, refuse_other_file
 from lynx_batch.config import DefaultsConfig, FacesConfig, VideoConfig
 from lynx_batch.errors import ConfigError
 from lynx_model.faces.identity import OWN_RECOGNISER
@@ -59,6 +60,7 @@ def engine(
 
     read_subject = _subject_reader(photo, faces) if photo is not None else None
     if out is not None:
+        refuse_other_file("--json", out, "an earlier report", has_json_keys("device", "measurements"))
         _check_writable(out)
     encode = _encode if find_spec("av") is not None else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,8 +93,8 @@ def scaling(
     numbers, num_found = _numbers("gpus", gpus, ","), torch.cuda.device_count()
     if num_found and max(numbers) > num_found:
         raise ConfigError(f"--gpus {gpus!r}: must be at most the {num_found} GPUs of this machine")
-    _check_writable(out)
     read_results(out)
+    _check_writable(out)
     cases = [
         _case(width=width, height=height, num_frames=number, is_lite=is_lite, num_blocks=blocks)
         for width, height in (_numbers("sizes", size, "x", 2) for size in sizes.split(","))

@@ -13,6 +13,7 @@ import typer
 
 from lynx_batch import storage
 from lynx_batch.cli import exits, options
+from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
 
@@ -41,23 +42,23 @@ def export(
 
     naming = name_clips(output, name, datetime.now(UTC))
     left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
-    typer.echo(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
+    say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
     if naming.withheld:
-        typer.echo(f"{len(naming.withheld)} withheld; a copy that an earlier export made is still where it was put:")
+        say(f"{len(naming.withheld)} withheld; a copy that an earlier export made is still where it was put:")
         for clip_id, why in sorted(naming.withheld.items())[:MAX_WITHHELD_SHOWN]:
-            typer.echo(f"  clip {clip_id}: {why}")
+            say(f"  clip {clip_id}: {why}")
         if (num_hidden := len(naming.withheld) - MAX_WITHHELD_SHOWN) > 0:
-            typer.echo(f"  ... and {num_hidden} more")
+            say(f"  ... and {num_hidden} more")
     told = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
     if num_nameless := len(list_editions(output).in_force.keys() - told):
-        typer.echo(
+        say(
             f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
             f"because their run has not ended or was killed"
         )
     if left_out:
-        typer.echo(f"{len(left_out)} left out; what is damaged or gone, `verify --repair` and `render` make anew:")
+        say(f"{len(left_out)} left out; what is damaged or gone, `verify --repair` and `render` make anew:")
         for clip_name, why in sorted(left_out.items()):
-            typer.echo(f"  {clip_name}: {why}")
+            say(f"  {clip_name}: {why}")
         raise typer.Exit(exits.INCOMPLETE)
 
 
@@ -80,14 +81,14 @@ def verify(
     faulty = {}
     for clip_id, faults in _find_faults(output, {clip_id: in_force[clip_id] for clip_id in chosen}):
         for fault in faults:
-            typer.echo(f"clip {clip_id}: {fault}")
+            say(f"clip {clip_id}: {fault}")
         if faults:
             faulty[clip_id] = "; ".join(faults)
-    typer.echo(f"{storage.redact(output)}: {len(chosen)} of {len(in_force)} clips read, {len(faulty)} faulty")
+    say(f"{storage.redact(output)}: {len(chosen)} of {len(in_force)} clips read, {len(faulty)} faulty")
     if repair:
         for clip_id, reason in faulty.items():
             _withdraw(output, clip_id, in_force[clip_id], reason)
-        typer.echo(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips anew")
+        say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips anew")
     raise typer.Exit(exits.INCOMPLETE if faulty else exits.DONE)
 
 
@@ -115,14 +116,14 @@ def prune(
         _refuse_living(output, run_id)
         chosen = list(of_run(leftovers, run_id))
     for file in chosen:
-        typer.echo(storage.redact(file.uri))
+        say(storage.redact(file.uri))
         if not dry_run:
             storage.delete(file.uri)
     megabytes = sum(file.num_bytes for file in chosen) / 1e6
     told = "would be removed" if dry_run else "removed"
-    typer.echo(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {told}")
+    say(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {told}")
     if num_kept := len(leftovers) - len(chosen):
-        typer.echo(f"{num_kept} more that no commit names are younger, or of other runs or runs that may be alive")
+        say(f"{num_kept} more that no commit names are younger, or of other runs or runs that may be alive")
 
 
 def _parse_min_age(text: str) -> timedelta:

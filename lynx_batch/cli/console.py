@@ -1,22 +1,53 @@
-"""What commands print on. Much of it is anybody's words: neither markup such as "[b]" nor a terminal's control characters may act."""
+"""What commands print on: the one way to the terminal. Much of what they print is anybody's words, which must not act there.
 
-import re
+Neither markup such as "[b]" nor control characters do; `printable` says which characters are replaced.
+"""
+
 import sys
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
 
-from rich.console import Console
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from lynx_batch.printable import printable
+
 WIDTH_IN_A_FILE = 160
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+class SafeConsole(Console):
+    """Replaces control characters in all that it renders; the styles and the cursor's moves are its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def make_console(width: int | None = None) -> Console:
     """As wide as the terminal, if no width is given; a file gets lines that a person can still read."""
     if width is None and not sys.stdout.isatty():
         width = WIDTH_IN_A_FILE
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    return SafeConsole(width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str, *, is_error: bool = False, ends_line: bool = True) -> None:
+    """Prints `text` as it is, however long its lines are."""
+    typer.echo(printable(text), err=is_error, nl=ends_line)
+
+
+def say_error(error: object) -> None:
+    say(f"error: {error}", is_error=True)
 
 
 def add_row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", cell)) for cell in cells))
+    """Cells keep to a line each. They are made printable before the table measures them."""
+    table.add_row(*(Text(printable(cell.replace("\t", " "))) for cell in cells))
+
+
+def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python's own `sys.excepthook`; the error's text may be anybody's."""
+    say("".join(traceback.format_exception(kind, error, trace)), is_error=True, ends_line=False)

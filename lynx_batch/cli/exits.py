@@ -7,7 +7,7 @@ FAULTY = 2
 """An argument, the run file, the manifest or the model breaks a rule; nothing was started."""
 
 INCOMPLETE = 3
-"""Finished, but some rows were rejected or failed."""
+"""Some rows were rejected or failed, or the store refused them in mid-run: running again at once changes nothing."""
 
 STOPPED = 4
 """Stopped by the infrastructure or by somebody; running again goes on."""

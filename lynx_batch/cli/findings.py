@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import find_pack
 from lynx_model.memory import (
@@ -182,8 +183,9 @@ def _find_manifest(uri: str) -> str:
 
 
 def _probe(output: str) -> str:
-    storage.probe_create_only(output)
-    return f"{storage.redact(output)}: takes create-only puts"
+    probe_rights(output)
+    probe_create_only(output)
+    return f"{storage.redact(output)}: takes what a run puts, create-only puts included"
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:

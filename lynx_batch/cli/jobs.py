@@ -8,6 +8,7 @@ import typer
 
 from lynx_batch import storage
 from lynx_batch.cli import exits, options
+from lynx_batch.cli.console import say
 from lynx_batch.cli.render import load
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def submit(
         package = pack(config, selection, Path(folder), is_unsafe_allowed=unsafe_commit)
         jobs = _connect(address)
         job_id = jobs.submit(package, run_file.stem)
-    typer.echo(
+    say(
         f"job {job_id} submitted; `lynx-batch status {storage.redact(config.output)}` tells what it has rendered, "
         f"`lynx-batch cancel {job_id} --address {address}` stops it"
     )
@@ -57,9 +58,9 @@ def submit(
 def _follow(jobs: "Jobs", job_id: str) -> int:
     """The exit code of the job's own command."""
     try:
-        exit_code = jobs.follow(job_id, lambda text: typer.echo(text, nl=False))
+        exit_code = jobs.follow(job_id, lambda text: say(text, ends_line=False))
     except KeyboardInterrupt:
-        typer.echo(f"job {job_id} goes on, but is not followed any more")
+        say(f"job {job_id} goes on, but is not followed any more")
         return exits.STOPPED
     return exits.STOPPED if exit_code is None or exit_code < 0 else exit_code
 
@@ -68,7 +69,7 @@ def cancel(
     job: Annotated[str, typer.Argument(help="The id that `submit` told.")], address: Address = DASHBOARD
 ) -> None:
     """Stop a submitted job: what is committed stays, and submitting again goes on."""
-    typer.echo(f"job {job}: {_connect(address).cancel(job).lower()}")
+    say(f"job {job}: {_connect(address).cancel(job).lower()}")
 
 
 def _connect(address: str) -> "Jobs":

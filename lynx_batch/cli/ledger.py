@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lynx_batch import storage
-from lynx_batch.cli.console import add_row, make_console
+from lynx_batch.cli.console import add_row, make_console, say
 from lynx_batch.errors import ConfigError
 
 # pyarrow takes a while to load, so the ledger is imported by the commands that need it.
@@ -66,7 +66,7 @@ def retry(
 
     chosen = _choose(given_up_before(output, list_editions(output)), reason, where)
     ask_again(output, chosen, datetime.now(UTC))
-    typer.echo(f"{chosen.num_rows} clips will be tried again by the next `lynx-batch render`")
+    say(f"{chosen.num_rows} clips will be tried again by the next `lynx-batch render`")
 
 
 def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.Table":

@@ -10,9 +10,12 @@ import typer
 from rich.table import Table
 
 from lynx_batch.cli import exits, options
-from lynx_batch.cli.console import add_row, make_console
+from lynx_batch.cli.console import add_row, make_console, say
+from lynx_batch.cli.targets import has_json_keys, is_manifest, refuse_other_file, refuse_other_kind
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.places import WRITABLE, explain_place
+from lynx_batch.storage import redact
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -44,10 +47,10 @@ def build(
     """Build a manifest: each photo with each prompt and each seed, or from a table file."""
     from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
     from lynx_batch.intake.manifest import write_manifest
-    from lynx_batch.storage import path_of
 
-    if (path := path_of(out)) is not None and path.is_dir():
-        raise ConfigError(f"--out {out}: must be a file, but is a folder")
+    if rule := explain_place(out, WRITABLE):
+        raise ConfigError(f"--out {redact(out)}: {rule}")
+    refuse_other_kind("--out", out, "a manifest", is_manifest)
     if rows is not None and photos is None and prompts is None and seeds is None:
         table = build_from_table_file(rows)
     elif rows is None and photos is not None and prompts is not None:
@@ -55,7 +58,7 @@ def build(
     else:
         raise ConfigError("manifest build: takes --photos and --prompts, and maybe --seeds; or --from alone")
     write_manifest(place_photos(table, out), out)
-    typer.echo(f"{out}: {table.num_rows} rows")
+    say(f"{redact(out)}: {table.num_rows} rows")
 
 
 @manifest_app.command()
@@ -86,6 +89,9 @@ def check(
     )
     from lynx_batch.intake.manifest import folder_of, read_manifest
 
+    if problems_file:
+        has_keys = has_json_keys("row", "column", "value", "rule")
+        refuse_other_file("--problems", problems_file, "such a list of problems", has_keys)
     if overrides and not run:
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None
@@ -116,7 +122,7 @@ def show(
 
     chosen = read_manifest(manifest, where)
     make_console().print(_as_table(chosen.slice(0, limit)))
-    typer.echo(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
+    say(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
 
 
 def _parse_seeds(text: str | None) -> list[int] | None:
@@ -150,7 +156,7 @@ def _fit_to_model(
         except ConfigError:
             raise
         except LynxError as error:
-            typer.echo(f"blocks and the lengths of texts are not compared with the model: {error}", err=True)
+            say(f"blocks and the lengths of texts are not compared with the model: {error}", is_error=True)
     warn_of_long_texts(requests)
     return requests, [], None
 
@@ -163,7 +169,7 @@ def _name_clips(config: RunConfig, requests: "list[ClipRequest]", readings: "Rea
     try:
         clips, _ = name_clips(requests, find_naming(config, readings))
     except LynxError as error:
-        typer.echo(f"rows are compared by what they say, not by the names of their clips: {error}", err=True)
+        say(f"rows are compared by what they say, not by the names of their clips: {error}", is_error=True)
         return None
     return wishes_of_clips(clips)
 
@@ -182,9 +188,9 @@ def _check_photos(requests: "list[ClipRequest]", faces: FacesConfig) -> "list[Ro
     findings = check_faces(((r.subject_uri, r.face_index) for r in requests), faces)
     turned = find_turned_faces(requests, findings)
     for note in turned[:MAX_PROBLEMS_SHOWN]:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     if len(turned) > MAX_PROBLEMS_SHOWN:
-        typer.echo(f"note: {len(turned) - MAX_PROBLEMS_SHOWN} more rows have a rotated face, which is read upright")
+        say(f"note: {len(turned) - MAX_PROBLEMS_SHOWN} more rows have a rotated face, which is read upright")
     return find_photo_problems(requests, findings)
 
 
@@ -204,12 +210,11 @@ def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
 
 def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]", num_expired: int) -> None:
     from lynx_batch.intake.problems import shorten
-    from lynx_batch.storage import redact
 
     if num_expired:
-        typer.echo(f"{num_expired} row(s) will be rejected: their consent has expired")
+        say(f"{num_expired} row(s) will be rejected: their consent has expired")
     if not problems:
-        typer.echo(f"{redact(manifest)}: {num_rows} rows, no problem")
+        say(f"{redact(manifest)}: {num_rows} rows, no problem")
         return
     table = Table("row", "column", "value", "rule")
     for problem in problems[:MAX_PROBLEMS_SHOWN]:
@@ -217,7 +222,7 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]", num_ex
     make_console().print(table)
     num_faulty = len({problem.row for problem in problems})
     hidden = f"; {len(problems) - MAX_PROBLEMS_SHOWN} more: --problems FILE has all"
-    typer.echo(
+    say(
         f"{redact(manifest)}: {len(problems)} problem(s) in {num_faulty} of {num_rows} rows"
         + (hidden if len(problems) > MAX_PROBLEMS_SHOWN else "")
     )
@@ -233,8 +238,6 @@ def _as_table(rows: "pa.Table") -> Table:
 
 
 def _as_text(name: str, cell: object) -> str:
-    from lynx_batch.storage import redact
-
     if cell is None:
         return ""
     return redact(str(cell)) if name == "subject_uri" else str(cell)

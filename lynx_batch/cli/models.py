@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lynx_batch.cli.console import say
 from lynx_batch.errors import ConfigError
 from lynx_model.errors import WeightsMismatch
 from lynx_model.published import PUBLISHED, FileSource, models_root
@@ -37,7 +38,7 @@ def pull_models(
     from lynx_model.pull import pull
 
     for name in names:
-        typer.echo(f"{name}: {pull(PUBLISHED[name], root or models_root(), revision)}")
+        say(f"{name}: {pull(PUBLISHED[name], root or models_root(), revision)}")
 
 
 @models_app.command("check")
@@ -46,7 +47,7 @@ def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, f
     from lynx_model.check import describe_folder
     from lynx_model.fingerprint import FINGERPRINT_FILE, fingerprint_folder, read_fingerprint, verify_folder
 
-    typer.echo(f"{folder}: {describe_folder(folder)}")
+    say(f"{folder}: {describe_folder(folder)}")
     kept = read_fingerprint(folder)
     differences = [] if kept is None else verify_folder(folder)
     if differences:
@@ -55,10 +56,10 @@ def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, f
             "\n".join([f"{folder}: not as recorded:", *(f"  {line}" for line in differences), advice])
         )
     origin = "recorded just now, there was none" if kept is None else "every file is as recorded"
-    typer.echo(f"fingerprint {fingerprint_folder(folder)}: {origin}")
+    say(f"fingerprint {fingerprint_folder(folder)}: {origin}")
     source = kept.source if kept else None
     revision = f", revision {kept.revision}" if kept and kept.revision else ""
-    typer.echo(f"from {source}{revision}" if source else "where it came from is not recorded")
+    say(f"from {source}{revision}" if source else "where it came from is not recorded")
 
 
 @models_app.command("build-free-faces")
@@ -72,4 +73,4 @@ def build_free_faces(
     from lynx_model.faces.free_pack import build_free_pack
 
     destination = folder or models_root() / "faces" / "free"
-    typer.echo(f"face pack: {build_free_pack(destination, wheel)}")
+    say(f"face pack: {build_free_pack(destination, wheel)}")

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from lynx_batch.cli import options
-from lynx_batch.cli.console import make_console
+from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError
@@ -54,7 +54,7 @@ def plan(
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     forecast = forecast_run(config, selection, nodes, datetime.now(UTC))
     if as_json:
-        typer.echo(json.dumps(_as_json(forecast, deadline_s), indent=1))
+        say(json.dumps(_as_json(forecast, deadline_s), indent=1))
     else:
         _show(forecast, nodes, deadline_s)
 

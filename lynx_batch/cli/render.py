@@ -13,6 +13,7 @@ from rich.progress import Progress
 from lynx_batch.cli import exits, options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
+from lynx_batch.cli.targets import is_mp4, refuse_other_file
 from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError
 
@@ -36,8 +37,8 @@ def render(
 ) -> None:
     """Render every row of a manifest that is not committed yet.
 
-    Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered;
-    4 stopped (run again to go on).
+    Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered, or the
+    store refused what was; 4 stopped (run again to go on).
     """
     from lynx_batch.execution.token import show_token
 
@@ -93,8 +94,9 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     for clip_id in summary.clips_gone:
         console.print(f"clip {clip_id}: the metadata says rendered, but its commit has vanished or was withdrawn")
     if summary.stopped_by:
-        console.print(f"stopped: {summary.stopped_by}. Run the same command again to go on.", soft_wrap=True)
-        return exits.STOPPED
+        first = "See to that, then run" if summary.is_refused else "Run"
+        console.print(f"stopped: {summary.stopped_by}. {first} the same command again to go on.", soft_wrap=True)
+        return exits.INCOMPLETE if summary.is_refused else exits.STOPPED
     return exits.DONE if summary.is_complete else exits.INCOMPLETE
 
 
@@ -111,6 +113,7 @@ def one(
     """Render a single clip in this process, without a cluster."""
     from lynx_batch.execution.one import published_config, render_one
 
+    refuse_other_file("--out", out, "an MP4", is_mp4)
     console = make_console()
     config = load(run_file, {}, overrides) if run_file else published_config(options.parse_overrides(overrides))
     with Progress(console=console, transient=True) as bar:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 import torch
 
-from lynx_batch.errors import LynxError, Permanent, StoreUnavailable, UnfitState
+from lynx_batch.errors import STORE_FAULTS, LynxError, Permanent, UnfitState
 from lynx_batch.execution.tasks import Failed
 from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
@@ -70,8 +70,8 @@ def _failed(error: Exception, stopwatch: Stopwatch, fault: Fault) -> Failed:
 
 
 def _fault(error: LynxError) -> Fault:
+    if isinstance(error, (*STORE_FAULTS, UnfitState)):
+        return Fault.MACHINE
     if isinstance(error, Permanent):
         return Fault.INPUT
-    if isinstance(error, OutOfMemory):
-        return Fault.MEMORY
-    return Fault.MACHINE if isinstance(error, (StoreUnavailable, UnfitState)) else Fault.CLIP
+    return Fault.MEMORY if isinstance(error, OutOfMemory) else Fault.CLIP

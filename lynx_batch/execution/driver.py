@@ -12,7 +12,16 @@ import ray
 import structlog
 
 from lynx_batch.config import ClusterConfig
-from lynx_batch.errors import GroupLost, HeadLost, Permanent, StoreUnavailable, TooManyFaults
+from lynx_batch.errors import (
+    STORE_FAULTS,
+    GroupLost,
+    HeadLost,
+    Permanent,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnready,
+    TooManyFaults,
+)
 from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
@@ -24,6 +33,7 @@ from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Fault, Schedule
 from lynx_batch.planning.upkeep import is_time_to_save
+from lynx_batch.probe import DELIVERY, probe_rights
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
@@ -89,6 +99,7 @@ class Driver:
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
+        self._was_refused = False
 
     def run(self, slots: Slots, head: Head) -> None:
         """Returns when every clip has ended.
@@ -96,6 +107,7 @@ class Driver:
         Raises:
             HeadLost: If the head of the cluster, or the only node of a local one, is gone.
             TooManyFaults: If too many clips fail, or nothing but the machine for too long.
+            StoreRefused: If the store refuses what is rendered.
             Permanent: If the model cannot be loaded, and never was.
         """
         self._head, self._placements = head, Placements(slots)
@@ -217,7 +229,7 @@ class Driver:
             self._lose(group, loss)
             return
         except Permanent as error:
-            if not self._schedule.has_loaded:
+            if not self._schedule.has_loaded and not isinstance(error, StoreRefused):
                 raise
             self._lose(group, GroupLost(f"group {group.name}: {error}"))
             return
@@ -226,7 +238,7 @@ class Driver:
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._end(answer, group)
-        if group.is_spent:
+        if group in self._groups and group.is_spent:
             self._dissolve(group, _beside(group.broken_by))
 
     def _lose(self, group: Group, loss: GroupLost) -> None:
@@ -267,14 +279,29 @@ class Driver:
                 failure = replace(failure, fault=self._fault_of_break(group))
             self._keep_saved(ended.task, failure)
             self._fail(ended.task, group, failure)
+            if failure.is_refused:
+                self._face_refusal(group, failure)
             self._stop_if_hopeless(failure)
+
+    def _face_refusal(self, group: Group, failure: Failed) -> None:
+        """Raises what the store refused to a worker, unless it is the first time and the driver is not refused: then it may be
+        the worker's node, and its group begins anew, as each does by trying to put something.
+        """
+        if failure.error_type == StoreUnready.__name__:
+            raise StoreUnready(failure.error)
+        if self._was_refused:
+            raise StoreRefused(failure.error)
+        self._was_refused = True
+        with suppress(StoreUnavailable):
+            probe_rights(self._settings.output, DELIVERY)
+        self._dissolve(group, BROKEN)
 
     def _keep_saved(self, task: RenderTask, failure: Failed) -> None:
         """Remembers where a clip can go on; what it cannot go on from is forgotten."""
         if failure.num_steps_saved:
             self._num_steps_saved[task.clip.clip_id] = failure.num_steps_saved
         elif failure.is_to_begin_anew and self._num_steps_saved.pop(task.clip.clip_id, 0):
-            with suppress(StoreUnavailable):
+            with suppress(*STORE_FAULTS):
                 delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
 
     def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:

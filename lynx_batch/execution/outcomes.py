@@ -10,7 +10,7 @@ from typing import NamedTuple
 import structlog
 
 from lynx_batch.clip import ClipSpec
-from lynx_batch.errors import MissingObject, StoreUnavailable, UnreadableRecord
+from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
 from lynx_batch.execution.prepare import PreparedRun
 from lynx_batch.execution.tasks import Failed, Loaded, Rendered, RenderTask
 from lynx_batch.ledger.commits import CommitRecord, read_commits
@@ -140,7 +140,8 @@ class RunRecorder:
         Gives what stopped the run: `stopped_by`, else that commits are in force no more, else nothing.
 
         Raises:
-            StoreUnavailable: If the store stays away for minutes; commits and events tell what was done all the same.
+            StoreRefused, StoreUnavailable: If the store refuses, or stays away for minutes; commits and events tell what was done
+                all the same.
         """
         try:
             editions = outlast(lambda: list_editions(self._output))
@@ -154,7 +155,7 @@ class RunRecorder:
                 ended_at=datetime.now(UTC), counts=self.counts, stopped_by=stopped_by, clips_gone=self.clips_gone
             )
             write_run_end(self._output, self._run_id, end)
-        except StoreUnavailable:
+        except STORE_FAULTS:
             self._event_writers.shutdown(wait=False, cancel_futures=True)
             raise
         self._event_writers.shutdown()
@@ -252,5 +253,5 @@ class RunRecorder:
         """What an event tells comes to the metadata, too, so that a lost one is no reason to stop."""
         try:
             outlast(lambda: write_event(self._output, event))
-        except StoreUnavailable as error:
+        except STORE_FAULTS as error:
             log.warning("event_lost", clip_id=event.clip_id, attempt=event.attempt, error=str(error))

@@ -5,7 +5,7 @@ machines, where nothing travels, refuses photos outside of these folders, too.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipRequest
-from lynx_batch.config import RunConfig
+from lynx_batch.config import RunConfig, named_paths
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.origin import ORIGIN_FILE
 from lynx_batch.execution.prepare import Selection, describe_problems, fit_to_model, identify_model, origin_of
@@ -112,24 +112,11 @@ def _is_private(uri: str, config: RunConfig) -> bool:
 def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
     """Raises ConfigError if the run file or `photos` name files of this machine that the cluster's machines may not have."""
     rule = "the cluster may not have it; take a bucket, or a folder that all nodes have and name it in cluster.shared_paths"
-    named = chain(_named_paths(config), (("subject_uri", photo) for photo in photos))
+    named = chain(named_paths(config), (("subject_uri", photo) for photo in photos))
     faults = [f"{key}={uri!r}: {rule}" for key, uri in named if _is_private(uri, config)]
     if faults:
         more = [f"... and {len(faults) - MAX_FAULTS_SHOWN} more"] if len(faults) > MAX_FAULTS_SHOWN else []
         raise ConfigError("\n  ".join(["the run names what is on this machine:", *faults[:MAX_FAULTS_SHOWN], *more]))
-
-
-def _named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Keys of the run file and the paths or URIs that they give; names are left out."""
-    yield "output", config.output
-    yield "model.base", config.model.base
-    adapters = config.model.adapters
-    if isinstance(adapters, str):
-        yield "model.adapters", adapters
-    else:
-        yield from ((f"model.adapters.{kind}", uri) for kind, uri in adapters if uri)
-    yield from (("model.loras", lora.file) for lora in config.model.source.loras)
-    yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
 
 
 def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> list[ClipRequest]:

@@ -19,7 +19,16 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.delivery.deliver import deliver
 from lynx_batch.delivery.picture import check_picture
-from lynx_batch.errors import ConsentExpired, ImplausibleResult, MissingObject, PhotoChanged, StoreUnavailable
+from lynx_batch.errors import (
+    STORE_FAULTS,
+    ConsentExpired,
+    ImplausibleResult,
+    MissingObject,
+    PhotoChanged,
+    PhotoRefused,
+    StoreRefused,
+    StoreUnready,
+)
 from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.resume import SavedClips, delete_saved
@@ -155,7 +164,7 @@ class Renderer:
     def _save(self, task: RenderTask, midway: Midway, stopwatch: Stopwatch) -> Failed:
         self._saved.save(task.clip, midway)
         if task.num_steps_saved:
-            with suppress(StoreUnavailable):
+            with suppress(*STORE_FAULTS):
                 delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
         return Failed(
             error_type="NodeDrained",
@@ -204,11 +213,11 @@ class Renderer:
         )
         with stopwatch.stage("commit"):
             winner = commit(settings.output, record, is_store_safe=settings.is_store_safe)
-        if winner.attempt != task.attempt:
-            for uri in (delivered.clip_uri, delivered.poster_uri):
-                storage.delete(storage.join(settings.output, uri))
-        if task.num_steps_saved:
-            with suppress(StoreUnavailable):
+        with suppress(*STORE_FAULTS):  # `prune` removes what stays
+            if winner.attempt != task.attempt:
+                for uri in (delivered.clip_uri, delivered.poster_uri):
+                    storage.delete(storage.join(settings.output, uri))
+            if task.num_steps_saved:
                 delete_saved(settings.output, clip.clip_id, task.num_steps_saved)
         return Rendered(commit=winner, spans=tuple(stopwatch.spans))
 
@@ -219,7 +228,12 @@ class Renderer:
             return self._read_subject(photo)
 
     def _read_subject_once(self, photo: _Photo) -> Subject:
-        content = outlast(lambda: storage.read_bytes(photo.uri))
+        try:
+            content = outlast(lambda: storage.read_bytes(photo.uri))
+        except StoreUnready:
+            raise
+        except StoreRefused as error:
+            raise PhotoRefused(str(error)) from error
         if hashlib.sha256(content).hexdigest() != photo.sha256:
             raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
         picture = read_photo(content, is_parity=self._settings.faces.parity)

@@ -10,7 +10,7 @@ import structlog
 from lynx_batch import storage
 from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import HeadLost, TooManyFaults, UnsafeStore
+from lynx_batch.errors import HeadLost, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
 from lynx_batch.execution.driver import Driver, Progress
 from lynx_batch.execution.environment import software_versions
@@ -29,6 +29,7 @@ from lynx_batch.ledger.timings import read_timings
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
+from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
@@ -40,7 +41,8 @@ Watch = Callable[[Progress], None]
 class RunSummary:
     """How a run ended: rows by outcome, and why before its end (empty if it came there).
 
-    `clips_gone` are as in `RunEnd`, `busy_shares` are `Trace.busy_shares`.
+    `clips_gone` are as in `RunEnd`, `busy_shares` are `Trace.busy_shares`. `is_refused` says that the store refused a right, so that
+    running again helps only once it is granted.
     """
 
     run_id: str
@@ -49,6 +51,7 @@ class RunSummary:
     busy_shares: dict[str, float]
     stopped_by: str
     clips_gone: tuple[str, ...]
+    is_refused: bool
 
     @property
     def is_complete(self) -> bool:
@@ -68,7 +71,7 @@ def render(
     """Renders every row of the manifest that is not committed yet; `origin` is where that of a submitted job comes from.
 
     Raises:
-        Permanent: If the run file, manifest, model, store or cluster is unfit.
+        Permanent: If the run file, manifest, model, store or cluster is unfit, before a clip is rendered.
         StoreUnavailable: If the store cannot be reached at the start, or for minutes at the end.
     """
     now = datetime.now(UTC)
@@ -98,7 +101,9 @@ def render(
         announce(_describe(run_id, prepared, recorder))
         if prepared.rejections:
             announce(describe_rejections(prepared.rejections, config.output))
-        stopped_by = _render_open(config, run_id, prepared.identity, recorder, watch, is_store_safe=is_store_safe)
+        stopped_by, is_refused = _render_open(
+            config, run_id, prepared.identity, recorder, watch, is_store_safe=is_store_safe
+        )
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
@@ -106,6 +111,7 @@ def render(
         busy_shares=recorder.trace.busy_shares(),
         stopped_by=stopped_by,
         clips_gone=recorder.clips_gone,
+        is_refused=is_refused,
     )
 
 
@@ -117,8 +123,11 @@ def _render_open(
     watch: Watch,
     *,
     is_store_safe: bool,
-) -> str:
-    """Renders what has not ended, as far as it comes, and ends the run; tells what stopped it, if anything did."""
+) -> tuple[str, bool]:
+    """Renders what has not ended, as far as it comes, and ends the run; tells what stopped it, if anything did, and whether that
+    is a right that the store refuses.
+    """
+    refusal: StoreRefused | None = None
     stopped_by = "an error"
     try:
         if recorder.open_clips:
@@ -129,15 +138,27 @@ def _render_open(
         stopped_by = "interrupted"
     except (HeadLost, TooManyFaults) as cause:
         stopped_by = str(cause)
+    except StoreRefused as cause:
+        stopped_by, refusal = str(cause), cause
     finally:
-        stopped_by = recorder.close(stopped_by)
-    return stopped_by
+        stopped_by, refusal = _close(recorder, stopped_by, refusal)
+    return stopped_by, refusal is not None and not isinstance(refusal, StoreUnready)
+
+
+def _close(recorder: RunRecorder, stopped_by: str, refusal: StoreRefused | None) -> tuple[str, StoreRefused | None]:
+    """Ends the run's records. What the store refuses of them stopped the run, too: its commits tell of every clip all the same."""
+    try:
+        return recorder.close(stopped_by), refusal
+    except StoreRefused as error:
+        log.warning("metadata_unwritten", error=str(error))
+        return str(error), error
 
 
 def _probe(output: str, *, is_unsafe_allowed: bool) -> bool:
-    """Whether the store honours create-only puts. Raises UnsafeStore if it does not and must."""
+    """Whether the store honours create-only puts. Raises UnsafeStore if it does not and must, StoreRefused if a right is missing."""
+    probe_rights(output)
     try:
-        storage.probe_create_only(output)
+        probe_create_only(output)
     except UnsafeStore as error:
         if not is_unsafe_allowed:
             raise

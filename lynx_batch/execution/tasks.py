@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec, RenderIdentity
 from lynx_batch.config import EngineConfig, FacesConfig
-from lynx_batch.errors import ImplausibleResult, UnfitState
+from lynx_batch.errors import ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
@@ -83,6 +83,11 @@ class Failed:
     breaks_group: bool = False
     num_steps_saved: int = 0
     spans: tuple[Span, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the store of the output refused it."""
+        return self.error_type in (StoreRefused.__name__, StoreUnready.__name__)
 
     @property
     def is_to_begin_anew(self) -> bool:

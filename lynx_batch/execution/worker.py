@@ -13,6 +13,7 @@ import ray
 from lynx_batch.execution.staging import with_staged_weights
 from lynx_batch.execution.tasks import Drawn, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.ledger.trace import Span
+from lynx_batch.probe import DELIVERY, probe_rights
 from lynx_batch.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ class Worker:
             return f"tcp://{host}:{probe.getsockname()[1]}"
 
     def load(self, address: str) -> Loaded:
-        """Brings the weights to this node, meets the other ranks at `address` and loads the model."""
+        """Tries whether this node may deliver, brings the weights to it, meets the other ranks at `address` and loads the model."""
         from lynx_batch.execution.renderer import Renderer
         from lynx_model import parallel
 
-        start_s, settings = time.time(), with_staged_weights(self._settings)
+        start_s = time.time()
+        if self._rank == 0:  # which delivers
+            probe_rights(self._settings.output, DELIVERY)
+        settings = with_staged_weights(self._settings)
         device = self._claim_device()
         num_ranks = self._settings.plan.num_ranks
         if num_ranks > 1:

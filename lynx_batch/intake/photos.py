@@ -14,7 +14,7 @@ from pathlib import Path
 import platformdirs
 import structlog
 
-from lynx_batch.errors import LynxError, Transient
+from lynx_batch.errors import LynxError, StoreUnready, Transient
 from lynx_batch.storage import read_bytes, stat, write_bytes
 
 log = structlog.get_logger()
@@ -44,7 +44,10 @@ class PhotoProblem:
 
 
 def hash_photos(uris: Iterable[str]) -> dict[str, str | PhotoProblem]:
-    """The sha256 (hex) of each photo, or what is wrong with it. Reads each distinct photo at most once, many at a time."""
+    """The sha256 (hex) of each photo, or what is wrong with it. Reads each distinct photo at most once, many at a time.
+
+    Raises StoreUnready if credentials or configuration of a store's client are not fit to read any.
+    """
     distinct = list(dict.fromkeys(uris))
     memory = _recall()
     with ThreadPoolExecutor(NUM_PARALLEL_PHOTOS, thread_name_prefix="photos") as pool:
@@ -64,6 +67,8 @@ def _hash_photo(uri: str, memory: Memory) -> tuple[str | None, str | PhotoProble
         if key is not None and key in memory:
             return key, memory[key]
         return key, _digest(read_bytes(uri))
+    except StoreUnready:  # nothing that is wrong with a photo
+        raise
     except LynxError as error:
         return None, PhotoProblem.of(error)
 

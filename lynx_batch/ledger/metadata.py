@@ -17,6 +17,7 @@ from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
+from lynx_batch.store_errors import Deed
 
 BUSY_STAGES = ("subject_s", "text_s", "denoise_s", "decode_s")
 """What a group does for one clip at a time; the rest runs beside the next."""
@@ -167,15 +168,16 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
     if not parts:
         return READ_SCHEMA.empty_table().select(columns or READ_SCHEMA.names)
     filesystem, path = storage.arrow_filesystem(folder)
-    dataset = ds.dataset(
-        [storage.join(path, name) for name in parts],
-        READ_SCHEMA,
-        format="parquet",
-        filesystem=filesystem,
-        partitioning=ds.partitioning(pa.schema([RUN]), flavor="hive"),
-        partition_base_dir=path,
-    )
-    return dataset.to_table(columns=columns, filter=only)
+    with storage.explained(Deed.READ, folder):
+        dataset = ds.dataset(
+            [storage.join(path, name) for name in parts],
+            READ_SCHEMA,
+            format="parquet",
+            filesystem=filesystem,
+            partitioning=ds.partitioning(pa.schema([RUN]), flavor="hive"),
+            partition_base_dir=path,
+        )
+        return dataset.to_table(columns=columns, filter=only)
 
 
 def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:

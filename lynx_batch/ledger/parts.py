@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.errors import StoreUnavailable
+from lynx_batch.errors import STORE_FAULTS
 from lynx_batch.ledger.metadata import RowOutcome, to_parquet
 from lynx_batch.outage import outlast
 
@@ -46,11 +46,11 @@ class MetadataParts:
         self._due_s = now_s + PART_EVERY_S
         try:
             self._write()
-        except StoreUnavailable as error:
+        except STORE_FAULTS as error:
             log.warning("metadata_put_off", error=str(error))
 
     def close(self) -> None:
-        """Writes all that is left. Raises StoreUnavailable if the store does not take it for minutes."""
+        """Writes all that is left. Raises StoreRefused, or StoreUnavailable if the store does not answer for minutes."""
         while self._rows or self._unwritten:
             outlast(self._write)
 

@@ -101,7 +101,7 @@ def read_run_manifest(output: str, run_id: str) -> pa.Table:
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:
-    """Waits out a store's trouble. Raises StoreUnavailable if it lasts."""
+    """Waits out a store's trouble. Raises as `outlast` does."""
     uri = storage.join(output, "runs", run_id, END)
     outlast(lambda: storage.write_bytes(uri, canonical_json(end.model_dump(mode="json"))))
 

@@ -18,7 +18,7 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.metadata import read_metadata
 from tests.integration.test_render import Job, row, wait_until, workers_of
-from tests.integration.test_s3 import use_endpoint
+from tests.stores import use_endpoint
 
 pytestmark = pytest.mark.ray
 

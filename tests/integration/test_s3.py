@@ -11,7 +11,6 @@ from pathlib import Path
 import boto3
 import pyarrow.dataset as ds
 import pytest
-import s3fs
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -21,13 +20,13 @@ from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
 from lynx_batch.ledger.commits import commit, read_commit
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import Outcome, read_metadata
+from lynx_batch.probe import probe_create_only, probe_rights
 from tests.integration.test_render import HOPPER, Job, row
 from tests.models import BASE, MODEL
 from tests.seaweed import SeaweedServer
+from tests.stores import use_endpoint
 from tests.unit.test_ledger import clip, ended, race_in_threads, record, winners, write_metadata
 from tests.unit.test_staging import put
-
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @contextmanager
@@ -51,15 +50,6 @@ def seaweed_server(folder: Path) -> Iterator[str]:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with request.param(tmp_path_factory.mktemp("store")) as url:
         yield url
-
-
-def use_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Makes every S3 client of this process speak to `url`; s3fs keeps clients by their arguments alone."""
-    environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": url, "AWS_MAX_ATTEMPTS": "1"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    return environment
 
 
 def create_bucket(name: str) -> str:
@@ -124,7 +114,8 @@ def test_a_race_for_one_commit_has_one_winner_whom_all_see(bucket: str) -> None:
 
 
 def test_a_sound_store_passes_the_probe_and_is_left_clean(bucket: str) -> None:
-    storage.probe_create_only(bucket)
+    probe_rights(bucket)
+    probe_create_only(bucket)
     assert list(storage.list_files(bucket)) == []
 
 
@@ -178,7 +169,7 @@ def forgetful_server() -> Iterator[str]:
 def test_a_store_that_ignores_the_condition_is_refused(monkeypatch: pytest.MonkeyPatch, forgetful_server: str) -> None:
     use_endpoint(forgetful_server, monkeypatch)
     with pytest.raises(UnsafeStore, match="create-only"):
-        storage.probe_create_only("s3://forgetful/out")
+        probe_create_only("s3://forgetful/out")
 
 
 def test_a_store_that_cannot_be_reached_is_told_apart_from_a_missing_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from lynx_batch.errors import ImplausibleResult, PhotoChanged, StoreUnavailable
+from lynx_batch.errors import (
+    ImplausibleResult,
+    PhotoChanged,
+    PhotoRefused,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnready,
+)
 from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.tasks import Failed
 from lynx_batch.planning.schedule import Fault
@@ -27,6 +34,9 @@ def failure(error: Exception, unknown: Fault = Fault.CLIP) -> Failed:
         (OutOfMemory("a"), Fault.MEMORY),
         (torch.OutOfMemoryError("a"), Fault.MEMORY),
         (StoreUnavailable("a"), Fault.MACHINE),
+        (StoreRefused("a"), Fault.MACHINE),
+        (StoreUnready("a"), Fault.MACHINE),
+        (PhotoRefused("a"), Fault.INPUT),
         (ImplausibleResult("a"), Fault.CLIP),
     ],
     ids=lambda value: type(value).__name__,

@@ -226,3 +226,22 @@ def test_a_config_from_values_names_its_source() -> None:
     with pytest.raises(ConfigError, match=r"^here:\n  manifest: Field required"):
         parse_run_config({"output": "o", "model": {"base": "b", "adapters": "a"}}, source="here")
     assert RunConfig.model_config["frozen"]
+
+
+@pytest.mark.parametrize(
+    "place", ["memory://x", "simplecache::s3://b/x", "zip://a::s3://b/x", "local:///x", "ftp://h/x"]
+)
+@pytest.mark.parametrize(
+    "key", ["output", "manifest", "model.base", "model.adapters", "model.adapters.id", "faces.pack", "faces.identity"]
+)
+def test_what_not_every_process_of_a_run_sees_alike_is_refused(tmp_path: Path, key: str, place: str) -> None:
+    file = write(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError, match=rf"{key}: must be a path or a URI"):
+        load_run_config(file, {key: place})
+
+
+def test_an_output_is_no_web_page_but_weights_may_be(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL)
+    assert load_run_config(file, {"model.base": "https://h/base"}).model.base == "https://h/base"
+    with pytest.raises(ConfigError, match="output: must be"):
+        load_run_config(file, {"output": "https://h/out?signature=x"})

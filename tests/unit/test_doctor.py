@@ -17,6 +17,7 @@ from lynx_model.machine import Gpu, Machine
 from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize
 from lynx_model.precision import missing_fp8_need
 from tests.models import BASE, MODEL, ROOT
+from tests.stores import refusing_server, use_endpoint
 from tests.unit.test_staging import put
 
 ENGINES = [{}, {"attention": "fa3"}, {"precision": "fp8"}, {"attention": "fa3", "precision": "fp8"}]
@@ -39,10 +40,10 @@ def demo(tmp_path: Path, face_pack: Path) -> list[str]:
 def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", *demo])
     assert result.exit_code == 0, result.output
-    assert f"{tmp_path / 'out'}: takes create-only puts" in result.output
+    assert f"{tmp_path / 'out'}: takes what a run puts, create-only puts included" in result.output
     assert "complete, and its parts fit each other; face pack free-yunet-sface" in result.output
     assert "this run, 17 frames of 160x96, float32" in result.output
-    assert not list((tmp_path / "out").rglob("probe-*"))
+    assert not list((tmp_path / "out").rglob("_probe-*"))
 
 
 @pytest.mark.parametrize(
@@ -68,13 +69,15 @@ def test_a_model_in_a_store_is_looked_at_there(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fingerprint_folder(face_pack)
     places = {"model.base": BASE, "model.adapters": MODEL / "lynx_full", "faces.pack": face_pack}
-    stored = {key: put(folder, f"memory://{tmp_path.name}") for key, folder in places.items()}
-    settings = [part for key, uri in stored.items() for part in ("--set", f"{key}={uri}")]
-    result = CliRunner().invoke(app, ["doctor", *demo, *settings])
-    assert result.exit_code == 0, result.output
-    storage.delete(storage.join(stored["model.base"], "tokenizer", "tokenizer.json"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    result = CliRunner().invoke(app, ["doctor", *demo, *settings])
+    with refusing_server() as server:
+        use_endpoint(server.url, monkeypatch)
+        stored = {key: put(folder, "s3://bucket/models") for key, folder in places.items()}
+        settings = [part for key, uri in stored.items() for part in ("--set", f"{key}={uri}")]
+        result = CliRunner().invoke(app, ["doctor", *demo, *settings])
+        assert result.exit_code == 0, result.output
+        storage.delete(storage.join(stored["model.base"], "tokenizer", "tokenizer.json"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+        result = CliRunner().invoke(app, ["doctor", *demo, *settings])
     assert result.exit_code == 2
     assert "tokenizer.json: expected" in result.output
 

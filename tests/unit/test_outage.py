@@ -2,20 +2,21 @@
 
 import pytest
 
-from lynx_batch.errors import MissingObject, StoreUnavailable
+from lynx_batch import outage
+from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
 from lynx_batch.outage import outlast
 
 
 class Store:
     """Takes what it is given from the third time on."""
 
-    def __init__(self) -> None:
-        self.num_tries = 0
+    def __init__(self, trouble: type[LynxError] = StoreUnavailable) -> None:
+        self.num_tries, self._trouble = 0, trouble
 
     def put(self) -> str:
         self.num_tries += 1
         if self.num_tries < 3:
-            raise StoreUnavailable("away")
+            raise self._trouble("away")
         return "taken"
 
 
@@ -30,9 +31,23 @@ def test_a_store_that_stays_away_is_given_up() -> None:
     assert store.num_tries == 1
 
 
-def test_what_waiting_cannot_cure_is_not_waited_for() -> None:
-    def look() -> None:
-        raise MissingObject("nothing lies there")
+@pytest.mark.parametrize("kind", [MissingObject, StoreRefused])
+def test_what_waiting_cannot_cure_is_not_waited_for(kind: type[LynxError]) -> None:
+    num_tries = 0
 
-    with pytest.raises(MissingObject):
+    def look() -> None:
+        nonlocal num_tries
+        num_tries += 1
+        raise kind("no")
+
+    with pytest.raises(kind):
         outlast(look)
+    assert num_tries == 1
+
+
+def test_a_full_store_is_waited_for_as_long_as_others_may_take_to_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(StoreUnready)
+    assert outlast(store.put) == "taken"
+    monkeypatch.setattr(outage, "UNREADY_S", 0.1)
+    with pytest.raises(StoreUnready):
+        outlast(Store(StoreUnready).put)

@@ -15,6 +15,7 @@ from lynx_batch.execution.origin import read_origin
 from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
 from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
 from tests.models import BASE, MODEL, ROOT
+from tests.stores import refusing_server, use_endpoint
 
 SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
 COLLINS, HOPPER = SUBJECTS / "eileen-collins.jpg", SUBJECTS / "grace-hopper.jpg"
@@ -129,11 +130,15 @@ def test_what_the_cluster_has_stays_where_it_is(home: Path, folder: Path, face_p
     assert package.command[5:] == ["--limit", "3", "--allow-duplicates"]
 
 
-def test_a_manifest_in_a_store_with_photos_in_a_store_stays_there(home: Path, folder: Path, face_pack: Path) -> None:
+def test_a_manifest_in_a_store_with_photos_in_a_store_stays_there(
+    home: Path, folder: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_config(home, face_pack, [row("photo.jpg")])
-    manifest = f"memory://{home}/manifest.parquet"
-    storage.upload(home / "manifest.parquet", manifest)
-    package = pack(config.model_copy(update={"manifest": manifest}), Selection(), folder)
+    manifest = "s3://bucket/manifest.parquet"
+    with refusing_server() as store:
+        use_endpoint(store.url, monkeypatch)
+        storage.upload(home / "manifest.parquet", manifest)
+        package = pack(config.model_copy(update={"manifest": manifest}), Selection(), folder)
     assert packed_config(package).manifest == manifest
 
 

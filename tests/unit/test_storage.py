@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lynx_batch import storage
-from lynx_batch.errors import ConfigError, LynxError, MissingObject, StoreRefused, StoreUnavailable, UnsafeStore
+from lynx_batch.errors import ConfigError, LynxError, MissingObject, StoreRefused, StoreUnavailable
 
 
 @pytest.fixture(params=["local", "file", "memory"])
@@ -84,21 +84,9 @@ def test_only_the_first_create_only_put_is_told_that_it_created(folder: str) -> 
     assert storage.read_bytes(uri) == b"first"
 
 
-def test_a_sound_store_passes_the_probe_and_is_left_clean(folder: str) -> None:
-    storage.probe_create_only(storage.join(folder, "out"))
-    assert list(storage.list_files(storage.join(folder, "out"))) == []
-
-
-def test_a_store_that_ignores_create_only_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No store here does that by itself, so its put is replaced; a real one is in `test_s3.py`."""
-    monkeypatch.setattr(storage, "create_only", lambda uri, data: storage.write_bytes(uri, data) or True)
-    with pytest.raises(UnsafeStore, match="create-only"):
-        storage.probe_create_only(storage.join(folder, "out"))
-
-
 def test_nothing_is_left_of_a_put_that_failed(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreRefused, match="cannot put"):
         storage.write_bytes(str(tmp_path / "file" / "below"), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

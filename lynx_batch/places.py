@@ -1,0 +1,12 @@
+"""Which URIs name a place that all processes of a run see alike, and that is still there when they have ended."""
+
+WRITABLE = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+READABLE = (*WRITABLE, "http", "https")
+
+
+def explain_place(uri: str, schemes: tuple[str, ...]) -> str | None:
+    """The rule that `uri` breaks, if any. A memory store ends with its process; a chained or caching URL is each process' own."""
+    scheme, separator, _ = uri.partition("://")
+    if not separator or scheme in schemes:
+        return None
+    return f"must be a path or a URI that begins with {', '.join(schemes)} and ://, and not a chained one"

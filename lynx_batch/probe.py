@@ -1,0 +1,57 @@
+"""Whether the store of an output does what a run asks of it, found by trying before any GPU works for it."""
+
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from lynx_batch import storage
+from lynx_batch.errors import UnsafeStore
+
+DELIVERY = ("clips", "commits")
+"""The folders that a worker writes to for each clip."""
+
+FOLDERS = ("", *DELIVERY, "events", "metadata", "report", "resume", "runs")
+"""All that a run writes to, the output's own included; a store may grant its rights folder by folder."""
+
+
+def probe_rights(output: str, folders: Sequence[str] = FOLDERS) -> None:
+    """Puts, lists, reads and removes a small object in each folder. A multi-part upload needs no other right than a put.
+
+    Raises:
+        StoreRefused: If the store refuses any of it; the message names the object, what was refused and the right to it.
+    """
+    with ThreadPoolExecutor(len(folders), thread_name_prefix="probe") as pool:
+        for _ in pool.map(lambda folder: _probe_folder(storage.join(output, folder)), folders):
+            pass
+
+
+def probe_create_only(output: str) -> None:
+    """Makes sure that the store honours create-only puts.
+
+    Raises:
+        UnsafeStore: If it does not, so that a clip could be committed twice.
+    """
+    uri = _new_name(storage.join(output, "commits"))
+    storage.create_only(uri, b"first")
+    try:
+        if storage.create_only(uri, b"second") or storage.read_bytes(uri) != b"first":
+            raise UnsafeStore(
+                f"output={storage.redact(output)!r}: its store must refuse a create-only put of what exists"
+            )
+    finally:
+        storage.delete(uri)
+
+
+def _probe_folder(folder: str) -> None:
+    uri = _new_name(folder)
+    storage.write_bytes(uri, b"probe")
+    try:
+        list(storage.list_files(uri))
+        storage.read_bytes(uri)
+    finally:
+        storage.delete(uri)
+
+
+def _new_name(folder: str) -> str:
+    """Readers of a folder of Parquet files pass over names that begin with `_`."""
+    return storage.join(folder, f"_probe-{uuid.uuid4().hex}")
