@@ -16,7 +16,10 @@ from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
 from lynx_batch.errors import ConfigError
+from lynx_batch.local_files import read_at_most
+from lynx_batch.photo_places import ANYWHERE, explain_entry
 from lynx_batch.places import READABLE, WRITABLE, explain_place
+from lynx_batch.redaction import redact_all
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from lynx_model.errors import InvalidParams
 from lynx_model.memory import Setting
@@ -41,12 +44,15 @@ PATH_KEYS = (
     "model.loras",
     "model.loras.file",
     "cluster.shared_paths",
+    "inputs.allow",
 )
 """Keys whose value, or each item of it, is a path or URI; relative ones are made absolute."""
 
 NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 """Keys whose value is a path only if it holds a slash; a bare word is a name."""
 
+
+MAX_RUN_FILE_BYTES = 2**20
 
 PUBLISHED = RenderParams(prompt="any")
 """What the model was published with."""
@@ -212,6 +218,36 @@ class DefaultsConfig(_Section):
         return self
 
 
+class InputsConfig(_Section):
+    """Where photos may lie, and how long and how much of them is read.
+
+    Each item of `allow` stands for itself and all below it: a folder, a bucket or a folder of one, a web server or a folder of one,
+    or all of a kind: `/`, `s3://`, `gs://`, `az://`, `http://`, `https://`. A web address of this machine or its link (127.0.0.1,
+    169.254.0.0/16 and the like) is taken only if an item names its host.
+    A photo is asked for `max_tries` times; each may take `connect_timeout_s` to connect and pause for `read_timeout_s`. All
+    together take no longer than that many times the sum of both.
+    """
+
+    allow: tuple[str, ...] = Field(default=ANYWHERE, min_length=1)
+    max_photo_bytes: int = Field(default=64 * 2**20, ge=1)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    read_timeout_s: float = Field(default=60.0, gt=0)
+    max_tries: int = Field(default=3, ge=1)
+
+    @field_validator("allow")
+    @classmethod
+    def _are_places(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in allow:
+            if (rule := explain_entry(entry)) is not None:
+                raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return allow
+
+    @property
+    def longest_s(self) -> float:
+        """For how long one photo may be asked for, with all tries."""
+        return self.max_tries * (self.connect_timeout_s + self.read_timeout_s)
+
+
 class VideoConfig(_Section):
     """How frames become a file; none of this changes a clip's name."""
 
@@ -259,6 +295,7 @@ class RunConfig(_Section):
     output: str
     model: ModelConfig
     faces: FacesConfig = FacesConfig()
+    inputs: InputsConfig = InputsConfig()
     engine: EngineConfig = EngineConfig()
     defaults: DefaultsConfig = DefaultsConfig()
     video: VideoConfig = VideoConfig()
@@ -277,7 +314,7 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
         ConfigError: If the file cannot be read, is not YAML, or a key or value breaks a rule; every fault is named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"run file {path}: {error}") from error
     content = read_yaml(text, source=f"run file {path}")
@@ -286,6 +323,13 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
         raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")
     content = {key: _absolute(key, value, path.resolve().parent) for key, value in content.items()}
     return override(content, overrides, source=f"run file {path}")
+
+
+def _read_text(path: Path) -> str:
+    content = read_at_most(path, MAX_RUN_FILE_BYTES + 1)
+    if len(content) > MAX_RUN_FILE_BYTES:
+        raise ConfigError(f"run file {path}: must have at most {MAX_RUN_FILE_BYTES:,} bytes")
+    return content.decode()
 
 
 def override(content: dict[str, Any], overrides: dict[str, object], *, source: str) -> RunConfig:
@@ -336,7 +380,7 @@ def parse_override(text: str) -> tuple[str, object]:
 
 
 def _shown(error: Any) -> str:
-    return "" if error["type"] in ("missing", "extra_forbidden") else f" (got {error['input']!r})"
+    return "" if error["type"] in ("missing", "extra_forbidden") else f" (got {redact_all(error['input'])!r})"
 
 
 def _absolute(key: str, value: object, folder: Path) -> object:

@@ -3,6 +3,7 @@
 Permanent
 ├── ConfigError            a run file, manifest or argument breaks a rule (exit code 2)
 ├── ConsentExpired         the subject's consent has run out
+├── InputRefused           a photo or text file lies where it may not, is too large or is no regular file
 ├── PhotoChanged           the photo is not the one that the run was planned with
 ├── PhotoRefused           the store will not give the photo any more
 ├── MissingObject          nothing lies at the URI
@@ -14,6 +15,7 @@ Transient
 ├── GroupLost              a rank of the group died
 ├── HeadLost               the head of the Ray cluster, or the only node of a local one, does not answer (exit code 4)
 ├── UnfitState             what was saved of a paused clip is not there, or not this clip's
+├── PhotoUnreachable       a web server did not give a photo, which may pass
 ├── ImplausibleResult      a picture that is flat or not a number, or one that took no time
 ├── TooManyFaults          machines or clips fail again and again, so the run stopped (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not take what is written to it
@@ -28,11 +30,13 @@ __all__ = [
     "GroupLost",
     "HeadLost",
     "ImplausibleResult",
+    "InputRefused",
     "LynxError",
     "MissingObject",
     "Permanent",
     "PhotoChanged",
     "PhotoRefused",
+    "PhotoUnreachable",
     "StoreRefused",
     "StoreUnavailable",
     "StoreUnready",
@@ -50,6 +54,10 @@ class ConfigError(Permanent):
 
 class ConsentExpired(Permanent):
     """The subject's consent has run out."""
+
+
+class InputRefused(Permanent):
+    """A photo or text file lies where `inputs.allow` has no place for it, is too large or is no regular file."""
 
 
 class PhotoChanged(Permanent):
@@ -86,6 +94,10 @@ class GroupLost(Transient):
 
 class HeadLost(Transient):
     """The head of the Ray cluster, or the only node of a local one, does not answer; the bucket knows what is committed."""
+
+
+class PhotoUnreachable(Transient):
+    """A web server did not give a photo, however often it was asked. The text begins with the redacted URI and the cause."""
 
 
 class ImplausibleResult(Transient):

@@ -6,12 +6,13 @@ A reader never sees a part of a file, because every file is written under anothe
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lynx_batch.errors import UnsafeStore
+from lynx_batch.errors import InputRefused, UnsafeStore
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 
@@ -53,6 +54,25 @@ def read_range(path: Path, start: int, end: int) -> bytes:
         return file.read(end - start)
 
 
+def read_at_most(path: Path, num_bytes: int) -> bytes:
+    """The first `num_bytes`, or what there is of them; a pipe is waited for."""
+    with path.open("rb") as file:
+        return file.read(num_bytes)
+
+
+def read_regular(path: Path, num_bytes: int) -> tuple[bytes, int]:
+    """The first `num_bytes` of a regular file, or what there is of them, and its size.
+
+    Raises:
+        InputRefused: If it is a folder, device, pipe or socket; none of them is waited for.
+    """
+    _check_regular(path, path.stat())
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        _check_regular(path, status)
+        return file.read(num_bytes), status.st_size
+
+
 def walk(folder: str, parent: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Name and status of every file below `folder`; a file that goes away meanwhile is left out.
 
@@ -73,6 +93,13 @@ def walk(folder: str, parent: str = "") -> Iterator[tuple[str, os.stat_result]]:
             except FileNotFoundError:
                 continue
             yield parent + entry.name, status
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputRefused(f"{path}: must be a regular file")
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -8,9 +8,11 @@ its client is not fit to ask, or StoreUnavailable for what was tried again for a
 """
 
 import errno
+import math
 import os
 import shutil
 import stat as file_modes
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,12 +24,16 @@ from posixpath import normpath
 from typing import Any, TypeVar
 
 import fsspec
+import fsspec.asyn
 import pyarrow.fs
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from lynx_batch import local_files
-from lynx_batch.errors import ConfigError, MissingObject, StoreUnavailable
-from lynx_batch.store_errors import CURES, SETTINGS, USERINFO, Deed, check_settings, code_of, explain, kind_of
+from lynx_batch.errors import ConfigError, InputRefused, MissingObject, StoreUnavailable
+from lynx_batch.redaction import redact as redact
+from lynx_batch.redaction import redact_all as redact_all
+from lynx_batch.redaction import scrub
+from lynx_batch.store_errors import CURES, SETTINGS, Deed, check_settings, code_of, explain, kind_of
 
 NUM_TRIES = 3
 
@@ -59,6 +65,19 @@ class StoredFile:
     modified_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class SizeLimit:
+    """The most bytes that are read of a file that a user names; `name` is what to call that limit."""
+
+    num_bytes: int
+    name: str
+
+    def check(self, uri: str, num_bytes: int) -> None:
+        """Raises InputRefused if `num_bytes` are more."""
+        if num_bytes > self.num_bytes:
+            raise InputRefused(f"{redact(uri)}: must have at most {self.num_bytes:,} bytes ({self.name})")
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` with `parts` below it, each after one slash."""
     for part in filter(None, (part.strip("/") for part in parts)):
@@ -88,27 +107,30 @@ def path_of(uri: str) -> Path | None:
     return None if "://" in path else Path(path)
 
 
-def redact(uri: str) -> str:
-    """`uri` as it may be shown: without query string and user name. A local path stays as it is."""
-    return USERINFO.sub("://", uri.partition("?")[0]) if "://" in uri else uri
-
-
-def redact_all(value: Any) -> Any:
-    """`value`, such as a run file's content, with every URI in it redacted."""
-    if isinstance(value, dict):
-        return {key: redact_all(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact_all(inner) for inner in value]
-    return redact(value) if isinstance(value, str) else value
-
-
-def read_bytes(uri: str) -> bytes:
-    """The whole object. Raises MissingObject."""
+def read_bytes(uri: str, limit: SizeLimit | None = None) -> bytes:
+    """The whole object. Raises MissingObject, and InputRefused beyond `limit`."""
     path = path_of(uri)
-    if path is not None:
+    if path is None:
+        store, key = _remote(uri)
+        if limit is not None and (stored := stat(uri)) is not None:
+            limit.check(uri, stored.num_bytes)
+        return _doing(Deed.READ, uri, lambda: bytes(store.cat_file(key)))
+    if limit is None:
         return _doing(Deed.READ, uri, path.read_bytes)
-    store, key = _remote(uri)
-    return _doing(Deed.READ, uri, lambda: bytes(store.cat_file(key)))
+    content = _doing(Deed.READ, uri, partial(local_files.read_at_most, path, limit.num_bytes + 1))
+    limit.check(uri, len(content))
+    return content
+
+
+def read_whole(uri: str, limit: SizeLimit, *, max_tries: int, longest_s: float) -> bytes:
+    """The content of a regular file, sure to be whole: a read that was cut short is tried again.
+
+    Raises as `read_bytes` does, and InputRefused if it is no regular file; a store is waited for no longer than `longest_s`.
+    """
+    path = path_of(uri)
+    deadline_s = time.monotonic() + longest_s
+    read = partial(_read_regular, uri, path, limit) if path else partial(_read_object, uri, limit, deadline_s)
+    return _doing(Deed.READ, uri, read, max_tries=max_tries)
 
 
 def read_range(uri: str, start: int, end: int) -> bytes:
@@ -174,14 +196,15 @@ def delete(uri: str) -> None:
     return _doing(Deed.DELETE, uri, partial(_delete_remotely, uri))
 
 
-def stat(uri: str) -> StoredFile | None:
-    """What is known of the file at `uri`; None if there is none."""
+def stat(uri: str, *, max_tries: int = NUM_TRIES, longest_s: float = math.inf) -> StoredFile | None:
+    """What is known of the file at `uri`; None if there is none. Raises as `read_bytes` does, within `longest_s`."""
     with suppress(MissingObject):
         path = path_of(uri)
         if path is not None:
             return _local_file(uri, _doing(Deed.READ, uri, path.stat))
         store, key = _remote(uri)
-        return _remote_file(uri, _doing(Deed.READ, uri, partial(store.info, key)))
+        look = partial(_call, store, "info", key, deadline_s=time.monotonic() + longest_s)
+        return _remote_file(uri, _doing(Deed.READ, uri, look, max_tries=max_tries))
     return None
 
 
@@ -239,7 +262,7 @@ def explained(deed: Deed, uri: str) -> Iterator[None]:
         ours = explain(_with_a_reason(error, uri), redact(uri), _scheme(uri), deed)
         if ours is None:
             raise
-        raise ours from None
+        raise (ours if is_local(uri) else type(ours)(scrub(str(ours), uri))) from None
 
 
 def _remote(uri: str) -> tuple[Any, str]:
@@ -250,11 +273,11 @@ def _remote(uri: str) -> tuple[Any, str]:
         try:
             store, key = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         except ImportError as error:
-            raise ConfigError(f"uri={redact(uri)!r}: {error}") from error
+            raise ConfigError(f"uri={redact(uri)!r}: {scrub(str(error), uri)}") from None
         except ValueError as error:
             if scheme in SETTINGS:
                 raise
-            raise ConfigError(f"uri={redact(uri)!r}: {error}") from error
+            raise ConfigError(f"uri={redact(uri)!r}: {scrub(str(error), uri)}") from None
     return store, str(key)
 
 
@@ -270,16 +293,51 @@ def _with_a_reason(error: Exception, uri: str) -> Exception:
     return error
 
 
+def _read_regular(uri: str, path: Path, limit: SizeLimit) -> bytes:
+    content, num_bytes = local_files.read_regular(path, limit.num_bytes + 1)
+    limit.check(uri, max(num_bytes, len(content)))
+    return _checked_whole(content, num_bytes)
+
+
+def _read_object(uri: str, limit: SizeLimit, deadline_s: float) -> bytes:
+    store, key = _remote(uri)
+    info = _call(store, "info", key, deadline_s=deadline_s)
+    if info["type"] != "file":
+        raise FileNotFoundError(key)
+    num_bytes = int(info["size"] or 0)
+    limit.check(uri, num_bytes)
+    if not num_bytes:
+        return b""  # a range of nothing is an error in some stores
+    return _checked_whole(_call(store, "cat_file", key, start=0, end=num_bytes + 1, deadline_s=deadline_s), num_bytes)
+
+
+def _call(store: Any, method: str, *args: Any, deadline_s: float, **kwargs: Any) -> Any:
+    """`store.method(...)`, given up at `deadline_s` where the store's library can give up."""
+    if not store.async_impl:
+        return getattr(store, method)(*args, **kwargs)
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("not within the time for all tries")
+    timeout = left_s if math.isfinite(left_s) else None
+    return fsspec.asyn.sync(store.loop, getattr(store, f"_{method}"), *args, timeout=timeout, **kwargs)
+
+
+def _checked_whole(content: bytes, num_bytes: int) -> bytes:
+    if len(content) != num_bytes:
+        raise OSError(f"{len(content)} of {num_bytes} bytes came")
+    return bytes(content)
+
+
 def _scheme(uri: str) -> str:
     return "" if is_local(uri) else uri.partition("://")[0]
 
 
-def _doing(deed: Deed, uri: str, operation: Callable[[], T]) -> T:
+def _doing(deed: Deed, uri: str, operation: Callable[[], T], *, max_tries: int = NUM_TRIES) -> T:
     """What `operation` gives, tried a few times while its store cannot be reached."""
     with explained(deed, uri):
         return Retrying(
             retry=retry_if_exception(lambda error: kind_of(error, _scheme(uri), deed) is StoreUnavailable),
-            stop=stop_after_attempt(NUM_TRIES),
+            stop=stop_after_attempt(max_tries),
             wait=wait_exponential_jitter(multiplier=0.2, max=2),
             reraise=True,
         )(operation)

@@ -7,20 +7,12 @@ status, the error number and the type, of the error itself and of its causes.
 import errno
 import json
 import os
-import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
-
-USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?\s]*@")
-"""In `abfs://container@account` the name before the @ is an address, not a user."""
-
-PASSWORD = re.compile(r"[^\s/:@]+:[^\s/@]+@")
-"""Of what was meant to be a URL, but has no scheme."""
-
-QUERY = re.compile(r"\?[^\s'\"<>()]*")
+from lynx_batch.redaction import hide_secrets
 
 PASSING_CODES = frozenset(
     {
@@ -169,11 +161,6 @@ def explain(error: BaseException, place: str, scheme: str, deed: Deed) -> LynxEr
     if kind is StoreRefused:
         return kind(f"{place}: cannot {deed}: {_story(error)}{_need(error, scheme, deed)}")
     return kind(f"{place}: {_story(error)}")
-
-
-def hide_secrets(text: str) -> str:
-    """`text` without the user names, passwords and query strings of the URLs in it."""
-    return PASSWORD.sub("", USERINFO.sub("://", QUERY.sub("", text)))
 
 
 def _by_code(error: BaseException) -> type[LynxError] | None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.targets import has_json_keys, refuse_other_file
-from lynx_batch.config import DefaultsConfig, FacesConfig, VideoConfig
+from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, VideoConfig
 from lynx_batch.errors import ConfigError
 from lynx_model.faces.identity import OWN_RECOGNISER
 
@@ -124,10 +124,11 @@ def _numbers(field: str, text: str, separator: str, count: int | None = None) ->
 
 def _subject_reader(photo: Path, pack: str) -> Callable[[], object]:
     """Raises FaceError if there is no usable face."""
+    from lynx_batch.inputs import read_photo_file
     from lynx_model.faces.photo import read_photo
     from lynx_model.faces.reader import FaceReader
 
-    reader, data = FaceReader.load(pack, OWN_RECOGNISER), photo.read_bytes()
+    reader, data = FaceReader.load(pack, OWN_RECOGNISER), read_photo_file(str(photo.absolute()), InputsConfig())
     reader.read(read_photo(data))
     return lambda: reader.read(read_photo(data))
 

@@ -12,17 +12,20 @@ from rich.table import Table
 from lynx_batch.cli import exits, options
 from lynx_batch.cli.console import add_row, make_console, say
 from lynx_batch.cli.targets import has_json_keys, is_manifest, refuse_other_file, refuse_other_kind
-from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig, load_run_config
+from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.places import WRITABLE, explain_place
 from lynx_batch.storage import redact
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from lynx_batch.clip import ClipRequest
     from lynx_batch.intake.check import Wish
+    from lynx_batch.intake.photos import Photo
     from lynx_batch.intake.problems import RowProblem
     from lynx_batch.intake.texts import Readings
 
@@ -64,7 +67,9 @@ def build(
 @manifest_app.command()
 def check(
     manifest: ManifestArgument,
-    run: Annotated[Path | None, typer.Option(help="The run file whose defaults, face pack and model count.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run file whose defaults, inputs, face pack and model count.")
+    ] = None,
     overrides: options.Overrides = None,
     photos: Annotated[
         bool, typer.Option("--photos", help="Also read each photo, compare them, and find each face, on CPUs.")
@@ -96,15 +101,17 @@ def check(
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None
     table = read_manifest(manifest)
-    requests, problems = check_rows(table, config.defaults if config else DefaultsConfig(), folder_of(manifest))
+    defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
+    requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
     requests, unfit, readings = _fit_to_model(config, requests)
     requests, expired = reject_expired(requests, datetime.now(UTC))
-    wishes = _name_clips(config, requests, readings) if config and photos and readings is not None else None
+    found = _hash_photos(requests, inputs) if photos else {}
+    wishes = _name_clips(config, requests, readings, found) if config and photos and readings is not None else None
     if wishes is None:
-        wishes = wishes_of_requests(requests, _hash_photos(requests) if photos else {})
+        wishes = wishes_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
     problems += [*unfit, *find_shared_names(wishes), *([] if allow_duplicates else find_duplicates(wishes))]
     if photos:
-        problems += _check_photos(requests, config.faces if config else FacesConfig())
+        problems += _check_photos(requests, found, config.faces if config else FacesConfig(), inputs)
     problems.sort(key=lambda problem: problem.row)
     if problems_file:
         _write_problems(problems, problems_file)
@@ -161,31 +168,37 @@ def _fit_to_model(
     return requests, [], None
 
 
-def _name_clips(config: RunConfig, requests: "list[ClipRequest]", readings: "Readings") -> "list[Wish] | None":
+def _name_clips(
+    config: RunConfig, requests: "list[ClipRequest]", readings: "Readings", photos: "Mapping[str, Photo]"
+) -> "list[Wish] | None":
     """What rows ask for by the names of their clips; None, and a line about it, if the run's model is not complete."""
     from lynx_batch.execution.prepare import find_naming, name_clips
     from lynx_batch.intake.check import wishes_of_clips
 
     try:
-        clips, _ = name_clips(requests, find_naming(config, readings))
+        clips = name_clips(requests, find_naming(config, readings), photos)
     except LynxError as error:
         say(f"rows are compared by what they say, not by the names of their clips: {error}", is_error=True)
         return None
     return wishes_of_clips(clips)
 
 
-def _hash_photos(requests: "list[ClipRequest]") -> dict[str, str]:
+def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[str, Photo]":
     from lynx_batch.intake.photos import hash_photos
 
-    found = hash_photos(request.subject_uri for request in requests)
-    return {uri: photo for uri, photo in found.items() if isinstance(photo, str)}
+    return hash_photos((request.subject_uri for request in requests), inputs)
 
 
-def _check_photos(requests: "list[ClipRequest]", faces: FacesConfig) -> "list[RowProblem]":
-    """Prints a note for each rotated face; returns the problems of photos that cannot be used."""
+def _check_photos(
+    requests: "list[ClipRequest]", photos: "Mapping[str, Photo]", faces: FacesConfig, inputs: InputsConfig
+) -> "list[RowProblem]":
+    """Prints a note for each rotated face; returns the problems of photos that cannot be read or used."""
     from lynx_batch.intake.faces import check_faces, find_photo_problems, find_turned_faces
+    from lynx_batch.intake.photos import PhotoProblem
 
-    findings = check_faces(((r.subject_uri, r.face_index) for r in requests), faces)
+    portraits = {(request.subject_uri, request.face_index): photos[request.subject_uri] for request in requests}
+    unread = {portrait: photo for portrait, photo in portraits.items() if isinstance(photo, PhotoProblem)}
+    findings = unread | check_faces(portraits.keys() - unread.keys(), faces, inputs)
     turned = find_turned_faces(requests, findings)
     for note in turned[:MAX_PROBLEMS_SHOWN]:
         say(f"note: {note}")

@@ -85,6 +85,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "num_committed": forecast.num_committed,
         "num_given_up": forecast.num_given_up,
         "num_rejected": forecast.num_rejected,
+        "num_unreachable": forecast.num_unreachable,
         "num_to_render": forecast.num_to_render,
         "num_timings": forecast.num_timings,
         "num_unfit": forecast.num_unfit,
@@ -104,6 +105,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
         f"{forecast.num_rows} rows: {forecast.num_to_render} to render, {forecast.num_committed} committed, "
         f"{forecast.num_given_up} given up before, {forecast.num_rejected} rejected"
     )
+    if forecast.num_unreachable:
+        console.print(f"{forecast.num_unreachable} rows wait for their photos: {forecast.outage}")
     chosen = forecast.chosen
     if chosen is None:
         return

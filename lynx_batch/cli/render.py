@@ -15,7 +15,7 @@ from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
 from lynx_batch.cli.targets import is_mp4, refuse_other_file
 from lynx_batch.config import RunConfig, load_run_config
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, LynxError
 
 if TYPE_CHECKING:
     from lynx_batch.execution.run import RunSummary
@@ -137,7 +137,9 @@ def _read_prompt(prompt: str) -> str:
     """What the file of that name says, if there is one; else the prompt itself, which may be longer than a name can be."""
     if not os.path.isfile(prompt):
         return prompt
+    from lynx_batch.intake.build import read_text
+
     try:
-        return Path(prompt).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(prompt).strip()
+    except LynxError as error:
         raise ConfigError(f"PROMPT {prompt}: must be a prompt or a text file in UTF-8: {error}") from error

@@ -21,14 +21,18 @@ from lynx_model.memory import ModelSize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """What a run would find and take. `num_timings` earlier clips corrected the shipped figures; for `num_unfit` clips no group has
-    the memory, by the estimate; `ways` is empty, and `chosen` None, if there is nothing to render.
+    """What a run would find and take. `num_unreachable` rows wait for photos that their hosts do not give, as `outage` says.
+
+    `num_timings` earlier clips corrected the shipped figures; for `num_unfit` clips no group has the memory, by the estimate; `ways`
+    is empty, and `chosen` None, if there is nothing to render.
     """
 
     num_rows: int
     num_committed: int
     num_given_up: int
     num_rejected: int
+    num_unreachable: int
+    outage: str
     num_to_render: int
     num_timings: int
     num_unfit: int
@@ -54,6 +58,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         num_committed=len(committed),
         num_given_up=len(given_up),
         num_rejected=len(prepared.rejections),
+        num_unreachable=len(prepared.unreachable),
+        outage=prepared.outage,
         num_to_render=len(clips),
         num_timings=len(timings),
         num_unfit=num_unfit(chosen.clips, cost, nodes) if chosen else 0,

@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import RunConfig, override
 from lynx_batch.delivery.video import encode_mp4
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, Transient
 from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.prepare import Selection, prepare_rows
 from lynx_batch.execution.staging import brought, find_model, stage
+from lynx_batch.inputs import read_photo_file
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 from lynx_model.faces.upright import describe_turn
@@ -49,7 +49,7 @@ def render_one(
     _make_room(out)
     source, faces = brought(find_model(config.model), config.faces, stage)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
-    picture = read_photo(storage.read_bytes(clip.request.photo_uri), is_parity=faces.parity)
+    picture = read_photo(read_photo_file(clip.request.photo_uri, config.inputs), is_parity=faces.parity)
     subject = reader.read(picture, face_index)
     if subject.turned_degrees:
         announce(f"{photo}: {describe_turn(subject.turned_degrees)}")
@@ -83,5 +83,6 @@ def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str
     origin = Origin(manifest="", folder=str(Path.cwd()))
     prepared = prepare_rows(config, row, origin, Selection(), datetime.now(UTC))
     for rejection in prepared.rejections:
-        raise ConfigError(f"{rejection.error_type}: {rejection.error}")
+        is_passing = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
+        raise (Transient if is_passing else ConfigError)(f"{rejection.error_type}: {rejection.error}")
     return prepared.clips[0]

@@ -66,7 +66,8 @@ class RunRecorder:
         self.editions = Editions(in_force={}, withdrawn={})
         self.clips_gone: tuple[str, ...] = ()
         self._output, self._run_id = output, run_id
-        self._rejections = prepared.rejections
+        self._unplanned = [(Outcome.REJECTED, rejection) for rejection in prepared.rejections]
+        self._unplanned += [(Outcome.ABANDONED, rejection) for rejection in prepared.unreachable]
         self._open: dict[str, list[ClipSpec]] = {}
         for clip in prepared.clips:
             self._open.setdefault(clip.clip_id, []).append(clip)
@@ -82,12 +83,12 @@ class RunRecorder:
         return [rows[0] for rows in self._open.values()]
 
     def settle_past(self) -> None:
-        """Settles and writes rows that were rejected at intake, and clips that earlier runs committed or gave up."""
-        for rejection in self._rejections:
+        """Settles and writes rows that never became clips, and clips that earlier runs committed or gave up."""
+        for outcome, rejection in self._unplanned:
             self._add(
                 RowOutcome(
                     row=rejection.row,
-                    outcome=Outcome.REJECTED,
+                    outcome=outcome,
                     ended_at=datetime.now(UTC),
                     error_type=rejection.error_type,
                     error=rejection.error,

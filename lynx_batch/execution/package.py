@@ -1,7 +1,8 @@
 """What travels with a submitted job: its run file, and the manifest and photos that lie on this machine.
 
-Nothing else of this machine does: any other path must be in a folder of `cluster.shared_paths`, or is refused. A run on several
-machines, where nothing travels, refuses photos outside of these folders, too.
+A photo travels only after it was decoded as a picture, so a row cannot make any other file travel. Any other path must be in a
+folder of `cluster.shared_paths`, or is refused. A run on several machines, where nothing travels, refuses photos outside of these
+folders, too.
 """
 
 import hashlib
@@ -17,17 +18,19 @@ import pyarrow as pa
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipRequest
-from lynx_batch.config import RunConfig, named_paths
+from lynx_batch.config import InputsConfig, RunConfig, named_paths
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.origin import ORIGIN_FILE
 from lynx_batch.execution.prepare import Selection, describe_problems, fit_to_model, identify_model, origin_of
+from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.check import check_rows, find_duplicates, reject_expired, wishes_of_requests
 from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
-from lynx_model.errors import MissingFile
+from lynx_model.errors import LynxError, MissingFile
+from lynx_model.faces.photo import read_photo
 
 MANIFEST_FILE = "manifest.parquet"
 MAX_FAULTS_SHOWN = 20
@@ -95,9 +98,10 @@ def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> R
     if photos or _is_private(config.manifest, config):
         _check_size(config.manifest, set(photos.values()))
         write_manifest(read_manifest(config.manifest).drop_columns([ROW]), str(folder / MANIFEST_FILE))
-        origin = origin_of(config).model_copy(update={"photos": _pack_photos(photos, folder)})
+        origin = origin_of(config).model_copy(update={"photos": _pack_photos(photos, config.inputs, folder)})
         (folder / ORIGIN_FILE).write_text(origin.model_dump_json(), encoding="utf-8")
         changes["manifest"] = MANIFEST_FILE
+        changes["inputs"] = config.inputs.model_copy(update={"allow": (*config.inputs.allow, ".")})
     return config.model_copy(update=changes)
 
 
@@ -121,13 +125,13 @@ def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
 
 def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> list[ClipRequest]:
     """The requests of the good rows. Raises ConfigError if `selection` wants all of them to be good."""
-    requests, problems = check_rows(manifest, config.defaults, folder_of(config.manifest))
+    requests, problems = check_rows(manifest, config.defaults, config.inputs, folder_of(config.manifest))
+    private = dict.fromkeys(r.subject_uri for r in requests if _is_private(r.subject_uri, config))
+    faults = {uri: rule for uri in private if (rule := _explain_picture(uri, config.inputs)) is not None}
     problems += [
-        RowProblem(
-            row=request.row, column="subject_uri", value=request.subject_uri, rule="must be a file on this machine"
-        )
+        RowProblem(row=request.row, column="subject_uri", value=request.subject_uri, rule=faults[request.subject_uri])
         for request in requests
-        if _is_private(request.subject_uri, config) and storage.stat(request.subject_uri) is None
+        if request.subject_uri in faults
     ]
     try:
         _, unfit, _ = fit_to_model(config, requests)
@@ -142,6 +146,21 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
     return [request for request in requests if request.row not in bad_rows]
 
 
+def _explain_picture(uri: str, inputs: InputsConfig) -> str | None:
+    try:
+        _read_picture(uri, inputs)
+    except LynxError as error:
+        return f"must be a photo on this machine: {error}"
+    return None
+
+
+def _read_picture(uri: str, inputs: InputsConfig) -> bytes:
+    """The file of a photo, which was decoded. Raises LynxError if it is none that `inputs` lets be read."""
+    content = read_photo_file(uri, inputs)
+    read_photo(content)
+    return content
+
+
 def _check_size(manifest: str, photos: set[Path]) -> None:
     num_bytes = sum(file.num_bytes for file in storage.list_files(manifest)) + sum(p.stat().st_size for p in photos)
     if num_bytes > MAX_PACKAGE_BYTES:
@@ -151,15 +170,15 @@ def _check_size(manifest: str, photos: set[Path]) -> None:
         )
 
 
-def _pack_photos(photos: dict[int, Path], folder: Path) -> dict[int, str]:
+def _pack_photos(photos: dict[int, Path], inputs: InputsConfig, folder: Path) -> dict[int, str]:
     """Copies each distinct photo into `folder` once; gives each row's path in it."""
     (folder / "photos").mkdir()
-    packed = {photo: _pack_photo(photo, folder) for photo in set(photos.values())}
+    packed = {photo: _pack_photo(photo, inputs, folder) for photo in set(photos.values())}
     return {row: packed[photo] for row, photo in photos.items()}
 
 
-def _pack_photo(photo: Path, folder: Path) -> str:
-    content = photo.read_bytes()
+def _pack_photo(photo: Path, inputs: InputsConfig, folder: Path) -> str:
+    content = _read_picture(str(photo), inputs)
     name = f"photos/{hashlib.sha256(content).hexdigest()}{photo.suffix}"
     (folder / name).write_bytes(content)
     return name

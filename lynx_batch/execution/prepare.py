@@ -1,7 +1,7 @@
 """Run file + manifest -> clips that can be rendered, and rows that cannot; before Ray or a GPU is asked for anything."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from lynx_batch import storage
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import ConfigError, StoreUnavailable
+from lynx_batch.errors import ConfigError
 from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.staging import find_model, fingerprint, outline, outlined
 from lynx_batch.intake.check import (
@@ -22,7 +22,7 @@ from lynx_batch.intake.check import (
     wishes_of_clips,
 )
 from lynx_batch.intake.manifest import folder_of, read_manifest
-from lynx_batch.intake.photos import hash_photos
+from lynx_batch.intake.photos import Photo, PhotoProblem, find_outages, hash_photos, host_of
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.storage import is_local
@@ -57,12 +57,18 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """Every row of the manifest, as a clip or a rejection."""
+    """Every row of the manifest, as a clip or a rejection.
+
+    `unreachable` are rows whose photos lie on hosts that gave hardly any, as `outage` says: they are not to blame, and end
+    abandoned.
+    """
 
     manifest: pa.Table
     identity: RenderIdentity
     clips: list[ClipSpec]
     rejections: list[Rejection]
+    unreachable: list[Rejection] = field(default_factory=list)
+    outage: str = ""
 
 
 def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Origin | None = None) -> PreparedRun:
@@ -86,7 +92,7 @@ def prepare_rows(
     config: RunConfig, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
 ) -> PreparedRun:
     """As `prepare`, of rows that were read already."""
-    requests, problems = check_rows(manifest, config.defaults, origin.folder)
+    requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
     requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
     requests, unfit, readings = fit_to_model(config, requests)
     problems += unfit
@@ -94,7 +100,10 @@ def prepare_rows(
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
     naming = find_naming(config, readings)
-    clips, unreadable = name_clips(requests, naming)
+    photos = hash_photos((request.photo_uri for request in requests), config.inputs)
+    outages = find_outages(photos)
+    unreachable, unreadable = _reject_unread(requests, photos, outages)
+    clips = name_clips(requests, naming, photos)
     duplicates = find_duplicates(wishes_of_clips(clips))
     if duplicates and not selection.allow_duplicates:
         raise ConfigError(describe_problems(duplicates))
@@ -103,6 +112,8 @@ def prepare_rows(
         identity=naming.identity,
         clips=clips,
         rejections=[*reject_invalid(problems, manifest, config.defaults, origin.folder), *expired, *unreadable],
+        unreachable=unreachable,
+        outage="; ".join(outages.values()),
     )
 
 
@@ -205,19 +216,25 @@ def describe_rejections(rejections: list[Rejection], output: str) -> str:
     return "\n".join(["rejected:", *lines])
 
 
-def name_clips(requests: list[ClipRequest], naming: Naming) -> tuple[list[ClipSpec], list[Rejection]]:
-    """The clips of the requests whose photos can be read, and the rejections of the others."""
-    clips, rejections = [], []
-    photos = hash_photos(request.photo_uri for request in requests)
+def name_clips(requests: Iterable[ClipRequest], naming: Naming, photos: Mapping[str, Photo]) -> list[ClipSpec]:
+    """The clips of the requests whose photos could be read; `photos` are from `hash_photos`."""
+    return [
+        identify(request, photo_sha256=photo, naming=naming)
+        for request in requests
+        if isinstance(photo := photos[request.photo_uri], str)
+    ]
+
+
+def _reject_unread(
+    requests: Iterable[ClipRequest], photos: Mapping[str, Photo], outages: Mapping[str, str]
+) -> tuple[list[Rejection], list[Rejection]]:
+    """The rows whose photos could not be read: those of a host's outage, and the others."""
+    unreachable, unreadable = list[Rejection](), list[Rejection]()
     for request in requests:
         photo = photos[request.photo_uri]
-        if isinstance(photo, str):
-            clips.append(identify(request, photo_sha256=photo, naming=naming))
-        elif photo.is_transient:
-            raise StoreUnavailable(f"row {request.row}: subject_uri cannot be read now: {photo.error}")
-        else:
+        if isinstance(photo, PhotoProblem):
+            is_outage = photo.is_transient and host_of(request.photo_uri) in outages
             error = f"subject_uri={photo.error}"  # which begins with the URI
-            rejections.append(
-                Rejection(row=request.row, error_type=photo.error_type, error=error, inputs=request.inputs)
-            )
-    return clips, rejections
+            rejection = Rejection(row=request.row, error_type=photo.error_type, error=error, inputs=request.inputs)
+            (unreachable if is_outage else unreadable).append(rejection)
+    return unreachable, unreadable

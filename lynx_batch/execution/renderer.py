@@ -33,6 +33,7 @@ from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.environment import software_versions
 from lynx_batch.execution.resume import SavedClips, delete_saved
 from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, WorkerSettings
+from lynx_batch.inputs import read_photo_file
 from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.outage import outlast
 from lynx_batch.planning.schedule import Fault
@@ -229,7 +230,7 @@ class Renderer:
 
     def _read_subject_once(self, photo: _Photo) -> Subject:
         try:
-            content = outlast(lambda: storage.read_bytes(photo.uri))
+            content = outlast(lambda: read_photo_file(photo.uri, self._settings.inputs))
         except StoreUnready:
             raise
         except StoreRefused as error:

@@ -101,9 +101,7 @@ def render(
         announce(_describe(run_id, prepared, recorder))
         if prepared.rejections:
             announce(describe_rejections(prepared.rejections, config.output))
-        stopped_by, is_refused = _render_open(
-            config, run_id, prepared.identity, recorder, watch, is_store_safe=is_store_safe
-        )
+        stopped_by, is_refused = _render_open(config, run_id, prepared, recorder, watch, is_store_safe=is_store_safe)
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
@@ -118,22 +116,22 @@ def render(
 def _render_open(
     config: RunConfig,
     run_id: str,
-    identity: RenderIdentity,
+    prepared: PreparedRun,
     recorder: RunRecorder,
     watch: Watch,
     *,
     is_store_safe: bool,
 ) -> tuple[str, bool]:
     """Renders what has not ended, as far as it comes, and ends the run; tells what stopped it, if anything did, and whether that
-    is a right that the store refuses.
+    is a right that the store refuses. Photos that a host did not give stop it at its end, so that it is run again.
     """
     refusal: StoreRefused | None = None
     stopped_by = "an error"
     try:
         if recorder.open_clips:
-            settings = _worker_settings(config, run_id, identity, is_store_safe=is_store_safe)
+            settings = _worker_settings(config, run_id, prepared.identity, is_store_safe=is_store_safe)
             _drive(config, settings, recorder, watch)
-        stopped_by = ""
+        stopped_by = prepared.outage
     except KeyboardInterrupt:
         stopped_by = "interrupted"
     except (HeadLost, TooManyFaults) as cause:
@@ -175,6 +173,7 @@ def _worker_settings(
         output=config.output,
         model=find_model(config.model),
         faces=config.faces,
+        inputs=config.inputs,
         engine=config.engine,
         identity=identity,
         plan=ParallelPlan(),
@@ -234,9 +233,12 @@ def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
         f"{len(recorder.open_clips)} to render",
         f"{recorder.num_rendered_elsewhere} rendered before",
     ]
-    num_given_up = recorder.counts.total() - recorder.num_rendered_elsewhere - len(prepared.rejections)
+    num_unplanned = len(prepared.rejections) + len(prepared.unreachable)
+    num_given_up = recorder.counts.total() - recorder.num_rendered_elsewhere - num_unplanned
     if num_given_up:
         parts.append(f"{num_given_up} given up before (`lynx-batch retry` takes them up again)")
     if prepared.rejections:
         parts.append(f"{len(prepared.rejections)} rejected")
+    if prepared.unreachable:
+        parts.append(f"{len(prepared.unreachable)} abandoned: {prepared.outage}")
     return f"run {run_id}: {', '.join(parts)}"

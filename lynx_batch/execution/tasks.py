@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec, RenderIdentity
-from lynx_batch.config import EngineConfig, FacesConfig
+from lynx_batch.config import EngineConfig, FacesConfig, InputsConfig
 from lynx_batch.errors import ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.trace import Span
@@ -20,6 +20,7 @@ class WorkerSettings:
     output: str
     model: ModelSource
     faces: FacesConfig
+    inputs: InputsConfig
     engine: EngineConfig
     identity: RenderIdentity
     plan: ParallelPlan

@@ -15,12 +15,13 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell, read_json
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import SCHEMA, explain_columns
-from lynx_batch.storage import list_files, read_bytes, redact, resolve
+from lynx_batch.storage import SizeLimit, list_files, read_bytes, redact, resolve
 
 log = structlog.get_logger()
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".mpo", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 MAX_FAULTS_SHOWN = 50
+TEXT_LIMIT = SizeLimit(256 * 2**20, "the most that is read of a text file")
 
 Line = tuple[int, dict[str, object] | str]
 """Number of a line, from 1, and its cells, or what is wrong with it as a whole."""
@@ -101,9 +102,9 @@ def read_prompts(uri: str) -> list[str]:
 
 
 def read_text(uri: str) -> str:
-    """Raises ConfigError if the file is not UTF-8."""
+    """Raises ConfigError if the file is not UTF-8, InputRefused if it is too large."""
     try:
-        return read_bytes(uri).decode("utf-8-sig")
+        return read_bytes(uri, TEXT_LIMIT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{redact(uri)}: must be UTF-8 ({error.reason} at byte {error.start})") from error
 

@@ -1,6 +1,5 @@
 """Rows of a manifest -> requests for clips, or everything that is wrong with them. Reads nothing."""
 
-import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -10,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule
-from lynx_batch.config import PARAM_FIELDS, DefaultsConfig
+from lynx_batch.config import PARAM_FIELDS, DefaultsConfig, InputsConfig
 from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW, SCHEMA
+from lynx_batch.photo_places import explain_photo
 from lynx_batch.storage import redact, resolve
 from lynx_model.errors import InvalidParams
 from lynx_model.ranges import choose_blocks, explain_step_ranges
@@ -21,24 +21,31 @@ from lynx_model.spec import RenderParams
 
 NUM_ROWS_AT_ONCE = 10_000
 CONSENT_EXPIRED, INVALID_ROW = "ConsentExpired", "InvalidRow"
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PARAM_COLUMNS = frozenset(field.name for field in fields(RenderParams)) & frozenset(SCHEMA.names)
 
 Wish = tuple[ClipRequest, Hashable]
 """A request and what it asks for, which is equal where that is the same clip."""
 
 
-def check_rows(table: pa.Table, defaults: DefaultsConfig, base: str) -> tuple[list[ClipRequest], list[RowProblem]]:
+def check_rows(
+    table: pa.Table, defaults: DefaultsConfig, inputs: InputsConfig, base: str
+) -> tuple[list[ClipRequest], list[RowProblem]]:
     """The requests of all good rows, and all problems of all bad ones, both in the rows' order.
 
     Args:
         table: From `read_manifest`.
         defaults: What a null cell means.
+        inputs: Where photos may lie.
         base: The folder that relative photos are in: `folder_of` the manifest.
     """
     requests, problems = [], []
     for cells in _rows(table):
-        faults = [*_explain_cells(cells), *explain_guidance(cells, defaults), *_explain_steps(cells, defaults)]
+        faults = [
+            *_explain_cells(cells),
+            *_explain_photo(cells, inputs, base),
+            *explain_guidance(cells, defaults),
+            *_explain_steps(cells, defaults),
+        ]
         problems += [RowProblem(row=cells[ROW], column=c, value=value, rule=rule) for c, value, rule in faults]
         if not faults:
             requests.append(_request(cells, defaults, base))
@@ -149,7 +156,16 @@ def _explain_cells(cells: Mapping[str, Any]) -> Iterator[Fault]:
         else:
             rule = OTHER_RULES[name](value) if name in OTHER_RULES else None
         if rule is not None:
-            yield name, redact(value) if name == "subject_uri" else value, rule
+            yield name, value, rule
+
+
+def _explain_photo(cells: Mapping[str, Any], inputs: InputsConfig, base: str) -> Iterator[Fault]:
+    uri = cells.get("subject_uri")
+    if uri is None:
+        return
+    rule = explain_photo(resolve(uri, base), inputs.allow) if uri.strip() else "must not be empty"
+    if rule is not None:
+        yield "subject_uri", redact(uri), rule
 
 
 def _explain_steps(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[Fault]:
@@ -164,12 +180,6 @@ def _explain_blocks(request: ClipRequest, num_blocks: int) -> Iterator[Fault]:
             yield error.field, error.value, error.rule
 
 
-def _explain_uri(uri: str) -> str | None:
-    if not uri.strip():
-        return "must not be empty"
-    return "must not hold line breaks or other control characters" if CONTROL.search(uri) else None
-
-
 def _explain_face_index(index: int) -> str | None:
     return None if index >= 0 else "must be at least 0"
 
@@ -180,7 +190,6 @@ def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
 
 
 OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
-    "subject_uri": _explain_uri,
     "face_index": _explain_face_index,
     "tags": _explain_tags,
 }

@@ -11,11 +11,12 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from lynx_batch.clip import ClipRequest
-from lynx_batch.config import FacesConfig
-from lynx_batch.errors import ConfigError, Permanent, Transient
+from lynx_batch.config import FacesConfig, InputsConfig
+from lynx_batch.errors import ConfigError, Permanent, PhotoUnreachable, StoreUnavailable, Transient
+from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.photos import PhotoProblem
 from lynx_batch.intake.problems import RowProblem
-from lynx_batch.storage import read_bytes, redact
+from lynx_batch.storage import redact
 from lynx_model.errors import FaceError, UnreadableImage
 
 if TYPE_CHECKING:
@@ -30,33 +31,34 @@ Portrait = tuple[str, int | None]
 Finding = PhotoProblem | int
 """Why a portrait cannot be used, or by how many degrees (not 0) its face is rotated clockwise."""
 
-_Task = tuple[str, Sequence[int | None], str, bool]
-"""A photo's URI, which of its faces are meant, the face pack, and whether it is read as the original does."""
+_Task = tuple[str, Sequence[int | None], FacesConfig, InputsConfig]
+"""A photo's URI, which of its faces are meant, and how it is searched and read."""
 
 _Findings = list[tuple[Portrait, Finding]]
 
 
 def check_faces(
-    portraits: Iterable[Portrait], faces: FacesConfig, num_processes: int | None = None
+    portraits: Iterable[Portrait], faces: FacesConfig, inputs: InputsConfig, num_processes: int | None = None
 ) -> dict[Portrait, Finding]:
     """A finding for each portrait that cannot be used or is rotated. Each distinct photo is read and searched once.
 
     Args:
         portraits: May repeat.
         faces: Only the pack's detector is needed, not the identity encoder.
+        inputs: What lets photos be read.
         num_processes: None is one for each CPU.
 
     Raises:
         ConfigError: If the libraries that find faces are not installed.
         MissingFile: If the face pack is not on this machine.
-        Transient: If a store cannot be reached, or a process dies before it has a photo, most likely for lack of memory.
+        Transient: If a process dies before it has a photo, most likely for lack of memory.
     """
     if find_spec("insightface") is None:
         raise ConfigError("check of photos: needs the extra [render]: pip install 'lynx-batch[render]'")
     indices: dict[str, list[int | None]] = {}
     for uri, face_index in dict.fromkeys(portraits):
         indices.setdefault(uri, []).append(face_index)
-    tasks = [(uri, wanted, faces.pack, faces.parity) for uri, wanted in indices.items()]
+    tasks = [(uri, wanted, faces, inputs) for uri, wanted in indices.items()]
     num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
     return {portrait: finding for found in _search_all(tasks, faces.pack, num_processes) for portrait, finding in found}
 
@@ -148,14 +150,15 @@ class _Searcher:
 
 
 def _check_photo(task: _Task) -> _Findings:
-    uri, wanted, pack, is_parity = task
+    uri, wanted, faces_config, inputs = task
     from lynx_model.faces.photo import read_photo
     from lynx_model.faces.upright import find_faces
 
-    detector = _detector(pack)
+    detector = _detector(faces_config.pack)
     try:
-        faces = find_faces(detector, read_photo(read_bytes(uri), is_parity=is_parity), is_parity=is_parity)
-    except Permanent as error:
+        photo = read_photo(read_photo_file(uri, inputs), is_parity=faces_config.parity)
+        faces = find_faces(detector, photo, is_parity=faces_config.parity)
+    except (Permanent, StoreUnavailable, PhotoUnreachable) as error:
         return [((uri, index), PhotoProblem.of(error)) for index in wanted]
     return [((uri, index), finding) for index in wanted if (finding := _check_face(faces, index))]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.errors import ConsentExpired
+from lynx_batch.errors import ConsentExpired, PhotoUnreachable
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
@@ -16,15 +16,15 @@ from lynx_batch.ledger.retries import RetryWish, read_wishes, write_wish
 from lynx_batch.ledger.runs import read_runs
 
 GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
-JUDGED_ANEW = ConsentExpired.__name__
-"""A consent that ran out while a run went on may have been renewed: each run looks at it before its first clip."""
+JUDGED_ANEW = frozenset({ConsentExpired.__name__, PhotoUnreachable.__name__})
+"""What each run looks at before its first clip: a consent may have been renewed, and a photo's host may answer again."""
 
 COMMIT_COLUMNS = [*filter(CommitRecord.model_fields.__contains__, SCHEMA.names), *STAGES, "rendered_by_run", "model"]
 
 
 def given_up_before(output: str, editions: Editions) -> pa.Table:
     """A metadata row for each clip whose wanted edition was rejected or failed, was not asked for again since, and is not
-    finished; not for those whose consent had expired.
+    finished; not for those that each run judges anew.
 
     Of a clip that was given up in a run's last minutes before it was killed, the row tells only that, when and why.
     """
@@ -37,7 +37,7 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
         for clip_id, row in last.items()
         if row["edition"] >= editions.wanted(clip_id)
         and not editions.is_finished(clip_id, row["edition"])
-        and row["error_type"] != JUDGED_ANEW
+        and row["error_type"] not in JUDGED_ANEW
         and not (clip_id in wishes and wishes[clip_id] > row["ended_at"])
     ]
     return pa.Table.from_pylist(kept, SCHEMA)

@@ -235,6 +235,7 @@ def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cl
         output=config.output,
         model=config.model.source,
         faces=config.faces,
+        inputs=config.inputs,
         engine=config.engine,
         identity=identify_model(config),
         plan=ParallelPlan(),

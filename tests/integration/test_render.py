@@ -28,6 +28,7 @@ from lynx_batch.ledger.runs import read_runs
 from tests import crashes
 from tests.integration.test_parallel import free_port
 from tests.models import BASE, MODEL, ROOT
+from tests.web import serve
 
 pytestmark = pytest.mark.ray
 
@@ -226,6 +227,28 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     retried = job.run()
     assert "2 to render" in retried.stdout
     assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 4 + ["rendered"]
+
+
+def test_a_host_that_gives_no_photos_holds_up_none_of_the_others_and_the_next_run_is_complete(
+    make_job: Callable[..., Job],
+) -> None:
+    with serve() as server:
+        rows = [row(f"{server.url}/{number}.jpg", f"Number {number}.", width=32) for number in range(5)]
+        inputs = {"allow": ["/", server.url], "max_tries": 1}
+        job = make_job([row(), *rows], steps=1, settings={"inputs": inputs})
+        for number in range(5):
+            server.put(f"/{number}.jpg", status=500)
+
+        stopped = job.run()
+
+        assert stopped.exit_code == 4, stopped.stderr
+        assert "5 of 5 photos of" in stopped.stdout
+        assert [told["outcome"] for told in job.metadata()] == ["rendered"] + ["abandoned"] * 5
+
+        for number in range(5):
+            server.put(f"/{number}.jpg", HOPPER.read_bytes())
+        assert job.run().exit_code == 0
+        assert [told["outcome"] for told in job.metadata()] == ["rendered"] * 6
 
 
 def test_bad_rows_are_all_told_before_anything_starts(make_job: Callable[..., Job]) -> None:

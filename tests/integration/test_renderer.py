@@ -18,6 +18,7 @@ from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, Work
 from lynx_batch.planning.schedule import Fault
 from lynx_model.spec import ParallelPlan
 from tests.integration.test_render import HOPPER, Job, row
+from tests.web import serve
 
 NUM_CLIPS = 4
 
@@ -37,6 +38,7 @@ def load(job: Job) -> tuple[Renderer, list[ClipSpec]]:
         output=config.output,
         model=config.model.source,
         faces=config.faces,
+        inputs=config.inputs,
         engine=config.engine,
         identity=prepared.identity,
         plan=ParallelPlan(),
@@ -124,3 +126,18 @@ def test_what_a_shared_denoising_raises_may_be_another_ranks_death(job: Job, mon
     monkeypatch.setattr(renderer, "_settings", replace(renderer._settings, plan=ParallelPlan.of_size(2)))
     shared = failure()
     assert [(f.fault, f.breaks_group) for f in (alone, shared)] == [(Fault.CLIP, False), (Fault.UNCLEAR, True)]
+
+
+def test_a_photo_that_its_server_gives_no_more_rejects_its_clip_and_leaves_the_group_ready(
+    tmp_path: Path, face_pack: Path
+) -> None:
+    with serve() as server:
+        uri = server.put("/a.jpg", Path(HOPPER).read_bytes())
+        settings = {"inputs": {"allow": [server.url], "max_tries": 1}}
+        renderer, (clip,) = load(Job(folder=tmp_path, face_pack=face_pack, rows=[row(uri)], steps=1, settings=settings))
+        server.put("/a.jpg", status=503)
+        failed = renderer.render(RenderTask(clip=clip, attempt="a"), lambda step, num_steps: None)
+        assert isinstance(failed, Failed)
+        assert (failed.error_type, failed.fault) == ("PhotoUnreachable", Fault.INPUT)
+        server.put("/a.jpg", Path(HOPPER).read_bytes())
+        assert isinstance(renderer.render(RenderTask(clip=clip, attempt="b"), lambda step, num_steps: None), Drawn)

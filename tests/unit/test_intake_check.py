@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynx_batch.clip import ClipRequest, ClipSpec
-from lynx_batch.config import DefaultsConfig
+from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.intake.check import (
     check_blocks,
     check_rows,
@@ -31,7 +31,7 @@ NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipRequest], list[RowProblem]]:
     table = pa.Table.from_pylist([GOOD | row for row in rows], schema=SCHEMA)
     table = table.add_column(0, "row", pa.array(range(10, 10 + len(rows)), pa.int64()))
-    return check_rows(table, DefaultsConfig(**defaults), "/photos")
+    return check_rows(table, DefaultsConfig(**defaults), InputsConfig(), "/photos")
 
 
 def request_of(row: dict[str, object], **defaults: object) -> ClipRequest:
@@ -266,7 +266,7 @@ def test_a_bad_row_is_rejected_with_all_that_it_holds() -> None:
     rows = [GOOD | {"seed": 7, "tags": [("team", None)], "width": 1}, GOOD, {"prompt": "Hi.", "subject_id": "ada"}]
     table = pa.Table.from_pylist(rows, schema=SCHEMA).add_column(0, "row", pa.array([4, 5, 6]))
     defaults = DefaultsConfig(height=320)
-    _, problems = check_rows(table, defaults, "/photos")
+    _, problems = check_rows(table, defaults, InputsConfig(), "/photos")
 
     first, second = reject_invalid(problems, table, defaults, "/photos")
 

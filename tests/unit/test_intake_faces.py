@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lynx_batch.config import FacesConfig
+from lynx_batch.config import FacesConfig, InputsConfig
 from lynx_batch.errors import LynxError
 from lynx_batch.intake.faces import check_faces
 from lynx_batch.intake.photos import PhotoProblem
@@ -36,7 +36,7 @@ def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_p
     Image.open(HOPPER).transpose(Image.Transpose.ROTATE_90).save(turned)
     portraits = [(COLLINS, None), (HOPPER, 0), (group, None), (group, 1), (group, 2), (blank, None)]
     portraits += [(broken, None), (missing, None), (COLLINS, None), (turned, None)]
-    findings = check_faces(portraits, FacesConfig(pack=str(face_pack)), num_processes=2)
+    findings = check_faces(portraits, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=2)
     problems = {portrait: finding for portrait, finding in findings.items() if isinstance(finding, PhotoProblem)}
     assert findings.keys() - problems.keys() == {(turned, None)}
     assert findings[turned, None] == 270
@@ -57,7 +57,7 @@ def test_a_photo_that_kills_the_process_that_searches_it_is_named_and_the_others
     killer = str(crashes.write_crashing(tmp_path / "killer.jpg", Path(COLLINS)))
     Image.new("RGB", (200, 200), "grey").save(tmp_path / "blank.png")
     portraits = [(killer, None), (killer, 1), (COLLINS, None), (HOPPER, 0), (str(tmp_path / "blank.png"), None)]
-    problems = check_faces(portraits, FacesConfig(pack=str(face_pack)), num_processes=2)
+    problems = check_faces(portraits, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=2)
     assert {portrait: problem.error_type for portrait, problem in problems.items()} == {
         (killer, None): "UnreadableImage",
         (killer, 1): "UnreadableImage",
@@ -68,9 +68,9 @@ def test_a_photo_that_kills_the_process_that_searches_it_is_named_and_the_others
 
 def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="face pack"):
-        check_faces([(COLLINS, None)], FacesConfig(pack=str(tmp_path / "none")))
+        check_faces([(COLLINS, None)], FacesConfig(pack=str(tmp_path / "none")), InputsConfig())
 
 
 def test_no_portraits_have_no_problems() -> None:
-    assert check_faces([], FacesConfig()) == {}
+    assert check_faces([], FacesConfig(), InputsConfig()) == {}
     assert issubclass(MissingFile, LynxError)

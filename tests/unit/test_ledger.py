@@ -227,10 +227,11 @@ def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> No
     assert given_up(output) == {"ab12": "rejected"}
 
 
-def test_a_consent_that_expired_in_mid_run_is_no_last_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error_type", ["ConsentExpired", "PhotoUnreachable"])
+def test_what_each_run_judges_anew_is_no_last_word(tmp_path: Path, error_type: str) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    write_metadata(output, "run", [replace(ended(Outcome.REJECTED, clip()), error_type="ConsentExpired")])
+    write_metadata(output, "run", [replace(ended(Outcome.REJECTED, clip()), error_type=error_type)])
     assert given_up(output) == {}
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynx_batch.config import DefaultsConfig
+from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.check import check_rows, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
@@ -137,7 +137,7 @@ def test_a_time_that_spark_wrote_is_the_one_that_was_meant(tmp_path: Path, year:
 
 def test_a_consent_for_ever_that_spark_wrote_is_valid_for_ever() -> None:
     table = read_manifest(str(Path(__file__).parents[1] / "data" / "consent-int96-9999.parquet"))
-    requests, problems = check_rows(table, DefaultsConfig(), "/photos")
+    requests, problems = check_rows(table, DefaultsConfig(), InputsConfig(), "/photos")
     assert problems == []
     kept, expired = reject_expired(requests, datetime(2029, 1, 1, tzinfo=UTC))
     assert ([request.row for request in kept], expired) == ([0, 1], [])

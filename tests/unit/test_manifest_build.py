@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lynx_batch.config import DefaultsConfig
+from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
 from lynx_batch.intake.check import check_rows
@@ -99,7 +99,7 @@ def test_photos_of_a_built_manifest_are_found_from_where_it_was_written(
     assert table["subject_uri"][0].as_py() == "../../photos/grace-hopper.PNG"
     monkeypatch.chdir("/")
     uri = str(tmp_path / out)
-    requests, _ = check_rows(read_manifest(uri), DefaultsConfig(), folder_of(uri))
+    requests, _ = check_rows(read_manifest(uri), DefaultsConfig(), InputsConfig(), folder_of(uri))
     for request in requests:
         assert os.path.isabs(request.subject_uri)
         assert Path(request.subject_uri).read_bytes() == b"x"

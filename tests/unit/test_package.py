@@ -1,12 +1,14 @@
 """What travels with a submitted job, and what is refused before a cluster is asked for anything."""
 
 import hashlib
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, load_run_config, parse_run_config
@@ -189,10 +191,45 @@ def test_every_bad_row_is_named(home: Path, folder: Path, face_pack: Path) -> No
 
 
 def test_photos_that_are_too_many_to_travel_are_refused(home: Path, folder: Path, face_pack: Path) -> None:
-    with (home / "huge.jpg").open("wb") as file:
-        file.truncate(MAX_PACKAGE_BYTES)
-    with pytest.raises(ConfigError, match="with 1 photos of this machine it has 90 MiB"):
-        pack(run_config(home, face_pack, [row("huge.jpg")]), Selection(), folder)
+    rows = [row(f"{name}.bmp") for name in ("first", "second")]
+    for name in ("first", "second"):
+        Image.new("RGB", (4000, 4000), {"first": "red", "second": "blue"}[name]).save(home / f"{name}.bmp")
+    assert 2 * (home / "first.bmp").stat().st_size > MAX_PACKAGE_BYTES
+    with pytest.raises(ConfigError, match="with 2 photos of this machine it has 92 MiB"):
+        pack(run_config(home, face_pack, rows), Selection(), folder)
+
+
+def test_only_what_is_a_photo_travels(home: Path, folder: Path, face_pack: Path) -> None:
+    (home / "notes.jpg").write_text("user:password", encoding="utf-8")
+    os.mkfifo(home / "pipe.jpg")
+    (home / "link.jpg").symlink_to("/etc/passwd")
+    names = [
+        "/etc/passwd",
+        "notes.jpg",
+        "pipe.jpg",
+        "link.jpg",
+        "/dev/zero",
+        str(home),
+        "photos",
+        "local:///etc/passwd",
+    ]
+    rows = [row(name, str(number)) for number, name in enumerate([*names, COLLINS])]
+    config = run_config(home, face_pack, rows)
+    with pytest.raises(ConfigError) as caught:
+        pack(config, Selection(), folder)
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        f"row {number}" for number in (7, *range(7))
+    ]
+    package = pack(config, Selection(allow_invalid=True), folder)
+    assert [file.read_bytes() for file in (package.folder / "photos").iterdir()] == [COLLINS.read_bytes()]
+
+
+def test_photos_of_a_narrow_place_are_allowed_where_they_travel_to(home: Path, folder: Path, face_pack: Path) -> None:
+    config = run_config(home, face_pack, [row("photos/eileen-collins.jpg")], inputs={"allow": [str(home / "photos")]})
+    package = pack(config, Selection(), folder)
+    assert len(prepared_there(package, Selection()).clips) == 1
+    with pytest.raises(ConfigError, match=r"must lie at or below one of inputs\.allow"):
+        pack(run_config(home, face_pack, [row(HOPPER)], inputs={"allow": [str(home)]}), Selection(), folder)
 
 
 def test_a_model_that_is_not_here_is_left_to_the_cluster(home: Path, folder: Path, face_pack: Path) -> None:

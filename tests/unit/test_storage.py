@@ -106,30 +106,9 @@ def test_relative_uris_start_from_their_folder(uri: str, base: str, expected: st
     assert storage.resolve(uri, base) == expected
 
 
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("https://host/a.jpg?X-Amz-Signature=abc", "https://host/a.jpg"),
-        ("https://user:secret@host/a.jpg", "https://host/a.jpg"),
-        ("abfs://container@account/a.jpg", "abfs://container@account/a.jpg"),
-        ("/photos/what?.jpg", "/photos/what?.jpg"),
-    ],
-)
-def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
-    assert storage.redact(uri) == shown
-
-
 def test_an_unknown_scheme_is_an_error_of_the_one_who_wrote_it() -> None:
     with pytest.raises(ConfigError, match="nosuch"):
         storage.read_bytes("nosuch://bucket/a")
-
-
-def test_nothing_in_a_run_file_keeps_its_secrets() -> None:
-    content = {"manifest": "https://h/m.parquet?sig=x", "model": {"loras": ({"file": "s3://key@b/a", "scale": 0.5},)}}
-    assert storage.redact_all(content) == {
-        "manifest": "https://h/m.parquet",
-        "model": {"loras": [{"file": "s3://b/a", "scale": 0.5}]},
-    }
 
 
 class Refusal(BaseHTTPRequestHandler):

@@ -1,0 +1,168 @@
+"""Where photos may lie: URIs compared with the places of `inputs.allow`, as they are written. Reads nothing, asks no name server."""
+
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from posixpath import normpath
+from urllib.parse import unquote, urlsplit
+
+ANYWHERE = ("/", "s3://", "gs://", "az://", "http://", "https://")
+"""Local files, the three stores and the web."""
+
+WEB = frozenset({"http", "https"})
+STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+
+INWARD = "must not lie at a loopback or link-local address, unless inputs.allow names its host"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_MISSPELT = re.compile(r"(^|/)\s*(https?|s3a?|gs|gcs|az|abfss?|file):(/[^/]|$)", re.IGNORECASE)
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[a-z-]*:s3[a-z-]*:[^/@]+")
+_CONTAINER = re.compile(r"[A-Za-z0-9$-]{1,63}(@[A-Za-z0-9.-]+)?")
+_HOST = re.compile(r"[a-z0-9_-]([a-z0-9_.-]{0,251}[a-z0-9_-])?\.?|\[[0-9a-f:.]+\]")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file, or a folder with everything below it. No scheme is this machine; no host is every host or bucket of the scheme."""
+
+    scheme: str
+    host: str
+    path: tuple[str, ...]
+
+    def holds(self, other: "Place") -> bool:
+        """Whether `other` is this place or lies below it; a server may take `..` in a path for a way out."""
+        if self.scheme != other.scheme or self.host not in ("", other.host):
+            return False
+        is_everything = not self.host and not self.path
+        return is_everything or (other.path[: len(self.path)] == self.path and ".." not in other.path)
+
+
+@lru_cache(maxsize=10_000)
+def locate(uri: str) -> Place:
+    """The place that an absolute path or URI names.
+
+    Raises:
+        ValueError: If it is malformed or chained; the error's text is the rule, without a word of the URI.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if _CONTROL.search(uri):
+        raise ValueError("must not hold line breaks or other control characters")
+    if scheme not in WEB and _MISSPELT.search(rest or uri):
+        raise ValueError("must have :// after its scheme")
+    if not separator or scheme == "file":
+        return _locate_file(rest if separator else uri)
+    if "::" in scheme or (scheme not in WEB and "::" in rest.partition("/")[2]):
+        raise ValueError("must not be a chained URL (`::`)")
+    if not _SCHEME.fullmatch(scheme):
+        raise ValueError("must begin with a scheme in small letters, such as https://")
+    if scheme in WEB:
+        return _locate_web(uri)
+    if scheme in STORES:
+        return _locate_object(scheme, rest)
+    raise ValueError(f"must be a local file or begin with one of {', '.join(f'{s}://' for s in sorted(STORES | WEB))}")
+
+
+def explain_entry(entry: str) -> str | None:
+    """What is wrong with `entry` as one of the places where photos may lie."""
+    scheme, separator, rest = entry.partition("://")
+    if separator and not rest and scheme in STORES | WEB:
+        return None
+    try:
+        locate(entry)
+    except ValueError as rule:
+        return str(rule)
+    if not separator and not entry.startswith("/"):
+        return "must be an absolute folder, or a URI such as s3://bucket/photos/"
+    is_plain = "?" not in rest and not (scheme in WEB and ("#" in rest or "@" in rest.partition("/")[0]))
+    return None if is_plain else "must not hold a user, a query or a fragment"
+
+
+def explain_photo(uri: str, allow: Sequence[str]) -> str | None:
+    """What is wrong with `uri`, an absolute one, as the place of a photo, as far as it shows without asking anybody."""
+    try:
+        place = locate(uri)
+    except ValueError as rule:
+        return str(rule)
+    if place.scheme not in WEB and (not place.path or uri.endswith("/")):
+        return "must name a file"
+    holders = [entry for entry in map(_locate_entry, allow) if entry.holds(place)]
+    if not holders:
+        return f"must lie at or below one of inputs.allow, which are {', '.join(allow)}"
+    if place.scheme in WEB and is_inward(host_of(place)) and not any(entry.host for entry in holders):
+        return INWARD
+    return None
+
+
+def is_named(uri: str, allow: Sequence[str]) -> bool:
+    """Whether a place of `allow` names the host of `uri`, so that it may have any address."""
+    place = locate(uri)
+    return any(entry.host and entry.holds(place) for entry in map(_locate_entry, allow))
+
+
+def host_of(place: Place) -> str:
+    """The host alone, as resolvers take it: without port and brackets."""
+    return place.host.rpartition(":")[0].strip("[]")
+
+
+def port_of(place: Place) -> int:
+    return int(place.host.rpartition(":")[2])
+
+
+def is_inward(host: str) -> bool:
+    """Whether `host`, a name or an address in any spelling, means this machine or its link. Asks no name server."""
+    name = host.rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return False
+    return any(_is_inward_address(str(address[0])) for *_, address in found)
+
+
+def _is_inward_address(text: str) -> bool:
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
+def _locate_entry(entry: str) -> Place:
+    scheme, separator, rest = entry.partition("://")
+    return Place(scheme, "", ()) if separator and not rest else locate(entry)
+
+
+def _locate_file(path: str) -> Place:
+    if not path.startswith("/"):
+        raise ValueError("must be file:/// and an absolute path")
+    return Place("", "", tuple(filter(None, normpath(path).split("/"))))
+
+
+def _locate_object(scheme: str, rest: str) -> Place:
+    bucket, _, key = rest.partition("/")
+    names = _CONTAINER if scheme in ("az", "abfs", "abfss") else _BUCKET
+    if not names.fullmatch(bucket):
+        raise ValueError(f"must name a bucket after {scheme}://, of letters, digits and . _ -")
+    return Place(scheme, bucket, _split(key))
+
+
+def _locate_web(uri: str) -> Place:
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        host = (parts.hostname or "").encode("idna").decode().lower()
+    except ValueError:  # its text may hold a password
+        raise ValueError("must be a URL with a valid host and a port of 1 to 65535") from None
+    host = f"[{host}]" if ":" in host else host.rstrip(".")
+    if not _HOST.fullmatch(host) or parts.port == 0:
+        raise ValueError("must be a URL with a valid host and a port of 1 to 65535")
+    return Place(parts.scheme, f"{host}:{port}", _split(unquote(parts.path).replace("\\", "/")))
+
+
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(path.removeprefix("/").removesuffix("/").split("/")) if path.strip("/") else ()

@@ -1,0 +1,183 @@
+"""Where photos may lie."""
+
+import pytest
+
+from lynx_batch.photo_places import ANYWHERE, explain_entry, explain_photo, is_inward, is_named
+
+BAD_HOST = "must be a URL with a valid host and a port of 1 to 65535"
+CHAINED = "must not be a chained URL (`::`)"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/photos/a.jpg",
+        "file:///photos/a.jpg",
+        "/photos/what? 100% #1.jpg",
+        "/photos/::/a.jpg",
+        "s3://bucket/a.jpg",
+        "s3://my_Bucket.1/a b/../c.jpg",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/a.jpg",
+        "gs://bucket/a.jpg",
+        "az://container/a.jpg",
+        "az://container@account.dfs.core.windows.net/a.jpg",
+        "https://host/a.jpg?X-Amz-Signature=a%2Fb::c#x",
+        "http://user:secret@host:8080/a.jpg",
+        "https://bücher.example/ä.jpg",
+        "https://host./a.jpg",
+        "https://host",
+        "http://[2001:db8::1]:8080/a.jpg",
+        "http://10.0.0.1/a.jpg",
+    ],
+)
+def test_local_files_three_stores_and_the_web_are_places_of_photos(uri: str) -> None:
+    assert explain_photo(uri, ANYWHERE) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "rule"),
+    [
+        ("/a\n.jpg", "control characters"),
+        ("/", "must name a file"),
+        ("/photos/", "must name a file"),
+        ("a.jpg", "must be file:/// and an absolute path"),
+        ("file://localhost/a.jpg", "must be file:/// and an absolute path"),
+        ("/photos/https:/host/a.jpg", "must have :// after its scheme"),
+        ("s3://bucket/folder/https:/host/a.jpg", "must have :// after its scheme"),
+        ("s3://", "must name a bucket"),
+        ("s3:///a.jpg", "must name a bucket"),
+        ("s3://bucket", "must name a file"),
+        ("s3://bucket/", "must name a file"),
+        ("s3://bucket/folder/", "must name a file"),
+        ("s3://buck et/a.jpg", "must name a bucket"),
+        ("s3://bucket:99999/a.jpg", "must name a bucket"),
+        ("s3://key:secret@bucket/a.jpg", "must name a bucket"),
+        ("s3://key@bucket/a.jpg", "must name a bucket"),
+        ("s3://bücket/a.jpg", "must name a bucket"),
+        ("s3://[::1]/a.jpg", "must name a bucket"),
+        ("az://con_tainer/a.jpg", "must name a bucket"),
+        ("S3://bucket/a.jpg", "scheme in small letters"),
+        ("HTTPS://host/a.jpg", "scheme in small letters"),
+        (" https://host/a.jpg", "scheme in small letters"),
+        ("://host/a.jpg", "scheme in small letters"),
+        ("s3a://bucket/a.jpg", "must lie at or below one of inputs.allow"),
+        ("local:///etc/passwd", "must be a local file or begin with one of"),
+        ("memory://a.jpg", "must be a local file or begin with one of"),
+        ("github://org:repo@main/a.jpg", "must be a local file or begin with one of"),
+        ("ftp://host/a.jpg", "must be a local file or begin with one of"),
+        ("data://text/plain,a", "must be a local file or begin with one of"),
+        ("simplecache::file:///etc/passwd", CHAINED),
+        ("filecache::https://host/a.jpg", CHAINED),
+        ("zip://a.jpg::/etc/a.zip", "must be a local file or begin with one of"),
+        ("zip://a/b.jpg::s3://bucket/a.zip", CHAINED),
+        ("s3://bucket/a::b.jpg", CHAINED),
+        ("s3://bucket/a.jpg::simplecache", CHAINED),
+        ("http://", BAD_HOST),
+        ("http:///a.jpg", BAD_HOST),
+        ("http://host:port/a.jpg", BAD_HOST),
+        ("http://host:0/a.jpg", BAD_HOST),
+        ("http://host:99999/a.jpg", BAD_HOST),
+        ("http://user:se/cret@host/a.jpg", BAD_HOST),
+        ("http://[::1/a.jpg", BAD_HOST),
+        ("http://[nonsense]/a.jpg", BAD_HOST),
+        ("http://[fe80::1%25eth0]/a.jpg", BAD_HOST),
+        ("http://ho st/a.jpg", BAD_HOST),
+        ("http://h%6Fst/a.jpg", BAD_HOST),
+        ("http://.host/a.jpg", BAD_HOST),
+        ("http://a..b/a.jpg", BAD_HOST),
+        (f"http://{'a' * 64}.example/a.jpg", BAD_HOST),
+        ("http://host＠evil/a.jpg", BAD_HOST),
+        ("https://good.example\\@evil.example:x/a.jpg", BAD_HOST),
+        ("http://127.0.0.1/a.jpg", "loopback"),
+        ("http://user@127.0.0.1:80/a.jpg", "loopback"),
+        ("http://127.1/a.jpg", "loopback"),
+        ("http://2130706433/a.jpg", "loopback"),
+        ("http://0x7f.0.0.1/a.jpg", "loopback"),
+        ("http://0/a.jpg", "loopback"),
+        ("http://[::1]/a.jpg", "loopback"),
+        ("http://[::]/a.jpg", "loopback"),
+        ("http://[::ffff:127.0.0.1]/a.jpg", "loopback"),
+        ("http://[fe80::1]/a.jpg", "loopback"),
+        ("http://１２７.0.0.1/a.jpg", "loopback"),
+        ("http://LOCALHOST./a.jpg", "loopback"),
+        ("http://a.localhost/a.jpg", "loopback"),
+        ("http://169.254.169.254/latest/meta-data/", "loopback"),
+    ],
+)
+def test_what_is_no_place_of_a_photo_breaks_a_rule_that_tells_nothing_of_it(uri: str, rule: str) -> None:
+    found = explain_photo(uri, ANYWHERE)
+    assert found is not None
+    assert rule in found
+    assert "se/cret" not in found
+
+
+@pytest.mark.parametrize(
+    ("entry", "inside", "outside"),
+    [
+        ("/data/photos/", ["/data/photos/a.jpg", "file:///data/photos/b/a.jpg", "/x/../data/photos/a.jpg"], []),
+        (
+            "/data/photos",
+            ["/data/photos/a.jpg"],
+            ["/data/photos2/a.jpg", "/data/photos/../a.jpg", "s3://data/photos/a"],
+        ),
+        ("file:///data", ["/data/a.jpg"], ["/a.jpg"]),
+        ("s3://buck", ["s3://buck/a.jpg"], ["s3://bucket-of-somebody-else/a.jpg", "gs://buck/a.jpg", "/buck/a.jpg"]),
+        ("s3://b/faces/", ["s3://b/faces/x/a.jpg"], ["s3://b/faces2/a.jpg", "s3://b/a.jpg", "s3://b/faces/../a.jpg"]),
+        ("s3a://", ["s3a://b/a.jpg"], ["s3://b/a.jpg"]),
+        (
+            "https://h/",
+            ["https://H:443/a.jpg", "https://u:p@h/a.jpg"],
+            ["https://h.evil/a.jpg", "https://h@evil/a.jpg"],
+        ),
+        ("https://h", ["https://h./a.jpg"], ["http://h/a.jpg", "https://h:444/a.jpg", "https://evil/https://h/"]),
+        ("https://h/faces", ["https://h/faces/a.jpg?x", "https://h/f%61ces/a.jpg"], ["https://h/facesx/a.jpg"]),
+        (
+            "https://h/faces/",
+            [],
+            ["https://h/faces/../a.jpg", "https://h/faces/%2e%2E/a.jpg", "https://h/faces/..%2fa.jpg"],
+        ),
+        ("https://h/faces", [], ["https://h/faces\\..\\a.jpg", "https://h/", "https://h"]),
+        (
+            "http://127.0.0.1:8000/",
+            ["http://127.0.0.1:8000/a.jpg"],
+            ["http://127.0.0.1/a.jpg", "http://127.0.0.2:8000/a"],
+        ),
+    ],
+)
+def test_a_place_is_itself_and_all_below_it(entry: str, inside: list[str], outside: list[str]) -> None:
+    assert explain_entry(entry) is None
+    assert [explain_photo(uri, [entry]) for uri in inside] == [None] * len(inside)
+    rules = [explain_photo(uri, [entry]) for uri in outside]
+    assert all(rule is not None and "must lie at or below one of inputs.allow" in rule for rule in rules)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        "photos",
+        "s3",
+        "s3:/",
+        "memory://",
+        "file://photos",
+        "https://u:p@h/",
+        "https://h/?x",
+        "s3://b?x",
+        "simplecache::s3://b",
+    ],
+)
+def test_a_place_of_the_run_file_that_is_none_is_told(entry: str) -> None:
+    assert explain_entry(entry) is not None
+
+
+def test_an_address_is_inward_in_any_spelling() -> None:
+    inward = ["127.0.0.1", "127.1", "0", "::1", "::ffff:169.254.1.1", "fe80::1", "localhost", "Localhost".lower() + "."]
+    assert [host for host in inward if not is_inward(host)] == []
+    assert [
+        host for host in ["10.0.0.1", "8.8.8.8", "2001:db8::1", "host", "localhost.example"] if is_inward(host)
+    ] == []
+
+
+def test_only_a_place_with_a_host_names_one() -> None:
+    assert is_named("http://127.0.0.1:8000/a.jpg", ["http://", "http://127.0.0.1:8000/"])
+    assert not is_named("http://127.0.0.1:8000/a.jpg", ["http://", "http://127.0.0.1:8001/"])
