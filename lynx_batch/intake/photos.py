@@ -6,7 +6,7 @@ The memory is a JSON file in the user's cache folder. It holds digests of URIs, 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -66,16 +66,24 @@ def hash_photos(uris: Iterable[str], inputs: InputsConfig) -> dict[str, Photo]:
 
     A host that answers nothing is given up after some photos, as each would take as long.
 
-    Raises StoreUnready if credentials or configuration of a store's client are not fit to read any.
+    Raises StoreUnready if that is what is wrong with most of them: credentials or configuration of a store's client.
     """
     distinct = list(dict.fromkeys(uris))
     reader = _Reader(inputs, _recall())
     with ThreadPoolExecutor(NUM_PARALLEL_PHOTOS, thread_name_prefix="photos") as pool:
         found = list(pool.map(reader.read, distinct))
+    _refuse_unready([photo for _, photo in found])
     fresh = {key: photo for key, photo in found if key and isinstance(photo, str) and key not in reader.memory}
     if fresh:
         _remember({**fresh, **reader.memory})
     return {uri: photo for uri, (_, photo) in zip(distinct, found, strict=True)}
+
+
+def _refuse_unready(photos: Sequence[Photo]) -> None:
+    """Raises StoreUnready if most photos met it: then whoever runs this must mend something. Else it is about some rows alone."""
+    unready = [p.error for p in photos if isinstance(p, PhotoProblem) and p.error_type == StoreUnready.__name__]
+    if len(unready) > len(photos) / 2:
+        raise StoreUnready(unready[0])
 
 
 def find_outages(photos: Mapping[str, Photo]) -> dict[str, str]:
@@ -114,8 +122,6 @@ class _Reader:
         try:
             self._stop_if_silent(uri, host)
             key, photo = self._read(uri)
-        except StoreUnready:  # nothing that is wrong with a photo
-            raise
         except LynxError as error:
             problem = PhotoProblem.of(error, uri)
             if problem.cause in SILENCE:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lynx_batch.config import InputsConfig
+from lynx_batch.errors import StoreUnready
 from lynx_batch.intake.photos import PhotoProblem, find_outages, hash_photos
 from tests.web import serve
 
@@ -29,6 +30,19 @@ def write_photos(folder: Path, num_photos: int) -> dict[str, str]:
         (folder / f"{index}.jpg").write_bytes(content)
         hashes[str(folder / f"{index}.jpg")] = hashlib.sha256(content).hexdigest()
     return hashes
+
+
+def test_a_store_that_is_not_set_up_stops_a_run_only_if_most_photos_lie_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+    here = tmp_path / "a.jpg"
+    here.write_bytes(b"a")
+    found = hash_photos([str(here), "s3://bucket/b.jpg"], InputsConfig())
+    assert isinstance(found[str(here)], str)
+    assert found["s3://bucket/b.jpg"].error_type == "StoreUnready"
+    with pytest.raises(StoreUnready, match=r"AWS_CA_BUNDLE=.*must be a file that can be read"):
+        hash_photos([str(here), "s3://bucket/b.jpg", "s3://bucket/c.jpg"], InputsConfig())
 
 
 def test_each_photo_is_named_by_its_content(tmp_path: Path) -> None:
