@@ -18,6 +18,7 @@ from lynx_batch.execution.prepare import identify_model
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from tests.conftest import ROOT
 from tests.models import BASE, MODEL
+from tests.stores import refusing_server, use_endpoint
 from tests.unit.test_cli_light import HEAVY, modules_after
 from tests.unit.test_ledger import NOW, record, write_metadata
 from tests.unit.test_schedule import clip
@@ -62,11 +63,13 @@ def test_a_model_in_a_bucket_writes_nothing_outside_of_the_cache(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("../../../planted/y.pth", f"{tmp_path}/planted/y.pth"):
-        uri = put_naming(name, f"memory://{tmp_path.name}")
-        result = CliRunner().invoke(app, ["plan", str(run_file), "--gpus", "1xH100", "--set", f"model.base={uri}"])
-        assert result.exit_code == 2
-        assert f"{uri}/lynx-fingerprint.json: file name {name!r}: must be relative and stay below" in result.output
+    with refusing_server() as server:
+        use_endpoint(server.url, monkeypatch)
+        for name in ("../../../planted/y.pth", f"{tmp_path}/planted/y.pth"):
+            uri = put_naming(name, "s3://bucket")
+            result = CliRunner().invoke(app, ["plan", str(run_file), "--gpus", "1xH100", "--set", f"model.base={uri}"])
+            assert result.exit_code == 2
+            assert f"{uri}/lynx-fingerprint.json: file name {name!r}: must be relative and stay below" in result.output
     assert not list(tmp_path.rglob("planted"))
 
 

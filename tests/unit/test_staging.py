@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,15 +21,18 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
 from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
 from tests.models import BASE, MODEL
+from tests.stores import refusing_server, use_endpoint
 
 FULL = MODEL / "lynx_full"
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store of this test's own, on a machine with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return f"memory://{tmp_path.name}"
+    with refusing_server() as server:
+        use_endpoint(server.url, monkeypatch)
+        yield "s3://bucket/models"
 
 
 def put(folder: Path, store: str) -> str:
@@ -144,7 +147,7 @@ def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: st
     assert kept is not None
     files = {path: type(digest)(sha256=digest.sha256, num_bytes=10**18) for path, digest in kept.files.items()}
     keep_fingerprint(tmp_path / "huge", Fingerprint(files=files))
-    with pytest.raises(Transient, match=r"needs \d+\.0 GB for memory.*its disk has"):
+    with pytest.raises(Transient, match=r"needs \d+\.0 GB for s3:.*its disk has"):
         stage(put(tmp_path / "huge", store))
 
 
