@@ -50,7 +50,8 @@ def a_node_killed(trial: Trial) -> None:
 
 
 def a_raylet_killed(trial: Trial) -> None:
-    trial.breaks = LOST
+    """That of the only group, as another might still be loading."""
+    trial.breaks, trial.options = LOST, ("--set", "cluster.max_groups=1")
     trial.arena.gate.at(Moment.AFTER, COMMIT, lambda: trial.arena.kill_raylet(trial.arena.busy_node()))
 
 

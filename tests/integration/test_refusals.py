@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_batch.ledger.commits import committed_clip_ids
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
 from tests.integration.test_render import Job, row
@@ -44,7 +44,7 @@ def test_a_refusal_in_mid_run_ends_it_soon_and_the_next_run_goes_on(
     job: Job, store: Refusals, what: str, status: int, code: str, exit_code: int, told: str
 ) -> None:
     process = job.start()
-    while not committed_clip_ids(OUTPUT):
+    while not list_editions(OUTPUT).in_force:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)  # another process is watched
     refused_s = time.monotonic()
@@ -55,9 +55,9 @@ def test_a_refusal_in_mid_run_ends_it_soon_and_the_next_run_goes_on(
     assert time.monotonic() - refused_s < SOON_S
     store.method = "none"
 
-    num_committed = len(committed_clip_ids(OUTPUT))
+    num_committed = len(list_editions(OUTPUT).in_force)
     assert job.run().exit_code == 0
-    assert len(committed_clip_ids(OUTPUT)) == NUM_CLIPS > num_committed
+    assert len(list_editions(OUTPUT).in_force) == NUM_CLIPS > num_committed
     assert max(read_metadata(OUTPUT, ["attempts"])["attempts"].to_pylist()) <= 1
     if what:  # else nothing can be told of the run's end, either
         first = read_runs(OUTPUT)[0]
