@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lynx_batch.cli import exits
+from lynx_batch import exits
 from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.clips import export, prune, verify
 from lynx_batch.cli.console import say, say_error, show_bug
@@ -20,6 +20,7 @@ from lynx_batch.cli.models import models_app
 from lynx_batch.cli.plan import plan
 from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
+from lynx_batch.interrupts import end_politely
 from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
 
@@ -75,4 +76,5 @@ def _options(
     ] = False,
 ) -> None:
     sys.excepthook = show_bug
+    end_politely()
     configure_logging()

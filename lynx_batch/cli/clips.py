@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from lynx_batch import storage
-from lynx_batch.cli import exits, options
+from lynx_batch import exits, storage
+from lynx_batch.cli import options
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lynx_batch.cli import exits, options
+from lynx_batch import exits
+from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError

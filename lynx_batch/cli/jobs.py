@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lynx_batch import storage
-from lynx_batch.cli import exits, options
+from lynx_batch import exits, storage
+from lynx_batch.cli import options
 from lynx_batch.cli.console import say
 from lynx_batch.cli.render import load
 

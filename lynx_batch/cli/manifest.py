@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from lynx_batch.cli import exits, options
+from lynx_batch import exits
+from lynx_batch.cli import options
 from lynx_batch.cli.console import add_row, make_console, say
 from lynx_batch.cli.targets import has_json_keys, is_manifest, refuse_other_file, refuse_other_kind
 from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, load_run_config

@@ -1,7 +1,6 @@
 """`render`: a run file -> committed clips. `one`: a single clip, here and now."""
 
 import os.path
-import signal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from lynx_batch.cli import exits, options
+from lynx_batch import exits
+from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
 from lynx_batch.cli.targets import is_mp4, refuse_other_file
@@ -51,7 +51,6 @@ def render(
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     console = make_console()
-    _stop_on_sigterm()
     with shown(console) as watch:
         summary = run(
             config,
@@ -69,15 +68,6 @@ def load(run_file: Path, settings: dict[str, str | None], overrides: list[str] |
     """The run file with what the command line lays over it."""
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     return load_run_config(run_file, given | options.parse_overrides(overrides))
-
-
-def _stop_on_sigterm() -> None:
-    """A polite kill ends a run as Ctrl-C does: what is committed stays, what runs is abandoned."""
-
-    def stop(signal_number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _conclude(summary: "RunSummary", console: Console) -> int:

@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import ray
 import structlog
 
+from lynx_batch import exits
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError, HeadLost
 from lynx_batch.execution.head import LOCAL_PATIENCE_S, PATIENCE_S, Head, knock
@@ -32,8 +33,6 @@ INIT_PATIENCE_S = 45.0
 
 NO_LOCAL_NODE = "cluster.address='local': the Ray of this run has lost its only node"
 
-STOPPED = 4
-"""The exit code of a run that stopped and can go on."""
 
 LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
 
@@ -70,11 +69,9 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # workers have an environment of their own, so none of those would be used that Ray starts ahead, one for each core
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with _not_without_its_head(config.address):
+        with _not_without_its_head(config.address), _keeping_our_sigterm():
             _init(config)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which exits
         yield _await_slots(config)
     except ray.exceptions.RayError as error:
         raise HeadLost(f"cluster.address={config.address!r}: Ray failed: {error}") from error
@@ -95,7 +92,7 @@ def _not_without_its_head(address: str) -> Iterator[None]:
             if _is_head_gone(address) and not is_over.wait(INIT_PATIENCE_S):
                 told = f"error: cluster.address={address!r}: the head of the Ray cluster died while this run connected to it"
                 print(f"{told}. Run the same command again to go on.", file=sys.stderr, flush=True)
-                os._exit(STOPPED)
+                os._exit(exits.STOPPED)
 
     watching = threading.Thread(target=watch, name="ray-start", daemon=True)
     watching.start()
@@ -104,6 +101,18 @@ def _not_without_its_head(address: str) -> Iterator[None]:
     finally:
         is_over.set()
         watching.join()
+
+
+@contextmanager
+def _keeping_our_sigterm() -> Iterator[None]:
+    """Ray puts a handler of its own in place of ours, which exits; for that long, its exit is the interrupt that ours would be."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
+    finally:
+        signal.signal(signal.SIGTERM, ours)
 
 
 def _is_head_gone(address: str) -> bool:

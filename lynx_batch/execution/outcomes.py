@@ -84,17 +84,7 @@ class RunRecorder:
 
     def settle_past(self) -> None:
         """Settles and writes rows that never became clips, and clips that earlier runs committed or gave up."""
-        for outcome, rejection in self._unplanned:
-            self._add(
-                RowOutcome(
-                    row=rejection.row,
-                    outcome=outcome,
-                    ended_at=datetime.now(UTC),
-                    error_type=rejection.error_type,
-                    error=rejection.error,
-                    inputs=rejection.inputs,
-                )
-            )
+        self._settle_unplanned()
         self.editions = list_editions(self._output)
         finished = self._finished(self.editions)
         for commit in known_commits(self._output, finished):
@@ -191,7 +181,23 @@ class RunRecorder:
         self.clips_gone = tuple(sorted(vanished - abandoned))
         return len(vanished)
 
+    def _settle_unplanned(self) -> None:
+        """Settles rows that never became clips, each once however often it is called."""
+        while self._unplanned:
+            outcome, rejection = self._unplanned.pop()
+            self._add(
+                RowOutcome(
+                    row=rejection.row,
+                    outcome=outcome,
+                    ended_at=datetime.now(UTC),
+                    error_type=rejection.error_type,
+                    error=rejection.error,
+                    inputs=rejection.inputs,
+                )
+            )
+
     def _settle_rest(self, editions: Editions) -> None:
+        self._settle_unplanned()
         finished = self._finished(editions)
         for commit in outlast(lambda: list(read_commits(self._output, finished))):
             self._settle_rendered(commit)

@@ -21,6 +21,7 @@ from lynx_batch.execution.package import refuse_private_paths
 from lynx_batch.execution.prepare import PreparedRun, Selection, describe_rejections, origin_of, prepare
 from lynx_batch.execution.staging import find_model
 from lynx_batch.execution.tasks import WorkerSettings
+from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
 from lynx_batch.ledger.metadata import Outcome
@@ -96,12 +97,18 @@ def render(
     for rival, beat in living_runs(config.output, storage.clock(config.output)).items():
         announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): what it commits is left out")
     recorder = RunRecorder(config.output, run_id, prepared)
-    with beating(config.output, run_id):
+
+    def render_open() -> None:
         recorder.settle_past()
         announce(_describe(run_id, prepared, recorder))
         if prepared.rejections:
             announce(describe_rejections(prepared.rejections, config.output))
-        stopped_by, is_refused = _render_open(config, run_id, prepared, recorder, watch, is_store_safe=is_store_safe)
+        if recorder.open_clips:
+            settings = _worker_settings(config, run_id, prepared.identity, is_store_safe=is_store_safe)
+            _drive(config, settings, recorder, watch)
+
+    with beating(config.output, run_id):
+        stopped_by, is_refused = _carry_out(render_open, recorder, prepared.outage)
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
@@ -113,25 +120,15 @@ def render(
     )
 
 
-def _render_open(
-    config: RunConfig,
-    run_id: str,
-    prepared: PreparedRun,
-    recorder: RunRecorder,
-    watch: Watch,
-    *,
-    is_store_safe: bool,
-) -> tuple[str, bool]:
-    """Renders what has not ended, as far as it comes, and ends the run; tells what stopped it, if anything did, and whether that
-    is a right that the store refuses. Photos that a host did not give stop it at its end, so that it is run again.
+def _carry_out(do: Callable[[], None], recorder: RunRecorder, outage: str) -> tuple[str, bool]:
+    """Does what there is to do, as far as it comes, and ends the run; tells what stopped it, if anything did, and whether that is a
+    right that the store refuses. Photos that a host did not give, an `outage`, stop it at its end, so that it is run again.
     """
     refusal: StoreRefused | None = None
     stopped_by = "an error"
     try:
-        if recorder.open_clips:
-            settings = _worker_settings(config, run_id, prepared.identity, is_store_safe=is_store_safe)
-            _drive(config, settings, recorder, watch)
-        stopped_by = prepared.outage
+        do()
+        stopped_by = outage
     except KeyboardInterrupt:
         stopped_by = "interrupted"
     except (HeadLost, TooManyFaults) as cause:
@@ -139,7 +136,8 @@ def _render_open(
     except StoreRefused as cause:
         stopped_by, refusal = str(cause), cause
     finally:
-        stopped_by, refusal = _close(recorder, stopped_by, refusal)
+        with held():
+            stopped_by, refusal = _close(recorder, stopped_by, refusal)
     return stopped_by, refusal is not None and not isinstance(refusal, StoreUnready)
 
 

@@ -313,6 +313,22 @@ def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: C
     assert len(list(Path(job.output).glob("report/run=*/trace.json"))) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_ray_starts_ends_a_run_as_ctrl_c_does(
+    make_job: Callable[..., Job], number: signal.Signals
+) -> None:
+    job = make_job([row(seed=0)])
+    process = job.start()
+    driver = psutil.Process(process.pid)
+    wait_until(lambda: any("gcs_server" in child.name() for child in driver.children(recursive=True)), process)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+
+    assert (process.returncode, "stopped: interrupted" in stdout) == (4, True), stderr
+    assert [r["outcome"] for r in job.metadata()] == ["abandoned"]
+    assert len(list(Path(job.output).glob("runs/*/end.json"))) == 1
+
+
 @contextmanager
 def ray_head(*options: str) -> Iterator[str]:
     """A Ray head of its own, ended by its own process id."""
