@@ -33,10 +33,10 @@ class Placement:
         return str(placement_group_table(self._reserved)["state"])
 
     def is_whole(self, nodes: Collection[str]) -> bool:
-        """Whether it lies on one of `nodes`. Of a node that was lost Ray moves the slots elsewhere, perhaps one by one."""
+        """Whether it lies where it was meant to, on one of `nodes`. Ray moves the slots of a lost node elsewhere, perhaps one by one."""
         table = placement_group_table(self._reserved)
         used = set(table["bundles_to_node_id"].values())
-        return table["state"] == "CREATED" and len(used) == 1 and used <= set(nodes)
+        return table["state"] == "CREATED" and used == {self.node} and self.node in nodes
 
     def start_worker(self, settings: WorkerSettings, rank: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=rank)

@@ -85,9 +85,7 @@ class Arena:
 
     def kill_raylet(self, node: Any) -> None:
         """Its workers notice, and end by themselves."""
-        workers = self.workers(node)
         _raylet(node).kill()
-        psutil.wait_procs(workers, timeout=SETTLE_TIMEOUT_S)
         self._forget(node)
 
     def _forget(self, node: Any) -> None:
