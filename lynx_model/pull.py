@@ -1,5 +1,6 @@
 """Fetches published weights and records their fingerprints. Needs the network, so never at render time."""
 
+import errno
 import os
 import re
 import shutil
@@ -27,6 +28,9 @@ COMMIT = re.compile("[0-9a-f]{40}")
 GONE = frozenset({401, 403, 404, 410})
 """HTTP answers that another try will not change."""
 
+REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
+"""What a disk says that never lets anybody write there."""
+
 
 def pull(source: RepoSource | FileSource, root: Path, revision: str | None = None) -> Path:
     """The folder below the models folder `root` that now holds `source`, with its fingerprint beside the files.
@@ -46,24 +50,23 @@ def pull(source: RepoSource | FileSource, root: Path, revision: str | None = Non
 
 def _pull_file(source: FileSource, root: Path) -> Path:
     file = root / source.path
-    if _is_complete(file.parent, source.sha256):
-        return file.parent
     url = os.environ.get("LYNX_BATCH_ARCFACE_URL", source.url)
     download = Download(url=url, file=file, content_id=source.sha256)
     with _explained(_without_secrets(url)):
-        fetched = fetch([download], headers={})
-        _record(file.parent, fetched, source=source.url, revision=source.sha256)
+        if not _is_complete(file.parent, source.sha256):
+            fetched = fetch([download], headers={})
+            _record(file.parent, fetched, source=source.url, revision=source.sha256)
     return file.parent
 
 
 def _pull_repo(source: RepoSource, root: Path, revision: str | None) -> Path:
     folder = root / source.folder
-    kept = read_fingerprint(folder)
-    wanted = revision or (kept and kept.revision) or source.revision or MAIN
-    if _is_complete(folder, wanted):
-        return folder
-    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # huggingface_hub itself reads it only when it is imported
     with _explained(source.repo_id):
+        kept = read_fingerprint(folder)
+        wanted = revision or (kept and kept.revision) or source.revision or MAIN
+        if _is_complete(folder, wanted):
+            return folder
+        hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # huggingface_hub itself reads it only when it is imported
         commit = wanted if COMMIT.fullmatch(wanted) else hub.model_info(source.repo_id, revision=wanted).sha
         downloads = _list_downloads(hub, source, commit, folder if source.is_whole_repo else root)
         _check_space(root, missing_bytes(downloads))
@@ -131,6 +134,8 @@ def _explained(what: str) -> Iterator[None]:
     except httpx2.HTTPError as error:
         raise Transient(f"{what}: cannot be reached ({_first_line(error)}); pull again to go on") from error
     except OSError as error:
+        if error.errno in REFUSALS:
+            raise MissingFile(f"{what}: {_first_line(error)}; take a models folder that can be written to") from error
         raise Transient(f"{what}: {_first_line(error)}; pull again to go on") from error
 
 

