@@ -1,7 +1,9 @@
 """Logs: an event name with fields, readable on a terminal and one JSON object a line anywhere else."""
 
 import logging
+import os
 import sys
+from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -21,11 +23,31 @@ def configure_logging() -> None:
             _renderer(is_terminal=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: _Logger(sys.stderr),
         cache_logger_on_first_use=False,
     )
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Brief())
+
+
+def drop_output(stream: TextIO) -> None:
+    """Sends all that still goes to stdout or stderr nowhere, once whoever read it is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class _Logger(structlog.PrintLogger):
+    """Goes on when nobody reads it."""
+
+    def msg(self, message: str) -> None:
+        try:
+            super().msg(message)
+        except BrokenPipeError:
+            drop_output(self._file)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 class _Brief(logging.Formatter):

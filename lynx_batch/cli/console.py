@@ -1,6 +1,7 @@
 """What commands print on: the one way to the terminal. Much of what they print is anybody's words, which must not act there.
 
-Neither markup such as "[b]" nor control characters do; `printable` says which characters are replaced.
+Neither markup such as "[b]" nor control characters do; `printable` says which characters are replaced. A reader that goes away, such
+as `head`, ends no command: what it would have read is dropped.
 """
 
 import sys
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lynx_batch.printable import printable
+from lynx_batch.telemetry import drop_output
 
 WIDTH_IN_A_FILE = 160
 
@@ -26,6 +28,10 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Rich's own would end the command."""
+        drop_output(sys.stdout)
+
 
 def make_console(width: int | None = None) -> Console:
     """As wide as the terminal, if no width is given; a file gets lines that a person can still read."""
@@ -36,7 +42,10 @@ def make_console(width: int | None = None) -> Console:
 
 def say(text: str, *, is_error: bool = False, ends_line: bool = True) -> None:
     """Prints `text` as it is, however long its lines are."""
-    typer.echo(printable(text), err=is_error, nl=ends_line)
+    try:
+        typer.echo(printable(text), err=is_error, nl=ends_line)
+    except BrokenPipeError:
+        drop_output(sys.stderr if is_error else sys.stdout)
 
 
 def say_error(error: object) -> None:

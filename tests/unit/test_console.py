@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -72,6 +73,33 @@ def command(*arguments: str) -> Callable[[], None]:
 def assert_harmless(received: str, *, times: int = 1) -> None:
     assert received.count("own") >= times, "the words themselves are shown"
     assert not ACTED.search(received), repr(received)
+
+
+@pytest.mark.parametrize("line", ["say('line')", "make_console().print('line')"])
+def test_a_reader_that_goes_away_ends_no_command(line: str) -> None:
+    program = (
+        f"from lynx_batch.cli.console import make_console, say\nfor _ in range(100_000):\n    {line}\n"
+        "say('worked to the end', is_error=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == b"line\n"
+        command.stdout.close()
+        _, told = command.communicate(timeout=60)
+    assert (command.returncode, told) == (0, b"worked to the end\n")
+
+
+def test_logs_that_nobody_reads_end_no_command() -> None:
+    program = (
+        "import structlog\nfrom lynx_batch.telemetry import configure_logging\nconfigure_logging()\n"
+        "for _ in range(100_000):\n    structlog.get_logger().info('event')\nprint('worked to the end')"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stderr is not None
+        assert b"event" in command.stderr.readline()
+        command.stderr.close()
+        told, _ = command.communicate(timeout=60)
+    assert (command.returncode, told) == (0, b"worked to the end\n")
 
 
 def test_line_breaks_tabs_and_other_scripts_stay() -> None:
