@@ -20,6 +20,7 @@ from lynx_batch.cli.models import models_app
 from lynx_batch.cli.plan import plan
 from lynx_batch.cli.render import one, render
 from lynx_batch.errors import LynxError, Transient
+from lynx_batch.home import ensure_home
 from lynx_batch.interrupts import end_politely
 from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
@@ -77,4 +78,5 @@ def _options(
 ) -> None:
     sys.excepthook = show_bug
     end_politely()
+    ensure_home()
     configure_logging()

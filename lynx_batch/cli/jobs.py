@@ -73,9 +73,9 @@ def cancel(
 
 
 def _connect(address: str) -> "Jobs":
-    from lynx_batch.execution.token import show_token
+    from lynx_batch.execution.ray_environment import settle_ray
 
-    show_token()
+    settle_ray()
 
     from lynx_batch.execution.jobs import Jobs
 

@@ -40,9 +40,9 @@ def render(
     Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered, or the
     store refused what was; 4 stopped (run again to go on).
     """
-    from lynx_batch.execution.token import show_token
+    from lynx_batch.execution.ray_environment import settle_ray
 
-    show_token()
+    settle_ray()
 
     from lynx_batch.execution.origin import read_origin
     from lynx_batch.execution.prepare import Selection

@@ -12,6 +12,7 @@ import ray
 
 from lynx_batch.execution.staging import with_staged_weights
 from lynx_batch.execution.tasks import Drawn, Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.home import ensure_home
 from lynx_batch.ledger.trace import Span
 from lynx_batch.probe import DELIVERY, probe_rights
 from lynx_batch.telemetry import configure_logging
@@ -35,6 +36,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, rank: int) -> None:
         configure_logging()
+        ensure_home()
         self._settings, self._rank = settings, rank
         self._step = (0, 0)
 
