@@ -31,7 +31,7 @@ demo: $(READY) $(FACES)
 	@echo "model, faces and defaults of the run file as jobs/campaign.yaml does (README, 'With the published weights')."
 
 test: $(READY) $(FACES)
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n 2 --dist loadfile
 
 chaos: $(READY) $(FACES)
 	$(BIN)/pytest tests/chaos --chaos $(TIMES)
