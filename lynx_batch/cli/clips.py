@@ -16,6 +16,7 @@ from lynx_batch.cli import options
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
+from lynx_batch.places import WRITABLE, explain_place
 
 NUM_CLIPS_AT_ONCE = 1000
 MAX_WITHHELD_SHOWN = 50
@@ -40,6 +41,8 @@ def export(
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.export import name_clips
 
+    if rule := explain_place(destination, WRITABLE):
+        raise ConfigError(f"DEST {storage.redact(destination)}: {rule}")
     naming = name_clips(output, name, datetime.now(UTC))
     left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
     say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 import torch
 
-from lynx_batch.errors import STORE_FAULTS, LynxError, Permanent, PhotoUnreachable, UnfitState
+from lynx_batch.errors import STORE_FAULTS, LynxError, Permanent, PhotoUnreachable, UnfitState, UnreadableRecord
 from lynx_batch.execution.tasks import Failed
 from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
@@ -72,6 +72,8 @@ def _failed(error: Exception, stopwatch: Stopwatch, fault: Fault) -> Failed:
 def _fault(error: LynxError) -> Fault:
     if isinstance(error, (*STORE_FAULTS, UnfitState)):
         return Fault.MACHINE
+    if isinstance(error, UnreadableRecord):  # a damaged commit says nothing about the row
+        return Fault.CLIP
     if isinstance(error, (Permanent, PhotoUnreachable)):  # other groups would wait for the photo as long
         return Fault.INPUT
     return Fault.MEMORY if isinstance(error, OutOfMemory) else Fault.CLIP

@@ -10,6 +10,7 @@ from lynx_batch.errors import (
     StoreRefused,
     StoreUnavailable,
     StoreUnready,
+    UnreadableRecord,
 )
 from lynx_batch.execution.attempt import Stopwatch, attempted
 from lynx_batch.execution.tasks import Failed
@@ -38,6 +39,7 @@ def failure(error: Exception, unknown: Fault = Fault.CLIP) -> Failed:
         (StoreUnready("a"), Fault.MACHINE),
         (PhotoRefused("a"), Fault.INPUT),
         (ImplausibleResult("a"), Fault.CLIP),
+        (UnreadableRecord("a"), Fault.CLIP),
     ],
     ids=lambda value: type(value).__name__,
 )

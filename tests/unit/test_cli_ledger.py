@@ -73,6 +73,12 @@ def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"0.mp4", "1.mp4"}
 
 
+@pytest.mark.parametrize("place", ["memory://x", "simplecache::s3://b/x", "https://host/x"])
+def test_export_refuses_a_place_that_does_not_last(output: str, place: str) -> None:
+    refused = run("export", output, place)
+    assert (refused.exit_code, f"DEST {place}: must be a path or a URI" in refused.stderr) == (2, True)
+
+
 def test_verify_finds_clips_as_they_were_committed(output: str) -> None:
     sound = run("verify", output)
     assert (sound.exit_code, "2 of 2 clips read, 0 faulty" in sound.stdout) == (0, True)
