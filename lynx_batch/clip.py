@@ -131,6 +131,15 @@ def broken_rule(field: str, value: object) -> str | None:
     return None
 
 
+def explain_file_name(name: str) -> str | None:
+    """The rule that `name` breaks as that of a file below some folder, on any store; slashes divide its folders."""
+    if not name.isprintable() or "\\" in name:
+        return "must not hold control characters or backslashes"
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        return "must be a relative path without empty parts, '.' and '..'"
+    return None
+
+
 def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
     """The clip that `request` asks for, with its seed settled and its name."""
     wish = {

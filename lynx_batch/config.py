@@ -395,7 +395,7 @@ def _absolute(key: str, value: object, folder: Path) -> object:
     is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
     if not is_path or not isinstance(value, str):
         return value
-    path = value.removeprefix("file://")
+    path = value.removeprefix("file://") if value.startswith("file:///") else value
     return value if "://" in path else os.path.abspath(folder / Path(path).expanduser())
 
 

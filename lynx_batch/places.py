@@ -6,7 +6,9 @@ READABLE = (*WRITABLE, "http", "https")
 
 def explain_place(uri: str, schemes: tuple[str, ...]) -> str | None:
     """The rule that `uri` breaks, if any. A memory store ends with its process; a chained or caching URL is each process' own."""
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, rest = uri.partition("://")
+    if scheme == "file" and separator and not rest.startswith("/"):
+        return "must be file:/// and an absolute path"
     if not separator or scheme in schemes:
         return None
     return f"must be a path or a URI that begins with {', '.join(schemes)} and ://, and not a chained one"

@@ -96,6 +96,14 @@ def resolve(uri: str, base: str) -> str:
     return f"{scheme}://{bucket}{normpath(join('/', folder, uri))}"
 
 
+def is_within(uri: str, folder: str) -> bool:
+    """Whether `uri` is `folder` or lies below it; local paths are compared as the file system resolves them."""
+    path, parent = path_of(uri), path_of(folder)
+    if path is not None and parent is not None:
+        return path.resolve().is_relative_to(parent.resolve())
+    return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+
+
 def is_local(uri: str) -> bool:
     """Whether `uri` means a file of whatever machine reads it."""
     return path_of(uri) is not None

@@ -21,12 +21,39 @@ PLAIN_SCALARS = {
 """What a scalar without quotes looks like by its type, and what it begins with; all else is text. Source: YAML 1.2.2, 10.3.2."""
 
 
+TAG = "tag:yaml.org,2002:"
+KINDS = {
+    "null": "null",
+    "bool": "true or false",
+    "int": "a whole number of at most 4300 digits",
+    "float": "a number",
+    "str": "text",
+    "seq": "a list",
+    "map": "a mapping",
+}
+"""What a value may be, and how that is called."""
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.deep_construct = True  # so that a value that holds itself is an error
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        kind = node.tag.removeprefix(TAG)
+        if kind not in KINDS:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"tag {node.tag!r}: must be one of {', '.join(f'!!{name}' for name in KINDS)}",
+                node.start_mark,
+            )
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise yaml.constructor.ConstructorError(None, None, f"must be {KINDS[kind]}", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -122,9 +122,11 @@ def refusing_server() -> Iterator[Refusals]:
         serving = Thread(target=server.serve_forever)
         serving.start()
         refusals.url = f"http://127.0.0.1:{server.server_port}"
-        yield refusals
-        server.shutdown()
-        serving.join()
+        try:
+            yield refusals
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 @contextmanager

@@ -43,11 +43,13 @@ def export(
 
     if rule := explain_place(destination, WRITABLE):
         raise ConfigError(f"DEST {storage.redact(destination)}: {rule}")
+    if storage.is_within(destination, output):
+        raise ConfigError(f"DEST {storage.redact(destination)}: must not lie in OUT, whose folders are the runs' own")
     naming = name_clips(output, name, datetime.now(UTC))
     left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
     say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
     if naming.withheld:
-        say(f"{len(naming.withheld)} withheld; a copy that an earlier export made is still where it was put:")
+        say(f"{len(naming.withheld)} withheld (copies that an earlier export made are not deleted):")
         for clip_id, why in sorted(naming.withheld.items())[:MAX_WITHHELD_SHOWN]:
             say(f"  clip {clip_id}: {why}")
         if (num_hidden := len(naming.withheld) - MAX_WITHHELD_SHOWN) > 0:
@@ -126,7 +128,9 @@ def prune(
     told = "would be removed" if dry_run else "removed"
     say(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {told}")
     if num_kept := len(leftovers) - len(chosen):
-        say(f"{num_kept} more that no commit names are younger, or of other runs or runs that may be alive")
+        say(
+            f"{num_kept} more uncommitted files were kept: they are too young, or of other runs or a run that may be alive"
+        )
 
 
 def _parse_min_age(text: str) -> timedelta:

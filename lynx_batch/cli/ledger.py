@@ -13,6 +13,7 @@ from rich.text import Text
 from lynx_batch import storage
 from lynx_batch.cli.console import add_row, make_console, say
 from lynx_batch.errors import ConfigError
+from lynx_batch.places import WRITABLE, explain_place
 
 # pyarrow takes a while to load, so the ledger is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ WATCH_EVERY_S = 10.0
 
 def _check_output(output: str) -> str:
     """Every run leaves its record before its first clip."""
+    if rule := explain_place(output, WRITABLE):
+        raise ConfigError(f"OUT {storage.redact(output)}: {rule}")
     if not any(storage.list_files(storage.join(output, "runs"))):
         raise ConfigError(
-            f"OUT {storage.redact(output)}: must be a place that runs have written to, but holds no run's record"
+            f"OUT {storage.redact(output)}: must be a place that runs have written to, but no run's record is below runs/"
         )
     return output
 
@@ -121,12 +124,16 @@ def _state(run: "Run", is_living: bool) -> str:
 
 
 def _clip_table(output: str) -> Table:
+    from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.order import newest_rows
 
     prompt, video = Column("prompt", no_wrap=True, max_width=24), Column("video or reason", overflow="fold")
     table = Table("row", "clip", "outcome", prompt, video)
+    editions = list_editions(output)
     for row in newest_rows(output).to_pylist():
         end = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
+        if row["clip_uri"] and not editions.is_finished(row["clip_id"], row["edition"]):
+            end = "no commit is in force any more: the next run renders it anew"
         cells = row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], end
         add_row(table, str(row["row"]), *(cell or "" for cell in cells))
     return table

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lynx_batch.clip import ClipRequest
+    from lynx_batch.clip import ClipRequest, Rejection
     from lynx_batch.intake.check import Wish
     from lynx_batch.intake.photos import Photo
     from lynx_batch.intake.problems import RowProblem
@@ -116,7 +116,8 @@ def check(
     problems.sort(key=lambda problem: problem.row)
     if problems_file:
         _write_problems(problems, problems_file)
-    _conclude(manifest, table.num_rows, problems, len(expired))
+    _tell_expired(expired)
+    _conclude(manifest, table.num_rows, problems)
 
 
 @manifest_app.command()
@@ -222,11 +223,18 @@ def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
         raise ConfigError(f"--problems {file}: {error.strerror}") from error
 
 
-def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]", num_expired: int) -> None:
+def _tell_expired(expired: "list[Rejection]") -> None:
+    if expired:
+        say(f"{len(expired)} row(s) will be rejected, because their consent has expired:")
+    for rejection in expired[:MAX_PROBLEMS_SHOWN]:
+        say(f"  row {rejection.row}: {rejection.error}")
+    if (num_hidden := len(expired) - MAX_PROBLEMS_SHOWN) > 0:
+        say(f"  ... and {num_hidden} more: `lynx-batch manifest show MANIFEST --where` finds them")
+
+
+def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]") -> None:
     from lynx_batch.intake.problems import shorten
 
-    if num_expired:
-        say(f"{num_expired} row(s) will be rejected: their consent has expired")
     if not problems:
         say(f"{redact(manifest)}: {num_rows} rows, no problem")
         return

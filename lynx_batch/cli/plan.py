@@ -84,7 +84,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "num_rows": forecast.num_rows,
         "num_committed": forecast.num_committed,
         "num_given_up": forecast.num_given_up,
-        "num_rejected": forecast.num_rejected,
+        "num_rejected": len(forecast.rejections),
         "num_unreachable": forecast.num_unreachable,
         "num_to_render": forecast.num_to_render,
         "num_timings": forecast.num_timings,
@@ -100,11 +100,15 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
 
 
 def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float | None) -> None:
+    from lynx_batch.execution.prepare import ALL_PROBLEMS, describe_rejections
+
     console = make_console(WIDTH)
     console.print(
         f"{forecast.num_rows} rows: {forecast.num_to_render} to render, {forecast.num_committed} committed, "
-        f"{forecast.num_given_up} given up before, {forecast.num_rejected} rejected"
+        f"{forecast.num_given_up} given up before, {len(forecast.rejections)} rejected"
     )
+    if forecast.rejections:
+        console.print(describe_rejections(forecast.rejections, ALL_PROBLEMS), soft_wrap=True)
     if forecast.num_unreachable:
         console.print(f"{forecast.num_unreachable} rows wait for their photos: {forecast.outage}")
     chosen = forecast.chosen

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lynx_batch.clip import ClipSpec
+from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import Selection, prepare
@@ -30,7 +30,7 @@ class RunForecast:
     num_rows: int
     num_committed: int
     num_given_up: int
-    num_rejected: int
+    rejections: list[Rejection]
     num_unreachable: int
     outage: str
     num_to_render: int
@@ -57,7 +57,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         num_rows=prepared.manifest.num_rows,
         num_committed=len(committed),
         num_given_up=len(given_up),
-        num_rejected=len(prepared.rejections),
+        rejections=prepared.rejections,
         num_unreachable=len(prepared.unreachable),
         outage=prepared.outage,
         num_to_render=len(clips),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lynx_batch import storage
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, RenderIdentity, identify
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError
@@ -206,13 +205,13 @@ def describe_problems(problems: list[RowProblem]) -> str:
     return "\n".join(lines)
 
 
-def describe_rejections(rejections: list[Rejection], output: str) -> str:
-    """Each row that is rejected on a line, as far as they fit a screen; the metadata at `output` has them all."""
+def describe_rejections(rejections: list[Rejection], who_lists_all: str) -> str:
+    """Each row that is rejected on a line, as far as they fit a screen; `who_lists_all` is what to run for the others."""
     rejected = sorted(rejections, key=lambda rejection: rejection.row)
     lines = [f"  row {rejection.row}: {rejection.error}" for rejection in rejected[:MAX_PROBLEMS_SHOWN]]
     if len(rejected) > MAX_PROBLEMS_SHOWN:
         hidden = len(rejected) - MAX_PROBLEMS_SHOWN
-        lines.append(f"  ... and {hidden} more: `lynx-batch status {storage.redact(output)} --clips` lists all")
+        lines.append(f"  ... and {hidden} more: {who_lists_all}")
     return "\n".join(["rejected:", *lines])
 
 

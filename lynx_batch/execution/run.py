@@ -102,7 +102,8 @@ def render(
         recorder.settle_past()
         announce(_describe(run_id, prepared, recorder))
         if prepared.rejections:
-            announce(describe_rejections(prepared.rejections, config.output))
+            place = storage.redact(config.output)
+            announce(describe_rejections(prepared.rejections, f"`lynx-batch status {place} --clips` lists all"))
         if recorder.open_clips:
             settings = _worker_settings(config, run_id, prepared.identity, is_store_safe=is_store_safe)
             _drive(config, settings, recorder, watch)

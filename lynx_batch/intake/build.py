@@ -20,6 +20,7 @@ from lynx_batch.storage import SizeLimit, list_files, read_bytes, redact, resolv
 log = structlog.get_logger()
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".mpo", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "Icon\r")
 MAX_FAULTS_SHOWN = 50
 TEXT_LIMIT = SizeLimit(256 * 2**20, "the most that is read of a text file")
 
@@ -110,14 +111,32 @@ def read_text(uri: str) -> str:
 
 
 def _list_photos(folder: str) -> list[str]:
-    names = sorted(file.uri for file in list_files(folder) if "/" not in file.uri.removeprefix(folder).strip("/"))
-    photos = [uri for uri in names if PurePosixPath(uri).suffix.lower() in PHOTO_SUFFIXES]
+    """The photos right in a folder. All else that lies below it is named in a warning, with the reason."""
+    names = {file.uri.removeprefix(folder).strip("/"): file.uri for file in list_files(folder)}
+    left_out = {name: why for name in sorted(names) if (why := _explain_left_out(name))}
+    if left_out:
+        told = [f"{name}: {why}" for name, why in left_out.items()]
+        log.warning("left_out", num_files=len(told), files=told[:MAX_FAULTS_SHOWN])
+    photos = sorted(uri for name, uri in names.items() if name not in left_out)
     if not photos:
         raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({', '.join(PHOTO_SUFFIXES)})")
-    others = [PurePosixPath(uri).name for uri in names if uri not in photos]
-    if others:
-        log.info("files_that_are_no_photos", num_files=len(others), files=others[:MAX_FAULTS_SHOWN])
     return photos
+
+
+def _explain_left_out(name: str) -> str | None:
+    """Why a file is not taken for a photo, if it is not. `name` is its path below the folder."""
+    path = PurePosixPath(name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    if any(part.startswith(".") for part in path.parts) or path.name in SYSTEM_FILES:
+        return "a hidden file or a system's own"
+    if len(path.parts) > 1:
+        return "in a sub-folder, which is not searched"
+    if path.suffix.lower() in (".heic", ".heif"):
+        return "HEIC is not read: convert it to JPEG"
+    return None if path.suffix.lower() in PHOTO_SUFFIXES else "not a photo"
 
 
 def _name_photos(uris: list[str]) -> dict[str, str]:

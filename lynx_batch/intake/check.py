@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule
+from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
 from lynx_batch.config import PARAM_FIELDS, DefaultsConfig, InputsConfig
 from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
@@ -190,6 +190,7 @@ def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
 
 
 OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
+    "clip_name": explain_file_name,  # by which `export` may call it
     "face_index": _explain_face_index,
     "tags": _explain_tags,
 }

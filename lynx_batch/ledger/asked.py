@@ -9,21 +9,25 @@ Removed rows: once a run has taken all rows of a manifest, older rows of the sam
 manifest still has them, whatever the run made of them.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lynx_batch import storage
 from lynx_batch.errors import ConsentExpired
 from lynx_batch.ledger.metadata import UTC_TIME, read_metadata
 from lynx_batch.ledger.order import RunOrder
 from lynx_batch.ledger.runs import read_run_manifest
 from lynx_model.spec import RenderParams
+
+SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 CONSENT_ERRORS = frozenset({ConsentExpired.__name__})
 REQUEST = ("subject_uri", "face_index", *(field.name for field in fields(RenderParams) if field.name != "seed"))
@@ -77,7 +81,7 @@ def _newest_of_each_manifest(clips: pa.Table, order: RunOrder) -> list[Row]:
     newest: dict[tuple[str | None, str], str] = {}
     told = zip(manifests, clips["clip_id"].to_pylist(), clips["run"].to_pylist(), strict=True)
     is_newest = [newest.setdefault((manifest, clip_id), run) == run for manifest, clip_id, run in told]
-    rows = clips.append_column("manifest", pa.array(manifests, pa.string())).filter(pa.array(is_newest))
+    rows = clips.append_column("manifest", pa.array(manifests, pa.string())).filter(pa.array(is_newest, pa.bool_()))
     return list(rows.to_pylist())
 
 
@@ -123,9 +127,13 @@ def _explain_removed(rows: list[Row], asked: set[str], order: RunOrder) -> dict[
 
 def _told_by_request(output: str, others: list[Row]) -> dict[str, list[Row]]:
     """For each clip, the rows of `others` that ask for the same. Whether a row with a clip id gave its seed is not known."""
-    photos = pa.array({row["subject_uri"] for row in others}, pa.string())
+    if not others:
+        return {}
+    wanted = {_photo(row["subject_uri"]) for row in others}
+    known = pc.unique(read_metadata(output, ["subject_uri"], pc.field("clip_id").is_valid())["subject_uri"]).to_pylist()
+    photos = pa.array([uri for uri in known if _photo(uri) in wanted], pa.string())
     is_of_photo = pc.field("clip_id").is_valid() & pc.field("subject_uri").isin(photos)
-    clips = read_metadata(output, ["clip_id", "seed", *REQUEST], is_of_photo) if others else pa.table({})
+    clips = read_metadata(output, ["clip_id", "seed", *REQUEST], is_of_photo)
     seeds: dict[tuple[object, ...], set[tuple[str, int]]] = defaultdict(set)
     for row in clips.to_pylist():
         seeds[_request(row)].add((row["clip_id"], row["seed"]))
@@ -138,7 +146,18 @@ def _told_by_request(output: str, others: list[Row]) -> dict[str, list[Row]]:
 
 
 def _request(row: Row) -> tuple[object, ...]:
-    return tuple(row[name] for name in REQUEST)
+    return tuple(_photo(row[name]) if name == "subject_uri" else row[name] for name in REQUEST)
+
+
+@lru_cache(maxsize=100_000)
+def _photo(uri: str | None) -> str | None:
+    """One text for all ways to write where a photo lies: with or without `file://`, by a link, by another name of a store."""
+    if uri is None:
+        return None
+    if (path := storage.path_of(uri)) is not None:
+        return os.path.realpath(path)
+    scheme, _, rest = uri.partition("://")
+    return f"{SAME_STORES.get(scheme, scheme)}://{rest}"
 
 
 def _explain_ended(rows: list[Row], about: Mapping[str, list[Row]], order: RunOrder, now: datetime) -> dict[str, str]:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
+from lynx_batch.errors import UnreadableRecord
 from lynx_batch.ledger.editions import commit_uri, withdrawal_uri
-from lynx_batch.ledger.records import parse, read_records
+from lynx_batch.ledger.records import parse, read_records, warn_left_out
 from lynx_batch.outage import outlast
 
 SCHEMA_VERSION = 1
@@ -80,13 +81,29 @@ def withdraw(output: str, withdrawal: Withdrawal) -> None:
 def read_commit(output: str, clip_id: str, edition: int) -> CommitRecord:
     """Raises MissingObject if there is no such commit, UnreadableRecord if its record is not one of ours."""
     uri = commit_uri(output, clip_id, edition)
-    return parse(CommitRecord, uri, storage.read_bytes(uri))
+    record = parse(CommitRecord, uri, storage.read_bytes(uri))
+    if not _is_named(output, uri, record):
+        raise UnreadableRecord(_misnamed(uri, record))
+    return record
 
 
 def read_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
     """The commits of these editions of clips; a damaged one is named in a warning and left out."""
     uris = [commit_uri(output, clip_id, edition) for clip_id, edition in editions.items()]
-    return (record for _, record in read_records(CommitRecord, uris))
+    for uri, record in read_records(CommitRecord, uris):
+        if _is_named(output, uri, record):
+            yield record
+        else:
+            warn_left_out(_misnamed(uri, record))
+
+
+def _is_named(output: str, uri: str, record: CommitRecord) -> bool:
+    """Whether a record is that of its name: one that was copied or restored to another would give out another clip's video."""
+    return uri == commit_uri(output, record.clip_id, record.edition)
+
+
+def _misnamed(uri: str, record: CommitRecord) -> str:
+    return f"{storage.redact(uri)}: must be the commit of its name, but is edition {record.edition} of {record.clip_id}"
 
 
 def _commit(output: str, record: CommitRecord, put: Callable[[str, bytes], bool]) -> CommitRecord:

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import NamedTuple
 
 from lynx_batch import storage
+from lynx_batch.clip import explain_file_name
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.asked import Row, describe, find_asked
 from lynx_batch.ledger.commits import CommitRecord
@@ -120,10 +121,8 @@ def _name(row: Row, template: str, columns: Iterable[str]) -> str:
         if row[column] is None:
             raise ValueError(f"{column} must not be null")
     name = template.format_map(row)
-    if not name.isprintable() or "\\" in name:
-        raise ValueError(f"{name!r} must not hold control characters or backslashes")
-    if any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(f"{name!r} must be a relative path without empty parts, '.' and '..'")
+    if rule := explain_file_name(name):
+        raise ValueError(f"{name!r} {rule}")
     return name
 
 

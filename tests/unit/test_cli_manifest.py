@@ -151,7 +151,7 @@ def test_an_expired_consent_is_told_and_no_problem() -> None:
     write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
     result = run("check", "m.parquet")
     assert result.exit_code == 0
-    assert "1 row(s) will be rejected: their consent has expired" in result.stdout
+    assert "1 row(s) will be rejected, because their consent has expired:" in result.stdout
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:

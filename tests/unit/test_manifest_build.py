@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from structlog.testing import capture_logs
 
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.errors import ConfigError, MissingObject
@@ -28,6 +29,28 @@ def photos(tmp_path: Path) -> Path:
 def build_text(tmp_path: Path, name: str, text: str) -> pa.Table:
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     return build_from_table_file(str(tmp_path / name))
+
+
+def test_what_is_no_photo_is_listed_with_the_reason(photos: Path) -> None:
+    names = (".DS_Store", "._grace-hopper.PNG", "Thumbs.db", "phone.HEIC", ".thumbnails/a.jpg")
+    for name in (*names, os.fsdecode(b"bad\x80.jpg")):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"x")
+    with capture_logs() as logs:
+        table = build_from_folder(str(photos), ["waves"], None)
+    assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达"]
+    (told,) = logs
+    assert told["num_files"] == 8
+    assert [file.partition(": ")[2] for file in sorted(told["files"])] == [
+        "a hidden file or a system's own",
+        "a hidden file or a system's own",
+        "a hidden file or a system's own",
+        "not a photo",
+        "a hidden file or a system's own",
+        "its name is not UTF-8",
+        "in a sub-folder, which is not searched",
+        "HEIC is not read: convert it to JPEG",
+    ]
 
 
 def test_every_photo_meets_every_prompt_and_every_seed(photos: Path) -> None:

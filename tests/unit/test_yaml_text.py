@@ -18,6 +18,26 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("a: !!bool maybe", "must be true or false"),
+        ("a: !!int x", "must be a whole number"),
+        ('a: !!int ""', "must be a whole number"),
+        ('a: !!int "1:30"', "must be a whole number"),
+        ("a: !!float x", "must be a number"),
+        ("a: " + "9" * 5000, "must be a whole number of at most 4300 digits"),
+        ('a: !!timestamp "hello"', "tag .*timestamp': must be one of !!null"),
+        ("a: !!python/object:os.system x", "must be one of !!null"),
+        ("a: !mine x", "tag '!mine': must be one of"),
+        ("a: !!set {b}", "must be one of"),
+    ],
+)
+def test_a_tag_that_does_not_fit_its_value_is_told_with_its_line(text: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)^run file r: .*{rule}.*line 1"):
+        read_yaml(text, source="run file r")
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         *(("0100", 100), ("007", 7), ("-012", -12), ("+5", 5), ("0x1F", 31), ("0o17", 15), ("0b11", "0b11")),
