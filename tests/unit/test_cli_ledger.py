@@ -73,6 +73,26 @@ def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"0.mp4", "1.mp4"}
 
 
+@pytest.mark.parametrize("edition", [1, 2])
+def test_a_commit_that_is_another_clips_is_damaged(output: str, edition: int) -> None:
+    foreign = storage.read_bytes(commit_uri(output, "aa11", 1))
+    storage.write_bytes(commit_uri(output, "bb22", edition), foreign)
+    told = run("verify", output, "--repair")
+    assert told.exit_code == 3
+    assert "bb22" in told.stdout
+    assert "must be the commit of its name, but is edition 1 of aa11" in told.stdout
+    assert list_editions(output).in_force == {"aa11": 1}
+    table = run("status", output, "--clips").stdout
+    assert "no commit is in force any more: the next run renders it anew" in table
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "retry", "prune"])
+@pytest.mark.parametrize("place", ["http://h/out", "data://x", "ftp://h/x", "file://host/x", "simplecache::file:///x"])
+def test_a_place_that_no_run_can_write_to_is_refused_at_once(command: str, place: str) -> None:
+    refused = run(command, place)
+    assert (refused.exit_code, f"OUT {place}: must be " in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("place", ["memory://x", "simplecache::s3://b/x", "https://host/x"])
 def test_export_refuses_a_place_that_does_not_last(output: str, place: str) -> None:
     refused = run("export", output, place)

@@ -227,6 +227,39 @@ def test_a_clip_whose_newest_row_has_no_consent_any_more_is_withheld_and_gives_n
     ) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ("{home}/ada.jpg", "file://{home}/ada.jpg"),
+        ("file://{home}/ada.jpg", "{home}/./ada.jpg"),
+        ("{home}/ada.jpg", "{home}/link/ada.jpg"),
+        ("s3://b/ada.jpg", "s3a://b/ada.jpg"),
+        ("gcs://b/ada.jpg?version=1", "gs://b/ada.jpg"),
+    ],
+)
+def test_a_consent_that_ended_counts_however_the_photos_place_is_written(
+    place: Place, tmp_path: Path, then: str, now: str
+) -> None:
+    (tmp_path / "ada.jpg").write_bytes(b"ada")
+    (tmp_path / "link").symlink_to(tmp_path)
+    place.run("run-1", [rendered("aa11", clip_name="wave", subject_uri=then.format(home=tmp_path))])
+    place.run("run-2", [rejected("ConsentExpired", ask(subject_uri=now.format(home=tmp_path)))], manifest="/b.parquet")
+    assert place.withheld().keys() == {"aa11"}
+
+
+def test_an_output_whose_run_was_killed_before_its_first_metadata_can_be_exported(place: Place, tmp_path: Path) -> None:
+    place.run("killed", [], took=[ask()])
+    publish(place.output, "aa11")
+    told = place.export(tmp_path / "named")
+    assert (told.exit_code, "0 clips" in told.stdout, "1 more are committed" in told.stdout) == (0, True, True)
+
+
+@pytest.mark.parametrize("below", ["", "clips", "clips/aa", "new"])
+def test_nothing_is_exported_into_the_output_itself(team: Place, below: str) -> None:
+    told = team.export(Path(team.output, below))
+    assert (told.exit_code, "must not lie in OUT" in told.stderr) == (2, True)
+
+
 def test_a_row_that_lost_its_consent_together_with_its_prompt_gives_no_older_clip_its_name(place: Place) -> None:
     place.run("run-1", [rendered("aa11", clip_name="wave"), rendered("bb22", 1, clip_name="smile")])
     place.run("run-2", [rejected("ConsentExpired", ask(clip_name="wave", prompt="Other."))], is_whole=False)

@@ -46,6 +46,11 @@ def columns_of(row: dict[str, object], **defaults: object) -> list[str]:
     return [problem.column for problem in problems]
 
 
+@pytest.mark.parametrize("name", ["", "a\\b", "../z", "/abs", "..", "x/../y", "a\u202eb", "a\u0085b", "a\nb", "a//b"])
+def test_a_clip_name_that_no_export_could_use_is_told(name: str) -> None:
+    assert columns_of({"clip_name": name}) == ["clip_name"]
+
+
 def test_a_null_cell_means_the_runs_default_and_a_cell_overrides_it() -> None:
     params = request_of({"height": 320}, width=480, height=640, guidance_scale_image=None, flow_shift=3.0).params
     assert (params.width, params.height, params.guidance_scale_image, params.flow_shift) == (480, 320, None, 3.0)
