@@ -223,7 +223,7 @@ class InputsConfig(_Section):
 
     Each item of `allow` stands for itself and all below it: a folder, a bucket or a folder of one, a web server or a folder of one,
     or all of a kind: `/`, `s3://`, `gs://`, `az://`, `http://`, `https://`. A web address of this machine or its link (127.0.0.1,
-    169.254.0.0/16 and the like) is taken only if an item names its host.
+    169.254.0.0/16 and the like) is taken only if an item names its host and port.
     A photo is asked for `max_tries` times; each may take `connect_timeout_s` to connect and pause for `read_timeout_s`. All
     together take no longer than that many times the sum of both.
     """

@@ -57,7 +57,10 @@ class ConsentExpired(Permanent):
 
 
 class InputRefused(Permanent):
-    """A photo or text file lies where `inputs.allow` has no place for it, is too large or is no regular file."""
+    """A photo or text file lies where `inputs.allow` has no place for it, is too large or is no regular file.
+
+    Or reading the photo failed in a way that nobody foresaw.
+    """
 
 
 class PhotoChanged(Permanent):

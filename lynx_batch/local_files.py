@@ -64,13 +64,16 @@ def read_regular(path: Path, num_bytes: int) -> tuple[bytes, int]:
     """The first `num_bytes` of a regular file, or what there is of them, and its size.
 
     Raises:
-        InputRefused: If it is a folder, device, pipe or socket; none of them is waited for.
+        InputRefused: If it is a device, pipe, socket or a file of the kernel that is like one; none of them is waited for.
     """
     _check_regular(path, path.stat())
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         _check_regular(path, status)
-        return file.read(num_bytes), status.st_size
+        content: bytes | None = file.read(num_bytes)
+    if content is None:  # nothing yet, as of /proc/kmsg
+        raise InputRefused(f"{path}: must be a regular file")
+    return content, status.st_size
 
 
 def walk(folder: str, parent: str = "") -> Iterator[tuple[str, os.stat_result]]:

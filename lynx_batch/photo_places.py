@@ -13,17 +13,33 @@ ANYWHERE = ("/", "s3://", "gs://", "az://", "http://", "https://")
 """Local files, the three stores and the web."""
 
 WEB = frozenset({"http", "https"})
-STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-
-INWARD = "must not lie at a loopback or link-local address, unless inputs.allow names its host"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _MISSPELT = re.compile(r"(^|/)\s*(https?|s3a?|gs|gcs|az|abfss?|file):(/[^/]|$)", re.IGNORECASE)
-_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:aws[a-z-]*:s3[a-z-]*:[^/@]+")
-_CONTAINER = re.compile(r"[A-Za-z0-9$-]{1,63}(@[A-Za-z0-9.-]+)?")
 _HOST = re.compile(r"[a-z0-9_-]([a-z0-9_.-]{0,251}[a-z0-9_-])?\.?|\[[0-9a-f:.]+\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# no two dots in a row, no IP address
+_DOTTED = r"(?!.*\.\.)(?!(\d+\.){3}\d+$)"
+_S3 = (
+    re.compile(rf"{_DOTTED}[A-Za-z0-9_][A-Za-z0-9._-]{{2,254}}|arn:aws[a-z-]*:s3[a-z-]*:[^/@]+"),
+    "must name a bucket after s3://: 3 to 255 letters, digits and . _ -, no dot or hyphen first, no two dots in a row, no IP address",
+)
+"""Laxer than AWS is with new buckets: its oldest, and those of other stores, may have long names, capitals and underscores."""
+_GOOGLE = (
+    re.compile(rf"{_DOTTED}[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]"),
+    "must name a bucket after gs://: 3 to 222 small letters, digits and . _ -, a letter or digit first and last, no two dots in a "
+    "row, no IP address",
+)
+_AZURE = (
+    re.compile(r"((?=[^@]{3,63}(@|$))[a-z0-9]+(-[a-z0-9]+)*|\$[a-z]{2,62})(@[A-Za-z0-9.-]+)?"),
+    "must name a container after az://: 3 to 63 small letters and digits, with single hyphens between them",
+)
+_BUCKETS = {"s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE}
+"""How each store's buckets are named, and how to say it. Only what no such store takes is refused."""
+
+STORES = frozenset(_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +108,18 @@ def explain_photo(uri: str, allow: Sequence[str]) -> str | None:
         return "must name a file"
     holders = [entry for entry in map(_locate_entry, allow) if entry.holds(place)]
     if not holders:
-        return f"must lie at or below one of inputs.allow, which are {', '.join(allow)}"
+        return f"must lie at or below one of inputs.allow, which are {', '.join(allow)}{_explain_port(place, allow)}"
     if place.scheme in WEB and is_inward(host_of(place)) and not any(entry.host for entry in holders):
-        return INWARD
+        return explain_inward(place)
     return None
+
+
+def explain_inward(place: Place) -> str:
+    """Why a web server of this machine or its link is refused, and what would allow it."""
+    return (
+        "must not lie at a loopback or link-local address, unless inputs.allow names its host and port; "
+        f"if it may be read, add {place.scheme}://{place.host}/"
+    )
 
 
 def is_named(uri: str, allow: Sequence[str]) -> bool:
@@ -132,6 +156,15 @@ def _is_inward_address(text: str) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
+def _explain_port(place: Place, allow: Sequence[str]) -> str:
+    """What to add, for whoever allowed another port of the same web server."""
+    entries = [entry for entry in map(_locate_entry, allow) if entry.scheme == place.scheme in WEB and entry.host]
+    others = [entry for entry in entries if host_of(entry) == host_of(place) and entry.host != place.host]
+    if not others:
+        return ""
+    return f"; they name port {port_of(others[0])} of this host: for port {port_of(place)} add {place.scheme}://{place.host}/"
+
+
 def _locate_entry(entry: str) -> Place:
     scheme, separator, rest = entry.partition("://")
     return Place(scheme, "", ()) if separator and not rest else locate(entry)
@@ -145,9 +178,9 @@ def _locate_file(path: str) -> Place:
 
 def _locate_object(scheme: str, rest: str) -> Place:
     bucket, _, key = rest.partition("/")
-    names = _CONTAINER if scheme in ("az", "abfs", "abfss") else _BUCKET
+    names, rule = _BUCKETS[scheme]
     if not names.fullmatch(bucket):
-        raise ValueError(f"must name a bucket after {scheme}://, of letters, digits and . _ -")
+        raise ValueError(rule)
     return Place(scheme, bucket, _split(key))
 
 

@@ -21,7 +21,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop
 
 from lynx_batch.config import InputsConfig
 from lynx_batch.errors import ConfigError, InputRefused, MissingObject, PhotoUnreachable, StoreRefused
-from lynx_batch.photo_places import INWARD, WEB, explain_photo, host_of, is_inward, is_named, locate, port_of
+from lynx_batch.photo_places import WEB, explain_inward, explain_photo, host_of, is_inward, is_named, locate, port_of
 from lynx_batch.redaction import redact, scrub
 from lynx_batch.storage import SizeLimit
 
@@ -96,10 +96,14 @@ def _follow(wish: _Wish) -> Answer:
 
 
 def _beyond(wish: _Wish, here: str, location: str) -> str:
+    """Where `location` leads from `here`, which is the web: a server must not choose a file or a store for us to read."""
     try:
-        return urljoin(here, location)
+        scheme, _, rest = urljoin(here, location).partition(":")
     except ValueError:
         raise StoreRefused(f"{wish.shown}: redirects to a malformed URL") from None
+    if scheme.lower() not in WEB:
+        raise InputRefused(f"{wish.shown}, which redirects to {scheme!r}: a redirect must lead to http:// or https://")
+    return f"{scheme.lower()}:{rest}"
 
 
 def _ask(wish: _Wish, here: str) -> Answer:
@@ -178,7 +182,7 @@ def _headers(uri: str) -> list[tuple[bytes, bytes]]:
 def _connections(wish: _Wish, here: str) -> httpcore2.ConnectionPool:
     """A pool for one request to `here`, by way of the environment's proxy, if there is one."""
     place = locate(here)
-    resolve = partial(_resolve, wish, may_be_inward=is_named(here, wish.inputs.allow))
+    resolve = partial(_resolve, wish, here)
     tls = _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if place.scheme == "https" else None
     proxy = getproxies().get(place.scheme)
     if proxy is None or proxy_bypass(place.host):
@@ -214,12 +218,12 @@ def _tls(*locations: str | None) -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _resolve(wish: _Wish, host: str, port: int, *, may_be_inward: bool) -> list[str]:
-    """The addresses of `host`, all of them checked."""
+def _resolve(wish: _Wish, here: str, host: str, port: int) -> list[str]:
+    """The addresses of `host`, which `here` names, all of them checked."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    if not may_be_inward and any(map(is_inward, addresses)):
-        raise InputRefused(f"{wish.shown}: {INWARD}")
+    if not is_named(here, wish.inputs.allow) and any(map(is_inward, addresses)):
+        raise InputRefused(f"{wish.shown}: {explain_inward(locate(here))}")
     return addresses
 
 

@@ -15,7 +15,8 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell, read_json
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import SCHEMA, explain_columns
-from lynx_batch.storage import SizeLimit, list_files, read_bytes, redact, resolve
+from lynx_batch.storage import SizeLimit, explained, list_files, read_bytes, redact, resolve
+from lynx_batch.store_errors import Deed
 
 log = structlog.get_logger()
 
@@ -85,7 +86,8 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
 
     Local photos of a local manifest are relative to its folder, so that both can move together.
     """
-    folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
+    with explained(Deed.PUT, manifest):
+        folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
 
     def place(uri: str | None) -> str | None:
         if uri is None or "://" in uri or not uri.strip():

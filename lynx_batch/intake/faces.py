@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import FacesConfig, InputsConfig
 from lynx_batch.errors import ConfigError, Permanent, PhotoUnreachable, StoreUnavailable, Transient
@@ -17,10 +19,13 @@ from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.photos import PhotoProblem
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.storage import redact
+from lynx_batch.telemetry import configure_logging
 from lynx_model.errors import FaceError, UnreadableImage
 
 if TYPE_CHECKING:
     from lynx_model.faces.detection import DetectedFace
+
+log = structlog.get_logger()
 
 MAX_DEATHS = 2
 """So many processes must die of a photo, alone in each: one may have been killed for lack of memory."""
@@ -128,9 +133,10 @@ class _Searcher:
                 return process.submit(_check_photo, task).result()
             except BrokenProcessPool:
                 self.end()
-        uri, wanted, *_ = task
-        error = UnreadableImage(f"photo: must not kill the process that searches it, and did so {MAX_DEATHS} times")
-        return [((uri, index), PhotoProblem.of(error)) for index in wanted]
+            except Exception as error:
+                log.exception("photo_search_broke", photo=redact(task[0]))
+                return _blame(task, f"photo: cannot be searched for faces: {type(error).__name__}: {error}")
+        return _blame(task, f"photo: must not kill the process that searches it, and did so {MAX_DEATHS} times")
 
     def end(self) -> None:
         if self._process is not None:
@@ -147,6 +153,11 @@ class _Searcher:
                 "check of photos: a process died before it had a photo, most likely for lack of memory"
             ) from error
         return self._process
+
+
+def _blame(task: _Task, rule: str) -> _Findings:
+    uri, wanted, *_ = task
+    return [((uri, index), PhotoProblem.of(UnreadableImage(rule))) for index in wanted]
 
 
 def _check_photo(task: _Task) -> _Findings:
@@ -183,5 +194,6 @@ def _detector(pack: str) -> Any:
 
 
 def _load_detector(pack: str) -> None:
-    """Loads it and gives nothing back, as it cannot travel."""
+    """Loads it and gives nothing back, as it cannot travel. The first thing that a process does."""
+    configure_logging()
     _detector(pack)

@@ -248,9 +248,9 @@ def test_an_output_is_no_web_page_but_weights_may_be(tmp_path: Path) -> None:
 
 
 def test_places_of_photos_are_relative_to_the_run_file(tmp_path: Path) -> None:
-    text = "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\ninputs: {allow: [photos/, 's3://b/faces/']}\n"
+    text = "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\ninputs: {allow: [photos/, 's3://bucket/faces/']}\n"
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     config = load_run_config(tmp_path / "run.yaml", {})
-    assert config.inputs.allow == (str(tmp_path / "photos"), "s3://b/faces/")
+    assert config.inputs.allow == (str(tmp_path / "photos"), "s3://bucket/faces/")
     with pytest.raises(ConfigError, match=r"inputs\.allow"):
         load_run_config(tmp_path / "run.yaml", {"inputs.allow": ["memory://"]})

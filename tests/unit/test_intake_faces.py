@@ -1,10 +1,12 @@
 """`check --photos`: every photo is searched for the face that its rows mean, with the real detector in real processes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from lynx_batch.config import FacesConfig, InputsConfig
 from lynx_batch.errors import LynxError
@@ -64,6 +66,16 @@ def test_a_photo_that_kills_the_process_that_searches_it_is_named_and_the_others
         (str(tmp_path / "blank.png"), None): "NoFaceFound",
     }
     assert "must not kill the process" in problems[killer, None].error
+
+
+def test_an_error_that_nobody_foresaw_costs_the_other_photos_nothing(face_pack: Path) -> None:
+    portraits: list[Any] = [(COLLINS, "first"), (HOPPER, 0), (HOPPER, 9)]
+    with capture_logs() as logs:
+        found = check_faces(portraits, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=1)
+    assert found[COLLINS, "first"].error_type == "UnreadableImage"
+    assert "cannot be searched for faces: TypeError" in found[COLLINS, "first"].error
+    assert found[HOPPER, 9].error_type == "NoFaceFound"
+    assert [entry["event"] for entry in logs] == ["photo_search_broke"]
 
 
 def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None:

@@ -45,6 +45,17 @@ def test_a_store_that_is_not_set_up_stops_a_run_only_if_most_photos_lie_there(
         hash_photos([str(here), "s3://bucket/b.jpg", "s3://bucket/c.jpg"], InputsConfig())
 
 
+def test_a_bucket_that_no_store_has_is_the_rows_problem_in_a_store_that_is_not_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+    bad = ["s3://a..b/k", "s3://ab/k", "s3://-abc/k", "s3://192.168.0.1/k"]
+    found = hash_photos([*bad, "s3://Bad_Bucket/k"], InputsConfig())
+    assert found.pop("s3://Bad_Bucket/k").error_type == "StoreUnready"
+    assert {problem.error_type for problem in found.values()} == {"InputRefused"}
+    assert all(problem.error.startswith(f"{uri}: must name a bucket") for uri, problem in found.items())
+
+
 def test_each_photo_is_named_by_its_content(tmp_path: Path) -> None:
     hashes = write_photos(tmp_path, 40)
     assert hash_photos([*hashes, *hashes], INPUTS) == hashes
@@ -69,6 +80,18 @@ def test_a_host_that_is_down_is_no_missing_photo() -> None:
         (problem,) = hash_photos([f"{host}/a.jpg"], InputsConfig(allow=[host])).values()
     assert isinstance(problem, PhotoProblem)
     assert (problem.error_type, problem.is_transient, problem.cause) == ("PhotoUnreachable", True, "cannot connect")
+
+
+def test_a_redirect_out_of_the_web_costs_no_other_photo(tmp_path: Path) -> None:
+    (good,) = write_photos(tmp_path, 1)
+    with serve() as server:
+        places = ["file:///9/x", "file:///C:/x", "s3://bucket/k", "data:,x", "mailto:x"]
+        bad = [
+            server.put(f"/{index}.jpg", status=302, headers={"Location": place}) for index, place in enumerate(places)
+        ]
+        found = hash_photos([*bad, good], InputsConfig(allow=["/", "s3://", server.url]))
+    assert isinstance(found.pop(good), str)
+    assert [problem.error_type for problem in found.values()] == ["InputRefused"] * len(places)
 
 
 def test_a_photo_that_is_remembered_is_not_read_again(tmp_path: Path, memory: Path) -> None:

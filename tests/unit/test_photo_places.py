@@ -17,9 +17,15 @@ CHAINED = "must not be a chained URL (`::`)"
         "/photos/::/a.jpg",
         "s3://bucket/a.jpg",
         "s3://my_Bucket.1/a b/../c.jpg",
+        f"s3://{'Aa_' * 85}/a.jpg",
+        "s3://_old-/a.jpg",
+        "s3://192.168.0.1.bucket/a.jpg",
+        "s3://1234/a.jpg",
         "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/a.jpg",
         "gs://bucket/a.jpg",
+        "gs://photos.example.com_1/a.jpg",
         "az://container/a.jpg",
+        "az://$root/a.jpg",
         "az://container@account.dfs.core.windows.net/a.jpg",
         "https://host/a.jpg?X-Amz-Signature=a%2Fb::c#x",
         "http://user:secret@host:8080/a.jpg",
@@ -55,7 +61,23 @@ def test_local_files_three_stores_and_the_web_are_places_of_photos(uri: str) -> 
         ("s3://key@bucket/a.jpg", "must name a bucket"),
         ("s3://bücket/a.jpg", "must name a bucket"),
         ("s3://[::1]/a.jpg", "must name a bucket"),
-        ("az://con_tainer/a.jpg", "must name a bucket"),
+        ("az://con_tainer/a.jpg", "must name a container"),
+        ("az://con--tainer/a.jpg", "must name a container"),
+        ("az://-container/a.jpg", "must name a container"),
+        ("az://ab@account.dfs.core.windows.net/a.jpg", "must name a container"),
+        ("abfss://Container/a.jpg", "must name a container"),
+        ("s3://ab/a.jpg", "3 to 255 letters"),
+        (f"s3://{'a' * 256}/a.jpg", "3 to 255 letters"),
+        ("s3://-abc/a.jpg", "no dot or hyphen first"),
+        ("s3://.abc/a.jpg", "no dot or hyphen first"),
+        ("s3://a..b/a.jpg", "no two dots in a row"),
+        ("s3://192.168.0.1/a.jpg", "no IP address"),
+        ("s3a://..../a.jpg", "must name a bucket"),
+        ("gs://Bucket/a.jpg", "small letters"),
+        ("gs://ab/a.jpg", "3 to 222 small letters"),
+        ("gs://a..b/a.jpg", "no two dots in a row"),
+        ("gs://bucket-/a.jpg", "a letter or digit first and last"),
+        ("gcs://10.0.0.1/a.jpg", "no IP address"),
         ("S3://bucket/a.jpg", "scheme in small letters"),
         ("HTTPS://host/a.jpg", "scheme in small letters"),
         (" https://host/a.jpg", "scheme in small letters"),
@@ -122,8 +144,12 @@ def test_what_is_no_place_of_a_photo_breaks_a_rule_that_tells_nothing_of_it(uri:
         ),
         ("file:///data", ["/data/a.jpg"], ["/a.jpg"]),
         ("s3://buck", ["s3://buck/a.jpg"], ["s3://bucket-of-somebody-else/a.jpg", "gs://buck/a.jpg", "/buck/a.jpg"]),
-        ("s3://b/faces/", ["s3://b/faces/x/a.jpg"], ["s3://b/faces2/a.jpg", "s3://b/a.jpg", "s3://b/faces/../a.jpg"]),
-        ("s3a://", ["s3a://b/a.jpg"], ["s3://b/a.jpg"]),
+        (
+            "s3://bkt/faces/",
+            ["s3://bkt/faces/x/a.jpg"],
+            ["s3://bkt/faces2/a.jpg", "s3://bkt/a.jpg", "s3://bkt/faces/../a.jpg"],
+        ),
+        ("s3a://", ["s3a://bkt/a.jpg"], ["s3://bkt/a.jpg"]),
         (
             "https://h/",
             ["https://H:443/a.jpg", "https://u:p@h/a.jpg"],
@@ -162,8 +188,9 @@ def test_a_place_is_itself_and_all_below_it(entry: str, inside: list[str], outsi
         "file://photos",
         "https://u:p@h/",
         "https://h/?x",
-        "s3://b?x",
-        "simplecache::s3://b",
+        "s3://bkt?x",
+        "s3://b",
+        "simplecache::s3://bkt",
     ],
 )
 def test_a_place_of_the_run_file_that_is_none_is_told(entry: str) -> None:
@@ -181,3 +208,13 @@ def test_an_address_is_inward_in_any_spelling() -> None:
 def test_only_a_place_with_a_host_names_one() -> None:
     assert is_named("http://127.0.0.1:8000/a.jpg", ["http://", "http://127.0.0.1:8000/"])
     assert not is_named("http://127.0.0.1:8000/a.jpg", ["http://", "http://127.0.0.1:8001/"])
+
+
+def test_a_port_that_no_place_names_is_told_with_what_to_add() -> None:
+    at_port, to_add = "http://127.0.0.1:8931/a.jpg", "add http://127.0.0.1:8931/"
+    for allow in (["http://127.0.0.1"], ["http://127.0.0.1/"], ["http://", "http://127.0.0.1"], ["http://"]):
+        assert str(explain_photo(at_port, allow)).endswith(to_add)
+    assert "port 80 of this host" in str(explain_photo(at_port, ["http://127.0.0.1"]))
+    assert explain_photo(at_port, ["http://127.0.0.1:8931/"]) is None
+    for other in ("http://other:8931/a.jpg", "https://127.0.0.1/a.jpg", "s3://bucket/a.jpg"):
+        assert "add " not in str(explain_photo(other, ["http://127.0.0.1"]))

@@ -91,8 +91,9 @@ def test_what_cannot_be_read_rejects_its_row_alone_and_is_tried_again_by_the_nex
 ) -> None:
     server.put("/500.jpg", status=500)
     server.put("/circle.jpg", status=302, headers={"Location": "/circle.jpg"})
+    server.put("/away.jpg", status=302, headers={"Location": "file:///9/secret"})
     server.put("/short.jpg", COLLINS.read_bytes(), cut_at=100)
-    pages = [f"{server.url}/{name}.jpg?sig=secret" for name in ("500", "circle", "short", "gone")]
+    pages = [f"{server.url}/{name}.jpg?sig=secret" for name in ("500", "circle", "short", "gone", "away")]
     job = make_job([row(uri, str(number)) for number, uri in enumerate([*pages, *IN_VAIN])], server.url)
     run_file = job.folder / "run.yaml"
 
@@ -102,7 +103,7 @@ def test_what_cannot_be_read_rejects_its_row_alone_and_is_tried_again_by_the_nex
     rows = {told["row"]: told for told in read_metadata(job.output).to_pylist()}
     assert {told["outcome"] for told in rows.values()} == {"rejected"}
     assert [rows[number]["error_type"] for number in range(len(rows))] == [
-        *("PhotoUnreachable", "StoreRefused", "PhotoUnreachable", "MissingObject"),
+        *("PhotoUnreachable", "StoreRefused", "PhotoUnreachable", "MissingObject", "InputRefused"),
         *("PhotoUnreachable", "InputRefused", "StoreUnavailable", "MissingObject", "StoreRefused", "MissingObject"),
     ]
     assert "secret" not in rendered.output + str(rows)
@@ -110,7 +111,7 @@ def test_what_cannot_be_read_rejects_its_row_alone_and_is_tried_again_by_the_nex
     server.put("/500.jpg", COLLINS.read_bytes())
     planned = run("plan", run_file)
     assert planned.exit_code == 0
-    assert "1 to render, 0 committed, 0 given up before, 9 rejected" in planned.stdout
+    assert "1 to render, 0 committed, 0 given up before, 10 rejected" in planned.stdout
 
 
 def test_a_host_that_gives_hardly_any_photo_abandons_its_rows_and_the_run_is_to_be_run_again(

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from lynx_batch.config import InputsConfig
 from lynx_batch.errors import ConfigError, InputRefused, LynxError, MissingObject, PhotoUnreachable, StoreRefused
+from lynx_batch.photo_places import ANYWHERE
 from lynx_batch.web import fetch
 from tests.web import WebServer, serve
 
@@ -120,6 +121,13 @@ def test_redirects_are_followed_and_a_circle_of_them_is_left(server: WebServer) 
         "http://user:secret@localhost:1/a.jpg",
         "http://[::1]/a.jpg",
         "file:///etc/passwd",
+        "file:///9/x",
+        "file:///C:/x",
+        "file:x",
+        "s3://bucket/secret",
+        "data:image/png;base64,secret",
+        "mailto:secret@x",
+        "ftp://host/a.jpg",
         "local:///etc/passwd",
         "http://[::1",
         "http://ho st/",
@@ -128,9 +136,15 @@ def test_redirects_are_followed_and_a_circle_of_them_is_left(server: WebServer) 
 def test_a_redirect_leads_only_where_photos_may_lie(server: WebServer, location: str) -> None:
     uri = server.put("/a.jpg", status=302, headers={"Location": location})
     with pytest.raises((InputRefused, StoreRefused), match="redirects to") as caught:
-        fetch(uri, inputs(server, "http://", "https://"))
+        fetch(uri, inputs(server, *ANYWHERE))
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
+
+
+def test_a_redirect_may_spell_its_scheme_in_capitals(server: WebServer) -> None:
+    server.put("/b.jpg", b"photo")
+    uri = server.put("/a.jpg", status=302, headers={"Location": server.url.replace("http", "HTTP") + "/b.jpg"})
+    assert fetch(uri, inputs(server)).content == b"photo"
 
 
 def test_a_redirect_leaves_no_place_that_is_narrow(server: WebServer) -> None:
