@@ -29,11 +29,13 @@ import pyarrow.fs
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from lynx_batch import local_files
+from lynx_batch.client_errors import code_of
 from lynx_batch.errors import ConfigError, InputRefused, MissingObject, StoreUnavailable
 from lynx_batch.redaction import redact as redact
 from lynx_batch.redaction import redact_all as redact_all
 from lynx_batch.redaction import scrub
-from lynx_batch.store_errors import CURES, SETTINGS, Deed, check_settings, code_of, explain, kind_of
+from lynx_batch.store_errors import CURES, Deed, explain, kind_of
+from lynx_batch.store_settings import SETTINGS, check_settings
 
 NUM_TRIES = 3
 

@@ -5,14 +5,15 @@ status, the error number and the type, of the error itself and of its causes.
 """
 
 import errno
-import json
 import os
-from collections.abc import Iterator
+import re
+import sys
 from enum import StrEnum
-from pathlib import Path
 
+from lynx_batch.client_errors import code_of, status_of, types_of, unwrapped
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
 from lynx_batch.redaction import hide_secrets
+from lynx_batch.store_settings import AWS, SETTINGS, is_proxy_foreign, proxy_variables, what_to_look_at
 
 PASSING_CODES = frozenset(
     {
@@ -57,9 +58,22 @@ REFUSED_ERRNOS = frozenset(
     | {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EFBIG, errno.ENOENT, errno.EEXIST, errno.ENXIO, errno.ENOTSUP}
 )
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+FILE_ERRNOS = REFUSED_ERRNOS | {errno.ENOEXEC}
+
+TLS_TYPES = frozenset({"ClientSSLError", "SSLError"})
+PASSING_TLS = re.compile("EOF|BAD_RECORD_MAC|timed out", re.IGNORECASE)
+"""What OpenSSL says of a connection that broke; all else that it says is about certificates, or a port without TLS."""
+
+TLS_RULES = {
+    "WRONG_VERSION_NUMBER": "an https:// URL needs a port that speaks TLS",
+    "self.signed|issuer": "the file of certificates (AWS_CA_BUNDLE for S3) must hold that of who signed the store's",
+}
+"""What must be so, by what OpenSSL says."""
+
+PYTHON_WORDS = re.compile(r" ssl:(<[^>]*>|\w+)| \(_ssl\.c:\d+\)")
+BAD_NUMBER = re.compile("invalid literal for int|could not convert string to float")
 
 BAD_REGION = "AWS_DEFAULT_REGION (or `region` in the AWS config file) must be the bucket's region, such as eu-west-1"
-BAD_ENDPOINT = "AWS_ENDPOINT_URL must be a URL such as https://host:9000"
 OLD_TOKEN = "renew AWS_SESSION_TOKEN and the keys that belong to it"
 BAD_FILE = "mend that file, or let AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name others"
 NO_ROOM_LEFT = "make room, or raise the quota"
@@ -67,7 +81,7 @@ NO_ROOM_LEFT = "make room, or raise the quota"
 CURES = {
     "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "PartialCredentialsError": "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "ProfileNotFound": "AWS_PROFILE must name a profile of the AWS config file",
+    "ProfileNotFound": "AWS_PROFILE (or AWS_DEFAULT_PROFILE) must name a profile of the AWS config file",
     "ConfigParseError": BAD_FILE,
     "ConfigNotFound": BAD_FILE,
     "InvalidRegionError": BAD_REGION,
@@ -76,8 +90,6 @@ CURES = {
     "IllegalLocationConstraintException": BAD_REGION,
     "PermanentRedirect": BAD_REGION,
     "301": BAD_REGION,
-    "EndpointResolutionError": BAD_ENDPOINT,
-    "InvalidRetryModeError": "AWS_RETRY_MODE must be standard, adaptive or legacy",
     "CredentialRetrievalError": "look at `credential_process`, or what else gives AWS_PROFILE its credentials",
     "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID (or the key of AWS_PROFILE) must be one that the store knows",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY must belong to AWS_ACCESS_KEY_ID",
@@ -93,18 +105,6 @@ CURES = {
     "DefaultCredentialsError": "GOOGLE_APPLICATION_CREDENTIALS must be the path of a JSON file of credentials",
 }
 """What to do about a code or an exception's class, where who asks can be mended and not what is asked for."""
-
-AWS = "look at AWS_ENDPOINT_URL, AWS_PROFILE, AWS_MAX_ATTEMPTS and the AWS config file"
-AZURE = "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-GOOGLE = "look at GOOGLE_APPLICATION_CREDENTIALS and STORAGE_EMULATOR_HOST"
-
-GOOGLE_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
-
-SETTINGS = {"s3": AWS, "s3a": AWS, "gs": GOOGLE, "gcs": GOOGLE, "az": AZURE, "abfs": AZURE, "abfss": AZURE}
-"""The schemes whose clients are set up by the environment, and by what of it."""
-
-FILE_VARIABLES = {AWS: ("AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE"), GOOGLE: (GOOGLE_FILE,)}
-"""What must name a file that is there, Google's one of JSON; the clients tell that late, as another error, or not at all."""
 
 
 class Deed(StrEnum):
@@ -124,26 +124,16 @@ S3_RIGHTS = {
 }
 
 
-def check_settings(scheme: str) -> None:
-    """Raises StoreUnready if the environment names a file for the client of a store, but none can be read there."""
-    for variable in FILE_VARIABLES.get(SETTINGS.get(scheme, ""), ()):
-        file = os.environ.get(variable)
-        if not file:
-            continue
-        try:
-            content = Path(file).read_bytes()
-            if variable == GOOGLE_FILE:
-                json.loads(content)
-        except (OSError, ValueError) as error:
-            raise StoreUnready(f"{variable}={file}: must be a file that can be read: {error}") from error
-
-
 def kind_of(error: BaseException, scheme: str, deed: Deed) -> type[LynxError] | None:
     """What an error means that a client raised at `deed`; `scheme` is empty for local files. None if no store is to blame."""
     if isinstance(error, LynxError):
         return None
     if kind := _by_code(error):
         return kind
+    if kind := _by_tls(error, scheme):
+        return kind
+    if scheme in SETTINGS and _is_about_settings(error, scheme):
+        return StoreUnready
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
         return MissingObject if deed in (Deed.READ, Deed.LIST) else StoreRefused
     return _by_status(error, scheme) or _by_number(error) or _by_type(error, scheme)
@@ -157,10 +147,11 @@ def explain(error: BaseException, place: str, scheme: str, deed: Deed) -> LynxEr
     if kind is MissingObject:
         return kind(f"{place}: nothing lies there")
     if kind is StoreUnready:
-        return kind(f"{place}: {_story(error)}; {_cure(error, scheme)}")
+        return kind(f"{place}: {_unready_story(error, scheme)}; {_cure(error, scheme)}")
     if kind is StoreRefused:
         return kind(f"{place}: cannot {deed}: {_story(error)}{_need(error, scheme, deed)}")
-    return kind(f"{place}: {_story(error)}")
+    proxies = proxy_variables() if "ProxyConnectionError" in types_of(error) else ""
+    return kind(f"{place}: {_story(error)}{proxies and f'; look at {proxies}'}")
 
 
 def _by_code(error: BaseException) -> type[LynxError] | None:
@@ -170,8 +161,44 @@ def _by_code(error: BaseException) -> type[LynxError] | None:
     return StoreUnready if code in CURES else None
 
 
+def _by_tls(error: BaseException, scheme: str) -> type[LynxError] | None:
+    inner = unwrapped(error)
+    if not types_of(inner) & TLS_TYPES:
+        return None
+    if PASSING_TLS.search(str(inner)):
+        return StoreUnavailable
+    return StoreUnready if scheme in SETTINGS else None
+
+
+def _is_about_settings(error: BaseException, scheme: str) -> bool:
+    """Whether the client failed over its own settings, before the store could answer: a file, a proxy, a header."""
+    inner = unwrapped(error)
+    if _file_fault(inner, scheme) or _is_about_proxy(inner):
+        return True
+    return inner is not error and isinstance(inner, ValueError)
+
+
+def _is_about_proxy(error: BaseException) -> bool:
+    types = types_of(error)
+    return "InvalidProxiesConfigError" in types or ("EndpointConnectionError" in types and is_proxy_foreign())
+
+
+def _file_fault(error: BaseException, scheme: str) -> str | None:
+    """What the system says of a file of this machine that the client needs.
+
+    Of a missing object s3fs and gcsfs give no error number, or a cause; adlfs gives the number, and the object's path.
+    """
+    if not isinstance(error, OSError) or error.errno not in FILE_ERRNOS or error.__cause__ is not None:
+        return None
+    if types_of(error) & TLS_TYPES:  # OpenSSL has numbers of its own
+        return None
+    if SETTINGS[scheme] is not AWS and not os.path.isabs(str(error.filename)):
+        return None
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
 def _by_status(error: BaseException, scheme: str) -> type[LynxError] | None:
-    status = _status(error)
+    status = status_of(error)
     if status is None:
         return None
     if status == NO_ROOM or (status == NO_IDENTITY and scheme in SETTINGS):
@@ -187,7 +214,7 @@ def _by_number(error: BaseException) -> type[LynxError] | None:
 
 
 def _by_type(error: BaseException, scheme: str) -> type[LynxError] | None:
-    types = _types(error)
+    types = types_of(error)
     if types & CURES.keys():
         return StoreUnready
     if types & REFUSED_TYPES or _is_forbidden(error):
@@ -209,59 +236,47 @@ def _is_forbidden(error: BaseException) -> bool:
     return (
         isinstance(error, PermissionError)
         or is_read_only
-        or _status(error) == FORBIDDEN
+        or status_of(error) == FORBIDDEN
         or str(error).startswith("Forbidden: ")
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__
-
-
-def _types(error: BaseException) -> set[str]:
-    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
-
-
-def code_of(error: BaseException) -> str | None:
-    """What the store calls it: S3 in the body of its answer, Azure in a header."""
-    for link in _chain(error):
-        response = getattr(link, "response", None)
-        code = (
-            response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(link, "error_code", None)
-        )
-        if code:
-            return str(getattr(code, "value", code))
-    return None
-
-
-def _status(error: BaseException) -> int | None:
-    """Its HTTP status, for which every library has another name."""
-    for link in _chain(error):
-        response = getattr(link, "response", None)
-        given = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")] if isinstance(response, dict) else []
-        for status in (*given, *(vars(link).get(name) for name in ("status", "status_code", "code"))):
-            if str(status).isdecimal():
-                return int(str(status))
-    return None
 
 
 def _story(error: BaseException) -> str:
     """The store's own words. Of a local file those of the system alone, as the path may be a temporary one."""
     words = error.strerror if isinstance(error, OSError) else None
     if words and error.__cause__ is None:
-        return words
-    text = hide_secrets(" ".join((words or str(error)).split()))
+        return PYTHON_WORDS.sub("", words)
+    text = hide_secrets(" ".join(PYTHON_WORDS.sub("", words or str(error)).split())).rstrip(".")
     name = code_of(error) or type(error).__name__
     return f"{name}: {text}" if text else name
 
 
+def _unready_story(error: BaseException, scheme: str) -> str:
+    """As `_story`, and in words where the client stumbled over its settings with an error of Python."""
+    inner = unwrapped(error)
+    if scheme not in SETTINGS or code_of(error):
+        return _story(error)
+    if fault := _file_fault(inner, scheme):
+        return f"a file that the store's client needs cannot be used: {fault}"
+    if isinstance(inner, OSError) or type(inner).__module__.partition(".")[0] not in sys.stdlib_module_names:
+        return _story(inner)
+    is_plain = type(inner) is ValueError and not BAD_NUMBER.match(str(inner))
+    words = hide_secrets(" ".join(str(inner).split())) if is_plain else ""
+    return f"the configuration of the store's client cannot be used{words and f': {words}'}"
+
+
 def _cure(error: BaseException, scheme: str) -> str:
-    names = [name for name in (code_of(error), *_types(error)) if name in CURES]
-    is_full = getattr(error, "errno", None) in FULL_ERRNOS or _status(error) == NO_ROOM
-    return CURES[names[0]] if names else NO_ROOM_LEFT if is_full else SETTINGS.get(scheme, "")
+    names = [name for name in (code_of(error), *types_of(error)) if name in CURES]
+    if names:
+        return CURES[names[0]]
+    if getattr(error, "errno", None) in FULL_ERRNOS or status_of(error) == NO_ROOM:
+        return NO_ROOM_LEFT
+    if _is_about_proxy(unwrapped(error)):
+        return f"{proxy_variables()} must be a URL such as http://host:3128"
+    if types_of(unwrapped(error)) & TLS_TYPES:
+        rules = [rule for sign, rule in TLS_RULES.items() if re.search(sign, str(error), re.IGNORECASE)]
+        return "; ".join([*rules, what_to_look_at(scheme)])
+    return what_to_look_at(scheme)
 
 
 def _need(error: BaseException, scheme: str, deed: Deed) -> str:

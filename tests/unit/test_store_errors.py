@@ -1,6 +1,8 @@
 """What each store's errors mean, of clients that raise them by themselves where one is installed here."""
 
 import errno
+import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ SECRET = "geheim"
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """An S3 client that is well set up, whatever this machine's user has set; nothing answers it."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     use_endpoint("http://127.0.0.1:9", monkeypatch)
@@ -178,3 +180,135 @@ def wrapped(cause: Exception) -> Exception:
 )
 def test_other_stores_say_the_same_in_other_ways(scheme: str, error: Exception, kind: type[LynxError]) -> None:
     assert kind_of(error, scheme, Deed.PUT) is kind
+
+
+def touch_with(settings: dict[str, str], aws: pytest.MonkeyPatch) -> str:
+    """What is told of a store whose client is set up by `settings`."""
+    for name, value in settings.items():
+        aws.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreUnready) as caught:
+        storage.stat("s3://bucket/a")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"]
+)
+@pytest.mark.parametrize("stray", ["{}\n", " {}", "{}\r\n", "{}\x01x"])
+def test_white_space_around_a_key_is_told_before_the_store_is_asked(
+    aws: pytest.MonkeyPatch, name: str, stray: str
+) -> None:
+    told = touch_with({name: stray.format(SECRET)}, aws)
+    assert told.startswith(f"{name}: must have no white space")
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "127.0.0.1:9000"),
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"),
+        ("AWS_DEFAULTS_MODE", "none"),
+        ("AWS_MAX_ATTEMPTS", SECRET),
+    ],
+)
+def test_what_sets_up_the_client_is_named_as_it_is_here(aws: pytest.MonkeyPatch, name: str, value: str) -> None:
+    told = touch_with({name: value}, aws)
+    assert name in told
+    assert "AWS_SECRET_ACCESS_KEY" in told
+    assert "AWS_PROFILE" not in told, "it is not set"
+    assert "~/.aws" not in told, "there is no such file"
+    assert SECRET not in told
+
+
+def test_credentials_of_a_host_that_gives_none_are_told_with_the_variable(aws: pytest.MonkeyPatch) -> None:
+    aws.delenv("AWS_ACCESS_KEY_ID")
+    aws.delenv("AWS_SECRET_ACCESS_KEY")
+    name = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    assert name in touch_with({name: "http://photos.invalid/a"}, aws)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("s3 = hello", "cannot be used; look"),
+        ("credential_process = echo hi", "cannot be used; look"),
+        ("credential_process = echo []", "cannot be used; look"),
+        ("credential_process = nosuchprogram", "cannot be used: nosuchprogram: No such file"),
+        ("credential_process = {folder}/config/a", "/config/a: Not a directory"),
+        ("credential_process = {folder}/config", "/config: Permission denied"),
+        ("role_arn = arn:aws:iam::1:role/a\nweb_identity_token_file = /nowhere/token", "/nowhere/token: No such file"),
+        ("role_arn = arn:aws:iam::1:role/a\nweb_identity_token_file = {folder}", "Is a directory"),
+    ],
+)
+def test_a_fault_of_the_config_file_is_no_missing_object(
+    aws: pytest.MonkeyPatch, tmp_path: Path, setting: str, told: str
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{setting.format(folder=tmp_path)}\n")
+    aws.delenv("AWS_ACCESS_KEY_ID")
+    aws.delenv("AWS_SECRET_ACCESS_KEY")
+    text = touch_with({"AWS_CONFIG_FILE": str(tmp_path / "config")}, aws)
+    assert told in text
+    assert "AWS_CONFIG_FILE" in text
+    assert "nothing lies there" not in text
+    assert "Error" not in text, "no words of Python"
+
+
+def test_a_key_of_a_file_that_fits_no_header_is_told_with_the_file(aws: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"[default]\naws_access_key_id = {SECRET}\x01b\naws_secret_access_key = b\n")
+    with refusing_server() as store:
+        aws.delenv("AWS_ACCESS_KEY_ID")
+        aws.delenv("AWS_SECRET_ACCESS_KEY")
+        told = touch_with({"AWS_ENDPOINT_URL": store.url, "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "keys")}, aws)
+    assert "control character" in told
+    assert "AWS_SHARED_CREDENTIALS_FILE" in told
+    assert SECRET not in told
+
+
+def test_a_file_of_certificates_that_is_none_is_told(aws: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("none")
+    (tmp_path / "config").write_text("[default]\nca_bundle = /nowhere/ca.pem\n")
+    tls = {"AWS_ENDPOINT_URL": "https://127.0.0.1:9"}
+    assert "AWS_CONFIG_FILE" in touch_with({**tls, "AWS_CONFIG_FILE": str(tmp_path / "config")}, aws)
+    assert "AWS_CA_BUNDLE" in touch_with({**tls, "AWS_CA_BUNDLE": str(tmp_path / "ca.pem")}, aws)
+
+
+def test_tls_with_a_port_that_speaks_none_is_told_with_the_variable(aws: pytest.MonkeyPatch) -> None:
+    with refusing_server() as store:
+        told = touch_with({"AWS_ENDPOINT_URL": store.url.replace("http:", "https:")}, aws)
+        assert "WRONG_VERSION_NUMBER" in told
+        assert "AWS_ENDPOINT_URL" in told
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_bundle_told"), [("self-signed certificate", True), ("Hostname mismatch", False)]
+)
+def test_a_certificate_of_an_unknown_signer_needs_a_bundle(reason: str, is_bundle_told: bool) -> None:
+    words = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason} (_ssl.c:1006)"
+    told = explain(ssl.SSLCertVerificationError(1, words), "s3://bucket/a", "s3", Deed.READ)
+    assert isinstance(told, StoreUnready)
+    assert ("must hold that of who signed" in str(told)) is is_bundle_told
+    assert "_ssl.c" not in str(told)
+
+
+def test_a_tls_connection_that_breaks_may_pass() -> None:
+    for words in ("EOF occurred in violation of protocol", "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]"):
+        assert kind_of(ssl.SSLError(1, words), "s3", Deed.READ) is StoreUnavailable
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:abc", "socks5://127.0.0.1:9"])
+def test_a_proxy_that_is_none_is_told_with_the_variable(aws: pytest.MonkeyPatch, proxy: str) -> None:
+    assert "http_proxy must be a URL" in touch_with({"http_proxy": proxy}, aws)
+
+
+def test_a_proxy_that_does_not_answer_may_pass_and_is_named(aws: pytest.MonkeyPatch) -> None:
+    aws.setenv("http_proxy", "127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreUnavailable, match="look at http_proxy"):
+        storage.stat("s3://bucket/a", max_tries=1)
+
+
+def test_a_missing_object_of_azure_is_no_file_of_this_machine() -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "container/a")  # as adlfs raises it
+    assert kind_of(error, "az", Deed.READ) is MissingObject
