@@ -80,16 +80,17 @@ def render(
     prepared = prepare(config, selection, now, origin)
     is_store_safe = _probe(config.output, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
+    record = RunRecord(
+        started_at=now,
+        num_rows=prepared.manifest.num_rows,
+        manifest=storage.redact(origin.manifest).rstrip("/"),
+        is_whole=selection.is_whole,
+        is_store_safe=is_store_safe,
+    )
     write_run_record(
         config.output,
         run_id,
-        RunRecord(
-            started_at=now,
-            num_rows=prepared.manifest.num_rows,
-            manifest=storage.redact(origin.manifest).rstrip("/"),
-            is_whole=selection.is_whole,
-            is_store_safe=is_store_safe,
-        ),
+        record,
         run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
         manifest=prepared.manifest,
         environment=software_versions(),
@@ -100,10 +101,7 @@ def render(
 
     def render_open() -> None:
         recorder.settle_past()
-        announce(_describe(run_id, prepared, recorder))
-        if prepared.rejections:
-            place = storage.redact(config.output)
-            announce(describe_rejections(prepared.rejections, f"`lynx-batch status {place} --clips` lists all"))
+        announce(_describe(run_id, config.output, prepared, recorder))
         if recorder.open_clips:
             settings = _worker_settings(config, run_id, prepared.identity, is_store_safe=is_store_safe)
             _drive(config, settings, recorder, watch)
@@ -226,7 +224,8 @@ def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: S
     schedule.plan(chosen.clips, chosen.sizes, deaths)
 
 
-def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
+def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
+    """How many rows there are of each kind, and which are rejected and why."""
     parts = [
         f"{prepared.manifest.num_rows} rows",
         f"{len(recorder.open_clips)} to render",
@@ -240,4 +239,8 @@ def _describe(run_id: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
         parts.append(f"{len(prepared.rejections)} rejected")
     if prepared.unreachable:
         parts.append(f"{len(prepared.unreachable)} abandoned: {prepared.outage}")
-    return f"run {run_id}: {', '.join(parts)}"
+    line = f"run {run_id}: {', '.join(parts)}"
+    if not prepared.rejections:
+        return line
+    who_lists_all = f"`lynx-batch status {storage.redact(output)} --clips` lists all"
+    return f"{line}\n{describe_rejections(prepared.rejections, who_lists_all)}"
