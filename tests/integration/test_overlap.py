@@ -28,19 +28,19 @@ MANY_STEPS = 300  # 5 s of one core of 2026
 
 
 class SlowStore:
-    """A real S3 protocol server on which the upload of a video takes `UPLOAD_S`, and the first `num_refused` fail."""
+    """A real S3 protocol server on which the upload of a video takes `UPLOAD_S`, and the first `num_failing` fail."""
 
     def __init__(self) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
         self.videos: list[str] = []
-        self.num_refused = 0
+        self.num_failing = 0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] == "PUT" and path.endswith(".mp4"):
             self.videos.append(path)
-            if len(self.videos) <= self.num_refused:
-                start_response("403 Forbidden", [])
+            if len(self.videos) <= self.num_failing:
+                start_response("503 Slow Down", [])
                 return []
             time.sleep(UPLOAD_S)
         return self._app(environ, start_response)
@@ -98,10 +98,10 @@ def test_a_group_denoises_while_it_delivers(make_job: Callable[..., Job], store:
     assert float(shown) >= 95
 
 
-def test_an_upload_that_is_refused_is_done_again_and_costs_no_attempt(
+def test_an_upload_that_fails_is_done_again_and_costs_no_attempt(
     make_job: Callable[..., Job], store: SlowStore
 ) -> None:
-    store.num_refused = 2
+    store.num_failing = 2
     job = make_job(3, steps=MANY_STEPS // 4)
     result = job.run()
     assert result.exit_code == 0, result.stderr

@@ -96,7 +96,7 @@ def test_a_submitted_run_is_followed_to_its_end_and_never_renders_twice(
     (tmp_path / "broken.jpg").write_bytes(HOPPER.read_bytes()[:2000])
     job = make_job([row(), row(HOPPER), row(tmp_path / "broken.jpg")])
 
-    first = job.run("--address", cluster.dashboard, "--follow", command="submit")
+    first = job.run("--address", cluster.dashboard, "--follow", "--allow-invalid", command="submit")
     assert first.exit_code == 3, first.stderr
     assert "2 rendered, 1 rejected" in first.stdout
     assert job.num_commits() == 2
