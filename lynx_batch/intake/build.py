@@ -12,9 +12,10 @@ import pyarrow as pa
 import structlog
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.cells import read_cell, read_json
+from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import SCHEMA, explain_columns
+from lynx_batch.intake.tags import read_json
 from lynx_batch.storage import SizeLimit, explained, list_files, read_bytes, redact, resolve
 from lynx_batch.store_errors import Deed
 

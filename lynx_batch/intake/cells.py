@@ -1,6 +1,5 @@
 """A cell of CSV, JSON or a folder name such as `seed=7` -> the value that its column holds."""
 
-import json
 import math
 import re
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from lynx_batch.intake.schema import EXPECTATIONS, REAL, TAGS, TEXT, TIME, WHOLE
+from lynx_batch.intake.tags import read_tags
 
 WHOLE_LIMIT = 2**63
 NUMBER = re.compile(r"[+-]?(?=\.?[0-9])[0-9]*(?P<fraction>\.[0-9]*)?(?P<power>[eE][+-]?[0-9]+)?")
@@ -22,24 +22,11 @@ def read_cell(value: object, kind: pa.DataType) -> object:
     """
     if value is None:
         return None
-    readers = {TEXT: _text, WHOLE: _whole, REAL: _real, TIME: _time, TAGS: _tags}
+    readers = {TEXT: _text, WHOLE: _whole, REAL: _real, TIME: _time, TAGS: read_tags}
     try:
         return readers[kind](value)
     except (ValueError, TypeError, OverflowError):
         raise ValueError(f"must be {EXPECTATIONS[kind]}") from None
-
-
-def read_json(text: str) -> object:
-    """What JSON says. Raises ValueError if it is none, or an object has a key twice."""
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} must not come twice")
-    return found
 
 
 def _text(value: object) -> str:
@@ -76,10 +63,3 @@ def _time(value: object) -> datetime:
         raise TypeError
     time = datetime.fromisoformat(value.strip())
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _tags(value: object) -> list[tuple[str, str]]:
-    tags = read_json(value) if isinstance(value, str) else value
-    if not isinstance(tags, dict):
-        raise TypeError
-    return [(_text(name), _text(tag)) for name, tag in tags.items()]

@@ -5,6 +5,7 @@ value fits, any kind of string for text, dates and timestamps without a zone as 
 """
 
 import difflib
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from lynx_batch.errors import ConfigError
+from lynx_batch.intake.tags import read_tags
 
 MANIFEST_VERSION = 1
 VERSION_KEY = b"lynx_manifest_version"
@@ -96,6 +98,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         ConfigError: If a column is unknown, missing or of a wrong type, or the table follows another version of the
             schema. Every fault is named, after `source`.
     """
+    table = table.drop_columns(_pandas_index(table))
     faults = [*_explain_version(table), *explain_columns(table.column_names)]
     columns: dict[str, pa.ChunkedArray] = {}
     for name in [] if faults else table.column_names:
@@ -106,6 +109,15 @@ def conform(table: pa.Table, source: str) -> pa.Table:
     if faults:
         raise ConfigError("\n  ".join([f"{source}:", *faults]))
     return pa.table(columns)
+
+
+def _pandas_index(table: pa.Table) -> list[str]:
+    """Columns that are no more than the row labels of a DataFrame, as pandas itself notes."""
+    try:
+        labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+    except (ValueError, AttributeError):
+        return []
+    return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
 
 
 def _explain_version(table: pa.Table) -> list[str]:
@@ -119,6 +131,8 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     found = column.type.value_type if kinds.is_dictionary(column.type) else column.type
     if not _is_taken(found, wanted):
         raise ValueError(f"must be {EXPECTATIONS[wanted]}")
+    if wanted == TAGS and not kinds.is_map(found):
+        return pa.chunked_array([pa.array(map(_read_tags, column.to_pylist()), TAGS)])
     if wanted == REAL:
         column = _as_written(column.cast(found))
     # Nanoseconds are the only thing that may be lost: pandas writes them for every time.
@@ -154,10 +168,26 @@ def _is_taken(found: pa.DataType, wanted: pa.DataType) -> bool:
     elif wanted == TIME:
         taken = kinds.is_timestamp(found) or kinds.is_date(found)
     elif wanted == TAGS:
-        taken = kinds.is_map(found) and _is_text(found.key_type) and _is_text(found.item_type)
+        taken = _holds_tags(found)
     else:
         taken = kinds.is_integer(found) or kinds.is_floating(found) or kinds.is_decimal(found)
     return taken or bool(kinds.is_null(found))
+
+
+def _read_tags(value: object) -> list[tuple[str, str]] | None:
+    try:
+        return None if value is None else read_tags(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"must be {EXPECTATIONS[TAGS]}, which {value!r:.60} is not") from None
+
+
+def _holds_tags(found: pa.DataType) -> bool:
+    """As a map, a struct, JSON, or a list of structs of a key and a value, which is how polars writes a map."""
+    if kinds.is_map(found):
+        return _is_text(found.key_type) and _is_text(found.item_type)
+    if kinds.is_list(found) or kinds.is_large_list(found):
+        return bool(kinds.is_struct(found.value_type)) and found.value_type.num_fields == 2
+    return bool(kinds.is_struct(found)) or _is_text(found)
 
 
 def _is_text(found: pa.DataType) -> bool:

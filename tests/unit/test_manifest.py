@@ -15,6 +15,8 @@ from lynx_batch.intake.check import check_rows, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
 from lynx_batch.intake.schema import MANIFEST_VERSION, SCHEMA, VERSION_KEY
 
+DATA = Path(__file__).parents[1] / "data"
+
 
 def write(path: Path, **columns: object) -> str:
     """A Parquet file of `columns`, with the required ones filled in."""
@@ -73,7 +75,6 @@ def test_every_faulty_column_is_named_with_the_nearest_known_one(tmp_path: Path)
         ("ip_scale", ["1.0"]),
         ("consent_expires_at", ["2030-01-01"]),
         ("consent_expires_at", pa.array([2**62], pa.timestamp("us"))),
-        ("tags", [{"campaign": "x"}]),
         ("tags", pa.array([[("n", 1)]], pa.map_(pa.string(), pa.int64()))),
     ],
 )
@@ -232,3 +233,45 @@ def test_a_manifest_in_a_store_is_read_and_its_photos_lie_beside_it() -> None:
     assert read_manifest("memory://bucket/m")["seed"].to_pylist() == [1, 2]
     assert folder_of("memory://bucket/m") == "memory://bucket/m"
     assert folder_of("memory://bucket/m/seed=1/a.parquet") == "memory://bucket/m/seed=1"
+
+
+def test_the_index_of_a_filtered_dataframe_is_no_column() -> None:
+    table = read_manifest(str(DATA / "pandas-filtered-index.parquet"))
+    assert table.column_names == ["row", "subject_uri", "prompt", "seed", "priority"]
+
+
+def test_an_index_that_is_a_column_of_the_manifest_counts(tmp_path: Path) -> None:
+    table = pa.table({"subject_uri": ["a"], "prompt": ["p"], "clip_name": ["n"]})
+    noted = table.replace_schema_metadata({b"pandas": b'{"index_columns": ["clip_name"]}'})
+    pq.write_table(noted, tmp_path / "m.parquet")
+    assert read_manifest(str(tmp_path / "m.parquet"))["clip_name"].to_pylist() == ["n"]
+
+
+PAIRS = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        pa.array([[("k", "v")], None], pa.map_(pa.string(), pa.string())),
+        pa.array([[{"key": "k", "value": "v"}], None], PAIRS),
+        pa.array([[{"key": "k", "value": "v"}], None], pa.large_list(PAIRS.value_type)),
+        pa.array([{"k": "v", "other": None}, None], pa.struct([("k", pa.string()), ("other", pa.string())])),
+        pa.array(['{"k": "v"}', None]),
+    ],
+    ids=["map", "polars", "large list", "struct", "JSON"],
+)
+def test_tags_are_taken_in_whatever_shape_a_tool_writes_them(tmp_path: Path, tags: pa.Array) -> None:
+    pq.write_table(pa.table({"subject_uri": ["a", "b"], "prompt": ["p", "q"], "tags": tags}), tmp_path / "m.parquet")
+    assert read_manifest(str(tmp_path / "m.parquet"))["tags"].to_pylist() == [[("k", "v")], None]
+
+
+def test_a_map_that_polars_wrote_is_read() -> None:
+    assert read_manifest(str(DATA / "polars-tags.parquet"))["tags"].to_pylist() == [[("k", "v")]]
+
+
+@pytest.mark.parametrize("tags", [["k=v"], ["[1]"], ['{"k": 1}'], [["k", "v"]], [{"k": 1}], ['{"k": "v", "k": "w"}']])
+def test_what_holds_no_tags_is_told(tmp_path: Path, tags: list[object]) -> None:
+    pq.write_table(pa.table({"subject_uri": ["a"], "prompt": ["p"], "tags": tags}), tmp_path / "m.parquet")
+    with pytest.raises(ConfigError, match=r"column 'tags' of type .*: must be a map of text to text"):
+        read_manifest(str(tmp_path / "m.parquet"))
