@@ -137,7 +137,7 @@ def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
 def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{file}: not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
         raise WeightsMismatch(f"{file}: not a safetensors file: its header is not a JSON object")
@@ -152,7 +152,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise MissingFile(f"{file}: no such file") from error
     except OSError as error:
         raise MissingFile(f"{file}: must be a file that can be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{file}: not JSON: {error}") from error
     if not isinstance(content, dict):
         raise WeightsMismatch(f"{file}: must hold a JSON object")

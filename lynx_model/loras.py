@@ -235,7 +235,7 @@ def _peft_settings(file: Path, tensors: Iterable[str]) -> tuple[str, dict[str, A
     try:
         settings = json.loads(read_metadata(file).get(METADATA_KEY, "{}"))
         return source, {name.removeprefix("transformer."): value for name, value in settings.items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise WeightsMismatch(f"{source}: must be peft's configuration as JSON") from error
 
 

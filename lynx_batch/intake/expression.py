@@ -46,7 +46,9 @@ def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
         kept = complete.filter(expression)
     except SyntaxError as error:
         raise ConfigError(f"--where {where!r}: {error.msg}; an example is: seed == 7 and width in [480, 832]") from None
-    except (ValueError, pa.ArrowException, RecursionError) as error:
+    except (RecursionError, MemoryError):  # what Python's parser raises for deep nesting
+        raise ConfigError(f"--where {where[:60]!r}...: must not be nested so deeply") from None
+    except (ValueError, pa.ArrowException) as error:
         raise ConfigError(f"--where {where!r}: {error}") from None
     return kept.select(table.column_names).sort_by(ROW)
 

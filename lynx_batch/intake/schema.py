@@ -115,7 +115,7 @@ def _pandas_index(table: pa.Table) -> list[str]:
     """Columns that are no more than the row labels of a DataFrame, as pandas itself notes."""
     try:
         labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return []
     return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
 

@@ -77,15 +77,17 @@ def name_clips(output: str, template: str, now: datetime) -> NamedClips:
 def _columns_of(template: str) -> list[str]:
     """The columns that a template names."""
     try:
-        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        fields = [(name, spec) for _, name, spec, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise ConfigError(f"--name {template!r}: {error}") from None
-    for name in fields:
+    for name, spec in fields:
         if name not in FILTER_COLUMNS:
             raise ConfigError(
                 f"--name {template!r}: {name!r} must be a column of the metadata: {', '.join(FILTER_COLUMNS)}"
             )
-    return fields
+        if spec and "{" in spec:
+            raise ConfigError(f"--name {template!r}: the format of {name!r} must not hold braces")
+    return [name for name, _ in fields]
 
 
 def _was_rendered(row: Row, editions: Editions) -> bool:

@@ -66,5 +66,5 @@ def _describe(folder: Path) -> FacePack:
         return FacePack(folder=folder, name=folder.name, identity_encoder=encoder, licence=INSIGHTFACE_LICENCE)
     try:
         return FacePack(folder=folder, **json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MissingFile(f"face pack {folder}: {PACK_NOTE} must give name, identity_encoder and licence") from error

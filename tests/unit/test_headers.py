@@ -203,3 +203,13 @@ def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, content: byt
     file.write_bytes(content)
     with pytest.raises(WeightsMismatch, match=re.escape(f"{file}: {message}")):
         read_header(file)
+
+
+def test_json_that_is_nested_too_deeply_is_told(tmp_path: Path) -> None:
+    deep = b"[" * 100_000
+    (tmp_path / "config.json").write_bytes(deep)
+    (tmp_path / "a.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+    with pytest.raises(WeightsMismatch, match=r"config\.json: not JSON"):
+        read_json(tmp_path / "config.json")
+    with pytest.raises(WeightsMismatch, match=r"a\.safetensors: not a safetensors file"):
+        read_header(tmp_path / "a.safetensors")

@@ -107,3 +107,11 @@ def test_that_nothing_matches_is_told_where_rows_are_wanted() -> None:
     assert choose_rows(TABLE, "seed == 3").num_rows == 1
     with pytest.raises(ConfigError, match="--where 'seed == 4': must match a row, but matches none of 3"):
         choose_rows(TABLE, "seed == 4")
+
+
+@pytest.mark.parametrize(
+    "where", ["seed == " + "-" * 9000 + "1", "(" * 500 + "seed == 1" + ")" * 500, "not " * 2000 + "seed == 1"]
+)
+def test_an_expression_that_is_nested_too_deeply_is_refused(where: str) -> None:
+    with pytest.raises(ConfigError, match=r"--where .*(nested|parentheses)"):
+        filter_rows(pa.table({"row": [0], "seed": [1]}), where)
