@@ -1,4 +1,4 @@
-"""Signals that end a command: the first as Ctrl-C does, and one that comes while that goes on at once."""
+"""Signals that end a command: the first winds it up as Ctrl-C does, the second ends it at once."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _State:
-    """What this process, of which signals are, was told."""
+    """Signals belong to the whole process, and so does this: how many came, and whether the first one is held back."""
 
     num_told = 0
     is_held = False

@@ -69,7 +69,7 @@ def render(
     run_id: str | None = None,
     origin: Origin | None = None,
 ) -> RunSummary:
-    """Renders every row of the manifest that is not committed yet; `origin` is where that of a submitted job comes from.
+    """Renders every row of the manifest that is not committed yet; `origin` tells where that of a submitted job lay.
 
     Raises:
         Permanent: If the run file, manifest, model, store or cluster is unfit, before a clip is rendered.
@@ -87,14 +87,7 @@ def render(
         is_whole=selection.is_whole,
         is_store_safe=is_store_safe,
     )
-    write_run_record(
-        config.output,
-        run_id,
-        record,
-        run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
-        manifest=prepared.manifest,
-        environment=software_versions(),
-    )
+    _write_record(config, run_id, record, prepared)
     for rival, beat in living_runs(config.output, storage.clock(config.output)).items():
         announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): what it commits is left out")
     recorder = RunRecorder(config.output, run_id, prepared)
@@ -116,6 +109,18 @@ def render(
         stopped_by=stopped_by,
         clips_gone=recorder.clips_gone,
         is_refused=is_refused,
+    )
+
+
+def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: PreparedRun) -> None:
+    """Writes what this run is, without the secrets of its run file."""
+    write_run_record(
+        config.output,
+        run_id,
+        record,
+        run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
+        manifest=prepared.manifest,
+        environment=software_versions(),
     )
 
 
