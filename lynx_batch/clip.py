@@ -14,7 +14,7 @@ from typing import Any
 
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import RenderParams
+from lynx_model.spec import RenderParams, check_field
 
 CONTRACT_VERSION = 2
 """Raised when a change of this code changes pixels; every ClipId changes with it."""
@@ -125,7 +125,7 @@ class Rejection:
 def broken_rule(field: str, value: object) -> str | None:
     """The rule that `value` breaks as the field of that name of RenderParams, whatever the other fields are."""
     try:
-        RenderParams(**({"prompt": "any"} | {field: value}))  # type: ignore[arg-type]
+        check_field(field, value)
     except InvalidParams as error:
         return error.rule
     return None

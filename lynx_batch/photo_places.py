@@ -165,6 +165,7 @@ def _explain_port(place: Place, allow: Sequence[str]) -> str:
     return f"; they name port {port_of(others[0])} of this host: for port {port_of(place)} add {place.scheme}://{place.host}/"
 
 
+@lru_cache(maxsize=1_000)
 def _locate_entry(entry: str) -> Place:
     scheme, separator, rest = entry.partition("://")
     return Place(scheme, "", ()) if separator and not rest else locate(entry)

@@ -1,11 +1,10 @@
 """The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,22 @@ ALIGNED_FACE_PX = 256
 UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_LORA_SCALE = 10.0
 MAX_SEED = 2**63 - 2  # the reference picture is encoded with seed + 1, and seeds are signed 64-bit
+
+RANGES = {
+    "fps": (1, 120),
+    "num_inference_steps": (1, 1000),
+    "guidance_scale": (0, 100),
+    "guidance_scale_image": (0, 100),
+    "ip_scale": (0, 10),
+    "ref_scale": (0, 10),
+    "seed": (0, MAX_SEED),
+    "flow_shift": (0.01, 100),
+    **dict.fromkeys(("ip_start", "ip_end", "ref_start", "ref_end", "guidance_until"), (0, 1)),
+}
+"""The lowest and the highest value of fields of RenderParams."""
+
+OPTIONAL = frozenset({"guidance_scale_image", "flow_shift", "ip_blocks", "ref_blocks"})
+"""Fields of RenderParams that may be None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,32 +87,34 @@ class RenderParams:
     guidance_until: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise InvalidParams("prompt", self.prompt, "must not be empty")
-        check_size("width", self.width)
-        check_size("height", self.height)
-        check_num_frames(self.num_frames)
-        _check_range("fps", self.fps, 1, 120)
-        _check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
-        _check_range("guidance_scale", self.guidance_scale, 0, 100)
-        if self.guidance_scale_image is not None:
-            _check_range("guidance_scale_image", self.guidance_scale_image, 0, 100)
-        _check_range("ip_scale", self.ip_scale, 0, 10)
-        _check_range("ref_scale", self.ref_scale, 0, 10)
-        _check_range("seed", self.seed, 0, MAX_SEED)
-        if self.flow_shift is not None:
-            _check_range("flow_shift", self.flow_shift, 0.01, 100)
-        for name in ("ip_start", "ip_end", "ref_start", "ref_end", "guidance_until"):
-            _check_range(name, getattr(self, name), 0, 1)
+        for name in FIELDS:
+            check_field(name, getattr(self, name))
         for fault in explain_step_ranges(partial(getattr, self)):
             raise InvalidParams(*fault)
-        for name, blocks in (("ip_blocks", self.ip_blocks), ("ref_blocks", self.ref_blocks)):
-            if blocks is not None:
-                parse_blocks(name, blocks)
+
+
+FIELDS = tuple(each.name for each in fields(RenderParams))
+
+
+def check_field(name: str, value: Any) -> None:
+    """Raises InvalidParams if `value` breaks the rule of that field of RenderParams, whatever the other fields are."""
+    if value is None and name in OPTIONAL:
+        return
+    if name in RANGES:
+        _check_range(name, value, *RANGES[name])
+    elif name in ("width", "height"):
+        check_size(name, value)
+    elif name == "num_frames":
+        check_num_frames(value)
+    elif name == "prompt":
+        if not value.strip():
+            raise InvalidParams(name, value, "must not be empty")
+    elif name in ("ip_blocks", "ref_blocks"):
+        parse_blocks(name, value)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # as NaN is not
         raise InvalidParams(name, value, f"must be between {low} and {high}")
 
 
