@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,7 @@ from lynx_batch.local_files import read_at_most
 from lynx_batch.photo_places import ANYWHERE, explain_entry
 from lynx_batch.places import READABLE, WRITABLE, explain_place
 from lynx_batch.redaction import redact_all
+from lynx_batch.spelling import nearest
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from lynx_model.errors import InvalidParams
 from lynx_model.memory import Setting
@@ -307,6 +308,27 @@ class RunConfig(_Section):
         return write_yaml(self.model_dump(mode="json")).encode()
 
 
+def _keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, item in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections_in(item.annotation):
+            yield from _keys_of(inner, f"{prefix}{name}.")
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
+
+
+KEYS = tuple(_keys_of(RunConfig))
+"""Every key of a run file, dotted; those of a list's items without their numbers."""
+
+UNION_MEMBERS = ("str", AdapterConfig.__name__, LoraConfig.__name__)
+"""What pydantic adds to the place of a fault where a value may be one of two kinds."""
+
+
 def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     """The run file at `path` with `overrides` ({"a.b": value}) laid over it.
 
@@ -344,8 +366,7 @@ def parse_run_config(content: dict[str, Any], *, source: str) -> RunConfig:
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}{_shown(e)}" for e in error.errors()]
-        raise ConfigError("\n".join([f"{source}:", *faults])) from error
+        raise ConfigError("\n".join([f"{source}:", *_explain_values(error)])) from error
     if faults := list(_explain_places(config)):
         raise ConfigError("\n".join([f"{source}:", *faults]))
     return config
@@ -379,8 +400,20 @@ def parse_override(text: str) -> tuple[str, object]:
     return key.strip(), read_yaml(value, source=f"--set {text!r}")
 
 
-def _shown(error: Any) -> str:
-    return "" if error["type"] in ("missing", "extra_forbidden") else f" (got {redact_all(error['input'])!r})"
+def _explain_values(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        *parents, last = fault["loc"]
+        if last == "str" and isinstance(
+            fault["input"], dict
+        ):  # the fault of the section that may stand there tells more
+            continue
+        key = ".".join(str(part) for part in (*parents, last) if part not in UNION_MEMBERS)
+        if fault["type"] == "extra_forbidden":
+            known = nearest(".".join(part for part in key.split(".") if not part.isdigit()), KEYS)
+            yield f"  {key}: unknown; the nearest known key is {known}"
+        else:
+            shown = "" if fault["type"] == "missing" else f" (got {redact_all(fault['input'])!r})"
+            yield f"  {key}: {fault['msg']}{shown}"
 
 
 def _absolute(key: str, value: object, folder: Path) -> object:

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
-from lynx_batch.intake.schema import ROW, SCHEMA, TAGS, nearest
+from lynx_batch.intake.schema import ROW, SCHEMA, TAGS
+from lynx_batch.spelling import nearest
 
 MAX_LENGTH = 10_000
 

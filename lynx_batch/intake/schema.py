@@ -4,7 +4,6 @@ A foreign table is taken as it comes wherever nothing is lost: any integer, floa
 value fits, any kind of string for text, dates and timestamps without a zone as UTC.
 """
 
-import difflib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import pyarrow.types as kinds
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.tags import read_tags
+from lynx_batch.spelling import nearest
 
 MANIFEST_VERSION = 1
 VERSION_KEY = b"lynx_manifest_version"
@@ -72,11 +72,6 @@ EXPECTATIONS = {
     TAGS: "a map of text to text",
 }
 """What a column of each type takes, in words."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that `name` most resembles, for a message."""
-    return max(known, key=lambda candidate: difflib.SequenceMatcher(None, name.lower(), candidate).ratio())
 
 
 def explain_columns(names: Iterable[str]) -> list[str]:

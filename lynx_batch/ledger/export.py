@@ -15,6 +15,7 @@ from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
 from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
+from lynx_batch.spelling import nearest
 
 MAX_PROBLEMS_SHOWN = 20
 
@@ -83,7 +84,8 @@ def _columns_of(template: str) -> list[str]:
     for name, spec in fields:
         if name not in FILTER_COLUMNS:
             raise ConfigError(
-                f"--name {template!r}: {name!r} must be a column of the metadata: {', '.join(FILTER_COLUMNS)}"
+                f"--name {template!r}: {name!r} must be a column of the metadata, the nearest of which is "
+                f"{nearest(name, FILTER_COLUMNS)!r}: {', '.join(FILTER_COLUMNS)}"
             )
         if spec and "{" in spec:
             raise ConfigError(f"--name {template!r}: the format of {name!r} must not hold braces")

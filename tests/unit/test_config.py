@@ -67,6 +67,28 @@ def test_an_override_replaces_one_key(tmp_path: Path) -> None:
     assert config.defaults.width == 480
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("engine.precison=fp8", "engine.precison: unknown; the nearest known key is engine.precision"),
+        ("precision=fp8", "precision: unknown; the nearest known key is engine.precision"),
+        ("engin.precision=fp8", "engin: unknown; the nearest known key is engine"),
+        (
+            "model.adapters={id: a, reff: b}",
+            "model.adapters.reff: unknown; the nearest known key is model.adapters.ref",
+        ),
+        (
+            "model.loras=[{file: a, sclae: 1}]",
+            "model.loras.0.sclae: unknown; the nearest known key is model.loras.scale",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_told_with_the_nearest_one(tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(write(tmp_path, MINIMAL), dict([parse_override(override)]))
+    assert str(caught.value).splitlines()[1:] == [f"  {told}"]
+
+
 def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
     engines = [
         EngineConfig(precision=precision, attention=attention, num_bf16_edge_blocks=number)

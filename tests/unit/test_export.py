@@ -181,7 +181,7 @@ def test_one_name_in_two_manifests_is_told_and_nothing_is_hidden(place: Place, t
     [
         ("{clip_name}.mp4", r"row 2 of run run-1: 'wave\.mp4' must not be the name of row 0, too"),
         ("{consent_ref}.mp4", "row 0 of run run-1: consent_ref must not be null"),
-        ("{clipname}.mp4", "'clipname' must be a column of the metadata"),
+        ("{clipname}.mp4", "'clipname' must be a column of the metadata, the nearest of which is 'clip_name'"),
         ("{clip_name.__class__}", "must be a column"),
         ("{}.mp4", "must be a column"),
         ("{clip_id:{prompt}}", "the format of 'clip_id' must not hold braces"),
