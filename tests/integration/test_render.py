@@ -67,7 +67,7 @@ class Job:
         (self.folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
-        target = self.output if command in ("status", "retry") else str(self.folder / "run.yaml")
+        target = str(self.folder / "run.yaml") if command in ("render", "submit") else self.output
         program = str(Path(sys.executable).with_name("lynx-batch"))
         return subprocess.Popen(
             [program, command, target, *options],
