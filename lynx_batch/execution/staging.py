@@ -36,6 +36,7 @@ from lynx_model.fingerprint import (
     weight_files,
 )
 from lynx_model.headers import LENGTH_BYTES, MAX_HEADER_BYTES
+from lynx_model.loras import PEFT_CONFIG_FILE
 from lynx_model.names import below
 from lynx_model.spec import REF_FILE, ModelSource
 
@@ -145,7 +146,9 @@ def _find(uri: str) -> _StoredWeights:
         return weights
     if name not in weights.fingerprint.files:
         raise ConfigError(f"{storage.redact(uri)}: must be listed in the {FINGERPRINT_FILE} of its folder")
-    return replace(weights, file=name, fingerprint=Fingerprint(files={name: weights.fingerprint.files[name]}))
+    files = weights.fingerprint.files
+    needed = {path: files[path] for path in (name, PEFT_CONFIG_FILE) if path in files}
+    return replace(weights, file=name, fingerprint=Fingerprint(files=needed))
 
 
 def _read(folder: str) -> _StoredWeights:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import structlog
+import torch
+from safetensors.torch import save_file
 
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, parse_run_config
@@ -20,6 +22,7 @@ from lynx_model.digests import FileDigest, digest_files
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
 from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
+from lynx_model.loras import PEFT_CONFIG_FILE
 from tests.models import BASE, MODEL
 from tests.stores import refusing_server, use_endpoint
 
@@ -65,6 +68,22 @@ def test_a_model_in_a_store_must_be_complete(store: str, face_pack: Path, tmp_pa
         fingerprint_folder(folder)
     with pytest.raises(MissingFile, match="must hold tokenizer"):
         identify_model(run_config(*(put(folder, store) for folder in (base, FULL, face_pack))))
+
+
+@pytest.mark.parametrize("bring", [outline, stage])
+def test_a_lora_in_a_store_comes_with_the_peft_configuration_beside_it(
+    store: str, tmp_path: Path, bring: Callable[[str], str]
+) -> None:
+    folder = tmp_path / "smile"
+    folder.mkdir()
+    for name in ("adapter_model.safetensors", "other.safetensors"):
+        save_file({"base_model.model.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 4)}, folder / name)
+    (folder / PEFT_CONFIG_FILE).write_text('{"lora_alpha": 8}', encoding="utf-8")
+    fingerprint_folder(folder)
+    brought = Path(bring(storage.join(put(folder, store), "adapter_model.safetensors")))
+    assert json.loads(brought.with_name(PEFT_CONFIG_FILE).read_bytes()) == {"lora_alpha": 8}
+    assert not brought.with_name("other.safetensors").exists()
+    assert fingerprint(str(brought)) == fingerprint(str(folder / brought.name))
 
 
 def test_an_arcface_file_in_a_store_is_checked_by_its_outline(store: str, tmp_path: Path) -> None:
