@@ -5,9 +5,10 @@ TIMES ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
 FACES := .cache/faces/free
+SLOW := slow or gpu or only_chaos
 
 .DEFAULT_GOAL := check
-.PHONY: setup demo test chaos check lint types layers fast fix clean
+.PHONY: setup demo test test-all chaos check lint types layers fast fix clean
 
 setup: $(READY)
 
@@ -31,7 +32,10 @@ demo: $(READY) $(FACES)
 	@echo "model, faces and defaults of the run file as jobs/campaign.yaml does (README, 'With the published weights')."
 
 test: $(READY) $(FACES)
-	$(BIN)/pytest tests -n 2 --dist loadfile
+	$(BIN)/pytest tests -n 2 --dist loadfile -m "not ($(SLOW))"
+
+test-all: test
+	$(BIN)/pytest tests -n 2 --dist loadgroup -m "$(SLOW)"
 
 chaos: $(READY) $(FACES)
 	$(BIN)/pytest tests/chaos --chaos $(TIMES)
