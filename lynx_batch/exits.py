@@ -3,6 +3,9 @@
 DONE = 0
 """Every row was rendered, or the command did what it was asked."""
 
+BUG = 1
+"""A fault of lynx-batch itself: a traceback was printed. Python ends a process so by itself."""
+
 FAULTY = 2
 """An argument, the run file, the manifest or the model breaks a rule; nothing was started."""
 
