@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from urllib.parse import parse_qs, unquote
 
 import pytest
 import s3fs
+
+from tests.web import serving
 
 NOBODY = 65534
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -118,15 +119,9 @@ def refusing_server() -> Iterator[Refusals]:
     """Of a real server nobody can ask to refuse one request of a user and not another; those two here have no users."""
     refusals = Refusals("")
     handler = type("Handler", (_Server,), {"refusals": refusals, "objects": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = Thread(target=server.serve_forever)
-        serving.start()
-        refusals.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield refusals
-        finally:
-            server.shutdown()
-            serving.join()
+    with serving(handler) as address:
+        refusals.url = f"http://{address}"
+        yield refusals
 
 
 @contextmanager

@@ -10,17 +10,11 @@ import torch
 
 from lynx_model import parallel
 from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams, TextPlacement
-from tests.integration.test_parallel import free_port
-from tests.models import load_tiny
+from tests.models import forbid_tf32, load_tiny
 from tests.unit.test_pipeline import make_subject
+from tests.web import free_port
 
 PARAMS = RenderParams(prompt="a person waves", width=96, height=80, num_frames=9, num_inference_steps=4)
-
-
-def forbid_tf32() -> None:
-    """Convolutions would else round float32 inputs to 10 bits, differently in differently shaped calls."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.mark.gpu(1)

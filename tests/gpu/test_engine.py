@@ -13,9 +13,8 @@ from lynx_model.offload import BlockStream
 from lynx_model.precision import quantize_blocks
 from lynx_model.spec import EngineOptions, ParallelPlan
 from tests.gpu.test_cuda import PARAMS
-from tests.models import load_tiny
+from tests.models import load_tiny, relative_error
 from tests.unit.test_pipeline import make_subject
-from tests.unit.test_precision import relative_error
 
 TRUE_WIDTH = BenchCase(num_blocks=2, width=256, height=256, num_frames=9)
 FP8 = EngineOptions(has_fp8_linears=True)

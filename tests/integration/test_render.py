@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,9 +25,8 @@ import yaml
 from lynx_batch.ledger.events import AttemptEvent, read_events
 from lynx_batch.ledger.runs import read_runs
 from tests import crashes
-from tests.integration.test_parallel import free_port
 from tests.models import BASE, MODEL, ROOT
-from tests.web import serve
+from tests.web import can_connect, free_port, serve
 
 pytestmark = pytest.mark.ray
 
@@ -117,12 +115,6 @@ def decode(file: Path) -> np.ndarray:
 
 def sha256_of(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()
-
-
-def can_connect(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
 
 
 def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:

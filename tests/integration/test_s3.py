@@ -1,11 +1,10 @@
 """The same promises on object storage, spoken to a real S3 protocol server."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import boto3
@@ -27,6 +26,7 @@ from tests.seaweed import SeaweedServer
 from tests.stores import use_endpoint
 from tests.unit.test_ledger import clip, ended, race_in_threads, record, winners, write_metadata
 from tests.unit.test_staging import put
+from tests.web import serving
 
 
 @contextmanager
@@ -157,13 +157,8 @@ class ForgetfulServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def forgetful_server() -> Iterator[str]:
-    handler = type("Handler", (ForgetfulServer,), {"objects": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        serving.join()
+    with serving(type("Handler", (ForgetfulServer,), {"objects": {}})) as address:
+        yield f"http://{address}"
 
 
 def test_a_store_that_ignores_the_condition_is_refused(monkeypatch: pytest.MonkeyPatch, forgetful_server: str) -> None:

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from lynx_batch.ledger.runs import read_runs
-from tests.integration.test_parallel import free_port
-from tests.integration.test_render import COLLINS, DEADLINE_S, HOPPER, Job, Result, can_connect, row, wait_until
+from tests.integration.test_render import COLLINS, DEADLINE_S, HOPPER, Job, Result, row, wait_until
 from tests.models import MODEL
+from tests.web import can_connect, free_port
 
 pytestmark = pytest.mark.ray
 

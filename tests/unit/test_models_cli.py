@@ -17,7 +17,7 @@ from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.published import models_root
 from tests.hub import Hub, read_repo, serve
-from tests.models import BASE, MODEL
+from tests.models import BASE, MODEL, TRANSFORMER
 
 
 def run(*arguments: object) -> Result:
@@ -85,7 +85,7 @@ def test_check_finds_a_flipped_byte(base: Path) -> None:
 
 
 def drop_last_byte(base: Path) -> None:
-    file = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    file = base / TRANSFORMER
     file.write_bytes(file.read_bytes()[:-1])
 
 

@@ -21,7 +21,7 @@ from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.headers import DECLARATION_FILE
-from tests.models import BASE, MODEL, ROOT
+from tests.models import BASE, MODEL, ROOT, TRANSFORMER
 
 SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
 PLACE = Origin(manifest="m.parquet", folder="/photos")
@@ -135,7 +135,7 @@ def without_index_map(folder: Path) -> None:
     ("damage", "message"),
     [
         (
-            lambda base: (base / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
+            lambda base: (base / TRANSFORMER).unlink(),
             "transformer: must hold",
         ),
         (lambda base: shutil.rmtree(base / "tokenizer"), "must hold tokenizer/tokenizer.json, as"),

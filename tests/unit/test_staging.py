@@ -20,7 +20,7 @@ from lynx_model.digests import FileDigest, digest_files
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
 from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
-from tests.models import BASE, MODEL
+from tests.models import BASE, MODEL, TRANSFORMER
 from tests.stores import refusing_server, use_endpoint
 
 FULL = MODEL / "lynx_full"
@@ -85,8 +85,8 @@ def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:
 
 def test_an_outline_takes_no_room_for_weights(store: str) -> None:
     folder = Path(outline(put(BASE, store)))
-    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    assert weights.stat().st_size == (BASE / "transformer" / weights.name).stat().st_size
+    weights = folder / TRANSFORMER
+    assert weights.stat().st_size == (BASE / TRANSFORMER).stat().st_size
     assert weights.stat().st_blocks * 512 < weights.stat().st_size / 2
 
 
