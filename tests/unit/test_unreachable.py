@@ -12,12 +12,10 @@ from lynx_batch.cli import app
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
 from tests.integration.test_render import COLLINS, Job, row
-from tests.unit.test_photo_places import (
-    test_what_is_no_place_of_a_photo_breaks_a_rule_that_tells_nothing_of_it as malformed,
-)
+from tests.uris import NO_PLACES
 from tests.web import WebServer, serve
 
-MALFORMED = [uri for uri, _ in malformed.pytestmark[0].args[1] if uri not in ("a.jpg", "/", "/photos/")]
+MALFORMED = [uri for uri, _ in NO_PLACES if uri not in ("a.jpg", "/", "/photos/")]
 IN_VAIN = [
     "http://nowhere.invalid/a.jpg",
     "/dev/zero",
