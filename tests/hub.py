@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -47,10 +46,6 @@ def serve(hub: Hub) -> Iterator[Hub]:
     with serving(type("Handler", (_Handler,), {"hub": hub})) as address:
         hub.url = f"http://{address}"
         yield hub
-
-
-def read_repo(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 class _Handler(BaseHTTPRequestHandler):

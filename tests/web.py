@@ -1,5 +1,6 @@
 """Servers and ports on this machine, and a small web server that may be slow, silent, endless or cut short."""
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -7,6 +8,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
 from threading import Event, Thread
+
+import pytest
+
+
+def forget_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None that this machine's user has set may come in between."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
 
 
 def free_ports(number: int) -> list[int]:

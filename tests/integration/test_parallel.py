@@ -12,8 +12,8 @@ import torch
 from lynx_model import parallel
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import ParallelPlan, RenderParams
+from tests.builders import make_subject
 from tests.models import load_tiny
-from tests.unit.test_pipeline import make_subject
 from tests.web import free_port
 
 EVEN = RenderParams(prompt="a person waves", width=64, height=64, num_frames=9, num_inference_steps=3)

@@ -17,7 +17,7 @@ from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.build import build_from_folder
 from lynx_batch.intake.manifest import hash_manifest, read_manifest
 from lynx_batch.intake.photos import PhotoProblem, hash_photos
-from tests.integration.test_s3 import create_bucket, moto_server, use_endpoint
+from tests.stores import create_bucket, moto_server, use_endpoint
 from tests.web import serving
 
 PHOTO = b"0123456789"

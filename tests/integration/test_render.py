@@ -1,7 +1,5 @@
 """`lynx-batch render` as its user runs it: a process of its own, a real local Ray, real photos, MP4s that are decoded."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -17,118 +14,19 @@ from pathlib import Path
 import av
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from lynx_batch.ledger.events import AttemptEvent, read_events
-from lynx_batch.ledger.runs import read_runs
 from tests import crashes
-from tests.models import BASE, MODEL, ROOT
+from tests.builders import COLLINS, HOPPER, row
+from tests.jobs import DEADLINE_S, Job, decode, wait_until, workers_of
 from tests.web import can_connect, free_port, serve
 
 pytestmark = pytest.mark.ray
 
-COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
-HOPPER = ROOT / "jobs" / "demo" / "subjects" / "grace-hopper.jpg"
-DEADLINE_S = 120
-
-
-@dataclass(kw_only=True)
-class Job:
-    """A run file with small clips on the tiny model, and what came of it."""
-
-    folder: Path
-    face_pack: Path
-    rows: list[dict[str, object]]
-    steps: int = 2
-    settings: dict[str, object] = field(default_factory=dict)
-    output: str = ""
-    env: dict[str, str] = field(default_factory=dict)
-    deadline_s: int = DEADLINE_S
-
-    def __post_init__(self) -> None:
-        self.output = self.output or str(self.folder / "out")
-        columns = {name for row in self.rows for name in row}
-        table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in self.rows])
-        pq.write_table(table, self.folder / "manifest.parquet")
-        content = {
-            "manifest": "manifest.parquet",
-            "output": self.output,
-            "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
-            "faces": {"pack": str(self.face_pack), "identity": "pack"},
-            "engine": {"precision": "float32"},
-            "defaults": {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": self.steps},
-            **self.settings,
-        }
-        (self.folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-
-    def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
-        target = self.output if command in ("status", "retry") else str(self.folder / "run.yaml")
-        program = str(Path(sys.executable).with_name("lynx-batch"))
-        return subprocess.Popen(
-            [program, command, target, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **self.env},
-        )
-
-    def run(self, *options: str, command: str = "render") -> "Result":
-        process = self.start(*options, command=command)
-        stdout, stderr = process.communicate(timeout=self.deadline_s)
-        return Result(process.returncode, stdout, stderr)
-
-    def metadata(self) -> list[dict[str, object]]:
-        """The rows of the newest run."""
-        newest = max((Path(self.output) / "metadata").iterdir())
-        return sorted(pq.read_table(newest, partitioning=None).to_pylist(), key=lambda row: row["row"])
-
-    def events(self) -> list[AttemptEvent]:
-        """Those of all runs."""
-        return [event for run in read_runs(self.output) for event in read_events(self.output, run.run_id)]
-
-    def commits(self) -> list[dict[str, object]]:
-        files = sorted((Path(self.output) / "commits").rglob("*.json"))
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-    def num_commits(self) -> int:
-        return len(list((Path(self.output) / "commits").rglob("*.json")))
-
-
-@dataclass(frozen=True)
-class Result:
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-def row(photo: Path = COLLINS, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
-    return {"subject_uri": str(photo), "prompt": prompt, **cells}
-
-
-def decode(file: Path) -> np.ndarray:
-    with av.open(str(file)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
-
 
 def sha256_of(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()
-
-
-def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
-
-
-def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Ray workers that render for a driver with a Ray of its own."""
-    descendants = psutil.Process(driver.pid).children(recursive=True)
-    return [process for process in descendants if any("ray::Worker" in part for part in process.cmdline())]
 
 
 def kill_part_of_ray(driver: subprocess.Popen[str], name: str) -> None:

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from lynx_batch.ledger.runs import read_runs
-from tests.integration.test_render import COLLINS, DEADLINE_S, HOPPER, Job, Result, row, wait_until
+from tests.builders import COLLINS, HOPPER, row
+from tests.jobs import DEADLINE_S, Job, Result, wait_until
 from tests.models import MODEL
 from tests.web import can_connect, free_port
 

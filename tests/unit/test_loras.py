@@ -17,8 +17,8 @@ from lynx_model.loras import describe_loras
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import LoraSource, ModelSource
 from lynx_model.weights import load_model
+from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, TRANSFORMER
-from tests.unit.test_pipeline import PARAMS, make_subject
 
 Tensors = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ from lynx_model.errors import InvalidParams
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.precision import FP8, FP8_LAYERS, Fp8Linear, check_fp8, quantize
 from lynx_model.spec import EngineOptions
+from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, load_tiny, relative_error
-from tests.unit.test_pipeline import PARAMS, make_subject
 
 FP8_ROUNDING = 2**-4  # 3 bits of mantissa: half a step, relative to the number
 
