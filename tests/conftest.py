@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.models import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import EngineOptions, LoraSource, ParallelPlan
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lynx_model.pipeline import LynxPipeline
+
 ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
 MODEL = ROOT / "jobs" / "demo" / "model"
 BASE = MODEL / "Wan2.1-T2V-tiny-Diffusers"
+TRANSFORMER = Path("transformer", "diffusion_pytorch_model.safetensors")
 
 
 def load_tiny(
@@ -19,9 +26,23 @@ def load_tiny(
     plan: ParallelPlan | None = None,
     engine: EngineOptions | None = None,
     loras: Sequence[str | LoraSource] = (),
-) -> LynxPipeline:
+) -> "LynxPipeline":
     """The tiny model; `adapters` is "full", "lite" or the folders of a mix."""
+    from lynx_model.pipeline import LynxPipeline  # takes seconds, and most tests want no more than the paths above
+
     folders = str(MODEL / f"lynx_{adapters}") if isinstance(adapters, str) else adapters
     return LynxPipeline.load(
         base=str(BASE), adapters=folders, device=device, dtype=dtype, loras=loras, plan=plan, engine=engine
     )
+
+
+def relative_error(found: "Tensor", expected: "Tensor") -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def forbid_tf32() -> None:
+    """Convolutions would else round float32 inputs to 10 bits, differently in differently shaped calls."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

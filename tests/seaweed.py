@@ -1,14 +1,14 @@
 """SeaweedFS, a real S3 server of one process, that tests may kill and start again on the same data."""
 
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from tests.web import free_ports
 
 WEED = Path(sys.executable).with_name("weed")
 START_TIMEOUT_S = 60
@@ -21,7 +21,7 @@ class SeaweedServer:
     """`url` is its S3 endpoint, the same after a restart; `kill` loses nothing that a put was answered for."""
 
     def __init__(self, folder: Path) -> None:
-        ports = _free_ports(len(PORT_OPTIONS))
+        ports = free_ports(len(PORT_OPTIONS))
         self.url = f"http://127.0.0.1:{ports[0]}"
         self._log = folder / "weed.log"
         self._command = [
@@ -49,11 +49,3 @@ class SeaweedServer:
             urllib.request.urlopen(self.url).close()
         except urllib.error.HTTPError:
             return  # it is there, and wants to know who asks
-
-
-def _free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

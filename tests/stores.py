@@ -1,17 +1,26 @@
-"""S3 endpoints for tests, and stores that refuse: a server, and a local folder."""
+"""S3 endpoints for tests, stores that refuse (a server, and a local folder), and what is put into stores."""
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from urllib.parse import parse_qs, unquote
 
+import boto3
 import pytest
 import s3fs
+from botocore.exceptions import ClientError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from lynx_batch import storage
+from lynx_model.digests import FileDigest
+from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint
+from tests.web import serving
 
 NOBODY = 65534
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -118,15 +127,17 @@ def refusing_server() -> Iterator[Refusals]:
     """Of a real server nobody can ask to refuse one request of a user and not another; those two here have no users."""
     refusals = Refusals("")
     handler = type("Handler", (_Server,), {"refusals": refusals, "objects": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = Thread(target=server.serve_forever)
-        serving.start()
-        refusals.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield refusals
-        finally:
-            server.shutdown()
-            serving.join()
+    with serving(handler) as address:
+        refusals.url = f"http://{address}"
+        yield refusals
+
+
+@contextmanager
+def refusing_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusals]:
+    """A refusing server that every S3 client of this process speaks to."""
+    with refusing_server() as refusals:
+        use_endpoint(refusals.url, monkeypatch)
+        yield refusals
 
 
 @contextmanager
@@ -142,3 +153,45 @@ def read_only(folder: Path) -> Iterator[None]:
         if is_root:
             os.seteuid(0)
         folder.chmod(0o755)
+
+
+@contextmanager
+def moto_server(folder: Path) -> Iterator[str]:
+    from moto.server import ThreadedMotoServer  # takes a second
+
+    moto = ThreadedMotoServer(port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+def create_bucket(name: str) -> str:
+    """An output location in a new bucket; SeaweedFS answers a while before it can create one."""
+    creating = Retrying(retry=retry_if_exception_type(ClientError), wait=wait_fixed(0.2), stop=stop_after_delay(30))
+    creating(boto3.client("s3").create_bucket, Bucket=name)
+    return f"s3://{name}/out"
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def put(folder: Path, store: str) -> str:
+    uri = storage.join(store, folder.name)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            storage.upload(file, storage.join(uri, file.relative_to(folder).as_posix()))
+    return uri
+
+
+def put_naming(name: str, store: str, content: bytes = b"planted") -> str:
+    """A folder in the store whose fingerprint, in order but for that, names a file so; the file lies where that leads."""
+    digest = FileDigest(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
+    fingerprint = Fingerprint(files={name: digest})
+    files = {name: {"sha256": digest.sha256, "num_bytes": digest.num_bytes}}
+    kept = {"schema_version": 1, "fingerprint": fingerprint.value, "source": None, "revision": None, "files": files}
+    uri = storage.join(store, "a", "b", "c", "model")
+    storage.write_bytes(storage.join(uri, FINGERPRINT_FILE), json.dumps(kept).encode())
+    storage.write_bytes(storage.join(uri, name), content)
+    return uri

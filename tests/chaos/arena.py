@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psutil
 import pytest
 import ray
 import s3fs
-from botocore.exceptions import ClientError
 from ray.cluster_utils import Cluster
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 from typer.testing import CliRunner
 
 from lynx_batch import storage
@@ -30,9 +27,11 @@ from lynx_batch.ledger.events import AttemptEvent, EventKind
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import read_metadata
 from tests import crashes
+from tests.builders import COLLINS, HOPPER, row
 from tests.chaos.gate import Gate, opened
-from tests.integration.test_render import COLLINS, HOPPER, Job, row
+from tests.jobs import Job
 from tests.seaweed import SeaweedServer
+from tests.stores import CREDENTIALS, create_bucket
 
 NUM_NODES, GPUS_PER_NODE = 2, 2
 NUM_CLIPS = 6
@@ -41,7 +40,6 @@ MAX_RUNS = 3
 RUN_TIMEOUT_S = 300
 SETTLE_TIMEOUT_S = 60
 BUCKET = "chaos"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
 ENDED_WELL = (0, 3)
 
 
@@ -127,18 +125,12 @@ def built(face_pack: Path) -> Iterator[Arena]:
         for key, value in {**CREDENTIALS, **places, **token_free, **crashes.ENVIRONMENT}.items():
             patch.setenv(key, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        _create_bucket()
+        create_bucket(BUCKET)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         stack.callback(cluster.shutdown)
         ray.init(cluster.address, namespace="lynx-batch", log_to_driver=False, configure_logging=False)
         stack.callback(ray.shutdown)
         yield Arena(folder, face_pack, gate, server, cluster)
-
-
-def _create_bucket() -> None:
-    """SeaweedFS answers before it can do that."""
-    creating = Retrying(retry=retry_if_exception_type(ClientError), wait=wait_fixed(0.2), stop=stop_after_delay(30))
-    creating(boto3.client("s3").create_bucket, Bucket=BUCKET)
 
 
 @dataclass(kw_only=True)
@@ -211,7 +203,7 @@ def prepare_trial(arena: Arena, folder: Path, name: str) -> Trial:
     for number in range(NUM_CLIPS):
         photo = storage.join(home, "photos", f"{number}.jpg")
         storage.upload((COLLINS, HOPPER)[number % 2], photo)
-        rows.append({**row(seed=number), "subject_uri": photo})
+        rows.append(row(photo, seed=number))
     settings = {"cluster": {"address": arena.address, "gpus_per_group": GPUS_PER_NODE}}
     output = storage.join(home, "out")
     job = Job(folder=folder, face_pack=arena.face_pack, rows=rows, steps=NUM_STEPS, settings=settings, output=output)

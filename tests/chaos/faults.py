@@ -9,9 +9,9 @@ from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.ledger.heartbeat import Heartbeat
 from tests import crashes
+from tests.builders import HOPPER
 from tests.chaos.arena import Trial
 from tests.chaos.gate import COMMIT, VIDEO, Moment, Silence
-from tests.integration.test_render import HOPPER
 
 STORE_DOWN_S = 20.0
 STORE_BUSY_S = 10.0

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.web import serving
 
 HOP_BY_HOP = {"connection", "content-length", "date", "expect", "server", "transfer-encoding"}
 VIDEO = r"/clips/.*\.mp4"
@@ -151,10 +153,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def opened(gate: Gate) -> Iterator[str]:
     """The URL of the gate."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gate": gate})) as proxy:
-        proxy.daemon_threads = True
-        serving = threading.Thread(target=proxy.serve_forever)
-        serving.start()
-        yield f"http://127.0.0.1:{proxy.server_port}"
-        proxy.shutdown()
-        serving.join()
+    with serving(type("Handler", (_Handler,), {"gate": gate})) as address:
+        yield f"http://{address}"

@@ -9,7 +9,7 @@ from tests.chaos import faults
 from tests.chaos.arena import Arena, Trial, assert_whole, built, num_doubled, num_lost, prepare_trial, retries
 from tests.chaos.conftest import TABLE
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("arena")]
 
 
 @pytest.fixture(scope="module")

@@ -9,33 +9,25 @@ import pytest
 import torch
 
 from lynx_model import parallel
-from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams, TextPlacement
-from tests.integration.test_parallel import free_port
-from tests.models import load_tiny
-from tests.unit.test_pipeline import make_subject
-
-PARAMS = RenderParams(prompt="a person waves", width=96, height=80, num_frames=9, num_inference_steps=4)
-
-
-def forbid_tf32() -> None:
-    """Convolutions would else round float32 inputs to 10 bits, differently in differently shaped calls."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+from lynx_model.spec import EngineOptions, ParallelPlan, TextPlacement
+from tests.builders import GPU_PARAMS, make_subject
+from tests.models import forbid_tf32, load_tiny
+from tests.web import free_port
 
 
 @pytest.mark.gpu(1)
 @pytest.mark.parametrize("variant", ["full", "lite"])
 def test_float32_latents_on_a_gpu_are_those_of_the_cpu(variant: str) -> None:
     forbid_tf32()
-    on_cpu = load_tiny(variant).denoise(make_subject(), PARAMS)
-    on_gpu = load_tiny(variant, device="cuda").denoise(make_subject(), PARAMS).cpu()
+    on_cpu = load_tiny(variant).denoise(make_subject(), GPU_PARAMS)
+    on_gpu = load_tiny(variant, device="cuda").denoise(make_subject(), GPU_PARAMS).cpu()
     assert (on_gpu - on_cpu).abs().max() < 1e-4
 
 
 @pytest.mark.gpu(1)
 def test_the_same_clip_gives_identical_latents_twice_in_bfloat16() -> None:
     pipe = load_tiny("full", device="cuda", dtype="bfloat16")
-    first, second = (pipe.denoise(make_subject(), PARAMS) for _ in range(2))
+    first, second = (pipe.denoise(make_subject(), GPU_PARAMS) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.isfinite(first).all()
 
@@ -44,9 +36,9 @@ def test_the_same_clip_gives_identical_latents_twice_in_bfloat16() -> None:
 @pytest.mark.parametrize("placement", ["staged", "cpu"])
 def test_the_place_of_the_text_encoder_changes_no_picture(placement: TextPlacement) -> None:
     forbid_tf32()
-    resident = load_tiny("full", device="cuda").denoise(make_subject(), PARAMS)
+    resident = load_tiny("full", device="cuda").denoise(make_subject(), GPU_PARAMS)
     elsewhere = load_tiny("full", device="cuda", engine=EngineOptions(text_encoder=placement))
-    assert (elsewhere.denoise(make_subject(), PARAMS) - resident).abs().max() < 1e-4
+    assert (elsewhere.denoise(make_subject(), GPU_PARAMS) - resident).abs().max() < 1e-4
 
 
 def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
@@ -56,7 +48,7 @@ def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
         rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="nccl", timeout_s=120
     )
     pipe = load_tiny("full", device=f"cuda:{rank}", plan=ParallelPlan(ulysses=num_ranks))
-    np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), replace(PARAMS, width=48)).cpu().numpy())
+    np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), replace(GPU_PARAMS, width=48)).cpu().numpy())
     parallel.disconnect()
 
 
@@ -71,6 +63,6 @@ def test_two_gpus_that_share_the_tokens_agree_with_one(tmp_path: Path) -> None:
         process.join(240)
     assert [process.exitcode for process in ranks] == [0, 0]
 
-    alone = load_tiny("full", device="cuda").denoise(make_subject(), replace(PARAMS, width=48)).cpu().numpy()
+    alone = load_tiny("full", device="cuda").denoise(make_subject(), replace(GPU_PARAMS, width=48)).cpu().numpy()
     for rank in range(2):
         assert np.abs(np.load(f"{out}-{rank}.npy") - alone).max() < 1e-4

@@ -13,7 +13,7 @@ from lynx_model.bench.stages import random_vae
 from lynx_model.bench.timing import time_ms
 from lynx_model.decoder import VideoDecoder
 from lynx_model.geometry import latent_shape
-from tests.gpu.test_cuda import forbid_tf32
+from tests.models import forbid_tf32
 
 CUDA = torch.device("cuda")
 NUM_RUNS = 3

@@ -12,10 +12,8 @@ from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_t
 from lynx_model.offload import BlockStream
 from lynx_model.precision import quantize_blocks
 from lynx_model.spec import EngineOptions, ParallelPlan
-from tests.gpu.test_cuda import PARAMS
-from tests.models import load_tiny
-from tests.unit.test_pipeline import make_subject
-from tests.unit.test_precision import relative_error
+from tests.builders import GPU_PARAMS, make_subject
+from tests.models import load_tiny, relative_error
 
 TRUE_WIDTH = BenchCase(num_blocks=2, width=256, height=256, num_frames=9)
 FP8 = EngineOptions(has_fp8_linears=True)
@@ -24,7 +22,7 @@ needs_fa3 = pytest.mark.skipif(find_spec("fa3_fwd_interface") is None, reason="n
 
 
 def denoise(engine: EngineOptions) -> Tensor:
-    return load_tiny("full", device="cuda", dtype="bfloat16", engine=engine).denoise(make_subject(), PARAMS).cpu()
+    return load_tiny("full", device="cuda", dtype="bfloat16", engine=engine).denoise(make_subject(), GPU_PARAMS).cpu()
 
 
 @pytest.mark.gpu(1)

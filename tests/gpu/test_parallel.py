@@ -10,8 +10,8 @@ from torch.multiprocessing.spawn import spawn
 from lynx_model import parallel
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.spec import EngineOptions, ParallelPlan
-from tests.integration.test_parallel import free_port
-from tests.unit.test_precision import relative_error
+from tests.models import relative_error
+from tests.web import free_port
 
 CASE = BenchCase(num_blocks=2, num_frames=9)
 NUM_BRANCHES = 3

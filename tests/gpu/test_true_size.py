@@ -19,9 +19,9 @@ from lynx_model.headers import DECLARATION_FILE, ID_FILE, RESAMPLER_FILE
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.resampler import Resampler
 from lynx_model.spec import REF_FILE, EngineOptions, RenderParams
-from tests.integration.test_render import Job, decode, row
+from tests.builders import make_subject, row
+from tests.jobs import Job, decode
 from tests.models import BASE, MODEL
-from tests.unit.test_pipeline import make_subject
 
 pytestmark = pytest.mark.gpu(1)
 

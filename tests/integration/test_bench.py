@@ -14,7 +14,7 @@ from lynx_model.bench.forward import BenchReport, bench_forward
 from lynx_model.bench.scaling import Cell, bench_scaling, plan_cells
 from lynx_model.bench.stages import StageTime, bench_stages, own_stages
 from lynx_model.spec import ParallelPlan
-from tests.models import ROOT
+from tests.builders import HOPPER
 
 CPU = torch.device("cpu")
 SIZES = {"num_blocks": 2, "num_heads": 2, "head_dim": 16, "ff_width": 32, "text_size": 8, "width": 32, "height": 32}
@@ -38,7 +38,7 @@ def test_every_row_is_measured_and_renders_the_same(report: BenchReport) -> None
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_stage_of_a_clip_is_measured(report: BenchReport, face_pack: Path) -> None:
-    read_subject = _subject_reader(ROOT / "jobs" / "demo" / "subjects" / "grace-hopper.jpg", str(face_pack))
+    read_subject = _subject_reader(HOPPER, str(face_pack))
     stages = bench_stages(report, device=CPU, num_runs=1, read_subject=read_subject, encode=_encode)
     assert [stage.stage for stage in own_stages(stages)] == ["subject", "text", "denoise", "decode", "encode"]
     assert [stage.manner for stage in stages if stage.stage == "text"] == ["resident", "staged"]
@@ -68,6 +68,7 @@ def test_baselines_compute_what_the_engine_computes(is_lite: bool) -> None:
         assert (found - expected).norm() / expected.norm() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scaling_goes_on_where_it_stopped(tmp_path: Path) -> None:
     cells, file = list(plan_cells([TINY], [2])), tmp_path / "scaling.json"

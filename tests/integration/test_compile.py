@@ -9,8 +9,8 @@ from torch._dynamo.utils import counters
 
 from lynx_model.decoder import VideoDecoder
 from lynx_model.spec import EngineOptions
+from tests.builders import PARAMS, make_subject
 from tests.models import BASE, load_tiny
-from tests.unit.test_pipeline import PARAMS, make_subject
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

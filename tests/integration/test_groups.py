@@ -24,12 +24,11 @@ from lynx_batch.execution.group import Group
 from lynx_batch.execution.placement import Placements
 from lynx_batch.execution.prepare import Selection, identify_model
 from lynx_batch.execution.run import render
-from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.planning import upkeep
-from lynx_model.spec import ParallelPlan
-from tests.integration.test_render import Job, decode, row, wait_until
+from tests.builders import row
+from tests.jobs import Job, decode, wait_until, worker_settings
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 MANY_STEPS = 300  # 5 s of one core of 2026
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
@@ -230,18 +229,7 @@ def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
 def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cluster: Cluster) -> None:
     cluster.add_node(**{**NODE, "num_cpus": 2})
     config = load_run_config(make_job(1).folder / "run.yaml", {"cluster.address": cluster.address})
-    settings = WorkerSettings(
-        run_id=f"{datetime.now(UTC):%H%M%S}",
-        output=config.output,
-        model=config.model.source,
-        faces=config.faces,
-        inputs=config.inputs,
-        engine=config.engine,
-        identity=identify_model(config),
-        plan=ParallelPlan(),
-        crf=18,
-        is_store_safe=True,
-    )
+    settings = worker_settings(config, identify_model(config), run_id=f"{datetime.now(UTC):%H%M%S}")
     with connected(config.cluster) as slots:
         placements = Placements(slots)
         for number in range(20):

@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lynx_batch.cli import app
-from tests.integration.test_render import COLLINS, Job, decode, row
+from tests.builders import COLLINS, row
+from tests.jobs import Job, decode
 
 SMALL = ["--set", "defaults.num_inference_steps=2"]
 

@@ -17,10 +17,11 @@ from lynx_batch import storage
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.metadata import read_metadata
-from tests.integration.test_render import Job, row, wait_until, workers_of
+from tests.builders import row
+from tests.jobs import Job, wait_until, workers_of
 from tests.stores import use_endpoint
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 OUTPUT = "s3://slow/out"
 UPLOAD_S = 2.0

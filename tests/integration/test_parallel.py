@@ -1,7 +1,6 @@
 """A group of ranks renders what one rank renders: real processes, joined by gloo."""
 
 import multiprocessing
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,14 @@ import torch
 from lynx_model import parallel
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import ParallelPlan, RenderParams
+from tests.builders import make_subject
 from tests.models import load_tiny
-from tests.unit.test_pipeline import make_subject
+from tests.web import free_port
 
 EVEN = RenderParams(prompt="a person waves", width=64, height=64, num_frames=9, num_inference_steps=3)
 UNEVEN = RenderParams(prompt="a person waves", width=48, height=80, num_frames=9, num_inference_steps=3)  # 45 tokens
 
 LIMITED = replace(UNEVEN, ip_end=0.5, ref_blocks="1-2", guidance_until=0.5)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def connect(rank: int, num_ranks: int, port: int) -> None:
@@ -44,7 +38,7 @@ def denoise_on_rank(rank: int, plan: ParallelPlan, port: int, variant: str, para
 
 def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object) -> None:
     context, port = multiprocessing.get_context("forkserver"), free_port()
-    context.set_forkserver_preload([__name__])  # torch is imported once, for all ranks of all tests
+    context.set_forkserver_preload([__name__, "lynx_model.pipeline"])  # imported once, for all ranks of all tests
     ranks = [
         context.Process(target=target, args=(rank, *arguments[:1], port, *arguments[1:])) for rank in range(num_ranks)
     ]

@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import boto3
@@ -17,7 +17,8 @@ from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.build import build_from_folder
 from lynx_batch.intake.manifest import hash_manifest, read_manifest
 from lynx_batch.intake.photos import PhotoProblem, hash_photos
-from tests.integration.test_s3 import create_bucket, moto_server, use_endpoint
+from tests.stores import create_bucket, moto_server, use_endpoint
+from tests.web import serving
 
 PHOTO = b"0123456789"
 
@@ -97,14 +98,10 @@ def unfit(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[UnfitServer]]:
     handler = type(
         "Handler", (UnfitServer,), {"num_cuts": 0, "is_silent": threading.Event(), "is_over": threading.Event()}
     )
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        use_endpoint(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+    with serving(handler) as address:
+        use_endpoint(f"http://{address}", monkeypatch)
         yield handler
         handler.is_over.set()
-        server.shutdown()
-        serving.join()
 
 
 def test_an_answer_that_is_shorter_than_the_object_is_asked_for_again_and_never_remembered(

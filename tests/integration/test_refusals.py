@@ -9,8 +9,9 @@ import pytest
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
-from tests.integration.test_render import Job, row
-from tests.stores import Refusals, refusing_server, use_endpoint
+from tests.builders import row
+from tests.jobs import Job
+from tests.stores import Refusals, refusing_store
 
 pytestmark = pytest.mark.ray
 
@@ -21,8 +22,7 @@ SOON_S = 60
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusals]:
-    with refusing_server() as refusals:
-        use_endpoint(refusals.url, monkeypatch)
+    with refusing_store(monkeypatch) as refusals:
         yield refusals
 
 
@@ -32,6 +32,7 @@ def job(tmp_path: Path, face_pack: Path, store: Refusals) -> Job:
     return Job(folder=tmp_path, face_pack=face_pack, rows=rows, output=OUTPUT, settings={"cluster": {"max_groups": 1}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "status", "code", "exit_code", "told"),
     [

@@ -1,16 +1,12 @@
 """`lynx-batch render` as its user runs it: a process of its own, a real local Ray, real photos, MP4s that are decoded."""
 
-import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -18,125 +14,19 @@ from pathlib import Path
 import av
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from lynx_batch.ledger.events import AttemptEvent, read_events
-from lynx_batch.ledger.runs import read_runs
 from tests import crashes
-from tests.integration.test_parallel import free_port
-from tests.models import BASE, MODEL, ROOT
-from tests.web import serve
+from tests.builders import COLLINS, HOPPER, row
+from tests.jobs import DEADLINE_S, Job, decode, wait_until, workers_of
+from tests.web import can_connect, free_port, serve
 
 pytestmark = pytest.mark.ray
-
-COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
-HOPPER = ROOT / "jobs" / "demo" / "subjects" / "grace-hopper.jpg"
-DEADLINE_S = 120
-
-
-@dataclass(kw_only=True)
-class Job:
-    """A run file with small clips on the tiny model, and what came of it."""
-
-    folder: Path
-    face_pack: Path
-    rows: list[dict[str, object]]
-    steps: int = 2
-    settings: dict[str, object] = field(default_factory=dict)
-    output: str = ""
-    env: dict[str, str] = field(default_factory=dict)
-    deadline_s: int = DEADLINE_S
-
-    def __post_init__(self) -> None:
-        self.output = self.output or str(self.folder / "out")
-        columns = {name for row in self.rows for name in row}
-        table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in self.rows])
-        pq.write_table(table, self.folder / "manifest.parquet")
-        content = {
-            "manifest": "manifest.parquet",
-            "output": self.output,
-            "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
-            "faces": {"pack": str(self.face_pack), "identity": "pack"},
-            "engine": {"precision": "float32"},
-            "defaults": {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": self.steps},
-            **self.settings,
-        }
-        (self.folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-
-    def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
-        target = str(self.folder / "run.yaml") if command in ("render", "submit") else self.output
-        program = str(Path(sys.executable).with_name("lynx-batch"))
-        return subprocess.Popen(
-            [program, command, target, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **self.env},
-        )
-
-    def run(self, *options: str, command: str = "render") -> "Result":
-        process = self.start(*options, command=command)
-        stdout, stderr = process.communicate(timeout=self.deadline_s)
-        return Result(process.returncode, stdout, stderr)
-
-    def metadata(self) -> list[dict[str, object]]:
-        """The rows of the newest run."""
-        newest = max((Path(self.output) / "metadata").iterdir())
-        return sorted(pq.read_table(newest, partitioning=None).to_pylist(), key=lambda row: row["row"])
-
-    def events(self) -> list[AttemptEvent]:
-        """Those of all runs."""
-        return [event for run in read_runs(self.output) for event in read_events(self.output, run.run_id)]
-
-    def commits(self) -> list[dict[str, object]]:
-        files = sorted((Path(self.output) / "commits").rglob("*.json"))
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-    def num_commits(self) -> int:
-        return len(list((Path(self.output) / "commits").rglob("*.json")))
-
-
-@dataclass(frozen=True)
-class Result:
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-def row(photo: Path = COLLINS, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
-    return {"subject_uri": str(photo), "prompt": prompt, **cells}
-
-
-def decode(file: Path) -> np.ndarray:
-    with av.open(str(file)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
 def sha256_of(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()
-
-
-def can_connect(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
-
-
-def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
-
-
-def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Ray workers that render for a driver with a Ray of its own."""
-    descendants = psutil.Process(driver.pid).children(recursive=True)
-    return [process for process in descendants if any("ray::Worker" in part for part in process.cmdline())]
 
 
 def kill_part_of_ray(driver: subprocess.Popen[str], name: str) -> None:
@@ -181,6 +71,7 @@ def test_every_row_becomes_a_committed_video_and_a_second_run_renders_nothing(ma
     assert "3" in status.stdout
 
 
+@pytest.mark.slow
 def test_a_group_of_two_ranks_renders_the_same_picture(make_job: Callable[..., Job], tmp_path: Path) -> None:
     job = make_job([row(seed=1)])
     assert job.run().exit_code == 0
@@ -229,6 +120,7 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 4 + ["rendered"]
 
 
+@pytest.mark.slow
 def test_a_host_that_gives_no_photos_holds_up_none_of_the_others_and_the_next_run_is_complete(
     make_job: Callable[..., Job],
 ) -> None:
@@ -262,6 +154,7 @@ def test_bad_rows_are_all_told_before_anything_starts(make_job: Callable[..., Jo
     assert not Path(job.output).exists()
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(6)], steps=4)
     process = job.start()
@@ -279,6 +172,7 @@ def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[
     assert Counter(r["outcome"] for r in job.metadata()) == {"rendered": 6}
 
 
+@pytest.mark.slow
 def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(4)], steps=4)
     runs = Path(job.output) / "runs"
@@ -298,6 +192,7 @@ def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[...
     assert not list(runs.glob("*/heartbeat.json"))
 
 
+@pytest.mark.slow
 def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(6)], steps=60)
     process = job.start()
@@ -313,6 +208,7 @@ def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: C
     assert len(list(Path(job.output).glob("report/run=*/trace.json"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_ray_starts_ends_a_run_as_ctrl_c_does(
     make_job: Callable[..., Job], number: signal.Signals
@@ -349,6 +245,7 @@ def cluster_of_pretended_gpus() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_on_a_cluster_that_is_there_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
     make_job: Callable[..., Job], cluster_of_pretended_gpus: str
 ) -> None:
@@ -378,6 +275,7 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert len(job.commits()) == 4
 
 
+@pytest.mark.slow
 def test_a_photo_that_kills_its_worker_fails_alone_whatever_becomes_of_the_driver_and_no_run_repeats_it(
     make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -417,6 +315,7 @@ def test_a_local_ray_whose_head_dies_while_it_starts_is_told(make_job: Callable[
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_a_local_ray_that_loses_its_node_is_started_once_more(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(9)], steps=60, settings={"cluster": {"max_groups": 1}})
     process = job.start()

@@ -14,10 +14,11 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.config import load_run_config
 from lynx_batch.execution.prepare import Selection, prepare
 from lynx_batch.execution.renderer import Renderer
-from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask, WorkerSettings
+from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask
 from lynx_batch.planning.schedule import Fault
 from lynx_model.spec import ParallelPlan
-from tests.integration.test_render import HOPPER, Job, row
+from tests.builders import HOPPER, row
+from tests.jobs import Job, worker_settings
 from tests.web import serve
 
 NUM_CLIPS = 4
@@ -33,19 +34,7 @@ def job(tmp_path: Path, face_pack: Path) -> Job:
 def load(job: Job) -> tuple[Renderer, list[ClipSpec]]:
     config = load_run_config(job.folder / "run.yaml", {})
     prepared = prepare(config, Selection(), datetime.now(UTC))
-    settings = WorkerSettings(
-        run_id="r1",
-        output=config.output,
-        model=config.model.source,
-        faces=config.faces,
-        inputs=config.inputs,
-        engine=config.engine,
-        identity=prepared.identity,
-        plan=ParallelPlan(),
-        crf=config.video.crf,
-        is_store_safe=True,
-    )
-    return Renderer(settings, rank=0, device="cpu"), prepared.clips
+    return Renderer(worker_settings(config, prepared.identity), rank=0, device="cpu"), prepared.clips
 
 
 def num_frame_sets() -> int:

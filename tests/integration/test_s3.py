@@ -1,19 +1,15 @@
 """The same promises on object storage, spoken to a real S3 protocol server."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import boto3
 import pyarrow.dataset as ds
 import pytest
-from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from lynx_batch import storage
 from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
@@ -21,21 +17,13 @@ from lynx_batch.ledger.commits import commit, read_commit
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.probe import probe_create_only, probe_rights
-from tests.integration.test_render import HOPPER, Job, row
+from tests.builders import HOPPER, ended, record, row, small_clip, write_metadata
+from tests.jobs import Job
 from tests.models import BASE, MODEL
+from tests.races import race_in_threads, winners
 from tests.seaweed import SeaweedServer
-from tests.stores import use_endpoint
-from tests.unit.test_ledger import clip, ended, race_in_threads, record, winners, write_metadata
-from tests.unit.test_staging import put
-
-
-@contextmanager
-def moto_server(folder: Path) -> Iterator[str]:
-    moto = ThreadedMotoServer(port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+from tests.stores import create_bucket, moto_server, put, use_endpoint
+from tests.web import serving
 
 
 @contextmanager
@@ -52,13 +40,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield url
 
 
-def create_bucket(name: str) -> str:
-    """An output location in a new bucket; SeaweedFS answers a while before it can create one."""
-    creating = Retrying(retry=retry_if_exception_type(ClientError), wait=wait_fixed(0.2), stop=stop_after_delay(30))
-    creating(boto3.client("s3").create_bucket, Bucket=name)
-    return f"s3://{name}/out"
-
-
 @pytest.fixture
 def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return use_endpoint(server, monkeypatch)
@@ -71,7 +52,7 @@ def bucket(environment: dict[str, str], request: pytest.FixtureRequest) -> str:
 
 def test_a_key_that_marks_a_folder_is_no_file(bucket: str) -> None:
     name = bucket.removeprefix("s3://").partition("/")[0]
-    write_metadata(bucket, "run", [ended(Outcome.FAILED, clip())])
+    write_metadata(bucket, "run", [ended(Outcome.FAILED, small_clip())])
     storage.write_bytes(f"{bucket}/events/run=run/a.json", b"{}")
     for folder in ("", "metadata/run=run/", "events/", "events/run=run/"):
         boto3.client("s3").put_object(Bucket=name, Key=f"out/{folder}", Body=b"")
@@ -120,7 +101,7 @@ def test_a_sound_store_passes_the_probe_and_is_left_clean(bucket: str) -> None:
 
 
 def test_metadata_can_be_read_as_one_dataset(bucket: str) -> None:
-    write_metadata(bucket, "run-1", [ended(Outcome.RENDERED, clip())])
+    write_metadata(bucket, "run-1", [ended(Outcome.RENDERED, small_clip())])
     assert read_metadata(bucket)["run"].to_pylist() == ["run-1"]
     filesystem, path = storage.arrow_filesystem(storage.join(bucket, "metadata"))
     assert ds.dataset(path, filesystem=filesystem, partitioning="hive").count_rows() == 1
@@ -157,13 +138,8 @@ class ForgetfulServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def forgetful_server() -> Iterator[str]:
-    handler = type("Handler", (ForgetfulServer,), {"objects": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        serving.join()
+    with serving(type("Handler", (ForgetfulServer,), {"objects": {}})) as address:
+        yield f"http://{address}"
 
 
 def test_a_store_that_ignores_the_condition_is_refused(monkeypatch: pytest.MonkeyPatch, forgetful_server: str) -> None:
@@ -202,6 +178,7 @@ def test_a_repeated_commit_is_the_first_one_whatever_the_store_promises(bucket: 
     assert commit(bucket, record(attempt="second"), is_store_safe=is_safe) == first
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("server", [seaweed_server], indirect=True)
 def test_a_run_is_rendered_into_a_bucket_from_photos_and_weights_in_a_bucket(
@@ -213,7 +190,7 @@ def test_a_run_is_rendered_into_a_bucket_from_photos_and_weights_in_a_bucket(
     job = Job(
         folder=tmp_path,
         face_pack=face_pack,
-        rows=[row(), {**row(), "subject_uri": photo}],
+        rows=[row(), row(photo)],
         output=storage.join(bucket, "run"),
         settings={"model": {"base": base, "adapters": adapters}},
         env={**environment, "XDG_CACHE_HOME": str(tmp_path / "cache")},

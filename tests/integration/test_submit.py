@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from lynx_batch.ledger.runs import read_runs
-from tests.integration.test_parallel import free_port
-from tests.integration.test_render import COLLINS, DEADLINE_S, HOPPER, Job, Result, can_connect, row, wait_until
+from tests.builders import COLLINS, HOPPER, row
+from tests.jobs import DEADLINE_S, Job, Result, wait_until
 from tests.models import MODEL
+from tests.web import can_connect, free_port
 
 pytestmark = pytest.mark.ray
 
@@ -111,6 +112,7 @@ def test_a_submitted_run_is_followed_to_its_end_and_never_renders_twice(
     assert "0 to render, 2 rendered before" in second.stdout
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_says_so_in_its_metadata_and_is_finished_by_the_next(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
@@ -148,6 +150,7 @@ def test_who_cannot_be_served_is_told_why(cluster: Cluster) -> None:
     assert (unknown.exit_code, "nobody does not exist" in unknown.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_driver_whose_cluster_lost_its_head_says_so_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(6)], steps=8)
     hasty = "from lynx_batch.execution import head; head.PATIENCE_S = 1; from lynx_batch.cli import app; app()"

@@ -15,8 +15,8 @@ from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import ModelSource, RenderParams
 from lynx_model.strengths import plan_strengths
 from lynx_model.tokenizer import Tokenizer
+from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, load_tiny
-from tests.unit.test_pipeline import PARAMS, make_subject
 
 FULL, LITE = (ModelTraits.of(ModelSource.of(str(BASE), str(MODEL / f"lynx_{name}"))) for name in ("full", "lite"))
 ODD = replace(LITE, num_blocks=5)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 from lynx_batch import storage
-from lynx_batch.cli import app
 from lynx_batch.delivery.deliver import deliver
 from lynx_batch.ledger import heartbeat
 from lynx_batch.ledger.commits import Withdrawal, commit
@@ -18,7 +16,8 @@ from lynx_batch.ledger.editions import commit_uri, list_editions
 from lynx_batch.ledger.heartbeat import Heartbeat
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
-from tests.unit.test_ledger import NOW, clip, ended, given_up, record, start_run, write_metadata
+from tests.builders import NOW, ended, given_up, record, small_clip, start_run, write_metadata
+from tests.jobs import invoke
 
 
 @pytest.fixture
@@ -26,24 +25,20 @@ def output(tmp_path: Path) -> str:
     """Two real clips, and two that failed."""
     output = str(tmp_path / "out")
     start_run(output, "run")
-    rows = [ended(Outcome.FAILED, clip("cc33", 2)), ended(Outcome.FAILED, clip("dd44", 3))]
+    rows = [ended(Outcome.FAILED, small_clip("cc33", 2)), ended(Outcome.FAILED, small_clip("dd44", 3))]
     for row, clip_id in enumerate(("aa11", "bb22")):
         frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
         delivered = deliver(frames, output=output, clip_id=clip_id, attempt="run-1", fps=16, crf=30)
         committed = commit(output, record(clip_id).model_copy(update=asdict(delivered)))
-        rows.append(replace(ended(Outcome.RENDERED, clip(clip_id, row)), commit=committed))
+        rows.append(replace(ended(Outcome.RENDERED, small_clip(clip_id, row)), commit=committed))
     write_metadata(output, "run", rows)
     write_run_end(output, "run", RunEnd(ended_at=NOW, counts={Outcome.RENDERED: 2, Outcome.FAILED: 2}))
     return output
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
 def test_status_tells_runs_and_reasons(output: str) -> None:
     for options in ((), ("--watch",)):
-        told = run("status", output, *options).stdout
+        told = invoke("status", output, *options).stdout
         assert "2 clips committed" in told
         assert "finished" in told
         assert "2 failed: OutOfMemory: too big" in told
@@ -51,22 +46,23 @@ def test_status_tells_runs_and_reasons(output: str) -> None:
 
 def test_retry_takes_what_its_filters_leave(output: str) -> None:
     for option, text in (("--reason", "no face"), ("--where", "error_type == 'NoFaceFound' or width > 64")):
-        nothing = run("retry", output, option, text)
+        nothing = invoke("retry", output, option, text)
         assert (nothing.exit_code, f"{option} {text!r}: must" in nothing.stderr) == (2, True)
     assert set(given_up(output)) == {"cc33", "dd44"}
     assert (
-        "1 clips" in run("retry", output, "--reason", "outofmemory: TOO", "--where", "row == 2 and width == 64").stdout
+        "1 clips"
+        in invoke("retry", output, "--reason", "outofmemory: TOO", "--where", "row == 2 and width == 64").stdout
     )
     assert set(given_up(output)) == {"dd44"}
-    assert "1 clips" in run("retry", output).stdout
+    assert "1 clips" in invoke("retry", output).stdout
     assert given_up(output) == {}
-    faulty = run("retry", output, "--where", "colour == 1")
+    faulty = invoke("retry", output, "--where", "colour == 1")
     assert (faulty.exit_code, "column 'colour': unknown" in faulty.stderr) == (2, True)
 
 
 def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
     commit(output, record("ee55"))
-    result = run("export", output, str(tmp_path / "named"), "--name", "{row}.mp4")
+    result = invoke("export", output, str(tmp_path / "named"), "--name", "{row}.mp4")
     assert result.exit_code == 0
     assert "2 clips" in result.stdout
     assert "1 more are committed: newer clips have their names, or they are not in the metadata yet" in result.stdout
@@ -77,32 +73,32 @@ def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
 def test_a_commit_that_is_another_clips_is_damaged(output: str, edition: int) -> None:
     foreign = storage.read_bytes(commit_uri(output, "aa11", 1))
     storage.write_bytes(commit_uri(output, "bb22", edition), foreign)
-    told = run("verify", output, "--repair")
+    told = invoke("verify", output, "--repair")
     assert told.exit_code == 3
     assert "bb22" in told.stdout
     assert "must be the commit of its name, but is edition 1 of aa11" in told.stdout
     assert list_editions(output).in_force == {"aa11": 1}
-    table = run("status", output, "--clips").stdout
+    table = invoke("status", output, "--clips").stdout
     assert "no commit is in force any more: the next run renders it anew" in table
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "retry", "prune"])
 @pytest.mark.parametrize("place", ["http://h/out", "data://x", "ftp://h/x", "file://host/x", "simplecache::file:///x"])
 def test_a_place_that_no_run_can_write_to_is_refused_at_once(command: str, place: str) -> None:
-    refused = run(command, place)
+    refused = invoke(command, place)
     assert (refused.exit_code, f"OUT {place}: must be " in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("place", ["memory://x", "simplecache::s3://b/x", "https://host/x"])
 def test_export_refuses_a_place_that_does_not_last(output: str, place: str) -> None:
-    refused = run("export", output, place)
+    refused = invoke("export", output, place)
     assert (refused.exit_code, f"DEST {place}: must be a path or a URI" in refused.stderr) == (2, True)
 
 
 def test_verify_finds_clips_as_they_were_committed(output: str) -> None:
-    sound = run("verify", output)
+    sound = invoke("verify", output)
     assert (sound.exit_code, "2 of 2 clips read, 0 faulty" in sound.stdout) == (0, True)
-    assert "1 of 2 clips read" in run("verify", output, "--sample", "1").stdout
+    assert "1 of 2 clips read" in invoke("verify", output, "--sample", "1").stdout
 
 
 def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> None:
@@ -111,7 +107,7 @@ def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> 
     Path(output, "clips", "bb", "bb22", "run-1.mp4").unlink()
     commit(output, record("cc33").model_copy(update={"clip_uri": "clips/aa/aa11/run-1.jpg"}))
 
-    result = run("verify", output)
+    result = invoke("verify", output)
 
     assert result.exit_code == 3
     assert "clip aa11: sha256=" in result.stdout
@@ -135,18 +131,18 @@ def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> Non
         storage.write_bytes(f"{output}/resume/{name}.safetensors", b"steps")
     all_of_them = files_below(output, "clips")
 
-    young = run("prune", output)
+    young = invoke("prune", output)
     assert (young.exit_code, "0 files of 0.0 MB removed" in young.stdout) == (0, True)
     assert "5 more uncommitted files were kept" in young.stdout
     make_older(output, hours=25)
-    would = run("prune", output, "--dry-run")
+    would = invoke("prune", output, "--dry-run")
     assert (would.exit_code, "5 files of 0.0 MB would be removed" in would.stdout) == (0, True)
     assert files_below(output, "clips") == all_of_them
 
-    assert "5 files of 0.0 MB removed" in run("prune", output).stdout
+    assert "5 files of 0.0 MB removed" in invoke("prune", output).stdout
     assert files_below(output, "clips") == kept
     assert files_below(output, "resume") == {"resume/cc33-0004.safetensors"}, "it may go on"
-    assert "2 of 2 clips read, 0 faulty" in run("verify", output).stdout
+    assert "2 of 2 clips read, 0 faulty" in invoke("verify", output).stdout
 
 
 def make_older(output: str, *, hours: float) -> None:
@@ -171,10 +167,10 @@ def test_prune_keeps_the_videos_of_a_living_run_whatever_its_clock_says(output: 
     make_older(output, hours=48)
     beat = Heartbeat(at=datetime.now(UTC) + skew, host="node-1", process_id=1)
     storage.write_bytes(f"{output}/runs/alive/heartbeat.json", beat.model_dump_json().encode())
-    assert "0 files" in run("prune", output).stdout
+    assert "0 files" in invoke("prune", output).stdout
     assert left <= files_below(output, "clips")
     make_older(output, hours=25)
-    assert "2 files" in run("prune", output).stdout, "its heartbeat has not changed for a day"
+    assert "2 files" in invoke("prune", output).stdout, "its heartbeat has not changed for a day"
 
 
 def test_prune_takes_a_named_run_whose_heartbeat_stands_still(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,9 +180,9 @@ def test_prune_takes_a_named_run_whose_heartbeat_stands_still(output: str, monke
         start_run(output, run_id)
         leave_videos(output, run_id)
         storage.write_bytes(f"{output}/runs/{run_id}/heartbeat.json", b"{}")
-    assert "2 files" in run("prune", output, "--run", "killed").stdout
-    assert "2 files" in run("prune", output, "--run", "other", "--dry-run").stdout
-    unknown = run("prune", output, "--run", "mistyped")
+    assert "2 files" in invoke("prune", output, "--run", "killed").stdout
+    assert "2 files" in invoke("prune", output, "--run", "other", "--dry-run").stdout
+    unknown = invoke("prune", output, "--run", "mistyped")
     assert (unknown.exit_code, "--run 'mistyped': must be a run of" in unknown.stderr) == (2, True)
 
 
@@ -198,22 +194,22 @@ def test_prune_refuses_a_named_run_that_beats(output: str, monkeypatch: pytest.M
         until_there = Path(output, "runs", "alive", "heartbeat.json")
         while not until_there.exists():
             pass
-        refused = run("prune", output, "--run", "alive")
+        refused = invoke("prune", output, "--run", "alive")
     assert (refused.exit_code, "must not be alive" in refused.stderr) == (2, True)
 
 
 def test_prune_needs_an_age_that_an_outage_does_not_reach(output: str) -> None:
-    refused = run("prune", output, "--min-age", "5m")
+    refused = invoke("prune", output, "--min-age", "5m")
     assert (refused.exit_code, "--min-age '5m': must be at least 1h" in refused.stderr) == (2, True)
 
 
 def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output: str) -> None:
     Path(output, "clips", "aa", "aa11", "run-1.mp4").unlink()
     storage.write_bytes(commit_uri(output, "bb22", 1), b"")
-    assert run("verify", output).exit_code == 3
+    assert invoke("verify", output).exit_code == 3
     assert set(list_editions(output).in_force) == {"aa11", "bb22"}, "only --repair withdraws"
 
-    repaired = run("verify", output, "--repair")
+    repaired = invoke("verify", output, "--repair")
 
     assert repaired.exit_code == 3
     assert "2 commits withdrawn; the next `lynx-batch render` renders these clips anew" in repaired.stdout
@@ -224,15 +220,15 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
     frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
     delivered = deliver(frames, output=output, clip_id="aa11", attempt="run-2", fps=16, crf=30)
     commit(output, record("aa11").model_copy(update={"edition": 2, "attempt": "run-2", **asdict(delivered)}))
-    assert "1 of 1 clips read, 0 faulty" in run("verify", output).stdout
+    assert "1 of 1 clips read, 0 faulty" in invoke("verify", output).stdout
     make_older(output, hours=25)
-    run("prune", output)
+    invoke("prune", output)
     assert files_below(output, "clips") == {"clips/aa/aa11/run-2.mp4", "clips/aa/aa11/run-2.jpg"}
 
 
 @pytest.mark.parametrize("command", ["status", "retry", "verify", "prune"])
 def test_a_place_without_a_run_is_refused(command: str, tmp_path: Path) -> None:
-    refused = run(command, str(tmp_path / "mistyped"))
+    refused = invoke(command, str(tmp_path / "mistyped"))
     assert (refused.exit_code, "mistyped: must be a place that runs have written to" in refused.stderr) == (2, True)
 
 
@@ -240,6 +236,6 @@ def test_no_word_of_a_clip_acts_as_markup(output: str) -> None:
     end = RunEnd(ended_at=NOW, counts={}, stopped_by="RuntimeError: [/__w/gloo/pair.cc:537] reset [rank0] :smile:")
     start_run(output, "run2")
     write_run_end(output, "run2", end)
-    told = " ".join(run("status", output).stdout.split())
+    told = " ".join(invoke("status", output).stdout.split())
     for words in ("[/__w/gloo/pair.cc:537]", "[rank0]", ":smile:"):
         assert words in told

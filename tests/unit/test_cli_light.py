@@ -35,3 +35,7 @@ def test_intake_imports_nothing_heavy(module: str) -> None:
 
 def test_a_driver_imports_ray_and_nothing_of_the_model() -> None:
     assert modules_after("import lynx_batch.execution.run") & HEAVY == {"ray"}
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    assert modules_after("import lynx_batch.execution.forecast, lynx_batch.planning.plan") & HEAVY == set()

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from lynx_batch.cli import app
 from lynx_batch.intake.schema import SCHEMA
-from tests.models import BASE, MODEL
+from tests.builders import HOPPER, SUBJECTS, write_run
+from tests.jobs import invoke
+from tests.models import BASE
 
-SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
 PROMPTS = SUBJECTS.with_name("prompts.txt")
 
 
@@ -24,7 +24,7 @@ def stay_in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, ["manifest", *map(str, arguments)])
+    result = invoke("manifest", *arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
 
@@ -155,7 +155,7 @@ def test_an_expired_consent_is_told_and_no_problem() -> None:
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
-    write({"subject_uri": str(SUBJECTS / "grace-hopper.jpg")}, {"subject_uri": "none.jpg"})
+    write({"subject_uri": str(HOPPER)}, {"subject_uri": "none.jpg"})
     text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
     Path("run.yaml").write_text(text, encoding="utf-8")
     result = run("check", "m.parquet", "--run", "run.yaml", "--photos", "--problems", "problems.jsonl")
@@ -166,7 +166,7 @@ def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path)
 
 
 def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> None:
-    Image.open(SUBJECTS / "grace-hopper.jpg").transpose(Image.Transpose.ROTATE_270).save("turned.png")
+    Image.open(HOPPER).transpose(Image.Transpose.ROTATE_270).save("turned.png")
     write({"subject_uri": "turned.png"})
     text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
     Path("run.yaml").write_text(text, encoding="utf-8")
@@ -204,17 +204,10 @@ def problems_of(*arguments: object) -> list[dict[str, object]]:
     return [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
 
 
-def write_run(face_pack: Path, **sections: object) -> None:
-    model = {"base": str(BASE), "adapters": str(MODEL / "lynx_full")}
-    faces = {"pack": str(face_pack), "identity": "pack"}
-    content = {"manifest": "m.parquet", "output": "out", "model": model, "faces": faces, **sections}
-    Path("run.yaml").write_text(json.dumps(content), encoding="utf-8")
-
-
 def test_a_photo_under_two_names_is_found_by_its_content(face_pack: Path) -> None:
-    shutil.copy(SUBJECTS / "grace-hopper.jpg", "first.jpg")
-    shutil.copy(SUBJECTS / "grace-hopper.jpg", "second.jpg")
-    write_run(face_pack)
+    shutil.copy(HOPPER, "first.jpg")
+    shutil.copy(HOPPER, "second.jpg")
+    write_run(Path(), face_pack, manifest="m.parquet")
     write({"subject_uri": "first.jpg"}, {"subject_uri": "second.jpg", "prompt": " 微笑"}, {"subject_uri": "second.jpg"})
     assert run("check", "m.parquet").exit_code == 0
     named, *_ = problems = problems_of("--photos", "--run", "run.yaml")
@@ -235,10 +228,10 @@ def test_two_clips_of_one_name_are_found_without_their_photos() -> None:
 def test_the_command_that_lists_all_lists_all_that_a_plan_refuses(face_pack: Path) -> None:
     """Copies of a photo and spellings of a prompt, more than a list of `plan` holds."""
     for number in range(52):
-        shutil.copy(SUBJECTS / "grace-hopper.jpg", f"{number}.jpg")
+        shutil.copy(HOPPER, f"{number}.jpg")
     write(*({"subject_uri": f"{number}.jpg", "prompt": " " * number + "微笑"} for number in range(52)))
-    write_run(face_pack)
-    refused = CliRunner().invoke(app, ["plan", "run.yaml"])
+    write_run(Path(), face_pack, manifest="m.parquet")
+    refused = invoke("plan", "run.yaml")
     assert refused.exit_code == 2
     pointer = "... and 1 more; `lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all to FILE"
     assert pointer in refused.stderr
@@ -247,7 +240,7 @@ def test_the_command_that_lists_all_lists_all_that_a_plan_refuses(face_pack: Pat
 
 def test_texts_are_counted_with_a_run_files_tokenizer_and_estimated_without(face_pack: Path) -> None:
     write({"prompt": "a " * 600})
-    write_run(face_pack)
+    write_run(Path(), face_pack, manifest="m.parquet")
     (problem,) = problems_of("--run", "run.yaml")
     assert "has 601 tokens, and the model reads at most 512" in problem["rule"]
     assert run("check", "m.parquet", "--run", "run.yaml", "--set", "defaults.truncate_prompts=true").exit_code == 0

@@ -6,15 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from typer.testing import CliRunner, Result
 
-from lynx_batch.cli import app
 from lynx_batch.execution.prepare import MAX_PROBLEMS_SHOWN
 from lynx_batch.intake.schema import SCHEMA
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
-from tests.models import BASE, MODEL
+from tests.builders import write_run
+from tests.jobs import invoke
+from tests.models import MODEL
 
 EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
 NAMES = {"subject_id": "ada", "clip_name": "wave", "consent_ref": "form-7"}
@@ -22,17 +21,12 @@ NAMES = {"subject_id": "ada", "clip_name": "wave", "consent_ref": "form-7"}
 
 @pytest.fixture
 def run_file(tmp_path: Path, face_pack: Path) -> Path:
-    content = {
-        "manifest": "manifest.parquet",
-        "output": "out",
-        "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
-        "faces": {"pack": str(face_pack), "identity": "pack"},
+    sections = {
         "engine": {"precision": "float32"},
         "defaults": {"width": 64, "height": 48},
         "cluster": {"shared_paths": [str(tmp_path), str(MODEL), str(face_pack)]},
     }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return tmp_path / "run.yaml"
+    return write_run(tmp_path, face_pack, **sections)
 
 
 def write(run_file: Path, *rows: dict[str, object]) -> None:
@@ -40,16 +34,12 @@ def write(run_file: Path, *rows: dict[str, object]) -> None:
     pq.write_table(pa.Table.from_pylist(cells, schema=SCHEMA), run_file.with_name("manifest.parquet"))
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
 def test_every_row_that_was_rejected_is_printed_and_keeps_its_inputs(run_file: Path) -> None:
     secret = "https://ada:secret@host/ada.jpg?signature=1"
     expired = {"consent_expires_at": EXPIRED, "subject_uri": secret}
     write(run_file, {"width": 100, **NAMES}, {**expired, **NAMES}, {**NAMES, "clip_name": None})
 
-    result = run("render", str(run_file), "--allow-invalid")
+    result = invoke("render", str(run_file), "--allow-invalid")
 
     assert result.exit_code == 3, result.output
     photo = run_file.with_name("ada.jpg")
@@ -69,7 +59,7 @@ def test_every_row_that_was_rejected_is_printed_and_keeps_its_inputs(run_file: P
     assert {(row["prompt"], row["subject_id"], row["consent_ref"]) for row in rows} == {("She waves.", "ada", "form-7")}
     assert [row["consent_expires_at"] for row in rows] == [None, EXPIRED, None]
 
-    listed = run("status", output, "--clips").stdout
+    listed = invoke("status", output, "--clips").stdout
     assert listed.count("rejected") >= 3
     for told in ("wave", "She waves.", "width=100", "nothing lies there"):
         assert told in listed
@@ -79,26 +69,26 @@ def test_a_rejected_row_is_listed_until_a_newer_run_takes_it_or_all_rows(run_fil
     output = str(run_file.with_name("out"))
 
     def listed() -> list[str]:
-        lines = run("status", output, "--clips").stdout.splitlines()
+        lines = invoke("status", output, "--clips").stdout.splitlines()
         return [line.split()[1] for line in lines if "nothing lies" in line and line.startswith("│")]
 
     write(run_file, {"seed": 1}, {"seed": 2}, {"seed": 3})
     for options, expected in ((["--where", "seed < 3"], ["0", "1"]), (["--where", "seed > 1"], ["0", "1", "2"])):
-        assert run("render", str(run_file), *options).exit_code == 3
+        assert invoke("render", str(run_file), *options).exit_code == 3
         assert sorted(listed()) == expected
     write(run_file, {"seed": 1})
-    assert run("render", str(run_file)).exit_code == 3
+    assert invoke("render", str(run_file)).exit_code == 3
     assert listed() == ["0"]
 
 
 def test_more_rejected_rows_than_a_screen_holds_are_in_the_list_that_is_named(run_file: Path) -> None:
     num = MAX_PROBLEMS_SHOWN + 7
     write(run_file, *({"seed": seed} for seed in range(num)))
-    told = run("render", str(run_file)).stdout
+    told = invoke("render", str(run_file)).stdout
     assert told.count(": nothing lies there") == MAX_PROBLEMS_SHOWN
     output = str(run_file.with_name("out"))
     assert f"... and 7 more: `lynx-batch status {output} --clips` lists all" in told
-    listed = run("status", output, "--clips").stdout.splitlines()
+    listed = invoke("status", output, "--clips").stdout.splitlines()
     assert sum("nothing lies there" in line for line in listed if line.startswith("│")) == num
 
 
@@ -106,6 +96,6 @@ def test_more_rejected_rows_than_a_screen_holds_are_in_the_list_that_is_named(ru
 def test_a_where_that_matches_nothing_is_told(run_file: Path, command: list[str]) -> None:
     write(run_file, {"seed": 1})
     target = "manifest.parquet" if command[0] == "manifest" else "run.yaml"
-    result = run(*command, str(run_file.with_name(target)), "--where", "seed == 2")
+    result = invoke(*command, str(run_file.with_name(target)), "--where", "seed == 2")
     assert (result.exit_code, "--where 'seed == 2': must match a row" in result.stderr) == (2, True), result.stderr
     assert not run_file.with_name("out").exists()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lynx_batch.clip import CLIP_ID_LENGTH, ClipRequest, Naming, RenderIdentity, broken_rule, canonical_json, identify
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.spec import MAX_SEED, RenderParams
+from tests.builders import make_request
 
 IDENTITY = RenderIdentity(
     base="b",
@@ -65,10 +66,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner),
     max_leaves=10,
 )
-
-
-def make_request(params: RenderParams, **changes: object) -> ClipRequest:
-    return replace(ClipRequest(row=0, subject_uri="/a.jpg", params=params, is_seed_given=True), **changes)
 
 
 def clip_id(request: ClipRequest, photo: str = PHOTO, identity: RenderIdentity = IDENTITY) -> str:

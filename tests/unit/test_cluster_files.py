@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from lynx_batch.cli import app
 from lynx_batch.config import load_run_config
+from tests.models import ROOT
 
-ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LOCK = CLUSTER / "requirements.txt"
 

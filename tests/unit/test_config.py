@@ -7,8 +7,8 @@ from lynx_batch.cli.options import parse_overrides
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
 from lynx_model.spec import LoraSource, ModelSource, RenderParams
+from tests.models import ROOT
 
-JOBS = Path(__file__).parents[2] / "jobs"
 MINIMAL = "manifest: m.parquet\noutput: out\nmodel: {base: base, adapters: full}\n"
 
 
@@ -18,7 +18,7 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize("file", sorted(JOBS.rglob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "jobs").rglob("*.yaml")), ids=lambda file: file.name)
 def test_every_run_file_of_the_project_loads(file: Path) -> None:
     assert load_run_config(file, {}).manifest
 

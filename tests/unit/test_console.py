@@ -24,8 +24,7 @@ from lynx_batch.intake.schema import SCHEMA
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
-from tests.unit.test_ledger import clip, ended, write_metadata
-from tests.unit.test_outcomes import begin
+from tests.builders import begin, ended, small_clip, write_metadata
 
 EVIL = "a\x1b]0;own\x07b\x9b31mc\u202ed\x7f\re\udcff"
 OnTerminal = Callable[[Callable[[], object]], str]
@@ -118,7 +117,7 @@ def test_the_cells_of_a_manifest(on_terminal: OnTerminal, tmp_path: Path) -> Non
 def test_what_a_run_left(on_terminal: OnTerminal, tmp_path: Path) -> None:
     words, output = EVIL[:-1], str(tmp_path)
     begin(output, "run", [])
-    spec = clip()
+    spec = small_clip()
     spec = replace(
         spec, request=replace(spec.request, clip_name=words, params=replace(spec.request.params, prompt=words))
     )

@@ -17,8 +17,7 @@ from lynx_model.machine import Gpu, Machine
 from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize
 from lynx_model.precision import missing_fp8_need
 from tests.models import BASE, MODEL, ROOT
-from tests.stores import refusing_server, use_endpoint
-from tests.unit.test_staging import put
+from tests.stores import put, refusing_store
 
 ENGINES = [{}, {"attention": "fa3"}, {"precision": "fp8"}, {"attention": "fa3", "precision": "fp8"}]
 RUN = ROOT / "jobs" / "demo" / "run.yaml"
@@ -70,8 +69,7 @@ def test_a_model_in_a_store_is_looked_at_there(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fingerprint_folder(face_pack)
     places = {"model.base": BASE, "model.adapters": MODEL / "lynx_full", "faces.pack": face_pack}
-    with refusing_server() as server:
-        use_endpoint(server.url, monkeypatch)
+    with refusing_store(monkeypatch):
         stored = {key: put(folder, "s3://bucket/models") for key, folder in places.items()}
         settings = [part for key, uri in stored.items() for part in ("--set", f"{key}={uri}")]
         result = CliRunner().invoke(app, ["doctor", *demo, *settings])

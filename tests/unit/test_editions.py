@@ -13,7 +13,7 @@ from lynx_batch.ledger.events import EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.records import warn_left_out
-from tests.unit.test_ledger import NOW, clip, ended, event, record, start_run, write_metadata
+from tests.builders import NOW, ended, event, record, small_clip, start_run, write_metadata
 
 
 def edition(number: int, clip_id: str = "ab12"):  # type: ignore[no-untyped-def]
@@ -93,7 +93,7 @@ def test_a_foreign_file_among_the_commits_is_named_once_and_left_out(output: str
 
 def test_metadata_of_another_edition_does_not_overrule_the_commit_in_force(output: str) -> None:
     start_run(output, "run")
-    write_metadata(output, "run", [ended(Outcome.RENDERED, clip())])
+    write_metadata(output, "run", [ended(Outcome.RENDERED, small_clip())])
     commit(output, edition(2))
     assert [known.attempt for known in known_commits(output, list_editions(output).in_force)] == ["run-2"]
 

@@ -19,7 +19,7 @@ from lynx_batch.ledger.copies import copy_clips
 from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.runs import RunRecord, write_run_record
-from tests.unit.test_ledger import NOW, clip, ended, record, write_metadata
+from tests.builders import NOW, ended, record, small_clip, write_metadata
 
 PHOTO = "https://host/ada.jpg"
 TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
@@ -27,7 +27,7 @@ TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
 
 def spec(clip_id: str, row: int = 0, **cells: object) -> ClipSpec:
     """A clip whose consent holds for ever, if `cells` of its request do not say otherwise."""
-    found = clip(clip_id, row)
+    found = small_clip(clip_id, row)
     seed = cells.pop("seed", 1)
     params = replace(found.params, seed=seed, prompt=cells.pop("prompt", found.params.prompt))
     given = {"subject_uri": PHOTO, "consent_expires_at": None} | cells

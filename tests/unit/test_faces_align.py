@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,8 +8,8 @@ from lynx_model.faces.align import (
     align_face_for_reference,
     similarity,
 )
+from tests.models import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(file.stem for file in GOLDEN.glob("*.npz") if "aligned_face" in np.load(file))
 
 MAX_GREY_LEVELS = 2

@@ -1,7 +1,6 @@
 """Photos with embedded colour profiles, as phones, cameras and presses write them."""
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,9 @@ from structlog.testing import capture_logs
 
 from lynx_model.errors import UnreadableImage
 from lynx_model.faces.photo import read_photo
+from tests.builders import COLLINS
 from tests.profiles import ADOBE, P3, SRGB, cmyk_profile, gamma, grey_profile, rgb_profile, srgb_curve
 
-COLLINS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
 DISPLAY_P3, ADOBE_RGB = rgb_profile(P3, srgb_curve()), rgb_profile(ADOBE, gamma(563 / 256))
 LINEAR_GREY = grey_profile(gamma(1))
 GREY = Image.new("L", (8, 8), 128)

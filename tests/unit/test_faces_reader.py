@@ -16,9 +16,7 @@ from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader, choose_face
 from lynx_model.faces.upright import find_faces
-from lynx_model.spec import Subject
-
-SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
+from tests.builders import COLLINS, HOPPER, SUBJECTS, cosine, side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +26,17 @@ def reader(face_pack: Path) -> FaceReader:
 
 @pytest.fixture(scope="module")
 def collins() -> np.ndarray:
-    return read_photo((SUBJECTS / "eileen-collins.jpg").read_bytes())
+    return read_photo(COLLINS.read_bytes())
 
 
 @pytest.fixture(scope="module")
 def hopper() -> np.ndarray:
-    return read_photo((SUBJECTS / "grace-hopper.jpg").read_bytes())
-
-
-def cosine(one: Subject, other: Subject) -> float:
-    return float(one.face_embedding @ other.face_embedding)
+    return read_photo(HOPPER.read_bytes())
 
 
 def shrink(image: np.ndarray, factor: float) -> np.ndarray:
     height, width = image.shape[:2]
     return np.array(Image.fromarray(image).resize((round(width * factor), round(height * factor))))
-
-
-def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    height = max(len(left), len(right))
-    return np.hstack([np.pad(image, ((0, height - len(image)), (0, 0), (0, 0))) for image in (left, right)])
 
 
 def face_box(reader: FaceReader, image: np.ndarray) -> list[int]:

@@ -13,8 +13,7 @@ from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 from lynx_model.faces.upright import find_faces
 from lynx_model.spec import Subject
-
-SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
+from tests.builders import SUBJECTS, cosine, side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +36,6 @@ def turn(photo: np.ndarray, degrees: int) -> np.ndarray:
     if degrees % 90 == 0:
         return np.ascontiguousarray(np.rot90(photo, -degrees // 90))
     return np.array(Image.fromarray(photo).rotate(-degrees, Image.Resampling.BICUBIC, expand=True, fillcolor="grey"))
-
-
-def side_by_side(*photos: np.ndarray) -> np.ndarray:
-    height = max(len(photo) for photo in photos)
-    return np.hstack([np.pad(photo, ((0, height - len(photo)), (0, 0), (0, 0))) for photo in photos])
-
-
-def cosine(one: Subject, other: Subject) -> float:
-    return float(one.face_embedding @ other.face_embedding)
 
 
 def difference(one: Subject, other: Subject) -> float:

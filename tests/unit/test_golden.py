@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from lynx_model.spec import RenderParams, Subject
-from tests.models import ROOT, load_tiny
+from tests.models import GOLDEN, load_tiny
 
-GOLDEN = ROOT / "tests" / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 
 MAX_LATENT_DIFFERENCE = 2e-5

@@ -14,7 +14,7 @@ from lynx_batch.execution.placement import Placement
 from lynx_batch.execution.tasks import Drawn, Failed, Loaded, RenderTask, WorkerSettings
 from lynx_batch.ledger.trace import Span
 from lynx_batch.planning.schedule import Fault
-from tests.unit.test_schedule import clip
+from tests.builders import clip
 
 SPOILED = Failed(error_type="ImplausibleResult", error="flat", fault=Fault.CLIP)
 

@@ -20,18 +20,12 @@ from lynx_batch.intake.check import (
     wishes_of_clips,
     wishes_of_requests,
 )
-from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import SCHEMA
+from tests.builders import check
 
 GOOD = {"subject_uri": "a.jpg", "prompt": "一个人微笑"}
 NAN = float("nan")
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
-
-
-def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipRequest], list[RowProblem]]:
-    table = pa.Table.from_pylist([GOOD | row for row in rows], schema=SCHEMA)
-    table = table.add_column(0, "row", pa.array(range(10, 10 + len(rows)), pa.int64()))
-    return check_rows(table, DefaultsConfig(**defaults), InputsConfig(), "/photos")
 
 
 def request_of(row: dict[str, object], **defaults: object) -> ClipRequest:

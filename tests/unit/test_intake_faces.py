@@ -13,10 +13,9 @@ from lynx_batch.errors import LynxError
 from lynx_batch.intake.faces import check_faces
 from lynx_batch.intake.photos import PhotoProblem
 from lynx_model.errors import MissingFile
-from tests import crashes
+from tests import builders, crashes
 
-SUBJECTS = Path(__file__).parents[2] / "jobs" / "demo" / "subjects"
-COLLINS, HOPPER = (str(SUBJECTS / f"{name}.jpg") for name in ("eileen-collins", "grace-hopper"))
+COLLINS, HOPPER = str(builders.COLLINS), str(builders.HOPPER)
 
 
 def write_group(file: Path) -> str:

@@ -11,8 +11,8 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import check_texts, read_texts, warn_of_long_texts
 from lynx_batch.telemetry import configure_logging
 from lynx_model.tokenizer import Tokenizer
+from tests.builders import check
 from tests.models import BASE
-from tests.unit.test_intake_check import check
 
 FITTING, LONG = "a " * 511, "a " * 512
 

@@ -1,6 +1,5 @@
 """What makes a clip finished, and what an output location tells of its runs."""
 
-import multiprocessing
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -17,143 +16,28 @@ from typer.testing import CliRunner
 
 from lynx_batch import storage
 from lynx_batch.cli import app
-from lynx_batch.clip import ClipRequest, ClipSpec
 from lynx_batch.errors import MissingObject, UnreadableRecord
-from lynx_batch.ledger.commits import CommitRecord, commit, read_commit, read_commits
+from lynx_batch.ledger.commits import commit, read_commit, read_commits
 from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
-from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events, write_event
+from lynx_batch.ledger.events import EventKind, read_events, write_event
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import ask_again, deaths_before, given_up_before, known_commits
 from lynx_batch.ledger.leftovers import find_leftovers
-from lynx_batch.ledger.metadata import SCHEMA, Outcome, RowOutcome, read_metadata
+from lynx_batch.ledger.metadata import SCHEMA, Outcome, read_metadata
 from lynx_batch.ledger.order import newest_rows
 from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
 from lynx_batch.ledger.records import warn_left_out
-from lynx_batch.ledger.runs import RunEnd, RunRecord, list_runs, new_run_id, write_run_end, write_run_record
+from lynx_batch.ledger.runs import RunEnd, list_runs, new_run_id, write_run_end
 from lynx_batch.ledger.summary import summarise
 from lynx_model.spec import RenderParams
+from tests.builders import NOW, ended, event, given_up, record, small_clip, start_run, write_metadata
+from tests.races import NUM_RACERS, race_in_processes, race_in_threads, winners
 
-NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
-NUM_RACERS = 8
 NOTHING = Editions(in_force={}, withdrawn={})
 
 
-def record(clip_id: str = "ab12", attempt: str = "run-1", run_id: str = "run") -> CommitRecord:
-    return CommitRecord(
-        clip_id=clip_id,
-        attempt=attempt,
-        run_id=run_id,
-        committed_at=NOW,
-        clip_uri=f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4",
-        poster_uri=f"clips/{clip_id[:2]}/{clip_id}/{attempt}.jpg",
-        sha256="0" * 64,
-        num_bytes=1000,
-        num_frames=5,
-        fps=16,
-        width=64,
-        height=48,
-        seed=1,
-        group_size=1,
-        device="cpu",
-        stage_s={"denoise_s": 1.5},
-        identity={"base": "f", "ref_adapter": None, "is_parity": False},
-        software={"torch": "2"},
-    )
-
-
-def clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
-    request = ClipRequest(
-        row=row,
-        subject_uri="s3://user:secret@bucket/a.jpg?signature=1",
-        params=RenderParams(prompt="她微笑着", width=64, height=48, num_frames=5, seed=1),
-        is_seed_given=True,
-        tags={"team": "north"},
-        consent_expires_at=NOW + timedelta(days=36500),
-    )
-    return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
-
-
-def event(
-    kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str = "run", deaths: int = 0
-) -> AttemptEvent:
-    return AttemptEvent(
-        run_id=run_id,
-        clip_id=clip_id,
-        attempt=f"{run_id}-{minutes}",
-        row=0,
-        kind=kind,
-        at=NOW + timedelta(minutes=minutes),
-        deaths=deaths,
-        error_type="OutOfMemory",
-        error="too big",
-    )
-
-
-def start_run(output: str, run_id: str, *, minutes: int = 0) -> None:
-    uris = ["a.jpg", "https://host/b.jpg?signature=1"]
-    manifest = pa.table({"row": [0, 1], "subject_uri": uris})
-    started = RunRecord(started_at=NOW + timedelta(minutes=minutes), num_rows=2)
-    write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
-
-
-def ended(outcome: Outcome, of: ClipSpec | None = None, *, minutes: int = 0, row: int = 0) -> RowOutcome:
-    """A row of `of`, or one that never became a clip."""
-    return RowOutcome(
-        row=of.request.row if of else row,
-        outcome=outcome,
-        ended_at=NOW + timedelta(minutes=minutes),
-        clip=of,
-        attempts=1,
-        error_type=None if outcome is Outcome.RENDERED else "OutOfMemory",
-        error=None if outcome is Outcome.RENDERED else "too big",
-        commit=record(of.clip_id) if of and outcome is Outcome.RENDERED else None,
-    )
-
-
-def write_metadata(output: str, run_id: str, rows: list[RowOutcome]) -> None:
-    parts = MetadataParts(output, run_id, 0)
-    for row in rows:
-        parts.add(row)
-    parts.close()
-
-
-def given_up(output: str) -> dict[str, str]:
-    rows = given_up_before(output, list_editions(output)).to_pylist()
-    return {row["clip_id"]: row["outcome"] for row in rows}
-
-
-def race(output: str, number: int, start: Callable[[], object]) -> None:
-    start()
-    winner = commit(output, record(attempt=f"racer-{number}"))
-    storage.write_bytes(storage.join(output, "seen", str(number)), winner.attempt.encode())
-
-
-def race_in_threads(output: str) -> None:
-    barrier = threading.Barrier(NUM_RACERS)
-    racers = [threading.Thread(target=race, args=(output, n, barrier.wait)) for n in range(NUM_RACERS)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
-
-
-def race_in_process(output: str, number: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
-    race(output, number, barrier.wait)
-
-
-def winners(output: str) -> set[str]:
-    return {storage.read_bytes(file.uri).decode() for file in storage.list_files(storage.join(output, "seen"))}
-
-
 def test_a_race_of_eight_processes_has_one_winner_whom_all_see(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(NUM_RACERS)
-    racers = [context.Process(target=race_in_process, args=(str(tmp_path), n, barrier)) for n in range(NUM_RACERS)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(60)
-    assert [racer.exitcode for racer in racers] == [0] * NUM_RACERS
+    assert race_in_processes(str(tmp_path)) == [0] * NUM_RACERS
     assert winners(str(tmp_path)) == {read_commit(str(tmp_path), "ab12", 1).attempt}
     assert set(list_editions(str(tmp_path)).in_force) == {"ab12"}
 
@@ -231,21 +115,21 @@ def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> No
 def test_what_each_run_judges_anew_is_no_last_word(tmp_path: Path, error_type: str) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    write_metadata(output, "run", [replace(ended(Outcome.REJECTED, clip()), error_type=error_type)])
+    write_metadata(output, "run", [replace(ended(Outcome.REJECTED, small_clip()), error_type=error_type)])
     assert given_up(output) == {}
 
 
 def test_a_clip_that_a_finished_run_gave_up_stays_so_until_it_is_asked_for(tmp_path: Path) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    write_metadata(output, "run", [ended(Outcome.FAILED, clip()), ended(Outcome.RENDERED, clip("cd34", 1))])
+    write_metadata(output, "run", [ended(Outcome.FAILED, small_clip()), ended(Outcome.RENDERED, small_clip("cd34", 1))])
     write_run_end(output, "run", RunEnd(ended_at=NOW, counts={Outcome.FAILED: 1, Outcome.RENDERED: 1}))
 
     (row,) = given_up_before(output, NOTHING).to_pylist()
     assert (row["clip_id"], row["error"], row["prompt"]) == ("ab12", "too big", "她微笑着")
     ask_again(output, given_up_before(output, NOTHING), NOW + timedelta(minutes=1))
     assert given_up(output) == {}
-    write_metadata(output, "next", [ended(Outcome.ABANDONED, clip(), minutes=2)])
+    write_metadata(output, "next", [ended(Outcome.ABANDONED, small_clip(), minutes=2)])
     assert given_up(output) == {}, "a wish holds until the clip is given up anew"
 
 
@@ -284,7 +168,7 @@ def test_deaths_are_known_of_runs_that_did_not_come_to_their_end_until_the_clip_
     assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2, "bb": 2}
     assert deaths_before(output, {"bb", "cc", "dd"}) == {"bb": 2}
 
-    write_metadata(output, "stopped", [ended(Outcome.FAILED, clip("bb"), minutes=7)])
+    write_metadata(output, "stopped", [ended(Outcome.FAILED, small_clip("bb"), minutes=7)])
     ask_again(output, given_up_before(output, list_editions(output)), NOW)
     assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2}
 
@@ -292,7 +176,7 @@ def test_deaths_are_known_of_runs_that_did_not_come_to_their_end_until_the_clip_
 def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    write_metadata(output, "run", [ended(Outcome.RENDERED, clip())])
+    write_metadata(output, "run", [ended(Outcome.RENDERED, small_clip())])
     commit(output, record("cd34"))
     first, second = sorted(known_commits(output, {"ab12": 1, "cd34": 1}), key=lambda known: known.clip_id)
     assert first == record().model_copy(update={"identity": {"base": "f", "is_parity": "False"}})
@@ -305,7 +189,7 @@ def test_every_parameter_of_a_clip_has_a_column_in_the_metadata() -> None:
 
 def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
     output = str(tmp_path)
-    write_metadata(output, "run", [ended(Outcome.REJECTED, row=1), ended(Outcome.RENDERED, clip())])
+    write_metadata(output, "run", [ended(Outcome.REJECTED, row=1), ended(Outcome.RENDERED, small_clip())])
 
     table = read_metadata(output)
 
@@ -322,8 +206,8 @@ def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:
 def test_metadata_of_several_runs_is_one_dataset_for_anybody(tmp_path: Path) -> None:
     output = str(tmp_path)
     early, late = new_run_id(NOW), new_run_id(NOW + timedelta(days=1))
-    write_metadata(output, late, [ended(Outcome.RENDERED, clip())])
-    write_metadata(output, early, [ended(Outcome.ABANDONED, clip())])
+    write_metadata(output, late, [ended(Outcome.RENDERED, small_clip())])
+    write_metadata(output, early, [ended(Outcome.ABANDONED, small_clip())])
 
     assert ds.dataset(tmp_path / "metadata", partitioning="hive").count_rows() == 2
     newest = newest_rows(output).to_pylist()
@@ -403,7 +287,7 @@ def test_a_run_record_keeps_no_signed_uri(tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_object_stops_nothing(tmp_path: Path, name: str, content: bytes) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    write_metadata(output, "run", [ended(Outcome.FAILED, clip())])
+    write_metadata(output, "run", [ended(Outcome.FAILED, small_clip())])
     commit(output, record("cd34"))
     storage.write_bytes(storage.join(output, name), content)
 
@@ -419,7 +303,7 @@ def test_a_damaged_or_foreign_object_stops_nothing(tmp_path: Path, name: str, co
 
 def test_a_foreign_parquet_file_in_the_metadata_is_named_and_left_out(tmp_path: Path) -> None:
     output = str(tmp_path)
-    write_metadata(output, "run", [ended(Outcome.FAILED, clip())])
+    write_metadata(output, "run", [ended(Outcome.FAILED, small_clip())])
     for name in ("x", "part-00009"):
         foreign = tmp_path / "metadata" / "run=run" / f"{name}.parquet"
         pq.write_table(pa.table({"row": ["text"], "clip_id": [3.5]}), foreign)
@@ -441,7 +325,9 @@ def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
     start_run(output, "run-1")
     start_run(output, "run-2", minutes=1)
     commit(output, record())
-    write_metadata(output, "run-1", [ended(Outcome.RENDERED, clip()), ended(Outcome.FAILED, clip("cd34", 1))])
+    write_metadata(
+        output, "run-1", [ended(Outcome.RENDERED, small_clip()), ended(Outcome.FAILED, small_clip("cd34", 1))]
+    )
     write_run_end(output, "run-1", RunEnd(ended_at=NOW, counts={Outcome.RENDERED: 1, Outcome.FAILED: 1}))
     write_metadata(output, "run-2", [ended(Outcome.REJECTED, row=0)])
     for minutes, kind in enumerate((EventKind.RETRIED, EventKind.RETRIED, EventKind.FAILED)):

@@ -17,8 +17,8 @@ from lynx_model.loras import describe_loras
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import LoraSource, ModelSource
 from lynx_model.weights import load_model
-from tests.models import BASE, MODEL
-from tests.unit.test_pipeline import PARAMS, make_subject
+from tests.builders import PARAMS, make_subject
+from tests.models import BASE, MODEL, TRANSFORMER
 
 Tensors = dict[str, Tensor]
 
@@ -41,7 +41,7 @@ QUERY = "transformer.blocks.0.attn1.to_q"
 
 
 def base_weights() -> Tensors:
-    return load_file(BASE / "transformer" / "diffusion_pytorch_model.safetensors")
+    return load_file(BASE / TRANSFORMER)
 
 
 def random_factors(module: str, rank: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from lynx_batch.cli import app
 from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.published import models_root
-from tests.hub import Hub, read_repo, serve
-from tests.models import BASE, MODEL
+from tests.hub import Hub, serve
+from tests.jobs import invoke
+from tests.models import BASE, MODEL, TRANSFORMER
+from tests.stores import read_folder
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["models", *map(str, arguments)])
+    return invoke("models", *arguments)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_check_finds_a_flipped_byte(base: Path) -> None:
 
 
 def drop_last_byte(base: Path) -> None:
-    file = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    file = base / TRANSFORMER
     file.write_bytes(file.read_bytes()[:-1])
 
 
@@ -178,7 +179,9 @@ def test_check_refuses_a_folder_that_is_no_model(tmp_path: Path, folder: str) ->
 
 def test_pull_says_where_the_weights_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LYNX_BATCH_MODELS", str(tmp_path))
-    files = {f"{name}/{path}": c for name in ("lynx_full", "lynx_lite") for path, c in read_repo(MODEL / name).items()}
+    files = {
+        f"{name}/{path}": c for name in ("lynx_full", "lynx_lite") for path, c in read_folder(MODEL / name).items()
+    }
     with serve(Hub(repo_id="ByteDance/lynx", files=files)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         result = run("pull", "full", "lite")
@@ -192,7 +195,7 @@ def test_pull_says_where_the_weights_lie(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("revision", ["c0ffee" + "0" * 34, "main"])
 def test_a_revision_that_was_asked_for_is_the_one_that_check_reports(tmp_path: Path, revision: str) -> None:
-    files = {f"lynx_lite/{path}": content for path, content in read_repo(MODEL / "lynx_lite").items()}
+    files = {f"lynx_lite/{path}": content for path, content in read_folder(MODEL / "lynx_lite").items()}
     with serve(Hub(repo_id="ByteDance/lynx", files=files)) as hub, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub.url)
         assert run("pull", "lite", "--root", tmp_path, "--revision", revision).exit_code == 0

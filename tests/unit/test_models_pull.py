@@ -13,9 +13,9 @@ from lynx_model.faces.free_pack import build_free_pack
 from lynx_model.fingerprint import fingerprint_folder, read_fingerprint, verify_folder
 from lynx_model.published import PUBLISHED, FileSource, RepoSource
 from lynx_model.pull import pull
-from tests.hub import Hub, read_repo, serve
+from tests.hub import Hub, serve
 from tests.models import MODEL
-from tests.stores import read_only
+from tests.stores import read_folder, read_only
 
 LITE = PUBLISHED["lite"]
 BIG_FILE = "lynx_lite/resampler.safetensors"
@@ -30,7 +30,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def published(name: str) -> list[tuple[str, bytes]]:
-    return [(path, content) for path, content in read_repo(MODEL / name).items() if path.endswith(".safetensors")]
+    return [(path, content) for path, content in read_folder(MODEL / name).items() if path.endswith(".safetensors")]
 
 
 def file_source(content: bytes, path: str = "arcface/arcface.pth") -> FileSource:
@@ -55,7 +55,7 @@ def test_pull_fetches_nothing_but_what_was_asked_for(hub: Hub, tmp_path: Path) -
 
 def test_the_base_is_a_repository_of_its_own(hub: Hub, tmp_path: Path) -> None:
     hub.repo_id, hub.commit = "Wan-AI/Wan2.1-T2V-14B-Diffusers", PUBLISHED["base"].revision
-    hub.files = read_repo(MODEL / "Wan2.1-T2V-tiny-Diffusers") | {"assets/video.mp4": b"large", "README.md": b""}
+    hub.files = read_folder(MODEL / "Wan2.1-T2V-tiny-Diffusers") | {"assets/video.mp4": b"large", "README.md": b""}
     del hub.files["lynx-fingerprint.json"]
     folder = pull(PUBLISHED["base"], tmp_path)
     assert folder == tmp_path / "Wan2.1-T2V-14B-Diffusers"

@@ -21,10 +21,9 @@ from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import check_fit, describe_adapters
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.resampler import Resampler
-from tests.models import BASE, MODEL
-from tests.unit.test_pipeline import PARAMS, make_subject
+from tests.builders import PARAMS, make_subject
+from tests.models import BASE, MODEL, TRANSFORMER
 
-TRANSFORMER = Path("transformer", "diffusion_pytorch_model.safetensors")
 ONE_BRANCH = replace(PARAMS, guidance_scale=1.0, num_inference_steps=3, ip_scale=0.8)
 
 

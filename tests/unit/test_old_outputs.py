@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from lynx_batch.cli import app
+from tests.jobs import invoke
 
 OLD_OUTPUT = Path(__file__).parents[1] / "data" / "output-contract-1"
 
@@ -17,28 +16,24 @@ def output(tmp_path: Path) -> str:
     return str(shutil.copytree(OLD_OUTPUT, tmp_path / "out"))
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
 def test_an_old_output_is_summarised(output: str) -> None:
-    told = run("status", output, "--clips")
+    told = invoke("status", output, "--clips")
     assert told.exit_code == 0
     for part in ("2 clips committed", "finished", "1 rejected, 2 rendered", "NoFaceFound"):
         assert part in told.stdout
 
 
 def test_an_old_output_is_verified(output: str) -> None:
-    told = run("verify", output)
+    told = invoke("verify", output)
     assert (told.exit_code, "2 of 2 clips read, 0 faulty" in told.stdout) == (0, True)
 
 
 def test_an_old_output_is_exported(output: str, tmp_path: Path) -> None:
-    told = run("export", output, str(tmp_path / "named"), "--name", "{subject_id}/{clip_name}.mp4")
+    told = invoke("export", output, str(tmp_path / "named"), "--name", "{subject_id}/{clip_name}.mp4")
     assert told.exit_code == 0
     named = {str(file.relative_to(tmp_path / "named")) for file in (tmp_path / "named").rglob("*.mp4")}
     assert named == {"eileen-collins/boat.mp4", "grace-hopper/boat.mp4"}
 
 
 def test_nothing_of_an_old_output_is_left_over(output: str) -> None:
-    assert "0 files" in run("prune", output, "--dry-run").stdout
+    assert "0 files" in invoke("prune", output, "--dry-run").stdout

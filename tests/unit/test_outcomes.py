@@ -1,47 +1,23 @@
 """What a run records of its rows, without Ray: real schedule, real ledger, nothing rendered."""
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipSpec, Rejection, RenderIdentity
-from lynx_batch.execution.outcomes import RunRecorder
-from lynx_batch.execution.prepare import PreparedRun
+from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.execution.tasks import Failed, Rendered, RenderTask
 from lynx_batch.ledger import parts
 from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
 from lynx_batch.ledger.editions import commit_uri
 from lynx_batch.ledger.metadata import read_metadata
-from lynx_batch.ledger.runs import RunRecord, read_runs, write_run_record
+from lynx_batch.ledger.runs import read_runs
 from lynx_batch.planning.schedule import ClipState, Fault, RetryPolicy, Schedule
-from tests.unit.test_ledger import NOW, clip, record
-from tests.unit.test_schedule import planned
+from tests.builders import NOW, begin, planned, record, small_clip
 
-IDENTITY = RenderIdentity(
-    base="b",
-    id_adapter="a",
-    ref_adapter=None,
-    face_pack="p",
-    identity_encoder="e",
-    is_parity=False,
-    precision="float32",
-)
 NUM_MANY = 1000
 MIN_CLIPS_PER_S = 200
-
-
-def begin(output: str, run_id: str, clips: list[ClipSpec], rejections: list[Rejection] | None = None) -> RunRecorder:
-    manifest = pa.table({"row": range(len(clips)), "subject_uri": ["a.jpg"] * len(clips)})
-    started = RunRecord(started_at=datetime.now(UTC), num_rows=len(clips))
-    write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
-    prepared = PreparedRun(manifest=manifest, identity=IDENTITY, clips=clips, rejections=rejections or [])
-    recorder = RunRecorder(output, run_id, prepared)
-    recorder.settle_past()
-    return recorder
 
 
 def task(spec: ClipSpec) -> RenderTask:
@@ -54,7 +30,7 @@ def failure(fault: Fault) -> Failed:
 
 def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Path) -> None:
     output = str(tmp_path)
-    clips = [clip(name, row) for row, name in enumerate(["aa", "bb", "bb", "cc", "dd", "ee"])]
+    clips = [small_clip(name, row) for row, name in enumerate(["aa", "bb", "bb", "cc", "dd", "ee"])]
     lost = begin(
         output,
         "killed",
@@ -96,7 +72,7 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
 
 def test_rows_whose_commits_vanish_are_abandoned_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path)
-    clips = [clip(name, row) for row, name in enumerate(["aa", "bb", "cc"])]
+    clips = [small_clip(name, row) for row, name in enumerate(["aa", "bb", "cc"])]
     recorder = begin(output, "run", clips)
     for spec, max_rows in zip(clips, (1, 10, 10), strict=True):
         monkeypatch.setattr(parts, "MAX_ROWS", max_rows)  # the first row is written at once
@@ -119,7 +95,7 @@ def test_rows_whose_commits_vanish_are_abandoned_or_told(tmp_path: Path, monkeyp
 def test_a_clip_whose_commit_is_damaged_is_not_rendered_beside_it(tmp_path: Path) -> None:
     output = str(tmp_path)
     storage.write_bytes(commit_uri(output, "aa", 1), b"{")
-    recorder = begin(output, "run", [clip("aa", 0), clip("bb", 1)])
+    recorder = begin(output, "run", [small_clip("aa", 0), small_clip("bb", 1)])
     assert [spec.clip_id for spec in recorder.open_clips] == ["bb"]
     recorder.close("")
     first, _ = sorted(read_metadata(output).to_pylist(), key=lambda row: row["row"])
@@ -127,7 +103,7 @@ def test_a_clip_whose_commit_is_damaged_is_not_rendered_beside_it(tmp_path: Path
 
 
 def test_a_withdrawn_clip_is_rendered_as_its_next_edition(tmp_path: Path) -> None:
-    output, spec = str(tmp_path), clip("aa", 0)
+    output, spec = str(tmp_path), small_clip("aa", 0)
     first = begin(output, "first", [spec])
     first.rendered(task(spec), "g", Rendered(commit=commit(output, record("aa")), spans=()), attempts=1)
     first.close("")
@@ -145,7 +121,7 @@ def test_a_withdrawn_clip_is_rendered_as_its_next_edition(tmp_path: Path) -> Non
 
 
 def test_schedule_and_ledger_take_hundreds_of_clips_a_second(tmp_path: Path) -> None:
-    clips = [clip(f"{row:032x}", row) for row in range(NUM_MANY)]
+    clips = [small_clip(f"{row:032x}", row) for row in range(NUM_MANY)]
     recorder, schedule = begin(str(tmp_path), "run", clips), Schedule(RetryPolicy())
     started_s = time.perf_counter()
     schedule.plan(map(planned, recorder.open_clips), (1,))

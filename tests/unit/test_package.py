@@ -5,8 +5,6 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -16,11 +14,9 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.execution.origin import read_origin
 from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
 from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
-from tests.models import BASE, MODEL, ROOT
-from tests.stores import refusing_server, use_endpoint
-
-SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
-COLLINS, HOPPER = SUBJECTS / "eileen-collins.jpg", SUBJECTS / "grace-hopper.jpg"
+from tests.builders import COLLINS, HOPPER, SUBJECTS, row, tiny_run, write_manifest
+from tests.models import MODEL
+from tests.stores import refusing_store
 
 
 @pytest.fixture
@@ -40,22 +36,10 @@ def home(tmp_path: Path) -> Path:
 
 
 def run_config(home: Path, face_pack: Path, rows: list[dict[str, object]], **changes: object) -> RunConfig:
-    columns = {name for row in rows for name in row}
-    table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
-    pq.write_table(table, home / "manifest.parquet")
-    content = {
-        "manifest": str(home / "manifest.parquet"),
-        "output": "s3://bucket/out",
-        "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
-        "faces": {"pack": str(face_pack), "identity": "pack"},
-        "cluster": {"shared_paths": [str(MODEL), str(face_pack)]},
-        **changes,
-    }
-    return parse_run_config(content, source="test")
-
-
-def row(photo: object, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
-    return {"subject_uri": str(photo), "prompt": prompt, **cells}
+    write_manifest(home / "manifest.parquet", rows)
+    places = {"manifest": str(home / "manifest.parquet"), "output": "s3://bucket/out"}
+    cluster = {"shared_paths": [str(MODEL), str(face_pack)]}
+    return parse_run_config(tiny_run(face_pack, **{**places, "cluster": cluster, **changes}), source="test")
 
 
 def packed_config(package: Package) -> RunConfig:
@@ -137,8 +121,7 @@ def test_a_manifest_in_a_store_with_photos_in_a_store_stays_there(
 ) -> None:
     config = run_config(home, face_pack, [row("photo.jpg")])
     manifest = "s3://bucket/manifest.parquet"
-    with refusing_server() as store:
-        use_endpoint(store.url, monkeypatch)
+    with refusing_store(monkeypatch):
         storage.upload(home / "manifest.parquet", manifest)
         package = pack(config.model_copy(update={"manifest": manifest}), Selection(), folder)
     assert packed_config(package).manifest == manifest

@@ -10,9 +10,9 @@ from lynx_batch.config import RunConfig
 from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.prepare import Selection, prepare_rows
 from lynx_batch.intake.schema import SCHEMA
-from tests.models import BASE, MODEL, ROOT
+from tests.builders import SUBJECTS, tiny_run
+from tests.models import BASE, MODEL
 
-SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
 ROWS = [
     {"prompt": "A person waves."},
     {"prompt": "A person waves.", "seed": 7},
@@ -60,21 +60,23 @@ IDS = {
 
 
 def name_clips(face_pack: Path, adapters: str) -> list[str]:
-    config = RunConfig.model_validate(
-        {
-            "manifest": "m.parquet",
-            "output": "out",
-            "model": {"base": str(BASE), "adapters": str(MODEL / adapters)},
-            "faces": {"pack": str(face_pack), "identity": "pack"},
-            "engine": {"precision": "float32"},
-            "defaults": {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": 2},
-        }
+    run = tiny_run(
+        face_pack,
+        model={"base": str(BASE), "adapters": str(MODEL / adapters)},
+        engine={"precision": "float32"},
+        defaults={"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": 2},
     )
     photos = ["eileen-collins.jpg", "grace-hopper.jpg"]
     rows = [{"row": row, "subject_uri": photos[row % 2], **cells} for row, cells in enumerate(ROWS)]
     manifest = pa.Table.from_pylist(rows, schema=SCHEMA.insert(0, pa.field("row", pa.int64())))
     place = Origin(manifest="m.parquet", folder=str(SUBJECTS))
-    prepared = prepare_rows(config, manifest, place, Selection(allow_duplicates=True), datetime(2026, 7, 1, tzinfo=UTC))
+    prepared = prepare_rows(
+        RunConfig.model_validate(run),
+        manifest,
+        place,
+        Selection(allow_duplicates=True),
+        datetime(2026, 7, 1, tzinfo=UTC),
+    )
     assert not prepared.rejections
     return [clip.clip_id for clip in prepared.clips]
 

@@ -9,17 +9,8 @@ import torch
 from lynx_model import sampler
 from lynx_model.errors import EncoderMismatch, Interrupted, InvalidParams
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.spec import RenderParams, Subject
+from tests.builders import PARAMS, make_subject
 from tests.models import MODEL, load_tiny
-
-PARAMS = RenderParams(prompt="a person waves", width=64, height=48, num_frames=9, num_inference_steps=2, seed=7)
-
-
-def make_subject(seed: int = 0, encoder: str | None = None) -> Subject:
-    random = np.random.default_rng(seed)
-    embedding = random.standard_normal(512).astype(np.float32)
-    face = random.integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    return Subject(face_embedding=embedding / np.linalg.norm(embedding), aligned_face=face, encoder=encoder)
 
 
 @pytest.fixture(scope="module")

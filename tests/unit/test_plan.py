@@ -9,7 +9,7 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.planning.cost import H200, OTHER, CostModel
 from lynx_batch.planning.layout import GROUP_SIZES, URGENT_PRIORITY, Node, Rooms, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, options
-from tests.unit.test_schedule import clip
+from tests.builders import clip
 
 COST = CostModel()
 SECONDS, SHARES = (47, 706, 870, 2760), (60, 25, 10, 5)

@@ -3,49 +3,30 @@
 import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from lynx_batch.cli import app
 from lynx_batch.cli.options import parse_duration
 from lynx_batch.cli.plan import parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.execution.prepare import identify_model
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
-from tests.conftest import ROOT
-from tests.models import BASE, MODEL
-from tests.stores import refusing_server, use_endpoint
-from tests.unit.test_cli_light import HEAVY, modules_after
-from tests.unit.test_ledger import NOW, record, write_metadata
-from tests.unit.test_schedule import clip
-from tests.unit.test_staging import put_naming
-
-COLLINS = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
+from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
+from tests.jobs import invoke
+from tests.stores import put_naming, refusing_store
 
 
 @pytest.fixture
 def run_file(tmp_path: Path, face_pack: Path) -> Path:
     """Twelve clips of two lengths on the tiny model."""
-    rows = [{"subject_uri": str(COLLINS), "prompt": f"p{n}", "num_inference_steps": 2 + 6 * (n % 2)} for n in range(12)]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "manifest.parquet")
-    content = {
-        "manifest": "manifest.parquet",
-        "output": "out",
-        "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
-        "faces": {"pack": str(face_pack), "identity": "pack"},
-        "engine": {"precision": "float32"},
-        "defaults": {"width": 64, "height": 48, "num_frames": 5},
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return tmp_path / "run.yaml"
+    rows = [row(prompt=f"p{n}", num_inference_steps=2 + 6 * (n % 2)) for n in range(12)]
+    write_manifest(tmp_path / "manifest.parquet", rows)
+    defaults = {"width": 64, "height": 48, "num_frames": 5}
+    return write_run(tmp_path, face_pack, engine={"precision": "float32"}, defaults=defaults)
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["plan", *arguments])
+    result = invoke("plan", *arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -63,11 +44,10 @@ def test_a_model_in_a_bucket_writes_nothing_outside_of_the_cache(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with refusing_server() as server:
-        use_endpoint(server.url, monkeypatch)
+    with refusing_store(monkeypatch):
         for name in ("../../../planted/y.pth", f"{tmp_path}/planted/y.pth"):
             uri = put_naming(name, "s3://bucket")
-            result = CliRunner().invoke(app, ["plan", str(run_file), "--gpus", "1xH100", "--set", f"model.base={uri}"])
+            result = invoke("plan", run_file, "--gpus", "1xH100", "--set", f"model.base={uri}")
             assert result.exit_code == 2
             assert f"{uri}/lynx-fingerprint.json: file name {name!r}: must be relative and stay below" in result.output
     assert not list(tmp_path.rglob("planted"))
@@ -142,7 +122,3 @@ def test_deadlines_are_durations() -> None:
     assert [parse_duration("--deadline", text) for text in ("90m", "8h", "1.5d")] == [5400, 28_800, 129_600]
     with pytest.raises(ConfigError, match="--deadline '8': must be"):
         parse_duration("--deadline", "8")
-
-
-def test_planning_imports_nothing_heavy() -> None:
-    assert modules_after("import lynx_batch.execution.forecast, lynx_batch.planning.plan") & HEAVY == set()

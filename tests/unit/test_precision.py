@@ -5,20 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lynx_model.errors import InvalidParams
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.precision import FP8, FP8_LAYERS, Fp8Linear, check_fp8, quantize
 from lynx_model.spec import EngineOptions
-from tests.models import BASE, MODEL, load_tiny
-from tests.unit.test_pipeline import PARAMS, make_subject
+from tests.builders import PARAMS, make_subject
+from tests.models import BASE, MODEL, load_tiny, relative_error
 
 FP8_ROUNDING = 2**-4  # 3 bits of mantissa: half a step, relative to the number
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_TENSORS
 from lynx_model.fingerprint import FINGERPRINT_FILE
 from lynx_model.headers import DECLARATION_FILE
-from tests.models import BASE, MODEL, ROOT
+from tests.builders import COLLINS
+from tests.models import BASE, MODEL, TRANSFORMER
 
 SELECTION, NOW = Selection(), datetime(2026, 7, 1, tzinfo=UTC)
 PLACE = Origin(manifest="m.parquet", folder="/photos")
@@ -135,7 +136,7 @@ def without_index_map(folder: Path) -> None:
     ("damage", "message"),
     [
         (
-            lambda base: (base / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
+            lambda base: (base / TRANSFORMER).unlink(),
             "transformer: must hold",
         ),
         (lambda base: shutil.rmtree(base / "tokenizer"), "must hold tokenizer/tokenizer.json, as"),
@@ -189,8 +190,7 @@ def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path
 def prepare_prompts(
     face_pack: Path, *prompts: str, selection: Selection = SELECTION, **defaults: object
 ) -> PreparedRun:
-    photo = ROOT / "jobs" / "demo" / "subjects" / "eileen-collins.jpg"
-    rows = pa.table({"row": range(len(prompts)), "subject_uri": [str(photo)] * len(prompts), "prompt": prompts})
+    rows = pa.table({"row": range(len(prompts)), "subject_uri": [str(COLLINS)] * len(prompts), "prompt": prompts})
     config = make_config(face_pack)
     defaulted = config.model_copy(update={"defaults": DefaultsConfig(**defaults)})
     return prepare_rows(defaulted, rows, PLACE, selection, NOW)

@@ -8,13 +8,12 @@ import pytest
 from lynx_batch import storage
 from lynx_batch.errors import StoreRefused, StoreUnready, UnsafeStore
 from lynx_batch.probe import FOLDERS, probe_create_only, probe_rights
-from tests.stores import Refusals, read_only, refusing_server, use_endpoint
+from tests.stores import Refusals, read_only, refusing_store
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusals]:
-    with refusing_server() as refusals:
-        use_endpoint(refusals.url, monkeypatch)
+    with refusing_store(monkeypatch) as refusals:
         yield refusals
 
 

@@ -9,7 +9,7 @@ from lynx_batch import storage
 from lynx_batch.errors import StoreRefused, StoreUnavailable, UnfitState
 from lynx_batch.execution.resume import SavedClips, find_saved
 from lynx_model.sampler import Midway
-from tests.unit.test_schedule import clip
+from tests.builders import clip
 
 CLIP = clip("0a")
 MIDWAY = Midway(7, {"latents": torch.arange(4.0)})

@@ -11,15 +11,14 @@ from lynx_batch.ledger.order import RunOrder, newest_rows
 from lynx_batch.ledger.runs import new_run_id
 from lynx_batch.ledger.summary import summarise
 from lynx_batch.ledger.timings import read_timings
-from tests.unit.test_ledger import NOW, clip, ended, start_run, write_metadata
-from tests.unit.test_outcomes import IDENTITY
+from tests.builders import IDENTITY, NOW, ended, small_clip, start_run, write_metadata
 
 
 def test_the_newest_run_is_the_one_that_started_last_whatever_its_name(tmp_path: Path) -> None:
     output, dated = str(tmp_path), new_run_id(NOW + timedelta(minutes=5))
     for run_id, minutes, outcome in (("pilot", 0, Outcome.FAILED), (dated, 5, Outcome.ABANDONED)):
         start_run(output, run_id, minutes=minutes)
-        write_metadata(output, run_id, [ended(outcome, clip())])
+        write_metadata(output, run_id, [ended(outcome, small_clip())])
 
     (row,) = newest_rows(output).to_pylist()
 
@@ -40,7 +39,7 @@ def test_the_newest_timings_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     output, identity = str(tmp_path), {name: value for name, value in asdict(IDENTITY).items() if value is not None}
     for minutes, run_id in enumerate(("zulu", "alpha")):
         start_run(output, run_id, minutes=minutes)
-        row = ended(Outcome.RENDERED, clip())
+        row = ended(Outcome.RENDERED, small_clip())
         update = {"run_id": run_id, "identity": identity, "stage_s": {"denoise_s": float(minutes)}}
         write_metadata(output, run_id, [replace(row, commit=row.commit.model_copy(update=update))])
     assert [timing.seconds for timing in read_timings(output, IDENTITY)] == [1.0]

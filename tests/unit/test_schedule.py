@@ -9,8 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lynx_batch.clip import ClipRequest, ClipSpec
-from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
+from lynx_batch.clip import ClipSpec
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import (
     MAX_DEATHS,
@@ -21,28 +20,9 @@ from lynx_batch.planning.schedule import (
     RetryPolicy,
     Schedule,
 )
-from lynx_model.spec import RenderParams
+from tests.builders import clip, planned
 
 SIZES = (1, 2, 4)
-
-
-def clip(
-    name: str, *, row: int = 0, priority: int = 0, subject: str = "0", prompt: str = "p", **params: int
-) -> ClipSpec:
-    request = ClipRequest(
-        row=row,
-        subject_uri="a.jpg",
-        params=RenderParams(prompt=prompt, **params),
-        is_seed_given=True,
-        priority=priority,
-    )
-    return ClipSpec(clip_id=name, photo_sha256=subject, request=request)
-
-
-def planned(spec: ClipSpec, group_size: int = 1) -> PlannedClip:
-    work = work_of(spec.params, Engine())
-    seconds = CostModel().seconds(work, group_size, OTHER)
-    return PlannedClip(clip=spec, work=work, group_size=group_size, seconds=seconds)
 
 
 def schedule_of(*clips: ClipSpec | PlannedClip, groups: dict[str, int] | None = None, **policy: float) -> Schedule:

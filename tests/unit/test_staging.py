@@ -1,6 +1,5 @@
 """Weights in a store: outlined for who checks them, staged once for who renders."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,13 +17,13 @@ from lynx_batch.config import RunConfig, parse_run_config
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.execution.prepare import identify_model
 from lynx_batch.execution.staging import find_model, fingerprint, outline, stage
-from lynx_model.digests import FileDigest, digest_files
+from lynx_model.digests import digest_files
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
 from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
 from lynx_model.loras import PEFT_CONFIG_FILE
-from tests.models import BASE, MODEL
-from tests.stores import refusing_server, use_endpoint
+from tests.models import BASE, MODEL, TRANSFORMER
+from tests.stores import put, put_naming, read_folder, refusing_store
 
 FULL = MODEL / "lynx_full"
 
@@ -33,21 +32,8 @@ FULL = MODEL / "lynx_full"
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store of this test's own, on a machine with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with refusing_server() as server:
-        use_endpoint(server.url, monkeypatch)
+    with refusing_store(monkeypatch):
         yield "s3://bucket/models"
-
-
-def put(folder: Path, store: str) -> str:
-    uri = storage.join(store, folder.name)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            storage.upload(file, storage.join(uri, file.relative_to(folder).as_posix()))
-    return uri
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def run_config(base: str, adapters: str, pack: str) -> RunConfig:
@@ -104,8 +90,8 @@ def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:
 
 def test_an_outline_takes_no_room_for_weights(store: str) -> None:
     folder = Path(outline(put(BASE, store)))
-    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    assert weights.stat().st_size == (BASE / "transformer" / weights.name).stat().st_size
+    weights = folder / TRANSFORMER
+    assert weights.stat().st_size == (BASE / TRANSFORMER).stat().st_size
     assert weights.stat().st_blocks * 512 < weights.stat().st_size / 2
 
 
@@ -113,7 +99,7 @@ def test_a_staged_folder_is_the_stored_one_and_is_not_fetched_again(store: str) 
     uri = put(FULL, store)
     folder = Path(stage(uri))
     assert folder.name == FULL.name
-    assert contents(folder).keys() == contents(FULL).keys()
+    assert read_folder(folder).keys() == read_folder(FULL).keys()
     assert fingerprint_folder(folder) == fingerprint_folder(FULL)
     storage.delete(storage.join(uri, "resampler.safetensors"))
     assert stage(uri) == str(folder)
@@ -122,7 +108,7 @@ def test_a_staged_folder_is_the_stored_one_and_is_not_fetched_again(store: str) 
 def test_a_single_file_is_staged_without_the_rest_of_its_folder(store: str) -> None:
     file = Path(stage(storage.join(put(FULL, store), "ref_layers.safetensors")))
     assert file.read_bytes() == (FULL / file.name).read_bytes()
-    assert contents(file.parent).keys() == {file.name, FINGERPRINT_FILE}
+    assert read_folder(file.parent).keys() == {file.name, FINGERPRINT_FILE}
     with pytest.raises(ConfigError, match="must be listed"):
         stage(storage.join(store, FULL.name, "other.safetensors"))
 
@@ -168,18 +154,6 @@ def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: st
     keep_fingerprint(tmp_path / "huge", Fingerprint(files=files))
     with pytest.raises(Transient, match=r"needs \d+\.0 GB for s3:.*its disk has"):
         stage(put(tmp_path / "huge", store))
-
-
-def put_naming(name: str, store: str, content: bytes = b"planted") -> str:
-    """A folder in the store whose fingerprint, in order but for that, names a file so; the file lies where that leads."""
-    digest = FileDigest(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
-    fingerprint = Fingerprint(files={name: digest})
-    files = {name: {"sha256": digest.sha256, "num_bytes": digest.num_bytes}}
-    kept = {"schema_version": 1, "fingerprint": fingerprint.value, "source": None, "revision": None, "files": files}
-    uri = storage.join(store, "a", "b", "c", "model")
-    storage.write_bytes(storage.join(uri, FINGERPRINT_FILE), json.dumps(kept).encode())
-    storage.write_bytes(storage.join(uri, name), content)
-    return uri
 
 
 @pytest.mark.parametrize("bring", [outline, stage])
@@ -256,16 +230,16 @@ def test_staged_weights_are_trusted_for_their_content_only(store: str, damage: C
     folder = Path(stage(uri))
     damage(folder / "ip_layers.safetensors")
     assert stage(uri) == str(folder)
-    assert contents(folder) == contents(FULL)
+    assert read_folder(folder) == read_folder(FULL)
 
 
 @pytest.mark.parametrize("name", ["transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"])
 def test_an_outline_that_was_damaged_is_made_anew(store: str, name: str) -> None:
     uri = put(BASE, store)
     folder = Path(outline(uri))
-    before = contents(folder)
+    before = read_folder(folder)
     (swap if name.endswith(".json") else Path.unlink)(folder / name)
-    assert contents(Path(outline(uri))) == before
+    assert read_folder(Path(outline(uri))) == before
 
 
 def test_weights_in_a_store_are_named_by_what_is_kept_there(store: str) -> None:

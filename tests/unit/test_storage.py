@@ -1,16 +1,16 @@
 """Objects by URI, on local files and in memory; `tests/integration/test_s3.py` does the same on S3."""
 
 import os
-import threading
 import traceback
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from lynx_batch import storage
 from lynx_batch.errors import ConfigError, LynxError, MissingObject, StoreRefused, StoreUnavailable
+from tests.web import serving
 
 
 @pytest.fixture(params=["local", "file", "memory"])
@@ -125,12 +125,8 @@ class Refusal(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web_server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        serving.join()
+    with serving(Refusal) as address:
+        yield address
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, StoreRefused), (404, MissingObject), (500, StoreUnavailable)])

@@ -11,7 +11,7 @@ import s3fs
 from lynx_batch import storage
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
 from lynx_batch.store_errors import Deed, explain, kind_of
-from tests.stores import refusing_server, use_endpoint
+from tests.stores import refusing_server, refusing_store, use_endpoint
 
 SECRET = "geheim"
 
@@ -77,8 +77,7 @@ def test_a_client_that_is_badly_set_up_is_told_with_the_variable(
 def test_a_refusal_is_told_whatever_was_asked_and_not_tried_again(
     monkeypatch: pytest.MonkeyPatch, status: int, code: str, kind: type[LynxError], told: str
 ) -> None:
-    with refusing_server() as store:
-        use_endpoint(store.url, monkeypatch)
+    with refusing_store(monkeypatch) as store:
         store.method, store.status, store.code = ".*", status, code
         for touch in (storage.read_bytes, storage.stat, storage.delete, lambda uri: storage.write_bytes(uri, b"")):
             with pytest.raises(kind, match=told) as caught:
@@ -88,8 +87,7 @@ def test_a_refusal_is_told_whatever_was_asked_and_not_tried_again(
 
 
 def test_a_missing_bucket_is_nothing_to_read_and_no_place_to_put(monkeypatch: pytest.MonkeyPatch) -> None:
-    with refusing_server() as store:
-        use_endpoint(store.url, monkeypatch)
+    with refusing_store(monkeypatch) as store:
         store.method, store.status, store.code = ".*", 404, "NoSuchBucket"
         with pytest.raises(MissingObject):
             storage.read_bytes("s3://bucket/a")
@@ -99,8 +97,7 @@ def test_a_missing_bucket_is_nothing_to_read_and_no_place_to_put(monkeypatch: py
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (400, "RequestTimeout"), (409, "OperationAborted")])
 def test_what_may_pass_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch, status: int, code: str) -> None:
-    with refusing_server() as store:
-        use_endpoint(store.url, monkeypatch)
+    with refusing_store(monkeypatch) as store:
         store.method, store.status, store.code = "DELETE", status, code
         with pytest.raises(StoreUnavailable):
             storage.delete("s3://bucket/a")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.intake.manifest import read_manifest
-from tests.stores import refusing_server, use_endpoint
+from tests.stores import refusing_store
 
 CSV = "subject_uri,prompt\na.jpg,A person waves.\n"
 
@@ -57,8 +57,7 @@ def test_a_manifest_and_an_empty_file_are_built_over() -> None:
 
 
 def test_neither_is_one_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
-    with refusing_server() as store:
-        use_endpoint(store.url, monkeypatch)
+    with refusing_store(monkeypatch):
         storage.write_bytes("s3://bucket/c.csv", CSV.encode())
         told = refused("manifest", "build", "--from", "s3://bucket/c.csv", "--out", "s3://bucket/c.csv")
         assert "must be new or a manifest" in told

@@ -7,7 +7,7 @@ from lynx_batch.execution.tasks import Failed, Rendered
 from lynx_batch.ledger.trace import LANE_OF, Span
 from lynx_batch.planning.schedule import Fault
 from lynx_model.errors import OutOfMemory
-from tests.unit.test_ledger import record
+from tests.builders import record
 
 
 def test_what_a_worker_returns_is_under_four_kilobytes() -> None:

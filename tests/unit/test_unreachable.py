@@ -1,23 +1,20 @@
 """What commands make of URIs that are malformed, and of photos that cannot be reached; no row renders, so no Ray is started."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from lynx_batch.cli import app
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
-from tests.integration.test_render import COLLINS, Job, row
-from tests.unit.test_photo_places import (
-    test_what_is_no_place_of_a_photo_breaks_a_rule_that_tells_nothing_of_it as malformed,
-)
-from tests.web import WebServer, serve
+from tests.builders import COLLINS, row
+from tests.jobs import Job, invoke
+from tests.uris import NO_PLACES
+from tests.web import WebServer, forget_proxies, serve
 
-MALFORMED = [uri for uri, _ in malformed.pytestmark[0].args[1] if uri not in ("a.jpg", "/", "/photos/")]
+MALFORMED = [uri for uri, _ in NO_PLACES if uri not in ("a.jpg", "/", "/photos/")]
 IN_VAIN = [
     "http://nowhere.invalid/a.jpg",
     "/dev/zero",
@@ -31,8 +28,7 @@ IN_VAIN = [
 @pytest.fixture(autouse=True)
 def few_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
+    forget_proxies(monkeypatch)
 
 
 @pytest.fixture
@@ -51,7 +47,7 @@ def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
 
 
 def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = invoke(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

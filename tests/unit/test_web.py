@@ -1,7 +1,6 @@
 """Photos from real web servers on this machine, which misbehave."""
 
 import ipaddress
-import os
 import socket
 import ssl
 import time
@@ -22,7 +21,7 @@ from lynx_batch.config import InputsConfig
 from lynx_batch.errors import ConfigError, InputRefused, LynxError, MissingObject, PhotoUnreachable, StoreRefused
 from lynx_batch.photo_places import ANYWHERE
 from lynx_batch.web import fetch
-from tests.web import WebServer, serve
+from tests.web import WebServer, forget_proxies, serve
 
 BOUND_S = 8
 """More than any of these may take, on a machine that is busy."""
@@ -36,8 +35,7 @@ def server() -> Iterator[WebServer]:
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
+    forget_proxies(monkeypatch)
 
 
 def inputs(*places: WebServer | str, **changes: object) -> InputsConfig:

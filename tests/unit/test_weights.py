@@ -15,10 +15,9 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import ModelSource
 from lynx_model.weights import LoadedModel, load_model
-from tests.models import BASE, MODEL
-from tests.unit.test_pipeline import PARAMS, make_subject
+from tests.builders import PARAMS, make_subject
+from tests.models import BASE, MODEL, TRANSFORMER
 
-TRANSFORMER = Path("transformer", "diffusion_pytorch_model.safetensors")
 NAME = "blocks.1.attn1.to_q.weight"
 
 

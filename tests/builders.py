@@ -1,0 +1,210 @@
+"""What tests are made of: subjects, clips, manifests, run files, and what a ledger holds."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity
+from lynx_batch.config import DefaultsConfig, InputsConfig
+from lynx_batch.execution.outcomes import RunRecorder
+from lynx_batch.execution.prepare import PreparedRun
+from lynx_batch.intake.check import check_rows
+from lynx_batch.intake.problems import RowProblem
+from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.events import AttemptEvent, EventKind
+from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.parts import MetadataParts
+from lynx_batch.ledger.runs import RunRecord, write_run_record
+from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
+from lynx_batch.planning.order import PlannedClip
+from lynx_model.spec import RenderParams, Subject
+from tests.models import BASE, MODEL, ROOT
+
+SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
+COLLINS, HOPPER = SUBJECTS / "eileen-collins.jpg", SUBJECTS / "grace-hopper.jpg"
+PARAMS = RenderParams(prompt="a person waves", width=64, height=48, num_frames=9, num_inference_steps=2, seed=7)
+GPU_PARAMS = RenderParams(prompt="a person waves", width=96, height=80, num_frames=9, num_inference_steps=4)
+NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+IDENTITY = RenderIdentity(
+    base="b",
+    id_adapter="a",
+    ref_adapter=None,
+    face_pack="p",
+    identity_encoder="e",
+    is_parity=False,
+    precision="float32",
+)
+
+
+def make_subject(seed: int = 0, encoder: str | None = None) -> Subject:
+    random = np.random.default_rng(seed)
+    embedding = random.standard_normal(512).astype(np.float32)
+    face = random.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    return Subject(face_embedding=embedding / np.linalg.norm(embedding), aligned_face=face, encoder=encoder)
+
+
+def cosine(one: Subject, other: Subject) -> float:
+    return float(one.face_embedding @ other.face_embedding)
+
+
+def side_by_side(*photos: np.ndarray) -> np.ndarray:
+    height = max(len(photo) for photo in photos)
+    return np.hstack([np.pad(photo, ((0, height - len(photo)), (0, 0), (0, 0))) for photo in photos])
+
+
+def row(photo: object = COLLINS, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
+    """A row of a manifest."""
+    return {"subject_uri": str(photo), "prompt": prompt, **cells}
+
+
+def write_manifest(file: Path, rows: Iterable[dict[str, object]]) -> None:
+    """A cell that a row does not have is null, if other rows have it."""
+    rows = list(rows)
+    columns = {name for row in rows for name in row}
+    pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]), file)
+
+
+def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipRequest], list[RowProblem]]:
+    """What intake makes of good rows, numbered from 10, with these cells in place of their own."""
+    table = pa.Table.from_pylist([row("a.jpg", "一个人微笑") | cells for cells in rows], schema=SCHEMA)
+    table = table.add_column(0, "row", pa.array(range(10, 10 + len(rows)), pa.int64()))
+    return check_rows(table, DefaultsConfig(**defaults), InputsConfig(), "/photos")
+
+
+def tiny_run(face_pack: Path, **sections: object) -> dict[str, object]:
+    """What a run file says that renders on the tiny model."""
+    return {
+        "manifest": "manifest.parquet",
+        "output": "out",
+        "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
+        "faces": {"pack": str(face_pack), "identity": "pack"},
+        **sections,
+    }
+
+
+def write_run(folder: Path, face_pack: Path, **sections: object) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(tiny_run(face_pack, **sections)), encoding="utf-8")
+    return file
+
+
+def make_request(params: RenderParams, **changes: object) -> ClipRequest:
+    return replace(ClipRequest(row=0, subject_uri="/a.jpg", params=params, is_seed_given=True), **changes)
+
+
+def clip(
+    name: str, *, row: int = 0, priority: int = 0, subject: str = "0", prompt: str = "p", **params: int
+) -> ClipSpec:
+    request = make_request(RenderParams(prompt=prompt, **params), row=row, subject_uri="a.jpg", priority=priority)
+    return ClipSpec(clip_id=name, photo_sha256=subject, request=request)
+
+
+def planned(spec: ClipSpec, group_size: int = 1) -> PlannedClip:
+    work = work_of(spec.params, Engine())
+    seconds = CostModel().seconds(work, group_size, OTHER)
+    return PlannedClip(clip=spec, work=work, group_size=group_size, seconds=seconds)
+
+
+def small_clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
+    """The clip of `record`, with all that a ledger has to tell of it, and a secret that it must not tell."""
+    request = make_request(
+        RenderParams(prompt="她微笑着", width=64, height=48, num_frames=5, seed=1),
+        row=row,
+        subject_uri="s3://user:secret@bucket/a.jpg?signature=1",
+        tags={"team": "north"},
+        consent_expires_at=NOW + timedelta(days=36500),
+    )
+    return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
+
+
+def record(clip_id: str = "ab12", attempt: str = "run-1", run_id: str = "run") -> CommitRecord:
+    return CommitRecord(
+        clip_id=clip_id,
+        attempt=attempt,
+        run_id=run_id,
+        committed_at=NOW,
+        clip_uri=f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4",
+        poster_uri=f"clips/{clip_id[:2]}/{clip_id}/{attempt}.jpg",
+        sha256="0" * 64,
+        num_bytes=1000,
+        num_frames=5,
+        fps=16,
+        width=64,
+        height=48,
+        seed=1,
+        group_size=1,
+        device="cpu",
+        stage_s={"denoise_s": 1.5},
+        identity={"base": "f", "ref_adapter": None, "is_parity": False},
+        software={"torch": "2"},
+    )
+
+
+def event(
+    kind: EventKind, *, minutes: int, clip_id: str = "ab12", run_id: str = "run", deaths: int = 0
+) -> AttemptEvent:
+    return AttemptEvent(
+        run_id=run_id,
+        clip_id=clip_id,
+        attempt=f"{run_id}-{minutes}",
+        row=0,
+        kind=kind,
+        at=NOW + timedelta(minutes=minutes),
+        deaths=deaths,
+        error_type="OutOfMemory",
+        error="too big",
+    )
+
+
+def ended(outcome: Outcome, of: ClipSpec | None = None, *, minutes: int = 0, row: int = 0) -> RowOutcome:
+    """A row of `of`, or one that never became a clip."""
+    return RowOutcome(
+        row=of.request.row if of else row,
+        outcome=outcome,
+        ended_at=NOW + timedelta(minutes=minutes),
+        clip=of,
+        attempts=1,
+        error_type=None if outcome is Outcome.RENDERED else "OutOfMemory",
+        error=None if outcome is Outcome.RENDERED else "too big",
+        commit=record(of.clip_id) if of and outcome is Outcome.RENDERED else None,
+    )
+
+
+def start_run(output: str, run_id: str, *, minutes: int = 0) -> None:
+    uris = ["a.jpg", "https://host/b.jpg?signature=1"]
+    manifest = pa.table({"row": [0, 1], "subject_uri": uris})
+    started = RunRecord(started_at=NOW + timedelta(minutes=minutes), num_rows=2)
+    write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
+
+
+def begin(output: str, run_id: str, clips: list[ClipSpec], rejections: list[Rejection] | None = None) -> RunRecorder:
+    """A run that has prepared these clips and rendered none."""
+    manifest = pa.table({"row": range(len(clips)), "subject_uri": ["a.jpg"] * len(clips)})
+    started = RunRecord(started_at=datetime.now(UTC), num_rows=len(clips))
+    write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
+    prepared = PreparedRun(manifest=manifest, identity=IDENTITY, clips=clips, rejections=rejections or [])
+    recorder = RunRecorder(output, run_id, prepared)
+    recorder.settle_past()
+    return recorder
+
+
+def write_metadata(output: str, run_id: str, rows: list[RowOutcome]) -> None:
+    parts = MetadataParts(output, run_id, 0)
+    for row in rows:
+        parts.add(row)
+    parts.close()
+
+
+def given_up(output: str) -> dict[str, str]:
+    """Outcome by clip."""
+    rows = given_up_before(output, list_editions(output)).to_pylist()
+    return {row["clip_id"]: row["outcome"] for row in rows}
