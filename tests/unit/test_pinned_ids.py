@@ -13,7 +13,7 @@ from lynx_batch.intake.schema import SCHEMA
 from tests.builders import SUBJECTS, tiny_run
 from tests.models import BASE, MODEL
 
-ROWS = [
+ROWS: list[dict[str, object]] = [
     {"prompt": "A person waves."},
     {"prompt": "A person waves.", "seed": 7},
     {"prompt": "A person  waves. "},
