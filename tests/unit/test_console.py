@@ -77,7 +77,7 @@ def assert_harmless(received: str, *, times: int = 1) -> None:
 @pytest.mark.parametrize("line", ["say('line')", "make_console().print('line')"])
 def test_a_reader_that_goes_away_ends_no_command(line: str) -> None:
     program = (
-        f"from lynx_batch.cli.console import make_console, say\nfor _ in range(100_000):\n    {line}\n"
+        f"from lynx_batch.cli.console import make_console, say\nfor _ in range(20_000):\n    {line}\n"
         "say('worked to the end', is_error=True)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
@@ -91,7 +91,7 @@ def test_a_reader_that_goes_away_ends_no_command(line: str) -> None:
 def test_logs_that_nobody_reads_end_no_command() -> None:
     program = (
         "import structlog\nfrom lynx_batch.telemetry import configure_logging\nconfigure_logging()\n"
-        "for _ in range(100_000):\n    structlog.get_logger().info('event')\nprint('worked to the end')"
+        "for _ in range(5_000):\n    structlog.get_logger().info('event')\nprint('worked to the end')"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stderr is not None
