@@ -16,6 +16,7 @@ import pyarrow.types as kinds
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.tags import read_tags
+from lynx_batch.parquet import FAULTS
 
 MANIFEST_VERSION = 1
 VERSION_KEY = b"lynx_manifest_version"
@@ -104,7 +105,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
     for name in [] if faults else table.column_names:
         try:
             columns[name] = _cast(table[name], SCHEMA.field(name).type)
-        except (pa.ArrowException, ValueError, OverflowError) as error:
+        except FAULTS as error:
             faults.append(f"column {name!r} of type {table[name].type}: {error}")
     if faults:
         raise ConfigError("\n  ".join([f"{source}:", *faults]))
@@ -115,9 +116,9 @@ def _pandas_index(table: pa.Table) -> list[str]:
     """Columns that are no more than the row labels of a DataFrame, as pandas itself notes."""
     try:
         labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
-    except (ValueError, AttributeError, RecursionError):
+        return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
+    except (ValueError, AttributeError, TypeError, RecursionError):  # not as pandas writes it
         return []
-    return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
 
 
 def _explain_version(table: pa.Table) -> list[str]:
@@ -131,6 +132,7 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     found = column.type.value_type if kinds.is_dictionary(column.type) else column.type
     if not _is_taken(found, wanted):
         raise ValueError(f"must be {EXPECTATIONS[wanted]}")
+    column.validate(full=True)
     if wanted == TAGS and not kinds.is_map(found):
         return pa.chunked_array([pa.array(map(_read_tags, column.to_pylist()), TAGS)])
     if wanted == REAL:
@@ -138,7 +140,6 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     # Nanoseconds are the only thing that may be lost: pandas writes them for every time.
     is_fine = kinds.is_timestamp(found) and found.unit == "ns"
     cast = column.cast(wanted, safe=not is_fine)
-    cast.validate(full=True)
     if wanted == TIME:
         _check_years(cast)
     return cast
