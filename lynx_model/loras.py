@@ -249,9 +249,7 @@ def _declared_alpha(source: str, settings: Mapping[str, Any]) -> float | None:
     for name in UNSUPPORTED:
         if settings.get(name):
             raise WeightsMismatch(f"{source}: {name}={settings[name]!r} is not supported")
-    alpha = settings.get("lora_alpha")
-    if alpha is None:
-        return None
-    if type(alpha) not in (int, float) or not abs(alpha) <= MAX_ALPHA:
+    alpha: float | None = settings.get("lora_alpha")
+    if alpha is not None and not (type(alpha) in (int, float) and abs(alpha) <= MAX_ALPHA):
         raise WeightsMismatch(f"{source}: lora_alpha={alpha!r}: must be a number, at most {MAX_ALPHA}")
     return alpha  # as it is written: it is part of a clip's name
