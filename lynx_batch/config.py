@@ -429,7 +429,7 @@ def _absolute(key: str, value: object, folder: Path) -> object:
     if not is_path or not isinstance(value, str):
         return value
     path = value.removeprefix("file://") if value.startswith("file:///") else value
-    return value if "://" in path else os.path.abspath(folder / Path(path).expanduser())
+    return value if "://" in path else os.path.abspath(folder / os.path.expanduser(path))
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

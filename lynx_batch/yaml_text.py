@@ -3,6 +3,7 @@ comes once.
 """
 
 import re
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -25,13 +26,23 @@ TAG = "tag:yaml.org,2002:"
 KINDS = {
     "null": "null",
     "bool": "true or false",
-    "int": "a whole number of at most 4300 digits",
+    "int": "a whole number of at most 64 bits",
     "float": "a number",
-    "str": "text",
+    "str": "text in Unicode, without NUL",
     "seq": "a list",
     "map": "a mapping",
 }
 """What a value may be, and how that is called."""
+
+INT_LIMIT = 2**63
+
+TOO_DEEP = "must not be nested so deeply"
+
+MAX_FLOW_DEPTH = 50
+"""Brackets within brackets; PyYAML takes a second for a thousand."""
+
+MAX_SIZE = 2**20
+"""Values and characters of a text, each alias counted as what it stands for."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,6 +51,17 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.deep_construct = True  # so that a value that holds itself is an error
+
+    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
+        if self.flow_level == MAX_FLOW_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, TOO_DEEP, self.get_mark())
+        super().fetch_flow_collection_start(token_class)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         kind = node.tag.removeprefix(TAG)
@@ -75,9 +97,36 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
 
+def _check_size(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """The size of `node`, before anything is made of it: a few aliases of aliases stand for more than a memory holds."""
+    if node not in sizes:
+        sizes[node] = 0  # of a node within itself, which constructing it refuses
+        if isinstance(node, yaml.ScalarNode):
+            inner = [len(node.value)]
+        else:
+            children = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+            inner = [_check_size(child, sizes) for child in children]
+        sizes[node] = 1 + sum(inner)
+        if sizes[node] > MAX_SIZE:
+            rule = f"must have at most {MAX_SIZE:,} values and characters, with what its aliases stand for"
+            raise yaml.constructor.ConstructorError(None, None, rule, node.start_mark)
+    return sizes[node]
+
+
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
-    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    number = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    if not -INT_LIMIT <= number < INT_LIMIT:
+        raise ValueError(node.tag)
+    return number
+
+
+def _construct_str(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text: str = loader.construct_scalar(node)
+    text.encode()  # an escape may stand for half of a surrogate pair, which is no text
+    if "\0" in text:
+        raise ValueError(node.tag)
+    return text
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
@@ -90,13 +139,16 @@ for _name, (_pattern, _first) in PLAIN_SCALARS.items():
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^{_pattern}$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_constructor("tag:yaml.org,2002:str", _construct_str)
 
 
 def read_yaml(text: str, *, source: str) -> Any:
-    """What `text` says. Raises ConfigError, naming `source`, if it is not YAML or a mapping has a key twice."""
+    """What `text` says. Raises ConfigError, naming `source`, if it is not YAML, too large or deep, or a mapping has a key twice."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError(f"{source}: {TOO_DEEP}") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from error
 
 

@@ -17,6 +17,9 @@ SECOND_TRANSFORMER = "transformer_2"
 """What Wan2.2-A14B takes for the later steps. Source: pipelines/wan/pipeline_wan.py of diffusers 0.42.1."""
 
 CONFIGS = (*(f"{component}/config.json" for component in COMPONENTS), "scheduler/scheduler_config.json")
+MAX_SIZE = 10**6
+"""Far above any of a transformer's numbers; a damaged one must not become a model of that size."""
+
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 """`spiece.model`, which the published folders hold beside it, is not enough: the original reads the JSON file."""
 
@@ -45,8 +48,8 @@ def read_base(folder: Path) -> BaseSpec:
     file = folder / "transformer" / "config.json"
     config = read_json(file)
     for name in ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels"):
-        if not isinstance(config.get(name), int):
-            raise WeightsMismatch(f"{file}: {name}={config.get(name)!r}: must be a whole number")
+        if type(value := config.get(name)) is not int or not 0 < value < MAX_SIZE:
+            raise WeightsMismatch(f"{file}: {name}={value!r}: must be a whole number above 0 and below {MAX_SIZE:,}")
     if (inputs := config["in_channels"]) != LATENT_CHANNELS:
         raise WeightsMismatch(f"{file}: in_channels={inputs}: must be {LATENT_CHANNELS}, as in a text-to-video model")
     if (folder / SECOND_TRANSFORMER).exists():

@@ -14,7 +14,7 @@ from lynx_model.base import read_base
 from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import describe_adapters, read_json
 from lynx_model.ranges import choose_blocks, is_within
-from lynx_model.spec import ModelSource, RenderParams
+from lynx_model.spec import RANGES, ModelSource, RenderParams
 
 DEFAULT_FLOW_SHIFT = 1.0
 """Of a scheduler whose configuration has none. Source: UniPCMultistepScheduler of diffusers 0.42.1."""
@@ -84,8 +84,9 @@ def canonicalize(params: RenderParams, traits: ModelTraits, texts: Mapping[str, 
 
 def _read_flow_shift(file: Path) -> float:
     shift = read_json(file).get("flow_shift", DEFAULT_FLOW_SHIFT)
-    if isinstance(shift, bool) or not isinstance(shift, int | float):
-        raise WeightsMismatch(f"{file}: flow_shift={shift!r}: must be a number")
+    low, high = RANGES["flow_shift"]
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or not low <= shift <= high:
+        raise WeightsMismatch(f"{file}: flow_shift={shift!r}: must be a number between {low} and {high}")
     return float(shift)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.fingerprint import counts
-from lynx_model.headers import TensorHeader, read_header, read_json
+from lynx_model.headers import read_json
 from lynx_model.names import below
+from lynx_model.safetensors_header import TensorHeader, read_header
 
 CHECKPOINT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 """What diffusers and transformers call the weights of a folder that are not sharded."""

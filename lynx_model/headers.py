@@ -1,7 +1,6 @@
-"""What the headers of weight files say, without reading a weight; free of torch.
+"""What the headers of adapters say, without reading a weight; free of torch.
 
 The variant of an adapter folder and every dimension of it are read here, never from a folder's name.
-Format: https://huggingface.co/docs/safetensors (8 bytes little-endian length, JSON, then the tensors).
 """
 
 import json
@@ -13,7 +12,8 @@ from typing import Any, TypedDict
 
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
-from lynx_model.spec import REF_FILE
+from lynx_model.safetensors_header import Shape, TensorHeader, read_header
+from lynx_model.spec import EMBEDDING_SIZE, REF_FILE
 
 RESAMPLER_FILE = "resampler.safetensors"
 ID_FILE = "ip_layers.safetensors"
@@ -21,22 +21,8 @@ ID_FILE = "ip_layers.safetensors"
 DECLARATION_FILE = "lynx-adapter.json"
 """Beside the ID-adapter: `{"identity_encoder": NAME}`, if it is not the one of the published adapters."""
 
-LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000
-"""What safetensors itself takes. Source: safetensors 0.8.0, MAX_HEADER_SIZE."""
-
 HEAD_DIM = 64
 """Of the resampler's attention; not to be seen in any shape. Source: bytedance/lynx modules/common/resampler.py at 3a6a91a."""
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """`dtype` in the words of safetensors: F32, BF16 ..."""
-
-    dtype: str
-    shape: Shape
 
 
 class ResamplerShape(TypedDict):
@@ -90,58 +76,6 @@ class AdapterSpec:
     def has_image_guidance(self) -> bool:
         """Whether a guidance branch of its own for the subject makes sense; lite was made without."""
         return self.has_id_bias or self.has_ref
-
-
-def read_header(file: Path) -> dict[str, TensorHeader]:
-    """Data type and shape of every tensor of a safetensors file, by name.
-
-    Raises:
-        MissingFile: If there is no such file.
-        WeightsMismatch: If it is not a safetensors file, or shorter or longer than its header promises.
-    """
-    header, tensors_begin = _read_json_header(file)
-    header.pop("__metadata__", None)
-    try:
-        tensors = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-        promised = tensors_begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (KeyError, TypeError, IndexError) as error:
-        raise WeightsMismatch(f"{file}: its header must give dtype, shape and data_offsets of every tensor") from error
-    size = file.stat().st_size
-    if size != promised:
-        raise WeightsMismatch(f"{file}: must have {promised} bytes, as its header says, but has {size}")
-    return tensors
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """What the writer of a safetensors file noted in its header. Raises as `read_header` does."""
-    header, _ = _read_json_header(file)
-    return header.get("__metadata__", {})  # type: ignore[no-any-return]
-
-
-def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and the byte after it."""
-    if not file.is_file():
-        raise MissingFile(f"{file}: no such file")
-    size = file.stat().st_size
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(LENGTH_BYTES), "little")
-        if size < LENGTH_BYTES + length:
-            raise WeightsMismatch(
-                f"{file}: its header must end at byte {LENGTH_BYTES + length}, but it has {size} bytes"
-            )
-        if length > MAX_HEADER_BYTES:
-            raise WeightsMismatch(f"{file}: its header must have at most {MAX_HEADER_BYTES} bytes, but has {length}")
-        return _parse_header(file, content.read(length)), LENGTH_BYTES + length
-
-
-def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsMismatch(f"{file}: not a safetensors file: its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise WeightsMismatch(f"{file}: not a safetensors file: its header is not a JSON object")
-    return header
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -232,7 +166,7 @@ def _describe_resampler(file: Path) -> ResamplerShape:
         inner_width=inner_width,
         ff_width=_shape(file, tensors, "layers.0.1.1.weight", rank=2)[0],
         num_queries=num_queries,
-        embedding_size=_shape(file, tensors, "proj_in.weight", rank=2)[1],
+        embedding_size=EMBEDDING_SIZE,
         token_size=_shape(file, tensors, "proj_out.weight", rank=2)[0],
     )
     compare_tensors(file, _resampler_tensors(resampler), tensors)

@@ -22,7 +22,8 @@ from typing import Any
 
 from lynx_model.checkpoint import read_tensors
 from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import Shape, TensorHeader, read_header, read_json, read_metadata
+from lynx_model.headers import read_json
+from lynx_model.safetensors_header import Shape, TensorHeader, read_header, read_metadata
 from lynx_model.spec import LoraSource, ModelSource
 
 PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model|(pipe\.)?dit)\.")
@@ -92,6 +93,10 @@ METADATA_KEY = "lora_adapter_metadata"
 
 UNSUPPORTED = ("use_rslora", "use_dora", "alpha_pattern")
 """Settings of peft that make a LoRA mean something else than `up @ down * alpha / rank`."""
+
+
+MAX_ALPHA = 1e6
+"""Far above what any training takes: NaN and what is no finite number are damage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +204,9 @@ def _low_rank(
 ) -> LowRank:
     """Without an alpha, which may be a tensor of its own or declared for the file, a product counts as it is."""
     down, up = (_as_matrix(tensors[names[part]].shape) for part in ("down", "up"))
-    rank = down[0]
-    _check(file, names["down"], (rank, _as_matrix(weight)[1]), down)
-    _check(file, names["up"], (weight[0], rank), up)
+    rank = max(1, down[0])
+    _check(file, names["down"], (rank, *_as_matrix(weight)[1:]), down)
+    _check(file, names["up"], (*_as_matrix(weight)[:1], rank), up)
     if "alpha" in names and prod(tensors[names["alpha"]].shape) != 1:
         _check(file, names["alpha"], (), tensors[names["alpha"]].shape)
     alpha = names.get("alpha", rank if declared_alpha is None else declared_alpha)
@@ -244,7 +249,7 @@ def _declared_alpha(source: str, settings: Mapping[str, Any]) -> float | None:
     for name in UNSUPPORTED:
         if settings.get(name):
             raise WeightsMismatch(f"{source}: {name}={settings[name]!r} is not supported")
-    alpha = settings.get("lora_alpha")
-    if not isinstance(alpha, int | float | None):
-        raise WeightsMismatch(f"{source}: lora_alpha={alpha!r}: must be a number")
-    return alpha
+    alpha: float | None = settings.get("lora_alpha")
+    if alpha is not None and not (type(alpha) in (int, float) and abs(alpha) <= MAX_ALPHA):
+        raise WeightsMismatch(f"{source}: lora_alpha={alpha!r}: must be a number, at most {MAX_ALPHA}")
+    return alpha  # as it is written: it is part of a clip's name

@@ -14,7 +14,8 @@ from pathlib import Path
 from lynx_model.base import read_base
 from lynx_model.checkpoint import read_tensors
 from lynx_model.geometry import num_tokens
-from lynx_model.headers import ID_FILE, RESAMPLER_FILE, TensorHeader, describe_adapters, read_header
+from lynx_model.headers import ID_FILE, RESAMPLER_FILE, describe_adapters
+from lynx_model.safetensors_header import TensorHeader, read_header
 from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, REF_FILE, ModelSource, ParallelPlan, TextPlacement
 
 GIB = 2**30

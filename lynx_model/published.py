@@ -72,4 +72,4 @@ PUBLISHED: dict[str, RepoSource | FileSource] = {
 def models_root() -> Path:
     """The models folder: `$LYNX_BATCH_MODELS`, else one in the user's cache folder."""
     chosen = os.environ.get("LYNX_BATCH_MODELS")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("lynx-batch") / "models"
+    return Path(os.path.expanduser(chosen)) if chosen else platformdirs.user_cache_path("lynx-batch") / "models"

@@ -4,34 +4,39 @@ Every dimension comes from configs and tensor headers. A module is built without
 the files' headers before anything is read, and then each one is read, cast and put in place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from lynx_model.checkpoint import read_checkpoint
+from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import (
     ID_FILE,
     RESAMPLER_FILE,
     AdapterSpec,
     compare_tensors,
     describe_adapters,
-    read_header,
     read_json,
 )
 from lynx_model.loras import Lora, LowRank, describe_loras
 from lynx_model.resampler import Resampler
-from lynx_model.spec import REF_FILE, EngineOptions, ModelSource
+from lynx_model.safetensors_header import read_header
+from lynx_model.sampler import make_schedule
+from lynx_model.spec import REF_FILE, EngineOptions, ModelSource, RenderParams
 from lynx_model.text import TextEncoder
 from lynx_model.tokenizer import Tokenizer
 from lynx_model.transformer import LynxTransformer
+
+T = TypeVar("T")
 
 TIED_NAMES = {"shared.weight": "encoder.embed_tokens.weight"}
 """UMT5's one token embedding has two names; a file may hold either or both."""
@@ -62,11 +67,13 @@ def load_model(
     in_host = _Placement(torch.device("cpu"), dtype)
     engine = engine or EngineOptions()
     offloadable = in_host if engine.offload == "blocks" else placed
+    scheduler_file = base / "scheduler" / "scheduler_config.json"
+    _build(scheduler_file, lambda config: make_schedule(config, RenderParams(prompt="any"), in_host.device))
     adapters, loras = describe_adapters(source.id_adapter, source.ref_adapter), describe_loras(source)
     with init_empty_weights(include_buffers=False):
-        transformer = LynxTransformer.from_config(read_json(base / "transformer" / "config.json"))
-        vae = AutoencoderKLWan.from_config(read_json(base / "vae" / "config.json"))
-        encoder = UMT5EncoderModel(UMT5Config.from_dict(read_json(base / "text_encoder" / "config.json")))
+        transformer = _build(base / "transformer" / "config.json", LynxTransformer.from_config)
+        vae = _build(base / "vae" / "config.json", AutoencoderKLWan.from_config)
+        encoder = _build(base / "text_encoder" / "config.json", _build_text_encoder)
         resampler = Resampler(**adapters.resampler)
     offloadable.fill(transformer, base / "transformer", loras)
     placed.fill(vae, base / "vae")
@@ -82,9 +89,34 @@ def load_model(
         resampler=resampler,
         vae=vae,
         text_encoder=TextEncoder(Tokenizer.load(base), encoder, device=device, placement=engine.text_encoder),
-        scheduler_config=read_json(base / "scheduler" / "scheduler_config.json"),
+        scheduler_config=read_json(scheduler_file),
         adapters=adapters,
     )
+
+
+def _build(file: Path, build: Callable[[dict[str, Any]], T]) -> T:
+    """What `build` makes of a configuration. Raises MissingFile, or WeightsMismatch if it stumbles over it, which no machine is to blame
+    for.
+    """
+    config = read_json(file)
+    try:
+        return build(config)
+    except Exception as error:  # the libraries promise nothing narrower
+        raise WeightsMismatch(f"{file}: nothing can be built by it: {type(error).__name__}: {error}") from error
+
+
+def _build_text_encoder(config: dict[str, Any]) -> UMT5EncoderModel:
+    return UMT5EncoderModel(UMT5Config.from_dict(config))
+
+
+@contextmanager
+def _opened(file: Path, device: torch.device) -> Iterator[Any]:
+    """The tensors of a file. Raises WeightsMismatch for what the library refuses, although its header was taken."""
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise WeightsMismatch(f"{file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +133,7 @@ class _Placement:
         check_tensors(module, files, tied)
         kept = getattr(module, "_keep_in_fp32_modules", None) or ()
         for file in files:
-            with safe_open(file, framework="pt", device=str(self.device)) as tensors:
+            with _opened(file, self.device) as tensors:
                 for name in tensors.keys():  # noqa: SIM118  a handle, not a mapping
                     dtype = torch.float32 if set(name.split(".")) & set(kept) else self.dtype
                     tensor = self._fuse(tensors.get_tensor(name), name, loras)
@@ -114,7 +146,7 @@ class _Placement:
         """`weight`, plus in float32 what each LoRA adds to it."""
         for lora in loras:
             if name in lora.changes:
-                with safe_open(lora.file, framework="pt", device=str(self.device)) as tensors:
+                with _opened(lora.file, self.device) as tensors:
                     change = _read_change(tensors.get_tensor, lora.changes[name])
                 weight = weight.float() + lora.scale * change.reshape(weight.shape)
         return weight

@@ -11,6 +11,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-gpu", action="store_true", help="fail GPU tests where GPUs are missing, instead of skipping"
     )
     parser.addoption("--chaos", type=int, default=0, metavar="N", help="inject each fault of tests/chaos N times")
+    parser.addoption(
+        "--fuzz", type=int, default=0, metavar="N", help="N inputs of each kind, not a few, for test_fuzz.py"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -43,7 +43,7 @@ class SavedClips:
         try:
             content = outlast(lambda: storage.read_bytes(uri))
             tensors, stamp = load(content), _read_stamp(content)
-        except (MissingObject, StoreRefused, SafetensorError) as error:
+        except (MissingObject, StoreRefused, SafetensorError, LookupError) as error:  # the last of an odd dtype
             raise UnfitState(f"{storage.redact(uri)}: {error}") from error
         if stamp != self._stamp(clip, num_steps_done):
             raise UnfitState(f"{storage.redact(uri)}: must be of this clip and of the same software")

@@ -35,9 +35,9 @@ from lynx_model.fingerprint import (
     parse_fingerprint,
     weight_files,
 )
-from lynx_model.headers import LENGTH_BYTES, MAX_HEADER_BYTES
 from lynx_model.loras import PEFT_CONFIG_FILE
 from lynx_model.names import below
+from lynx_model.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
 from lynx_model.spec import REF_FILE, ModelSource
 
 log = structlog.get_logger()

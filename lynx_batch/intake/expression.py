@@ -121,7 +121,7 @@ def _literal(node: ast.expr, kind: pa.DataType) -> object:
     shown = ast.unparse(node)
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter of a set of lists
         raise ValueError(f"{shown!r}: must be a literal, such as 7 or 'text'") from None
     if value is None:
         raise ValueError("a comparison with None is never true: write `is None` or `is not None`")

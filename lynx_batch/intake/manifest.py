@@ -14,6 +14,7 @@ from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.expression import choose_rows
 from lynx_batch.intake.schema import ROW, SCHEMA, conform
+from lynx_batch.parquet import FAULTS, with_names
 from lynx_batch.storage import list_files, read_bytes, redact, stat, write_bytes
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -92,10 +93,11 @@ def _is_hidden(path: str) -> bool:
 
 
 def _read_parquet(uri: str, source: str) -> pa.Table:
+    content = read_bytes(uri)
     try:
         # Spark writes times as INT96, whose nanoseconds would wrap in Arrow's default unit beyond the year 2262
-        return pq.ParquetFile(pa.BufferReader(read_bytes(uri)), coerce_int96_timestamp_unit="us").read()
-    except (pa.ArrowException, OSError) as error:
+        return with_names(pq.ParquetFile(pa.BufferReader(content), coerce_int96_timestamp_unit="us").read())
+    except FAULTS as error:
         raise ConfigError(f"{source}: must be a Parquet file ({error})") from error
 
 

@@ -15,6 +15,7 @@ import pyarrow.types as kinds
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.tags import read_tags
+from lynx_batch.parquet import FAULTS
 from lynx_batch.spelling import nearest
 
 MANIFEST_VERSION = 1
@@ -99,7 +100,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
     for name in [] if faults else table.column_names:
         try:
             columns[name] = _cast(table[name], SCHEMA.field(name).type)
-        except (pa.ArrowException, ValueError, OverflowError) as error:
+        except FAULTS as error:
             faults.append(f"column {name!r} of type {table[name].type}: {error}")
     if faults:
         raise ConfigError("\n  ".join([f"{source}:", *faults]))
@@ -110,9 +111,9 @@ def _pandas_index(table: pa.Table) -> list[str]:
     """Columns that are no more than the row labels of a DataFrame, as pandas itself notes."""
     try:
         labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
-    except (ValueError, AttributeError, RecursionError):
+        return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
+    except (ValueError, AttributeError, TypeError, RecursionError):  # not as pandas writes it
         return []
-    return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
 
 
 def _explain_version(table: pa.Table) -> list[str]:
@@ -126,6 +127,7 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     found = column.type.value_type if kinds.is_dictionary(column.type) else column.type
     if not _is_taken(found, wanted):
         raise ValueError(f"must be {EXPECTATIONS[wanted]}")
+    column.validate(full=True)
     if wanted == TAGS and not kinds.is_map(found):
         return pa.chunked_array([pa.array(map(_read_tags, column.to_pylist()), TAGS)])
     if wanted == REAL:
@@ -133,7 +135,6 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     # Nanoseconds are the only thing that may be lost: pandas writes them for every time.
     is_fine = kinds.is_timestamp(found) and found.unit == "ns"
     cast = column.cast(wanted, safe=not is_fine)
-    cast.validate(full=True)
     if wanted == TIME:
         _check_years(cast)
     return cast

@@ -1,5 +1,6 @@
 """Rendered clips under names that people can read: names from the metadata, videos from the commits in force."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,9 @@ from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
 from lynx_batch.spelling import nearest
 
 MAX_PROBLEMS_SHOWN = 20
+
+TOO_WIDE = re.compile(r"[0-9]{4}")
+"""A width or precision in a format that no file name has room for, and a memory may not either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,8 @@ def _columns_of(template: str) -> list[str]:
             )
         if spec and "{" in spec:
             raise ConfigError(f"--name {template!r}: the format of {name!r} must not hold braces")
+        if spec and TOO_WIDE.search(spec):
+            raise ConfigError(f"--name {template!r}: the format of {name!r} must not hold a number above 999")
     return [name for name, _ in fields]
 
 
@@ -112,7 +118,7 @@ def _claim(
         is_withheld = row["clip_id"] is None or row["clip_id"] in withheld
         try:
             name = _name(row, template, columns)
-        except ValueError as rule:
+        except (ValueError, OverflowError) as rule:  # the latter of a number that is to be a letter
             problems += [] if is_withheld else [f"{describe(row)}: {rule}"]
         else:
             claims.append(Claim(name, row, is_withheld))

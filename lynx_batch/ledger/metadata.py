@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
+from lynx_batch.errors import STORE_FAULTS
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
+from lynx_batch.parquet import FAULTS, checked
 from lynx_batch.store_errors import Deed
 
 BUSY_STAGES = ("subject_s", "text_s", "denoise_s", "decode_s")
@@ -146,7 +148,7 @@ def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expres
     chosen = chosen if only is None else chosen & only
     try:
         table = _read_together(folder, parts, columns, chosen)
-    except (pa.ArrowException, OSError):
+    except (*FAULTS, *STORE_FAULTS):  # to a store's client, what pyarrow says of damage sounds like an outage
         table = _read_apart(folder, parts, columns, chosen)
     if "edition" in table.column_names:
         position = table.column_names.index("edition")
@@ -177,7 +179,7 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
             partitioning=ds.partitioning(pa.schema([RUN]), flavor="hive"),
             partition_base_dir=path,
         )
-        return dataset.to_table(columns=columns, filter=only)
+        return checked(dataset.to_table(columns=columns, filter=only))
 
 
 def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:
@@ -189,8 +191,8 @@ def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: 
 def _read_part(folder: str, name: str) -> pa.Table | None:
     uri, run = storage.join(folder, name), name.partition("/")[0].removeprefix("run=")
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)), schema=SCHEMA)
-    except (pa.ArrowException, OSError) as error:
+        table = checked(pq.read_table(pa.BufferReader(storage.read_bytes(uri)), schema=SCHEMA))
+    except FAULTS as error:
         warn_left_out(f"{storage.redact(uri)}: not a part of a run's metadata: {error}")
         return None
     return table.append_column(RUN, pa.repeat(run, table.num_rows))

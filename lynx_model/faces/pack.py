@@ -1,6 +1,7 @@
 """Finds a face pack on disk: a folder of ONNX networks that insightface loads. Never fetches one."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def find_pack(name_or_folder: str) -> FacePack:
 
 def _places(name_or_folder: str) -> list[Path]:
     if "/" in name_or_folder:
-        return [Path(name_or_folder).expanduser().resolve()]
+        return [Path(os.path.expanduser(name_or_folder)).resolve()]
     return [models_root() / "faces" / name_or_folder, Path.home() / ".insightface" / "models" / name_or_folder]
 
 

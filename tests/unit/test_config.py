@@ -276,3 +276,8 @@ def test_places_of_photos_are_relative_to_the_run_file(tmp_path: Path) -> None:
     assert config.inputs.allow == (str(tmp_path / "photos"), "s3://bucket/faces/")
     with pytest.raises(ConfigError, match=r"inputs\.allow"):
         load_run_config(tmp_path / "run.yaml", {"inputs.allow": ["memory://"]})
+
+
+def test_a_home_that_nobody_has_is_a_folder_of_that_name(tmp_path: Path) -> None:
+    config = load_run_config(write(tmp_path, MINIMAL), {"manifest": "~nobody-of-that-name/m.parquet"})
+    assert config.manifest == str(Path.cwd() / "~nobody-of-that-name/m.parquet")

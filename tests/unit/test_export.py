@@ -185,6 +185,8 @@ def test_one_name_in_two_manifests_is_told_and_nothing_is_hidden(place: Place, t
         ("{clip_name.__class__}", "must be a column"),
         ("{}.mp4", "must be a column"),
         ("{clip_id:{prompt}}", "the format of 'clip_id' must not hold braces"),
+        ("{row:99999999999}", "the format of 'row' must not hold a number above 999"),
+        ("{seed:c}", "row 0 of run run-1: "),
         ("{row", "expected '}'"),
         ("{clip_name:d}", "row 0 of run run-1: Unknown format code 'd'"),
         ("../{clip_id}.mp4", "must be a relative path"),

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.headers import AdapterSpec, TensorHeader, describe_adapters, read_header, read_json
+from lynx_model.headers import AdapterSpec, describe_adapters, read_json
+from lynx_model.safetensors_header import DTYPE_BYTES, TensorHeader, read_header
 from tests.models import MODEL
 
 Tensors = dict[str, np.ndarray]
@@ -120,6 +122,7 @@ FAULTS = [
     ),
     ("ref_layers", lambda tensors: tensors.clear(), "0.to_k_ref.weight: expected shape (96, 96), found no such tensor"),
     ("resampler", drop("latents"), "latents: expected one of 3 dimensions, found no such tensor"),
+    ("resampler", put("proj_in.weight", 64, 256), "proj_in.weight: expected shape (64, 512), found shape (64, 256)"),
     ("resampler", put("norm_out.bias", 48), "norm_out.bias: expected shape (96,), found shape (48,)"),
     (
         "resampler",
@@ -182,6 +185,52 @@ def written(header: bytes, num_bytes: int = 0, length: int | None = None) -> byt
 GOOD = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
 
 
+def tensor(dtype: object = "F32", shape: object = (2,), start: object = 0, end: object = 8) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "num_bytes", "message"),
+    [
+        ({"a": tensor("F33")}, 8, "tensor a: dtype 'F33': must be one of BOOL"),
+        ({"a": tensor("C64", (1,))}, 8, "tensor a: dtype 'C64': must be one of BOOL"),
+        ({"a": tensor(5)}, 8, "its header must give dtype"),
+        ({"a": tensor(shape=(3,))}, 8, "tensor a: expected 12 bytes of F32 in shape (3,), found 8"),
+        ({"a": tensor(shape=(-2,))}, 8, "its header must give dtype"),
+        ({"a": tensor(shape=(2.0,))}, 8, "its header must give dtype"),
+        ({"a": tensor(shape=(True, 2))}, 8, "its header must give dtype"),
+        ({"a": tensor(shape="ab")}, 8, "its header must give dtype"),
+        ({"a": tensor(shape=(2**62, 2**62, 2))}, 8, "tensor a: expected "),
+        ({"a": tensor(shape=(1,) * 65)}, 4, "its header must give dtype"),
+        ({"a": tensor(start=8, end=16)}, 16, "tensor a: expected to begin at byte 0 of all, found 8"),
+        ({"a": tensor(), "b": tensor(start=4, end=12)}, 12, "tensor b: expected to begin at byte 8 of all, found 4"),
+        ({"a": tensor(), "b": tensor(start=12, end=20)}, 20, "tensor b: expected to begin at byte 8 of all, found 12"),
+        ({"a": tensor(start=8, end=0)}, 8, "tensor a: expected 8 bytes of F32 in shape (2,), found -8"),
+        ({"a": tensor(end=float("inf"))}, 8, "not a safetensors file: its header is not JSON"),
+        ({"__metadata__": []}, 0, "__metadata__ in its header must be a map of text to text"),
+        ({"__metadata__": {"a": 1}}, 0, "__metadata__ in its header must be a map of text to text"),
+        ({"\ud800": tensor()}, 8, "not a safetensors file: its header is not JSON"),
+    ],
+    ids=str,
+)
+def test_a_header_that_lies_is_told_before_a_weight_is_read(
+    tmp_path: Path, header: dict[str, object], num_bytes: int, message: str
+) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(written(json.dumps(header).encode(), num_bytes))
+    with pytest.raises(WeightsMismatch, match=re.escape(f"{file}: {message}")):
+        read_header(file)
+
+
+def test_each_type_is_as_wide_as_safetensors_says(tmp_path: Path) -> None:
+    for dtype, width in DTYPE_BYTES.items():
+        file = tmp_path / "x.safetensors"
+        file.write_bytes(written(json.dumps({"a": tensor(dtype, (3,), 0, 3 * width)}).encode(), 3 * width))
+        assert read_header(file) == {"a": TensorHeader(dtype, (3,))}
+        with safe_open(file, "pt") as tensors:
+            assert tensors.get_tensor("a").float().shape == (3,)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -192,6 +241,8 @@ GOOD = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}})
         (written(GOOD, 9), "must have 77 bytes, as its header says, but has 78"),
         (written(b"not json"), "not a safetensors file: its header is not JSON"),
         (written(b"\xff\xfe"), "not a safetensors file: its header is not JSON"),
+        (written(b"\xef\xbb\xbf{}"), "not a safetensors file: its header is not JSON"),
+        (written("{}".encode("utf-16")), "not a safetensors file: its header is not JSON"),
         (written(b"[]"), "not a safetensors file: its header is not a JSON object"),
         (written(b'{"a": {"dtype": "F32"}}'), "its header must give dtype, shape and data_offsets of every tensor"),
         (written(b'{"a": 1}'), "its header must give dtype, shape and data_offsets of every tensor"),

@@ -271,6 +271,7 @@ def test_a_run_record_keeps_no_signed_uri(tmp_path: Path) -> None:
     [
         ("metadata/run=run/part-00001.parquet", b""),
         ("metadata/run=run/part-00002.parquet", b"no Parquet file"),
+        ("metadata/run=run/part-00003.parquet", b"PAR1" + b"\xff" * 40 + b"\x28\0\0\0PAR1"),
         ("metadata/run=run/other.txt", b"notes"),
         ("metadata/notes.parquet", b"notes"),
         ("runs/run/heartbeat.json", b""),

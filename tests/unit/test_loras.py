@@ -286,6 +286,10 @@ FAULTS = [
         f"tensor {QUERY}.lora_B.weight: expected shape (96, 5), found shape (96, 4)",
     ),
     (put(f"{QUERY}.lora_A.weight"), f"tensor {QUERY}.lora_A.weight: expected shape (1, 96), found shape (1,)"),
+    (
+        put(f"{QUERY}.lora_A.weight", 0, 96),
+        f"tensor {QUERY}.lora_A.weight: expected shape (1, 96), found shape (0, 96)",
+    ),
     (put(f"{QUERY}.alpha", 2), f"tensor {QUERY}.alpha: expected shape (), found shape (2,)"),
     (
         put(f"{QUERY}.dora_scale", 96),

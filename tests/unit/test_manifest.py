@@ -83,6 +83,21 @@ def test_a_column_of_a_wrong_type_is_refused_by_name(tmp_path: Path, name: str, 
         read_column(tmp_path, name, column)
 
 
+def test_a_column_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    file = Path(write(tmp_path / "m.parquet", seed=[1]))
+    file.write_bytes(file.read_bytes().replace(b"seed", b"s\xffed"))
+    with pytest.raises(ConfigError, match=r"m\.parquet: must be a Parquet file \('utf-8' codec"):
+        read_manifest(str(file))
+
+
+@pytest.mark.parametrize("labels", ["5", "null", "true", '"prompt"', '{"a": 1}', '[{"kind": "range"}]'])
+def test_a_note_of_pandas_that_is_none_is_left_out(tmp_path: Path, labels: str) -> None:
+    table = pa.table({"subject_uri": ["a.jpg"], "prompt": ["p"]})
+    note = {"pandas": f'{{"index_columns": {labels}}}'}
+    pq.write_table(table.replace_schema_metadata(note), tmp_path / "m.parquet")
+    assert read_manifest(str(tmp_path / "m.parquet")).num_rows == 1
+
+
 def test_text_that_is_not_utf8_is_refused_by_column(tmp_path: Path) -> None:
     broken = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe"))
     with pytest.raises(ConfigError, match="column 'prompt'"):

@@ -109,6 +109,12 @@ def test_that_nothing_matches_is_told_where_rows_are_wanted() -> None:
         choose_rows(TABLE, "seed == 4")
 
 
+@pytest.mark.parametrize("value", ["{[1]}", "{[]: 1}", "{{}: 1}", "9**9**9", "f(1)"])
+def test_what_is_no_literal_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="must be a literal, such as 7 or 'text'"):
+        filter_rows(TABLE, f"seed == {value}")
+
+
 @pytest.mark.parametrize(
     "where", ["seed == " + "-" * 9000 + "1", "(" * 500 + "seed == 1" + ")" * 500, "not " * 2000 + "seed == 1"]
 )

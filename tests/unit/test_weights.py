@@ -67,6 +67,26 @@ def test_a_missing_file_is_named(base: Path, missing: Path) -> None:
         load(base)
 
 
+@pytest.mark.parametrize(
+    ("file", "setting"),
+    [
+        ("transformer/config.json", {"patch_size": 3}),
+        ("vae/config.json", {"base_dim": "wide"}),
+        ("text_encoder/config.json", {"num_layers": "many"}),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "none"}),
+        ("scheduler/scheduler_config.json", {"solver_order": "two"}),
+    ],
+)
+def test_a_configuration_that_nothing_can_be_built_by_is_named(
+    base: Path, file: str, setting: dict[str, object]
+) -> None:
+    config = json.loads((base / file).read_text())
+    (base / file).unlink()
+    (base / file).write_text(json.dumps(config | setting))
+    with pytest.raises(WeightsMismatch, match=f"{file}: nothing can be built by it: "):
+        load(base)
+
+
 def test_a_sharded_checkpoint_is_the_same_model(base: Path) -> None:
     expected = LynxPipeline.load(str(base), str(MODEL / "lynx_full"), "cpu", "float32").denoise(make_subject(), PARAMS)
     tensors = load_file(base / TRANSFORMER)

@@ -11,7 +11,7 @@ from lynx_batch.yaml_text import read_yaml, write_yaml
 
 TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]))  # PyYAML writes some of these as they are
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
     max_leaves=10,
 )
@@ -25,11 +25,15 @@ VALUES = st.recursive(
         ('a: !!int ""', "must be a whole number"),
         ('a: !!int "1:30"', "must be a whole number"),
         ("a: !!float x", "must be a number"),
-        ("a: " + "9" * 5000, "must be a whole number of at most 4300 digits"),
+        ("a: " + "9" * 5000, "must be a whole number of at most 64 bits"),
         ('a: !!timestamp "hello"', "tag .*timestamp': must be one of !!null"),
         ("a: !!python/object:os.system x", "must be one of !!null"),
         ("a: !mine x", "tag '!mine': must be one of"),
         ("a: !!set {b}", "must be one of"),
+        ("a: 0x" + "f" * 17, "must be a whole number of at most 64 bits"),
+        ('a: "\\ud800"', "must be text in Unicode, without NUL"),
+        ('a: "b\\0"', "must be text in Unicode, without NUL"),
+        ("a: " + "[" * 50_000, "must not be nested so deeply"),
     ],
 )
 def test_a_tag_that_does_not_fit_its_value_is_told_with_its_line(text: str, rule: str) -> None:
@@ -100,3 +104,29 @@ def test_what_is_written_is_read_again_as_it_was(value: object) -> None:
 @pytest.mark.parametrize("text", ["1e3", "0100", "0o7", "1:30", "yes", "null", "~", "2027-01-31", "0x10", ".5", ".inf"])
 def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
     assert read_yaml(write_yaml({"negative_prompt": text}), source="s") == {"negative_prompt": text}
+
+
+def test_aliases_of_aliases_are_refused_before_they_are_written_out() -> None:
+    bomb = ["- &a0 x", *(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    with pytest.raises(ConfigError, match=r"at most 1,048,576 values and characters, with what its aliases stand for"):
+        read_yaml("\n".join(bomb), source="r")
+
+
+def test_aliases_of_a_long_text_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"with what its aliases stand for"):
+        read_yaml(f"- &a {'x' * 10_000}\n" + "- *a\n" * 1000, source="r")
+
+
+def test_an_alias_means_what_its_anchor_does() -> None:
+    assert read_yaml("a: &x [1, 2]\nb: *x", source="r") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "a: &b {c: [*b]}"])
+def test_a_value_within_itself_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="recursive"):
+        read_yaml(text, source="r")
+
+
+def test_blocks_that_are_nested_too_deeply_are_refused() -> None:
+    with pytest.raises(ConfigError, match="must not be nested so deeply"):
+        read_yaml("".join(f"{' ' * n}-\n" for n in range(1000)), source="r")
