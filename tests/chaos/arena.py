@@ -120,7 +120,8 @@ def built(face_pack: Path) -> Iterator[Arena]:
         gate = Gate(server.url)
         url = stack.enter_context(opened(gate))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        places = {"AWS_ENDPOINT_URL": url, "TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder)}
+        kernels = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "kernels")}  # torch keeps them in TMPDIR, and means to
+        places = {"AWS_ENDPOINT_URL": url, "TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder), **kernels}
         token_free = {"RAY_AUTH_MODE": "disabled"}  # whatever token lies in the home of who runs this
         for key, value in {**CREDENTIALS, **places, **token_free, **crashes.ENVIRONMENT}.items():
             patch.setenv(key, value)
