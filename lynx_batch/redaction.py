@@ -55,7 +55,7 @@ def redact_all(value: Any) -> Any:
 
 
 def _without_password(user: re.Match[str]) -> str:
-    """Nothing of `name:password@`. Searched for by one pattern, it took minutes in a long text with many colons."""
+    """Nothing of `name:password@`. One pattern for all of it took a time that grows with the square of the text."""
     begun = user[1].lstrip(":")
     _, colon, password = begun.partition(":")
     return user[1][: -len(begun)] if colon and password else user[0]
