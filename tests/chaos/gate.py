@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -100,11 +100,10 @@ class Gate:
             raise Silence from error
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[HTTPResponse, bytes]:
-        connection = HTTPConnection(urlsplit(self.server_url).netloc, timeout=60)
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
+        with closing(HTTPConnection(urlsplit(self.server_url).netloc, timeout=60)) as connection:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
         if method == "PUT" and response.status == 200 and re.search(COMMIT, path):
             self.num_commits[path] += 1
         return response, content
@@ -115,9 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_request(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            self._pass_on(body)
+            self._pass_on(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         except (Silence, OSError, HTTPException):
             self.close_connection = True
 
