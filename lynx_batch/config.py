@@ -389,7 +389,8 @@ def _explain_places(config: RunConfig) -> Iterator[str]:
     """What of the run lies, or is to be put, where not every process of it would find the same."""
     for key, uri in (("manifest", config.manifest), *named_paths(config)):
         if rule := explain_place(uri, READABLE if key != "output" else WRITABLE):
-            yield f"  {key}: {rule} (got {uri.partition('://')[0]}://...)"
+            shown = f" (got {uri.partition('://')[0]}://...)" if uri.strip() else ""
+            yield f"  {key}: {rule}{shown}"
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -426,7 +427,7 @@ def _absolute(key: str, value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [_absolute(key, item, folder) for item in value]
     is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
-    if not is_path or not isinstance(value, str):
+    if not is_path or not isinstance(value, str) or not value.strip():
         return value
     path = value.removeprefix("file://") if value.startswith("file:///") else value
     return value if "://" in path else os.path.abspath(folder / os.path.expanduser(path))

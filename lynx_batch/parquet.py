@@ -1,10 +1,22 @@
 """Tables from Parquet files, which may be damaged anywhere, also where pyarrow does not look until a cell is asked for."""
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 """What pyarrow raises at a file that is damaged or none of its own."""
+
+
+def read_table(content: bytes, **options: Any) -> pa.Table:
+    """The table in the bytes of a Parquet file, with names that are text. Raises one of FAULTS if it cannot be read.
+
+    Without threads: after an error one of Arrow's may still hold `content`, and the process aborts if that lets go of it while
+    Python ends.
+    """
+    return with_names(pq.ParquetFile(pa.BufferReader(content), **options).read(use_threads=False))
 
 
 def with_names(table: pa.Table) -> pa.Table:

@@ -6,6 +6,8 @@ READABLE = (*WRITABLE, "http", "https")
 
 def explain_place(uri: str, schemes: tuple[str, ...]) -> str | None:
     """The rule that `uri` breaks, if any. A memory store ends with its process; a chained or caching URL is each process' own."""
+    if not uri.strip():
+        return "must not be empty"
     scheme, separator, rest = uri.partition("://")
     if scheme == "file" and separator and not rest.startswith("/"):
         return "must be file:/// and an absolute path"

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
-from lynx_model.safetensors_header import Shape, TensorHeader, read_header
+from lynx_model.safetensors_header import REAL_DTYPES, Shape, TensorHeader, read_header
 from lynx_model.spec import EMBEDDING_SIZE, REF_FILE
 
 RESAMPLER_FILE = "resampler.safetensors"
@@ -100,6 +100,10 @@ def compare_tensors(file: Path, expected: Mapping[str, Shape], found: Mapping[st
         seen = f"shape {found[name].shape}" if name in found else "no such tensor"
         if wanted != seen:
             raise WeightsMismatch(f"{file}: tensor {name}: expected {wanted}, found {seen}")
+        if name in found and found[name].dtype not in REAL_DTYPES:
+            raise WeightsMismatch(
+                f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {found[name].dtype}"
+            )
 
 
 def describe_adapters(id_adapter: str | Path, ref_adapter: str | Path | None) -> AdapterSpec:

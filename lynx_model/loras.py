@@ -23,7 +23,7 @@ from typing import Any
 from lynx_model.checkpoint import read_tensors
 from lynx_model.errors import WeightsMismatch
 from lynx_model.headers import read_json
-from lynx_model.safetensors_header import Shape, TensorHeader, read_header, read_metadata
+from lynx_model.safetensors_header import REAL_DTYPES, Shape, TensorHeader, read_header, read_metadata
 from lynx_model.spec import LoraSource, ModelSource
 
 PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model|(pipe\.)?dit)\.")
@@ -140,7 +140,15 @@ def _describe(source: LoraSource, base: Mapping[str, Shape]) -> Lora:
     tensors = read_header(file)
     alpha = _declared_alpha(*_peft_settings(file, tensors))
     changes: dict[str, LowRank | str] = {}
+    if not tensors:
+        raise WeightsMismatch(f"{file}: must change a tensor of the base model, but holds none")
     for module, names in _by_module(file, tensors).items():
+        for part, name in names.items():
+            if part != "alpha" and tensors[name].dtype not in REAL_DTYPES:
+                raise WeightsMismatch(
+                    f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {tensors[name].dtype}: a "
+                    f"quantised LoRA has scales that are not read here; save it in BF16"
+                )
         if {*names} - {"diff_b"} not in WHOLE:
             parts = ", ".join(sorted(names.values()))
             raise WeightsMismatch(f"{file}: {module}: expected a pair of down and up, or one difference, found {parts}")

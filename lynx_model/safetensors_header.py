@@ -31,6 +31,9 @@ DTYPE_BYTES = {
 }
 """Of one element. Left out is what safetensors 0.8.0 knows, but torch casts to no real number: C64, F4, F6_E2M3, F6_E3M2."""
 
+REAL_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""What weights may be kept in: whole numbers are those of a quantised file, and mean nothing without its scales."""
+
 Shape = tuple[int, ...]
 
 

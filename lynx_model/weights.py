@@ -148,6 +148,8 @@ class _Placement:
             if name in lora.changes:
                 with _opened(lora.file, self.device) as tensors:
                     change = _read_change(tensors.get_tensor, lora.changes[name])
+                if not change.isfinite().all():
+                    raise WeightsMismatch(f"{lora.file}: what it adds to {name} must be finite numbers")
                 weight = weight.float() + lora.scale * change.reshape(weight.shape)
         return weight
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+OLD_OUTPUT = ROOT / "tests" / "data" / "output-contract-1"
 MODEL = ROOT / "jobs" / "demo" / "model"
 BASE = MODEL / "Wan2.1-T2V-tiny-Diffusers"
 TRANSFORMER = Path("transformer", "diffusion_pytorch_model.safetensors")

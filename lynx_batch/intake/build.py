@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import structlog
@@ -16,7 +16,7 @@ from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import SCHEMA, explain_columns
 from lynx_batch.intake.tags import read_json
-from lynx_batch.storage import SizeLimit, explained, list_files, read_bytes, redact, resolve
+from lynx_batch.storage import SizeLimit, explained, list_files, path_of, read_bytes, redact, resolve
 from lynx_batch.store_errors import Deed
 
 log = structlog.get_logger()
@@ -115,8 +115,10 @@ def read_text(uri: str) -> str:
 
 def _list_photos(folder: str) -> list[str]:
     """The photos right in a folder. All else that lies below it is named in a warning, with the reason."""
+    if not folder.strip():
+        raise ConfigError("photos: must not be empty")
     names = {file.uri.removeprefix(folder).strip("/"): file.uri for file in list_files(folder)}
-    left_out = {name: why for name in sorted(names) if (why := _explain_left_out(name))}
+    left_out = {name: why for name in sorted(names) if (why := _explain_left_out(name))} | _explain_no_files(folder)
     if left_out:
         told = [f"{name}: {why}" for name, why in left_out.items()]
         log.warning("left_out", num_files=len(told), files=told[:MAX_FAULTS_SHOWN])
@@ -124,6 +126,21 @@ def _list_photos(folder: str) -> list[str]:
     if not photos:
         raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({', '.join(PHOTO_SUFFIXES)})")
     return photos
+
+
+def _explain_no_files(folder: str) -> dict[str, str]:
+    """Why what lies right in a folder of this machine is left out, by its name, where no file was found in it."""
+    path = path_of(folder)
+    entries = sorted(path.iterdir()) if path is not None and path.is_dir() else []
+    return {entry.name: why for entry in entries if (why := _explain_no_file(entry))}
+
+
+def _explain_no_file(entry: Path) -> str | None:
+    if not entry.exists():
+        return "a link to nothing"
+    if entry.is_dir():
+        return "a linked folder, which is not searched" if entry.is_symlink() else None
+    return None if entry.is_file() else "neither a file nor a folder"
 
 
 def _explain_left_out(name: str) -> str | None:

@@ -14,7 +14,7 @@ from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.expression import choose_rows
 from lynx_batch.intake.schema import ROW, SCHEMA, conform
-from lynx_batch.parquet import FAULTS, with_names
+from lynx_batch.parquet import FAULTS, read_table
 from lynx_batch.storage import list_files, read_bytes, redact, stat, write_bytes
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -31,6 +31,8 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
             is named.
         MissingObject: If nothing lies at `uri`.
     """
+    if not uri.strip():
+        raise ConfigError("manifest: must not be empty")
     parts = [conform(table, source) for source, table in _read_parts(uri)]
     table = pa.concat_tables(parts, promote_options="default")
     table = table.select([name for name in SCHEMA.names if name in table.column_names])
@@ -96,7 +98,7 @@ def _read_parquet(uri: str, source: str) -> pa.Table:
     content = read_bytes(uri)
     try:
         # Spark writes times as INT96, whose nanoseconds would wrap in Arrow's default unit beyond the year 2262
-        return with_names(pq.ParquetFile(pa.BufferReader(content), coerce_int96_timestamp_unit="us").read())
+        return read_table(content, coerce_int96_timestamp_unit="us")
     except FAULTS as error:
         raise ConfigError(f"{source}: must be a Parquet file ({error})") from error
 

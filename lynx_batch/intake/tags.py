@@ -24,7 +24,10 @@ def read_tags(value: object) -> list[tuple[str, str]]:
 
 def read_json(text: str) -> object:
     """What JSON says. Raises ValueError if it is none, or an object has a key twice."""
-    return json.loads(text, object_pairs_hook=_object)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("must not be nested so deeply") from None
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -179,7 +179,7 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
             partitioning=ds.partitioning(pa.schema([RUN]), flavor="hive"),
             partition_base_dir=path,
         )
-        return checked(dataset.to_table(columns=columns, filter=only))
+        return checked(dataset.to_table(columns=columns, filter=only, use_threads=False))
 
 
 def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:
@@ -191,7 +191,8 @@ def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: 
 def _read_part(folder: str, name: str) -> pa.Table | None:
     uri, run = storage.join(folder, name), name.partition("/")[0].removeprefix("run=")
     try:
-        table = checked(pq.read_table(pa.BufferReader(storage.read_bytes(uri)), schema=SCHEMA))
+        content = pa.BufferReader(storage.read_bytes(uri))
+        table = checked(pq.read_table(content, schema=SCHEMA, use_threads=False, pre_buffer=False))
     except FAULTS as error:
         warn_left_out(f"{storage.redact(uri)}: not a part of a run's metadata: {error}")
         return None

@@ -18,7 +18,7 @@ from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.records import read_records, warn_left_out
 from lynx_batch.outage import outlast
-from lynx_batch.parquet import FAULTS, checked
+from lynx_batch.parquet import FAULTS, checked, read_table
 
 SCHEMA_VERSION = 1
 RECORD, END, MANIFEST = "run.json", "end.json", "manifest.parquet"
@@ -95,7 +95,7 @@ def read_run_manifest(output: str, run_id: str) -> pa.Table:
     """The rows that a run took, with redacted URIs and without tags; none, and a warning, if they cannot be read."""
     uri = storage.join(output, "runs", run_id, MANIFEST)
     try:
-        table = checked(pq.read_table(pa.BufferReader(storage.read_bytes(uri))))
+        table = checked(read_table(storage.read_bytes(uri)))
         names = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
         return table.select(["row", *(name for name in names if name != "row")])
     except (*FAULTS, MissingObject) as error:

@@ -7,12 +7,10 @@ import pytest
 
 from tests.builders import COLLINS, HOPPER, row
 from tests.jobs import Job
-from tests.models import ROOT
+from tests.models import OLD_OUTPUT
 from tests.stores import read_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-OLD_OUTPUT = ROOT / "tests" / "data" / "output-contract-1"
 
 
 def test_a_run_goes_on_in_an_old_output(face_pack: Path, tmp_path: Path) -> None:

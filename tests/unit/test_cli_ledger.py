@@ -18,6 +18,7 @@ from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
 from tests.builders import NOW, ended, given_up, record, small_clip, start_run, write_metadata
 from tests.jobs import invoke
+from tests.models import ROOT
 
 
 @pytest.fixture
@@ -93,6 +94,34 @@ def test_a_place_that_no_run_can_write_to_is_refused_at_once(command: str, place
 def test_export_refuses_a_place_that_does_not_last(output: str, place: str) -> None:
     refused = invoke("export", output, place)
     assert (refused.exit_code, f"DEST {place}: must be a path or a URI" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", ""),
+        ("verify", " "),
+        ("export", "", "x"),
+        ("manifest", "check", ""),
+        ("manifest", "build", "--photos", "", "--prompts", "p.txt", "--out", "m.parquet"),
+        ("plan", ROOT / "jobs" / "demo" / "run.yaml", "--output", ""),
+        ("plan", ROOT / "jobs" / "demo" / "run.yaml", "--manifest", ""),
+        ("plan", ROOT / "jobs" / "demo" / "run.yaml", "--set", "model.base=''"),
+    ],
+)
+def test_an_empty_place_is_no_place(
+    arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script's unset variable gives it; read as a path it would be the root or the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("A person waves.", encoding="utf-8")
+    refused = invoke(*arguments)
+    assert (refused.exit_code, "must not be empty" in refused.stderr) == (2, True), refused.output
+
+
+def test_export_to_an_empty_place_writes_nothing(output: str) -> None:
+    refused = invoke("export", output, "")
+    assert (refused.exit_code, refused.stderr) == (2, "error: DEST : must not be empty\n")
 
 
 def test_verify_finds_clips_as_they_were_committed(output: str) -> None:

@@ -25,6 +25,7 @@ from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
 from tests.builders import begin, ended, small_clip, write_metadata
+from tests.models import OLD_OUTPUT
 
 EVIL = "a\x1b]0;own\x07b\x9b31mc\u202ed\x7f\re\udcff"
 OnTerminal = Callable[[Callable[[], object]], str]
@@ -59,6 +60,13 @@ def _read(controller: int) -> bytes:
         return os.read(controller, 65536)
     except OSError:  # the terminal's other end is closed
         return b""
+
+
+def test_a_closed_stdout_ends_no_command() -> None:
+    """As a daemon's is: Python then has no `sys.stdout` at all."""
+    program = f"exec {sys.executable} -m lynx_batch status {OLD_OUTPUT} >&-"
+    told = subprocess.run(["sh", "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 def command(*arguments: str) -> Callable[[], None]:

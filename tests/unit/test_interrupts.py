@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lynx_batch import exits
+
 POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PROGRAM = """
@@ -33,6 +35,30 @@ with held():
         time.sleep(0.01)
 print("came to its end", flush=True)
 """
+
+
+EARLY = """
+import os, signal, sys
+from lynx_batch.__main__ import main
+class Signaller:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lynx_batch.cli":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Signaller())
+main()
+"""
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_a_signal_while_the_program_is_imported_ends_it_without_a_traceback(number: signal.Signals) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", EARLY.format(number=int(number))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (exits.STOPPED, "")
 
 
 def start(body: str) -> subprocess.Popen[str]:

@@ -323,6 +323,30 @@ def test_a_tensor_that_does_not_fit_is_named_before_a_weight_is_read(
         describe_loras(ModelSource.of(str(BASE), str(MODEL / "lynx_lite"), [str(file)]))
 
 
+def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsMismatch, match="must change a tensor of the base model, but holds none"):
+        loaded(str(tmp_path / "a.safetensors"))
+
+
+def test_a_quantised_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    tensors = load_file(peft_file(file, ["blocks.0.attn1.to_q"]))
+    save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, file)
+    with pytest.raises(WeightsMismatch, match=r"to_q\.lora_A\.weight: expected one of .*, found I8: a quantised LoRA"):
+        loaded(str(file))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_told_with_its_file_and_tensor(tmp_path: Path, value: float) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({"diffusion_model.blocks.0.modulation.diff": torch.full((1, 6, 96), value)}, file)
+    with pytest.raises(
+        WeightsMismatch, match=r"a\.safetensors: what it adds to blocks\.0\.scale_shift_table must be finite"
+    ):
+        loaded(str(file))
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match=r"nowhere\.safetensors: no such file"):
         loaded(str(tmp_path / "nowhere.safetensors"))

@@ -285,7 +285,9 @@ def test_a_map_that_polars_wrote_is_read() -> None:
     assert read_manifest(str(DATA / "polars-tags.parquet"))["tags"].to_pylist() == [[("k", "v")]]
 
 
-@pytest.mark.parametrize("tags", [["k=v"], ["[1]"], ['{"k": 1}'], [["k", "v"]], [{"k": 1}], ['{"k": "v", "k": "w"}']])
+@pytest.mark.parametrize(
+    "tags", [["k=v"], ["[1]"], ['{"k": 1}'], [["k", "v"]], [{"k": 1}], ['{"k": "v", "k": "w"}'], ["[" * 10**5]]
+)
 def test_what_holds_no_tags_is_told(tmp_path: Path, tags: list[object]) -> None:
     pq.write_table(pa.table({"subject_uri": ["a"], "prompt": ["p"], "tags": tags}), tmp_path / "m.parquet")
     with pytest.raises(ConfigError, match=r"column 'tags' of type .*: must be a map of text to text"):

@@ -53,6 +53,23 @@ def test_what_is_no_photo_is_listed_with_the_reason(photos: Path) -> None:
     ]
 
 
+def test_what_is_no_file_among_photos_is_told_too(photos: Path, tmp_path: Path) -> None:
+    team = tmp_path / "team"
+    team.mkdir()
+    (photos / "team").symlink_to(team)
+    (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    with capture_logs() as logs:
+        build_from_folder(str(photos), ["waves"], None)
+    assert [
+        file for log in logs for file in log["files"] if file.partition(":")[0] in ("team", "gone.jpg", "pipe.jpg")
+    ] == [
+        "gone.jpg: a link to nothing",
+        "pipe.jpg: neither a file nor a folder",
+        "team: a linked folder, which is not searched",
+    ]
+
+
 def test_every_photo_meets_every_prompt_and_every_seed(photos: Path) -> None:
     table = build_from_folder(str(photos), ["waves", "微笑"], [1, 2])
     assert table.schema.equals(SCHEMA, check_metadata=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs import invoke
-
-OLD_OUTPUT = Path(__file__).parents[1] / "data" / "output-contract-1"
+from tests.models import OLD_OUTPUT
 
 
 @pytest.fixture
