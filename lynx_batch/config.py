@@ -404,10 +404,8 @@ def parse_override(text: str) -> tuple[str, object]:
 def _explain_values(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         *parents, last = fault["loc"]
-        if last == "str" and isinstance(
-            fault["input"], dict
-        ):  # the fault of the section that may stand there tells more
-            continue
+        if last == "str" and isinstance(fault["input"], dict):
+            continue  # the fault of the section that may stand there tells more
         key = ".".join(str(part) for part in (*parents, last) if part not in UNION_MEMBERS)
         if fault["type"] == "extra_forbidden":
             known = nearest(".".join(part for part in key.split(".") if not part.isdigit()), KEYS)
