@@ -1,5 +1,6 @@
 """A single clip, rendered in this process: no Ray, no commit, just a file."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,8 @@ def published_config(overrides: dict[str, object]) -> RunConfig:
     """A run with the published weights where `lynx-batch models pull` puts them, and `overrides` ({"a.b": value}) laid over it."""
     root = models_root()
     model = {"base": str(root / "Wan2.1-T2V-14B-Diffusers"), "adapters": str(root / "lynx_full")}
-    return override({"manifest": "", "output": "", "model": model}, overrides, source="--set")
+    nothing = {"manifest": os.devnull, "output": os.devnull}  # a single clip has neither
+    return override({**nothing, "model": model}, overrides, source="--set")
 
 
 def render_one(
