@@ -52,6 +52,9 @@ def build(
     from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
     from lynx_batch.intake.manifest import write_manifest
 
+    for option, place in (("--photos", photos), ("--prompts", prompts), ("--from", rows)):
+        if place is not None and not place.strip():
+            raise ConfigError(f"{option} {place!r}: must not be empty")
     if rule := explain_place(out, WRITABLE):
         raise ConfigError(f"--out {redact(out)}: {rule}")
     refuse_other_kind("--out", out, "a manifest", is_manifest)

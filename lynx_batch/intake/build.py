@@ -115,8 +115,6 @@ def read_text(uri: str) -> str:
 
 def _list_photos(folder: str) -> list[str]:
     """The photos right in a folder. All else that lies below it is named in a warning, with the reason."""
-    if not folder.strip():
-        raise ConfigError("photos: must not be empty")
     names = {file.uri.removeprefix(folder).strip("/"): file.uri for file in list_files(folder)}
     left_out = {name: why for name in sorted(names) if (why := _explain_left_out(name))} | _explain_no_files(folder)
     if left_out:

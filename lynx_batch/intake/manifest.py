@@ -32,7 +32,7 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
         MissingObject: If nothing lies at `uri`.
     """
     if not uri.strip():
-        raise ConfigError("manifest: must not be empty")
+        raise ConfigError(f"manifest {uri!r}: must not be empty")
     parts = [conform(table, source) for source, table in _read_parts(uri)]
     table = pa.concat_tables(parts, promote_options="default")
     table = table.select([name for name in SCHEMA.names if name in table.column_names])
