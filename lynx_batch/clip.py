@@ -109,6 +109,20 @@ class ClipSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredClip:
+    """One attempt's video in the store. URIs are relative to the output location, so that it can be moved whole."""
+
+    clip_uri: str
+    poster_uri: str
+    sha256: str
+    num_bytes: int
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """A manifest row that will not be rendered, and why. `error_type` is a class name of the error tree.
 
@@ -142,14 +156,14 @@ def explain_file_name(name: str) -> str | None:
 
 def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
     """The clip that `request` asks for, with its seed settled and its name."""
-    wish = {
+    content = {
         "contract": CONTRACT_VERSION,
         "params": canonicalize(request.params, naming.traits, naming.texts),
         "photo_sha256": photo_sha256,
         "face_index": request.face_index,
         "identity": _digest_identity(naming.identity),
     }
-    seedless = _digest(wish)
+    seedless = _digest(content)
     if not request.is_seed_given:
         request = replace(request, params=replace(request.params, seed=int(seedless[:8], 16)))
     clip_id = _digest({"seedless": seedless, "seed": request.params.seed})[:CLIP_ID_LENGTH]

@@ -22,8 +22,8 @@ from lynx_batch.places import READABLE, WRITABLE, explain_place
 from lynx_batch.redaction import redact_all
 from lynx_batch.spelling import nearest
 from lynx_batch.yaml_text import read_yaml, write_yaml
+from lynx_model.engine.memory import Setting
 from lynx_model.errors import InvalidParams
-from lynx_model.memory import Setting
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import (
     MAX_LORA_SCALE,

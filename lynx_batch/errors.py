@@ -21,12 +21,15 @@ Transient
 └── StoreUnavailable       the store cannot be reached, or does not take what is written to it
 """
 
+from enum import StrEnum
+
 from lynx_model.errors import LynxError, Permanent, Transient
 
 __all__ = [
     "STORE_FAULTS",
     "ConfigError",
     "ConsentExpired",
+    "Fault",
     "GroupLost",
     "HeadLost",
     "ImplausibleResult",
@@ -46,6 +49,23 @@ __all__ = [
     "UnreadableRecord",
     "UnsafeStore",
 ]
+
+
+class Fault(StrEnum):
+    """Whose fault a failed attempt is.
+
+    input: the clip's input is bad, and another try cannot help. clip: the clip's. memory: it did not fit the GPUs' memory.
+    machine: the node, the store or the cluster failed. unclear: the group broke on a node that lives, through the machine or any
+    of the clips aboard. lethal: the same, with this clip alone aboard. drain: nobody's; its node is taken away, as announced.
+    """
+
+    INPUT = "input"
+    CLIP = "clip"
+    MEMORY = "memory"
+    MACHINE = "machine"
+    UNCLEAR = "unclear"
+    LETHAL = "lethal"
+    DRAIN = "drain"
 
 
 class ConfigError(Permanent):

@@ -21,7 +21,7 @@ MAX_PAUSE_S = 20.0
 T = TypeVar("T")
 
 
-def outlast(operation: Callable[[], T], *, longest_s: float = LONGEST_S) -> T:
+def retry_while_unavailable(operation: Callable[[], T], *, longest_s: float = LONGEST_S) -> T:
     """What `operation` gives, tried again with growing pauses while its store cannot be reached, or is not ready.
 
     `operation` must do no harm when it is done twice.

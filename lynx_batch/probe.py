@@ -6,16 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lynx_batch import storage
 from lynx_batch.errors import UnsafeStore
-
-DELIVERY = ("clips", "commits")
-"""The folders that a worker writes to for each clip."""
-
-FOLDERS = ("", *DELIVERY, "events", "metadata", "report", "resume", "runs")
-"""All that a run writes to, the output's own included; a store may grant its rights folder by folder."""
+from lynx_batch.output import COMMITS, FOLDERS
 
 
 def probe_rights(output: str, folders: Sequence[str] = FOLDERS) -> None:
-    """Puts, lists, reads and removes a small object in each folder. A multi-part upload needs no other right than a put.
+    """Puts, lists, reads and removes a small object in each folder: a store may grant rights folder by folder. A multi-part upload needs no other right than a put.
 
     Raises:
         StoreRefused: If the store refuses any of it; the message names the object, what was refused and the right to it.
@@ -31,7 +26,7 @@ def probe_create_only(output: str) -> None:
     Raises:
         UnsafeStore: If it does not, so that a clip could be committed twice.
     """
-    uri = _new_name(storage.join(output, "commits"))
+    uri = _new_name(storage.join(output, COMMITS))
     storage.create_only(uri, b"first")
     try:
         if storage.create_only(uri, b"second") or storage.read_bytes(uri) != b"first":

@@ -47,7 +47,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
+class _Request:
     """What is asked for, wherever it redirects to, and until when."""
 
     uri: str
@@ -72,65 +72,69 @@ def fetch(uri: str, inputs: InputsConfig, *, is_head_enough: bool = False) -> An
         MissingObject, StoreRefused: If the server says so.
         PhotoUnreachable: If all tries have failed, within `inputs.longest_s`.
     """
-    wish = _Wish(uri=uri, inputs=inputs, is_head_enough=is_head_enough, deadline_s=time.monotonic() + inputs.longest_s)
+    request = _Request(
+        uri=uri, inputs=inputs, is_head_enough=is_head_enough, deadline_s=time.monotonic() + inputs.longest_s
+    )
     retrying = Retrying(
         retry=retry_if_exception_type(PhotoUnreachable),
         wait=wait_exponential_jitter(multiplier=0.2, max=2),
         stop=stop_after_attempt(inputs.max_tries) | stop_before_delay(inputs.longest_s),
         reraise=True,
     )
-    return retrying(_follow, wish)
+    return retrying(_follow, request)
 
 
-def _follow(wish: _Wish) -> Answer:
-    here = wish.uri
+def _follow(request: _Request) -> Answer:
+    here = request.uri
     for _ in range(MAX_REDIRECTS + 1):
-        if (rule := explain_photo(here, wish.inputs.allow)) is not None:
-            way = "" if here == wish.uri else f", which redirects to {redact(here)}"
-            raise InputRefused(f"{wish.shown}{way}: {rule}")
+        if (rule := explain_photo(here, request.inputs.allow)) is not None:
+            way = "" if here == request.uri else f", which redirects to {redact(here)}"
+            raise InputRefused(f"{request.shown}{way}: {rule}")
         try:
-            return _ask(wish, here)
+            return _ask(request, here)
         except _Redirect as redirect:
-            here = _beyond(wish, here, str(redirect))
-    raise StoreRefused(f"{wish.shown}: redirects more than {MAX_REDIRECTS} times")
+            here = _beyond(request, here, str(redirect))
+    raise StoreRefused(f"{request.shown}: redirects more than {MAX_REDIRECTS} times")
 
 
-def _beyond(wish: _Wish, here: str, location: str) -> str:
+def _beyond(request: _Request, here: str, location: str) -> str:
     """Where `location` leads from `here`, which is the web: a server must not choose a file or a store for us to read."""
     try:
         scheme, _, rest = urljoin(here, location).partition(":")
     except ValueError:
-        raise StoreRefused(f"{wish.shown}: redirects to a malformed URL") from None
+        raise StoreRefused(f"{request.shown}: redirects to a malformed URL") from None
     if scheme.lower() not in WEB:
-        raise InputRefused(f"{wish.shown}, which redirects to {scheme!r}: a redirect must lead to http:// or https://")
+        raise InputRefused(
+            f"{request.shown}, which redirects to {scheme!r}: a redirect must lead to http:// or https://"
+        )
     return f"{scheme.lower()}:{rest}"
 
 
-def _ask(wish: _Wish, here: str) -> Answer:
-    """What one request for `here`, where the wish has led to, gives."""
-    timeout = {"connect": wish.inputs.connect_timeout_s}
-    timeout |= dict.fromkeys(("read", "write", "pool"), wish.inputs.read_timeout_s)
+def _ask(request: _Request, here: str) -> Answer:
+    """What one request for `here`, where the request has led to, gives."""
+    timeout = {"connect": request.inputs.connect_timeout_s}
+    timeout |= dict.fromkeys(("read", "write", "pool"), request.inputs.read_timeout_s)
     try:
         with (
-            _connections(wish, here) as pool,
+            _connections(request, here) as pool,
             pool.stream("GET", _url(here), headers=_headers(here), extensions={"timeout": timeout}) as response,
         ):
-            _judge(wish, response)
-            return _read(wish, response)
+            _judge(request, response)
+            return _read(request, response)
     except (httpcore2.ConnectError, httpcore2.ConnectTimeout, socket.gaierror) as error:
-        raise _unreachable(wish, here, CANNOT_CONNECT, error) from None
+        raise _unreachable(request, here, CANNOT_CONNECT, error) from None
     except httpcore2.TimeoutException as error:
-        raise _unreachable(wish, here, NO_ANSWER, error) from None
+        raise _unreachable(request, here, NO_ANSWER, error) from None
     except (httpcore2.NetworkError, httpcore2.RemoteProtocolError, httpcore2.ProxyError) as error:
-        raise _unreachable(wish, here, "broken answer", error) from None
+        raise _unreachable(request, here, "broken answer", error) from None
 
 
-def _unreachable(wish: _Wish, here: str, cause: str, error: Exception) -> PhotoUnreachable:
-    detail = scrub(scrub(str(error), wish.uri), here)
-    return PhotoUnreachable(f"{wish.shown}: {cause}: {detail or type(error).__name__}")
+def _unreachable(request: _Request, here: str, cause: str, error: Exception) -> PhotoUnreachable:
+    detail = scrub(scrub(str(error), request.uri), here)
+    return PhotoUnreachable(f"{request.shown}: {cause}: {detail or type(error).__name__}")
 
 
-def _judge(wish: _Wish, response: httpcore2.Response) -> None:
+def _judge(request: _Request, response: httpcore2.Response) -> None:
     """Raises what any status but 200 means."""
     status, location = response.status, _header(response, b"location")
     if status == 200:
@@ -138,21 +142,21 @@ def _judge(wish: _Wish, response: httpcore2.Response) -> None:
     if status in REDIRECTS and location:
         raise _Redirect(location)
     if status in GONE:
-        raise MissingObject(f"{wish.shown}: nothing lies there (HTTP {status})")
+        raise MissingObject(f"{request.shown}: nothing lies there (HTTP {status})")
     if status >= 500 or status in PASSING:
-        raise PhotoUnreachable(f"{wish.shown}: HTTP {status}")
-    raise StoreRefused(f"{wish.shown}: HTTP {status}")
+        raise PhotoUnreachable(f"{request.shown}: HTTP {status}")
+    raise StoreRefused(f"{request.shown}: HTTP {status}")
 
 
-def _read(wish: _Wish, response: httpcore2.Response) -> Answer:
-    limit = SizeLimit(wish.inputs.max_photo_bytes, "inputs.max_photo_bytes")
+def _read(request: _Request, response: httpcore2.Response) -> Answer:
+    limit = SizeLimit(request.inputs.max_photo_bytes, "inputs.max_photo_bytes")
     announced = _header(response, b"content-length")
     num_bytes = int(announced) if announced else None
-    limit.check(wish.uri, num_bytes or 0)
+    limit.check(request.uri, num_bytes or 0)
     content = bytearray()
-    for chunk in () if wish.is_head_enough else response.iter_stream():
+    for chunk in () if request.is_head_enough else response.iter_stream():
         content += chunk
-        limit.check(wish.uri, len(content))
+        limit.check(request.uri, len(content))
     is_sure_to_be_whole = bool(announced or _header(response, b"transfer-encoding"))
     version = _header(response, b"etag") or _header(response, b"last-modified") if is_sure_to_be_whole else ""
     return Answer(num_bytes=num_bytes, version=version, content=bytes(content))
@@ -179,14 +183,14 @@ def _headers(uri: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def _connections(wish: _Wish, here: str) -> httpcore2.ConnectionPool:
+def _connections(request: _Request, here: str) -> httpcore2.ConnectionPool:
     """A pool for one request to `here`, by way of the environment's proxy, if there is one."""
     place = locate(here)
-    resolve = partial(_resolve, wish, here)
+    resolve = partial(_resolve, request, here)
     tls = _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if place.scheme == "https" else None
     proxy = getproxies().get(place.scheme)
     if proxy is None or proxy_bypass(place.host):
-        return httpcore2.ConnectionPool(ssl_context=tls, network_backend=_Network(wish.deadline_s, resolve))
+        return httpcore2.ConnectionPool(ssl_context=tls, network_backend=_Network(request.deadline_s, resolve))
     with suppress(OSError):  # a proxy resolves names itself, and knows some that this machine does not
         resolve(host_of(place), port_of(place))
     address = proxy if "://" in proxy else f"http://{proxy}"
@@ -200,7 +204,7 @@ def _connections(wish: _Wish, here: str) -> httpcore2.ConnectionPool:
         f"{there.scheme}://{there.host}",
         proxy_auth=_user_of(address),
         ssl_context=tls,
-        network_backend=_Network(wish.deadline_s, lambda host, port: [host]),
+        network_backend=_Network(request.deadline_s, lambda host, port: [host]),
     )
 
 
@@ -218,12 +222,12 @@ def _tls(*locations: str | None) -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _resolve(wish: _Wish, here: str, host: str, port: int) -> list[str]:
+def _resolve(request: _Request, here: str, host: str, port: int) -> list[str]:
     """The addresses of `host`, which `here` names, all of them checked."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    if not is_named(here, wish.inputs.allow) and any(map(is_inward, addresses)):
-        raise InputRefused(f"{wish.shown}: {explain_inward(locate(here))}")
+    if not is_named(here, request.inputs.allow) and any(map(is_inward, addresses)):
+        raise InputRefused(f"{request.shown}: {explain_inward(locate(here))}")
     return addresses
 
 

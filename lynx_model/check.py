@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from lynx_model.base import COMPONENTS, check_base
-from lynx_model.checkpoint import read_tensors
+from lynx_model.checkpoints.adapter_spec import ID_FILE, RESAMPLER_FILE, describe_adapters
+from lynx_model.checkpoints.base import COMPONENTS, check_base
+from lynx_model.checkpoints.checkpoint import read_tensors
+from lynx_model.checkpoints.published import ARCFACE
 from lynx_model.errors import MissingFile
 from lynx_model.faces.identity import check_arcface
 from lynx_model.faces.pack import find_pack
-from lynx_model.headers import ID_FILE, RESAMPLER_FILE, describe_adapters
-from lynx_model.published import ARCFACE
 from lynx_model.spec import REF_FILE
 
 INDEX_FILE = "model_index.json"

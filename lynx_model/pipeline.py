@@ -12,15 +12,17 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lynx_model import sampler, vae
-from lynx_model.adapters import CrossAttentionInputs, KeysValues
-from lynx_model.attention import check_attention
-from lynx_model.base import BaseSpec, read_base
-from lynx_model.decoder import VideoDecoder
+from lynx_model import sampler
+from lynx_model.checkpoints.base import BaseSpec, read_base
+from lynx_model.engine.attention import check_attention
+from lynx_model.engine.offload import call_beside, check_offload
+from lynx_model.engine.precision import check_fp8
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
 from lynx_model.guidance import Branch, combine, plan_branches
-from lynx_model.offload import call_beside, check_offload
-from lynx_model.precision import check_fp8
+from lynx_model.network import vae
+from lynx_model.network.adapters import CrossAttentionInputs, KeysValues
+from lynx_model.network.decoder import VideoDecoder
+from lynx_model.network.transformer import BlockConditioning, Conditioning
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
     EMBEDDING_SIZE,
@@ -32,7 +34,6 @@ from lynx_model.spec import (
     Subject,
 )
 from lynx_model.strengths import Strengths, plan_strengths
-from lynx_model.transformer import BlockConditioning, Conditioning
 from lynx_model.weights import LoadedModel, load_model
 
 if TYPE_CHECKING:
@@ -106,12 +107,12 @@ class LynxPipeline:
             InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work here.
         """
         source, engine = ModelSource.of(base, adapters, loras), engine or EngineOptions()
-        place, number = torch.device(device), getattr(torch, dtype)
-        _check_engine(engine, read_base(Path(base)), place, number)
-        model = load_model(source, device=place, dtype=number, engine=engine)
-        model.transformer.arrange_weights(engine, place)
+        placed_on, weights_dtype = torch.device(device), getattr(torch, dtype)
+        _check_engine(engine, read_base(Path(base)), placed_on, weights_dtype)
+        model = load_model(source, device=placed_on, dtype=weights_dtype, engine=engine)
+        model.transformer.arrange_weights(engine, placed_on)
         model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)
-        return cls(model, device=place, dtype=number, faces=faces, engine=engine)
+        return cls(model, device=placed_on, dtype=weights_dtype, faces=faces, engine=engine)
 
     def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
         """The person in a photo (H, W, 3).
@@ -154,7 +155,7 @@ class LynxPipeline:
         clip: PreparedClip,
         on_step: sampler.OnStep | None = None,
         *,
-        midway: sampler.Midway | None = None,
+        state: sampler.SamplerState | None = None,
         is_to_pause: Callable[[], bool] = lambda: False,
     ) -> Tensor:
         """The latents of a prepared clip, float32 (1, 16, 1 + (F - 1) / 4, H / 8, W / 8).
@@ -162,7 +163,7 @@ class LynxPipeline:
         `on_step(done, in_all)` is called between steps; what it raises stops the clip there.
 
         Raises:
-            Paused: If `is_to_pause` between two steps; with its `midway` any pipeline of the same model goes on from there.
+            Paused: If `is_to_pause` between two steps; with its `state` any pipeline of the same model goes on from there.
         """
 
         def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
@@ -172,7 +173,7 @@ class LynxPipeline:
 
         noise = sampler.draw_noise(clip.params, self.device)
         scheduler = sampler.make_schedule(self._model.scheduler_config, clip.params, self.device)
-        return sampler.denoise(predict, noise, scheduler, on_step, midway=midway, is_to_pause=is_to_pause)
+        return sampler.denoise(predict, noise, scheduler, on_step, state=state, is_to_pause=is_to_pause)
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
         """Latents of a subject and parameters: `sample` of `prepare`."""

@@ -20,7 +20,7 @@ OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Midway:
+class SamplerState:
     """A denoising between two steps, on the host: from here any process goes on as if there had been no break.
 
     `tensors` are the latents and all that the scheduler remembers of the steps before.
@@ -33,9 +33,9 @@ class Midway:
 class Paused(Interrupted):
     """The sampler was asked to pause, and did between two steps."""
 
-    def __init__(self, midway: Midway) -> None:
-        super().__init__(f"paused after {midway.num_steps_done} steps")
-        self.midway = midway
+    def __init__(self, state: SamplerState) -> None:
+        super().__init__(f"paused after {state.num_steps_done} steps")
+        self.state = state
 
 
 def draw_noise(params: RenderParams, device: torch.device) -> Tensor:
@@ -68,19 +68,19 @@ def denoise(
     scheduler: UniPCMultistepScheduler,
     on_step: OnStep | None = None,
     *,
-    midway: Midway | None = None,
+    state: SamplerState | None = None,
     is_to_pause: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """The latents that `predict` leads to from `noise`, in as many steps as the scheduler has; float32.
 
-    Goes on from `midway` if that is given, which takes the place of the noise.
+    Goes on from `state` if that is given, which takes the place of the noise.
 
     Raises:
         Paused: If `is_to_pause` between two steps.
     """
     latents, num_done, num_steps = noise, 0, len(scheduler.timesteps)
-    if midway is not None:
-        latents, num_done = _restore(midway, scheduler, noise.device), midway.num_steps_done
+    if state is not None:
+        latents, num_done = _restore(state, scheduler, noise.device), state.num_steps_done
     for step in range(num_done, num_steps):
         timestep = scheduler.timesteps[step]
         velocity = predict(latents, timestep.expand(len(latents)), step)
@@ -92,20 +92,20 @@ def denoise(
     return latents
 
 
-def _capture(num_steps_done: int, latents: Tensor, scheduler: UniPCMultistepScheduler) -> Midway:
+def _capture(num_steps_done: int, latents: Tensor, scheduler: UniPCMultistepScheduler) -> SamplerState:
     tensors = {"latents": latents, "last_sample": scheduler.last_sample, "order": torch.tensor(scheduler.this_order)}
     for age, output in enumerate(reversed(scheduler.model_outputs)):
         if output is not None:
             tensors[f"output_{age}"] = output
-    return Midway(num_steps_done, {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()})
+    return SamplerState(num_steps_done, {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()})
 
 
-def _restore(midway: Midway, scheduler: UniPCMultistepScheduler, device: torch.device) -> Tensor:
+def _restore(state: SamplerState, scheduler: UniPCMultistepScheduler, device: torch.device) -> Tensor:
     """The latents; `scheduler`, a fresh one of the same clip, takes up the rest."""
-    tensors = {name: tensor.to(device) for name, tensor in midway.tensors.items()}
-    order, done = scheduler.config.solver_order, midway.num_steps_done
+    tensors = {name: tensor.to(device) for name, tensor in state.tensors.items()}
+    order, done = scheduler.config.solver_order, state.num_steps_done
     scheduler._step_index, scheduler.lower_order_nums = done, min(done, order)
-    scheduler.this_order, scheduler.last_sample = int(midway.tensors["order"]), tensors["last_sample"]
+    scheduler.this_order, scheduler.last_sample = int(state.tensors["order"]), tensors["last_sample"]
     for age in range(min(done, order)):
         scheduler.model_outputs[-1 - age] = tensors[f"output_{age}"]
         scheduler.timestep_list[-1 - age] = scheduler.timesteps[done - 1 - age]

@@ -177,7 +177,7 @@ class ParallelPlan:
 
 
 AttentionChoice = Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"]
-"""A kernel of `lynx_model.attention`, or "auto": the fastest exact one that works."""
+"""A kernel of `lynx_model.engine.attention`, or "auto": the fastest exact one that works."""
 
 ANY_DTYPE: tuple[AttentionChoice, ...] = ("auto", "sdpa")
 """What works in other dtypes than bfloat16, too."""

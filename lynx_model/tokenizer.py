@@ -13,7 +13,7 @@ from typing import TypeVar
 import ftfy
 import tokenizers
 
-from lynx_model.base import TOKENIZER_FILE
+from lynx_model.checkpoints.base import TOKENIZER_FILE
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.spec import NUM_TEXT_TOKENS
 

@@ -17,9 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from lynx_model.checkpoint import read_checkpoint
-from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import (
+from lynx_model.checkpoints.adapter_spec import (
     ID_FILE,
     RESAMPLER_FILE,
     AdapterSpec,
@@ -27,14 +25,16 @@ from lynx_model.headers import (
     describe_adapters,
     read_json,
 )
-from lynx_model.loras import Lora, LowRank, describe_loras
-from lynx_model.resampler import Resampler
-from lynx_model.safetensors_header import read_header
+from lynx_model.checkpoints.checkpoint import read_checkpoint
+from lynx_model.checkpoints.loras import Lora, LowRank, describe_loras
+from lynx_model.checkpoints.safetensors_header import read_header
+from lynx_model.errors import WeightsMismatch
+from lynx_model.network.resampler import Resampler
+from lynx_model.network.text import TextEncoder
+from lynx_model.network.transformer import LynxTransformer
 from lynx_model.sampler import make_schedule
 from lynx_model.spec import REF_FILE, EngineOptions, ModelSource, RenderParams
-from lynx_model.text import TextEncoder
 from lynx_model.tokenizer import Tokenizer
-from lynx_model.transformer import LynxTransformer
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ import yaml
 from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.execution.outcomes import RunRecorder
-from lynx_batch.execution.prepare import PreparedRun
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import SCHEMA
@@ -26,6 +25,7 @@ from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunRecord, write_run_record
 from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
 from lynx_batch.planning.order import PlannedClip
+from lynx_batch.preparation.prepare import PreparedRun
 from lynx_model.spec import RenderParams, Subject
 from tests.models import BASE, MODEL, ROOT
 

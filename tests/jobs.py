@@ -19,9 +19,9 @@ from typer.testing import Result as CliResult
 from lynx_batch.cli import app
 from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
-from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.ledger.events import AttemptEvent, read_events
 from lynx_batch.ledger.runs import read_runs
+from lynx_batch.rendering.tasks import WorkerSettings
 from lynx_model.spec import ParallelPlan
 from tests.builders import write_manifest, write_run
 

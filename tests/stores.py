@@ -18,8 +18,8 @@ from botocore.exceptions import ClientError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from lynx_batch import storage
-from lynx_model.digests import FileDigest
-from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint
+from lynx_model.checkpoints.digests import FileDigest
+from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE, Fingerprint
 from tests.web import serving
 
 NOBODY = 65534

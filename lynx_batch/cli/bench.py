@@ -184,11 +184,11 @@ def _stage_table(stages: "list[StageTime]") -> Table:
     measured = {stage.stage for stage in own}
     absent = [f"{name} is left out: {need}" for name, need in LEFT_OUT.items() if name not in measured]
     table = Table(
-        *("stage", "manner", "s", "of a clip", "peak GiB"), title="Each stage of a clip", caption="; ".join(absent)
+        *("stage", "baseline", "s", "of a clip", "peak GiB"), title="Each stage of a clip", caption="; ".join(absent)
     )
     for stage in stages:
         share = f"{stage.seconds / clip_s:.2%}" if stage in own else ""
-        table.add_row(stage.stage, stage.manner, f"{stage.seconds:.3f}", share, f"{stage.peak_gib:.1f}")
+        table.add_row(stage.stage, stage.baseline, f"{stage.seconds:.3f}", share, f"{stage.peak_gib:.1f}")
     table.add_row("all", "", f"{clip_s:.1f}")
     return table
 

@@ -119,7 +119,7 @@ def prune(
         chosen = list(unchanged_since(output, leftovers, before))
     else:
         _refuse_living(output, run_id)
-        chosen = list(of_run(leftovers, run_id))
+        chosen = list(of_run(output, leftovers, run_id))
     for file in chosen:
         say(storage.redact(file.uri))
         if not dry_run:
@@ -167,7 +167,7 @@ def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:
 
 def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Each clip with what is wrong with it, several being read at once."""
-    from lynx_batch.delivery.deliver import StoredClip
+    from lynx_batch.clip import StoredClip
     from lynx_batch.delivery.inspect import find_faults
     from lynx_batch.errors import MissingObject, UnreadableRecord
     from lynx_batch.ledger.commits import read_commit

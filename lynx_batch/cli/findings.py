@@ -13,9 +13,8 @@ from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.probe import probe_create_only, probe_rights
-from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
-from lynx_model.faces.pack import find_pack
-from lynx_model.memory import (
+from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
+from lynx_model.engine.memory import (
     GIB,
     PUBLISHED_FULL,
     PUBLISHED_LITE,
@@ -26,11 +25,12 @@ from lynx_model.memory import (
     plan_memory,
     smallest_change,
 )
-from lynx_model.published import PUBLISHED, FileSource, models_root
+from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
+from lynx_model.faces.pack import find_pack
 from lynx_model.spec import ParallelPlan
 
 if TYPE_CHECKING:
-    from lynx_model.machine import Gpu, Machine
+    from lynx_model.engine.machine import Gpu, Machine
 
 RENDER_PACKAGES = frozenset(
     {
@@ -74,7 +74,7 @@ def examine_machine() -> "tuple[Machine | None, list[Finding]]":
     if "torch" in missing:
         return None, findings
 
-    from lynx_model.machine import see_machine
+    from lynx_model.engine.machine import see_machine
 
     machine = see_machine()
     built_for = f"for CUDA {machine.cuda}" if machine.cuda else "without CUDA"
@@ -138,10 +138,10 @@ def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]
 
 def fit_run(config: RunConfig, machine: "Machine | None") -> Finding:
     """Whether the run's model fits at its default size; rows may ask for larger clips."""
-    from lynx_batch.execution.staging import outlined
+    from lynx_batch.preparation.staging import with_headers
 
     num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
-    source, _ = outlined(config)
+    source, _ = with_headers(config)
     size = ModelSize.of(source)
     return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
 
@@ -161,11 +161,11 @@ def _gpu(index: int, gpu: "Gpu") -> Iterator[Finding]:
 
 
 def _find_model(config: RunConfig) -> str:
-    from lynx_batch.execution.prepare import identify_model
-    from lynx_batch.execution.staging import outlined
+    from lynx_batch.preparation.prepare import identify_model
+    from lynx_batch.preparation.staging import with_headers
 
     identify_model(config)
-    _, faces = outlined(config)
+    _, faces = with_headers(config)
     return f"complete, and its parts fit each other; face {_find_faces(faces)}"
 
 

@@ -38,8 +38,8 @@ def submit(
     A manifest and photos of this machine travel with the job; other paths must be in a folder of cluster.shared_paths.
     Ctrl-C stops following, not the job.
     """
-    from lynx_batch.execution.package import pack
-    from lynx_batch.execution.prepare import Selection
+    from lynx_batch.preparation.package import pack
+    from lynx_batch.preparation.prepare import Selection
 
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)

@@ -13,6 +13,7 @@ from rich.text import Text
 from lynx_batch import storage
 from lynx_batch.cli.console import add_row, make_console, say
 from lynx_batch.errors import ConfigError
+from lynx_batch.output import runs_uri
 from lynx_batch.places import WRITABLE, explain_place
 
 # pyarrow takes a while to load, so the ledger is imported by the commands that need it.
@@ -29,7 +30,7 @@ def _check_output(output: str) -> str:
     """Every run leaves its record before its first clip."""
     if rule := explain_place(output, WRITABLE):
         raise ConfigError(f"OUT {storage.redact(output)}: {rule}")
-    if not any(storage.list_files(storage.join(output, "runs"))):
+    if not any(storage.list_files(runs_uri(output))):
         raise ConfigError(
             f"OUT {storage.redact(output)}: must be a place that runs have written to, but no run's record is below runs/"
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lynx_batch.clip import ClipRequest, Rejection
-    from lynx_batch.intake.check import Wish
+    from lynx_batch.intake.check import RequestKey
     from lynx_batch.intake.photos import Photo
     from lynx_batch.intake.problems import RowProblem
     from lynx_batch.intake.texts import Readings
@@ -93,8 +93,8 @@ def check(
         check_rows,
         find_duplicates,
         find_shared_names,
+        keys_of_requests,
         reject_expired,
-        wishes_of_requests,
     )
     from lynx_batch.intake.manifest import folder_of, read_manifest
 
@@ -110,10 +110,10 @@ def check(
     requests, unfit, readings = _fit_to_model(config, requests)
     requests, expired = reject_expired(requests, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if photos else {}
-    wishes = _name_clips(config, requests, readings, found) if config and photos and readings is not None else None
-    if wishes is None:
-        wishes = wishes_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
-    problems += [*unfit, *find_shared_names(wishes), *([] if allow_duplicates else find_duplicates(wishes))]
+    keys = _name_clips(config, requests, readings, found) if config and photos and readings is not None else None
+    if keys is None:
+        keys = keys_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
+    problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
     if photos:
         problems += _check_photos(requests, found, config.faces if config else FacesConfig(), inputs)
     problems.sort(key=lambda problem: problem.row)
@@ -159,8 +159,8 @@ def _fit_to_model(
     config: RunConfig | None, requests: "list[ClipRequest]"
 ) -> "tuple[list[ClipRequest], list[RowProblem], Readings | None]":
     """As `fit_to_model`; without readings, and with a line about it, if the run's model cannot be seen from here."""
-    from lynx_batch.execution.prepare import fit_to_model
     from lynx_batch.intake.texts import warn_of_long_texts
+    from lynx_batch.preparation.prepare import fit_to_model
 
     if config is not None:
         try:
@@ -175,17 +175,17 @@ def _fit_to_model(
 
 def _name_clips(
     config: RunConfig, requests: "list[ClipRequest]", readings: "Readings", photos: "Mapping[str, Photo]"
-) -> "list[Wish] | None":
+) -> "list[RequestKey] | None":
     """What rows ask for by the names of their clips; None, and a line about it, if the run's model is not complete."""
-    from lynx_batch.execution.prepare import find_naming, name_clips
-    from lynx_batch.intake.check import wishes_of_clips
+    from lynx_batch.intake.check import keys_of_clips
+    from lynx_batch.preparation.prepare import find_naming, name_clips
 
     try:
         clips = name_clips(requests, find_naming(config, readings), photos)
     except LynxError as error:
         say(f"rows are compared by what they say, not by the names of their clips: {error}", is_error=True)
         return None
-    return wishes_of_clips(clips)
+    return keys_of_clips(clips)
 
 
 def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[str, Photo]":

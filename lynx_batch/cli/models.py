@@ -8,8 +8,8 @@ import typer
 
 from lynx_batch.cli.console import say
 from lynx_batch.errors import ConfigError
+from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.errors import WeightsMismatch
-from lynx_model.published import PUBLISHED, FileSource, models_root
 
 models_app = typer.Typer(help="Fetch and check model weights.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ def pull_models(
     if revision and (len(names) > 1 or isinstance(PUBLISHED[names[0]], FileSource)):
         raise ConfigError(f"--revision {revision}: name exactly one of base, full and lite with it")
 
-    from lynx_model.pull import pull
+    from lynx_model.checkpoints.pull import pull
 
     for name in names:
         say(f"{name}: {pull(PUBLISHED[name], root or models_root(), revision)}")
@@ -45,7 +45,7 @@ def pull_models(
 def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, face pack or ArcFace folder.")]) -> None:
     """Verify files, headers and hashes of a model folder, and say what it holds."""
     from lynx_model.check import describe_folder
-    from lynx_model.fingerprint import FINGERPRINT_FILE, fingerprint_folder, read_fingerprint, verify_folder
+    from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE, fingerprint_folder, read_fingerprint, verify_folder
 
     say(f"{folder}: {describe_folder(folder)}")
     kept = read_fingerprint(folder)

@@ -18,9 +18,9 @@ from lynx_batch.errors import ConfigError
 
 # pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
 if TYPE_CHECKING:
-    from lynx_batch.execution.forecast import RunForecast
     from lynx_batch.planning.layout import Node
     from lynx_batch.planning.plan import Option
+    from lynx_batch.preparation.forecast import RunForecast
 
 NODE_GPUS = 8
 POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
@@ -48,8 +48,8 @@ def plan(
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
 
-    from lynx_batch.execution.forecast import forecast_run
-    from lynx_batch.execution.prepare import Selection
+    from lynx_batch.preparation.forecast import forecast_run
+    from lynx_batch.preparation.prepare import Selection
 
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     forecast = forecast_run(config, selection, nodes, datetime.now(UTC))
@@ -100,7 +100,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
 
 
 def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float | None) -> None:
-    from lynx_batch.execution.prepare import ALL_PROBLEMS, describe_rejections
+    from lynx_batch.preparation.prepare import ALL_PROBLEMS, describe_rejections
 
     console = make_console(WIDTH)
     console.print(

@@ -44,9 +44,9 @@ def render(
 
     settle_ray()
 
-    from lynx_batch.execution.origin import read_origin
-    from lynx_batch.execution.prepare import Selection
     from lynx_batch.execution.run import render as run
+    from lynx_batch.preparation.origin import read_origin
+    from lynx_batch.preparation.prepare import Selection
 
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
@@ -101,7 +101,7 @@ def one(
     overrides: options.Overrides = None,
 ) -> None:
     """Render a single clip in this process, without a cluster."""
-    from lynx_batch.execution.one import published_config, render_one
+    from lynx_batch.rendering.one import published_config, render_one
 
     refuse_other_file("--out", out, "an MP4", is_mp4)
     console = make_console()

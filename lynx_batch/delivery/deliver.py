@@ -7,24 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lynx_batch import output as output_names
 from lynx_batch import storage
+from lynx_batch.clip import StoredClip
 from lynx_batch.delivery.video import encode_mp4, encode_poster
 from lynx_batch.errors import StoreUnavailable
-from lynx_batch.outage import outlast
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredClip:
-    """One attempt's video in the store. URIs are relative to the output location, so that it can be moved whole."""
-
-    clip_uri: str
-    poster_uri: str
-    sha256: str
-    num_bytes: int
-    num_frames: int
-    fps: int
-    width: int
-    height: int
+from lynx_batch.outage import retry_while_unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +31,12 @@ def deliver(
     Raises:
         StoreUnavailable: If for minutes the store does not take them, or holds another size than was sent.
     """
-    clip_uri = f"clips/{clip_id[:2]}/{clip_id}/{attempt}.mp4"
-    poster_uri = clip_uri.removesuffix(".mp4") + ".jpg"
+    clip_uri, poster_uri = output_names.video_path(clip_id, attempt), output_names.poster_path(clip_id, attempt)
     started_s = time.perf_counter()
     video, poster = encode_mp4(frames_FHWC, fps=fps, crf=crf), encode_poster(frames_FHWC)
     encoded_s = time.perf_counter()
-    outlast(lambda: _upload(poster, storage.join(output, poster_uri)))
-    outlast(lambda: _upload(video, storage.join(output, clip_uri)))
+    retry_while_unavailable(lambda: _upload(poster, storage.join(output, poster_uri)))
+    retry_while_unavailable(lambda: _upload(video, storage.join(output, clip_uri)))
     uploaded_s = time.perf_counter()
     num_frames, height, width, _ = frames_FHWC.shape
     return DeliveredClip(

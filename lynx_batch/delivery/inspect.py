@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import av
 
 from lynx_batch import storage
-from lynx_batch.delivery.deliver import StoredClip
+from lynx_batch.clip import StoredClip
 from lynx_batch.errors import MissingObject
 
 

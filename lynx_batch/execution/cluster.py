@@ -18,17 +18,17 @@ import structlog
 from lynx_batch import exits
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError, HeadLost
-from lynx_batch.execution.head import LOCAL_PATIENCE_S, PATIENCE_S, Head, knock
+from lynx_batch.execution.head import LOCAL_MAX_SILENCE_S, MAX_SILENCE_S, Head, check_reachable
 from lynx_batch.planning.cost import OTHER, GpuType, gpu_type
 from lynx_batch.planning.layout import Node
 
 log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S = 10.0
-KNOCK_TIMEOUT_S = 2.0
+REACH_TIMEOUT_S = 2.0
 AWAIT_EVERY_S = 2.0
 
-INIT_PATIENCE_S = 45.0
+INIT_TIMEOUT_S = 45.0
 """Ray raises within 40 s of the head's death where it raises at all, and ends the process after 60 s where it does not."""
 
 NO_LOCAL_NODE = "cluster.address='local': the Ray of this run has lost its only node"
@@ -65,7 +65,7 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
         HeadLost: If Ray fails while it starts, or later.
     """
     if not config.is_local:
-        _check_reachable(config.address)
+        _refuse_unreachable(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # workers have an environment of their own, so none of those would be used that Ray starts ahead, one for each core
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
@@ -89,7 +89,7 @@ def _not_without_its_head(address: str) -> Iterator[None]:
 
     def watch() -> None:
         while not is_over.wait(AWAIT_EVERY_S):
-            if _is_head_gone(address) and not is_over.wait(INIT_PATIENCE_S):
+            if _is_head_gone(address) and not is_over.wait(INIT_TIMEOUT_S):
                 told = f"error: cluster.address={address!r}: the head of the Ray cluster died while this run connected to it"
                 print(f"{told}. Run the same command again to go on.", file=sys.stderr, flush=True)
                 os._exit(exits.STOPPED)
@@ -120,7 +120,7 @@ def _is_head_gone(address: str) -> bool:
         children = psutil.Process().children()
         return any(child.name() == "gcs_server" and child.status() == psutil.STATUS_ZOMBIE for child in children)
     try:
-        _check_reachable(address)
+        _refuse_unreachable(address)
     except ConfigError:
         return True
     return False
@@ -162,12 +162,12 @@ def _await_slots(config: ClusterConfig) -> Slots:
     return slots
 
 
-def _check_reachable(address: str) -> None:
+def _refuse_unreachable(address: str) -> None:
     """Asks once whether anybody answers at a `host:port`; Ray itself would go on asking for minutes."""
     if not address.rpartition(":")[2].isdigit():
         return
     try:
-        knock(address, CONNECT_TIMEOUT_S)
+        check_reachable(address, CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cluster.address={address!r}: no Ray cluster answers there: {error}") from error
 
@@ -176,8 +176,8 @@ def find_head(*, is_local: bool) -> Head:
     """The head of the connected cluster; a local one has but one node, so that nothing works without that, either."""
     gcs = ray.get_runtime_context().gcs_address
     if not is_local:
-        return Head(gcs, patience_s=PATIENCE_S)
-    return Head(gcs, *map(_raylet, ray.nodes()), patience_s=LOCAL_PATIENCE_S)
+        return Head(gcs, max_silence_s=MAX_SILENCE_S)
+    return Head(gcs, *map(_raylet, ray.nodes()), max_silence_s=LOCAL_MAX_SILENCE_S)
 
 
 def node_answers(node_id: str) -> bool:
@@ -185,7 +185,7 @@ def node_answers(node_id: str) -> bool:
     node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
     try:
         if node is not None:
-            knock(_raylet(node), KNOCK_TIMEOUT_S)
+            check_reachable(_raylet(node), REACH_TIMEOUT_S)
     except OSError:
         return False
     return node is not None

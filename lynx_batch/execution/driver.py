@@ -1,7 +1,6 @@
 """The main loop of a run: assign clips to groups, start them, record what came of them."""
 
 import itertools
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ import structlog
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import (
     STORE_FAULTS,
+    Fault,
     GroupLost,
     HeadLost,
     Permanent,
@@ -26,14 +26,15 @@ from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
-from lynx_batch.execution.resume import delete_saved, find_saved
-from lynx_batch.execution.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.ledger.editions import Editions
+from lynx_batch.output import DELIVERY_FOLDERS, new_attempt
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.order import PlannedClip
-from lynx_batch.planning.schedule import ClipState, Fault, Schedule
+from lynx_batch.planning.schedule import ClipState, Schedule
 from lynx_batch.planning.upkeep import is_time_to_save
-from lynx_batch.probe import DELIVERY, probe_rights
+from lynx_batch.probe import probe_rights
+from lynx_batch.rendering.resume import delete_saved, find_saved
+from lynx_batch.rendering.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
@@ -201,8 +202,10 @@ class Driver:
         return RenderTask(
             clip=planned.clip,
             edition=self._editions.wanted(planned.clip.clip_id),
-            attempt=f"{self._settings.run_id}-{secrets.token_hex(4)}",
-            impossible_s=min((self._cost.impossible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0),
+            attempt=new_attempt(self._settings.run_id),
+            min_plausible_s=min(
+                (self._cost.min_plausible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0
+            ),
             deadline_s=self._schedule.deadline_s(max(predicted_s) if are_known else None),
             num_steps_saved=self._num_steps_saved.get(planned.clip.clip_id, 0),
         )
@@ -293,7 +296,7 @@ class Driver:
             raise StoreRefused(failure.error)
         self._was_refused = True
         with suppress(StoreUnavailable):
-            probe_rights(self._settings.output, DELIVERY)
+            probe_rights(self._settings.output, DELIVERY_FOLDERS)
         self._dissolve(group, BROKEN)
 
     def _keep_saved(self, task: RenderTask, failure: Failed) -> None:

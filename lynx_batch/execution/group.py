@@ -11,8 +11,8 @@ import ray
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import GroupLost, LynxError, Permanent
 from lynx_batch.execution.placement import Placement
-from lynx_batch.execution.tasks import Drawn, Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.planning.upkeep import has_leak
+from lynx_batch.rendering.tasks import Ended, Failed, FramesReady, Loaded, Rendered, RenderTask, WorkerSettings
 
 
 class Group:
@@ -128,7 +128,7 @@ class Group:
         if ref in self._deliver_refs:
             return self._receive_delivery(answer)
         self._render_refs.remove(ref)
-        return self._receive_loaded(answer) if isinstance(answer, Loaded) else self._receive_drawn(answer)
+        return self._receive_loaded(answer) if isinstance(answer, Loaded) else self._receive_frames(answer)
 
     def poll_step(self) -> None:
         """Asks the first worker how far it is, and takes its last answer; never waits."""
@@ -161,12 +161,12 @@ class Group:
         self.is_ready = not self._render_refs
         return answer if self.is_ready else None
 
-    def _receive_drawn(self, answer: Drawn | Rendered | Failed) -> Ended | None:
+    def _receive_frames(self, answer: FramesReady | Rendered | Failed) -> Ended | None:
         """The first result other than a share of the frames is the group's: the clip failed, or was committed meanwhile.
 
         It is told when all ranks have answered, or at once if they may never do.
         """
-        if isinstance(answer, Drawn):
+        if isinstance(answer, FramesReady):
             self._memory_gib[-1] += answer.memory_gib
         elif self._early is None:
             self._early = answer

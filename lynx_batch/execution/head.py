@@ -7,14 +7,14 @@ from lynx_batch.errors import HeadLost
 
 CHECK_EVERY_S = 2.0
 
-PATIENCE_S = 20.0
+MAX_SILENCE_S = 20.0
 """Well below the 60 s after which Ray ends a process that has lost the head, without a chance to write or say anything."""
 
-LOCAL_PATIENCE_S = 3.0
+LOCAL_MAX_SILENCE_S = 3.0
 """What was on this machine and does not answer has died; nobody starts it again."""
 
 
-def knock(address: str, timeout_s: float) -> None:
+def check_reachable(address: str, timeout_s: float) -> None:
     """Raises OSError unless somebody listens at `host:port`."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.rpartition("/")[2], int(port)), timeout=timeout_s).close()
@@ -23,11 +23,11 @@ def knock(address: str, timeout_s: float) -> None:
 class Head:
     """The head of the cluster that this process is connected to: the `addresses` that must answer.
 
-    Silence for `patience_s` is taken for a loss.
+    Silence for `max_silence_s` is taken for a loss.
     """
 
-    def __init__(self, *addresses: str, patience_s: float) -> None:
-        self._addresses, self._patience_s = addresses, patience_s
+    def __init__(self, *addresses: str, max_silence_s: float) -> None:
+        self._addresses, self._max_silence_s = addresses, max_silence_s
         self._answered_s = time.monotonic()
 
     def check(self) -> None:
@@ -39,9 +39,9 @@ class Head:
         while time.monotonic() - self._answered_s > CHECK_EVERY_S:
             try:
                 for address in self._addresses:
-                    knock(address, timeout_s=CHECK_EVERY_S)
+                    check_reachable(address, timeout_s=CHECK_EVERY_S)
                 self._answered_s = time.monotonic()
             except OSError as error:
-                if time.monotonic() - self._answered_s > self._patience_s:
+                if time.monotonic() - self._answered_s > self._max_silence_s:
                     raise HeadLost(f"the head of the Ray cluster, {address}, is gone: {error}") from error
                 time.sleep(CHECK_EVERY_S)

@@ -13,7 +13,7 @@ import ray
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from lynx_batch.errors import ConfigError, HeadLost
-from lynx_batch.execution.package import Package
+from lynx_batch.preparation.package import Package
 
 POLL_S = 0.5
 

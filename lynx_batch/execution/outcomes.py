@@ -11,8 +11,6 @@ import structlog
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
-from lynx_batch.execution.prepare import PreparedRun
-from lynx_batch.execution.tasks import Failed, Loaded, Rendered, RenderTask
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
@@ -20,9 +18,11 @@ from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
-from lynx_batch.ledger.trace import FaultMark, Trace, write_trace
-from lynx_batch.outage import outlast
+from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
+from lynx_batch.preparation.prepare import PreparedRun
+from lynx_batch.rendering.tasks import Failed, Loaded, Rendered, RenderTask
+from lynx_batch.report.trace import FaultMark, Trace, write_trace
 
 log = structlog.get_logger()
 
@@ -135,13 +135,13 @@ class RunRecorder:
                 all the same.
         """
         try:
-            editions = outlast(lambda: list_editions(self._output))
+            editions = retry_while_unavailable(lambda: list_editions(self._output))
             num_vanished = self._abandon_vanished(editions)
             if num_vanished and not stopped_by:
                 stopped_by = f"the commits of {num_vanished} rendered clips have vanished or were withdrawn"
             self._settle_rest(editions)
             self._parts.close()
-            outlast(lambda: write_trace(self._output, self._run_id, self.trace))
+            retry_while_unavailable(lambda: write_trace(self._output, self._run_id, self.trace))
             end = RunEnd(
                 ended_at=datetime.now(UTC), counts=self.counts, stopped_by=stopped_by, clips_gone=self.clips_gone
             )
@@ -199,7 +199,7 @@ class RunRecorder:
     def _settle_rest(self, editions: Editions) -> None:
         self._settle_unplanned()
         finished = self._finished(editions)
-        for commit in outlast(lambda: list(read_commits(self._output, finished))):
+        for commit in retry_while_unavailable(lambda: list(read_commits(self._output, finished))):
             self._settle_rendered(commit)
         for clip_id in [*self._open]:
             why = DAMAGED if clip_id in finished else self._last_failures.get(clip_id, NOTHING_WRONG)
@@ -259,6 +259,6 @@ class RunRecorder:
     def _write_event(self, event: AttemptEvent) -> None:
         """What an event tells comes to the metadata, too, so that a lost one is no reason to stop."""
         try:
-            outlast(lambda: write_event(self._output, event))
+            retry_while_unavailable(lambda: write_event(self._output, event))
         except STORE_FAULTS as error:
             log.warning("event_lost", clip_id=event.clip_id, attempt=event.attempt, error=str(error))

@@ -9,9 +9,9 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lynx_batch.execution.cluster import Slots, find_slots, node_answers
-from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.execution.worker import Worker
-from lynx_batch.planning.layout import Rooms
+from lynx_batch.planning.layout import FreeGpus
+from lynx_batch.rendering.tasks import WorkerSettings
 
 LOOK_EVERY_S = 2.0
 
@@ -65,7 +65,7 @@ class Placements:
     @property
     def largest(self) -> int:
         """The size of the widest group that can be formed."""
-        return max([self._rooms.largest, *(placement.size for placement in self._spare)])
+        return max([self._free_gpus.largest, *(placement.size for placement in self._spare)])
 
     def look(self, *, is_urgent: bool = False) -> bool:
         """Sees which nodes are there now, unless that was a moment ago; a cluster without its GPUs offers no CPU cores."""
@@ -95,7 +95,7 @@ class Placements:
         placement = next((spare for spare in self._spare if spare.size == size), None)
         if placement is None:
             self.give_back_spare()
-            placement = Placement(self.slots, self._rooms.take(size), size)
+            placement = Placement(self.slots, self._free_gpus.take(size), size)
         else:
             self._spare.remove(placement)
         self._taken.append(placement)
@@ -128,6 +128,6 @@ class Placements:
         self._spare.clear()
 
     def _measure(self) -> None:
-        self._rooms = Rooms({node_id: node.num_gpus for node_id, node in self.slots.nodes.items()})
+        self._free_gpus = FreeGpus({node_id: node.num_gpus for node_id, node in self.slots.nodes.items()})
         for placement in (*self._taken, *self._spare):
-            self._rooms.fill(placement.node, placement.size)
+            self._free_gpus.fill(placement.node, placement.size)

@@ -13,14 +13,7 @@ from lynx_batch.config import RunConfig
 from lynx_batch.errors import HeadLost, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
 from lynx_batch.execution.driver import Driver, Progress
-from lynx_batch.execution.environment import software_versions
-from lynx_batch.execution.forecast import cost_model, ways_to_render
-from lynx_batch.execution.origin import Origin
 from lynx_batch.execution.outcomes import RunRecorder
-from lynx_batch.execution.package import refuse_private_paths
-from lynx_batch.execution.prepare import PreparedRun, Selection, describe_rejections, origin_of, prepare
-from lynx_batch.execution.staging import find_model
-from lynx_batch.execution.tasks import WorkerSettings
 from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
@@ -30,7 +23,14 @@ from lynx_batch.ledger.timings import read_timings
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
+from lynx_batch.preparation.forecast import cost_model, ways_to_render
+from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.package import refuse_private_paths
+from lynx_batch.preparation.prepare import PreparedRun, Selection, describe_rejections, origin_of, prepare
+from lynx_batch.preparation.staging import find_model
 from lynx_batch.probe import probe_create_only, probe_rights
+from lynx_batch.rendering.software import software_versions
+from lynx_batch.rendering.tasks import WorkerSettings
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()

@@ -6,19 +6,21 @@ A driver places workers and needs nothing of what they need, so that is imported
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
 
-from lynx_batch.execution.staging import with_staged_weights
-from lynx_batch.execution.tasks import Drawn, Failed, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.home import ensure_home
-from lynx_batch.ledger.trace import Span
-from lynx_batch.probe import DELIVERY, probe_rights
+from lynx_batch.output import DELIVERY_FOLDERS
+from lynx_batch.preparation.staging import fetch_weights, localized
+from lynx_batch.probe import probe_rights
+from lynx_batch.rendering.tasks import Failed, FramesReady, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.stages import Span, Stage
 from lynx_batch.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from lynx_batch.execution.renderer import Renderer
+    from lynx_batch.rendering.renderer import Renderer
 
 COLLECTIVE_TIMEOUT_S = 600.0
 """After how long a rank gives up on the others: longer than any one step or decode takes."""
@@ -49,13 +51,13 @@ class Worker:
 
     def load(self, address: str) -> Loaded:
         """Tries whether this node may deliver, brings the weights to it, meets the other ranks at `address` and loads the model."""
-        from lynx_batch.execution.renderer import Renderer
-        from lynx_model import parallel
+        from lynx_batch.rendering.renderer import Renderer
+        from lynx_model.engine import parallel
 
         start_s = time.time()
         if self._rank == 0:  # which delivers
-            probe_rights(self._settings.output, DELIVERY)
-        settings = with_staged_weights(self._settings)
+            probe_rights(self._settings.output, DELIVERY_FOLDERS)
+        settings = _with_staged_weights(self._settings)
         device = self._claim_device()
         num_ranks = self._settings.plan.num_ranks
         if num_ranks > 1:
@@ -68,15 +70,15 @@ class Worker:
                 timeout_s=COLLECTIVE_TIMEOUT_S,
             )
         self._renderer = Renderer(settings, rank=self._rank, device=device)
-        return Loaded(device=device, span=Span(stage="load", start_s=start_s, seconds=time.time() - start_s))
+        return Loaded(device=device, span=Span(stage=Stage.LOAD, start_s=start_s, seconds=time.time() - start_s))
 
-    def render(self, task: RenderTask) -> Drawn | Rendered | Failed:
+    def render(self, task: RenderTask) -> FramesReady | Rendered | Failed:
         self._step = (0, task.clip.params.num_inference_steps)
         return self._renderer.render(task, self._note_step)
 
     @ray.method(concurrency_group="reading")  # type: ignore[untyped-decorator]
     def prefetch(self, task: RenderTask) -> None:
-        self._renderer.prefetch(task.clip)
+        self._renderer.prefetch(task)
 
     @ray.method(concurrency_group="delivery")  # type: ignore[untyped-decorator]
     def deliver(self, task: RenderTask) -> Rendered | Failed:
@@ -108,3 +110,9 @@ class Worker:
         os.environ["LOCAL_RANK"] = str(local_rank)
         torch.cuda.set_device(local_rank)
         return f"cuda:{local_rank}"
+
+
+def _with_staged_weights(settings: WorkerSettings) -> WorkerSettings:
+    """`settings` whose weights are on this machine, all of them."""
+    model, faces = localized(settings.model, settings.faces, fetch_weights)
+    return replace(settings, model=model, faces=faces)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
 from lynx_batch.config import PARAM_FIELDS, DefaultsConfig, InputsConfig
-from lynx_batch.intake.guidance import Fault, explain_guidance, settle_guidance
+from lynx_batch.intake.guidance import BrokenRule, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW, SCHEMA
 from lynx_batch.photo_places import explain_photo
@@ -23,7 +23,7 @@ NUM_ROWS_AT_ONCE = 10_000
 CONSENT_EXPIRED, INVALID_ROW = "ConsentExpired", "InvalidRow"
 PARAM_COLUMNS = frozenset(field.name for field in fields(RenderParams)) & frozenset(SCHEMA.names)
 
-Wish = tuple[ClipRequest, Hashable]
+RequestKey = tuple[ClipRequest, Hashable]
 """A request and what it asks for, which is equal where that is the same clip."""
 
 
@@ -63,17 +63,17 @@ def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list
     return kept, problems
 
 
-def wishes_of_requests(requests: Iterable[ClipRequest], photos: Mapping[str, str] | None = None) -> list[Wish]:
+def keys_of_requests(requests: Iterable[ClipRequest], photos: Mapping[str, str] | None = None) -> list[RequestKey]:
     """What rows ask for, as far as it shows before the model is asked; `photos` gives the sha256 of those that were read."""
     known = photos or {}
     return [(r, (known.get(r.subject_uri, r.subject_uri), r.face_index, r.is_seed_given, r.params)) for r in requests]
 
 
-def wishes_of_clips(clips: Iterable[ClipSpec]) -> list[Wish]:
+def keys_of_clips(clips: Iterable[ClipSpec]) -> list[RequestKey]:
     return [(clip.request, clip.clip_id) for clip in clips]
 
 
-def find_duplicates(wishes: Iterable[Wish]) -> list[RowProblem]:
+def find_duplicates(keys: Iterable[RequestKey]) -> list[RowProblem]:
     """Rows that ask for the same clip as an earlier one."""
     first: dict[Hashable, ClipRequest] = {}
     return [
@@ -84,20 +84,20 @@ def find_duplicates(wishes: Iterable[Wish]) -> list[RowProblem]:
             rule=f"must not ask for the same clip as row {earlier.row}, whose photo is {redact(earlier.subject_uri)}; "
             f"remove one of them, or render the clip once with --allow-duplicates",
         )
-        for request, wish in wishes
-        if (earlier := first.setdefault(wish, request)) is not request
+        for request, key in keys
+        if (earlier := first.setdefault(key, request)) is not request
     ]
 
 
-def find_shared_names(wishes: Iterable[Wish]) -> list[RowProblem]:
+def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
     """Rows that give another clip the `clip_name` of an earlier row of the same `subject_id`: no export could tell them apart."""
-    first: dict[tuple[str | None, str], Wish] = {}
+    first: dict[tuple[str | None, str], RequestKey] = {}
     problems = []
-    for request, wish in wishes:
+    for request, key in keys:
         if (name := request.clip_name) is None:
             continue
-        earlier, first_wish = first.setdefault((request.subject_id, name), (request, wish))
-        if wish != first_wish:
+        earlier, first_key = first.setdefault((request.subject_id, name), (request, key))
+        if key != first_key:
             rule = f"must not be the name of row {earlier.row}, too, which asks for another clip"
             problems.append(RowProblem(row=request.row, column="clip_name", value=name, rule=rule))
     return problems
@@ -145,7 +145,7 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
             yield {name: cell for name, cell in zip(table.column_names, cells, strict=True) if cell is not None}
 
 
-def _explain_cells(cells: Mapping[str, Any]) -> Iterator[Fault]:
+def _explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
     """What is wrong with each cell of a row by itself."""
     for name in REQUIRED:
         if name not in cells:
@@ -159,7 +159,7 @@ def _explain_cells(cells: Mapping[str, Any]) -> Iterator[Fault]:
             yield name, value, rule
 
 
-def _explain_photo(cells: Mapping[str, Any], inputs: InputsConfig, base: str) -> Iterator[Fault]:
+def _explain_photo(cells: Mapping[str, Any], inputs: InputsConfig, base: str) -> Iterator[BrokenRule]:
     uri = cells.get("subject_uri")
     if uri is None:
         return
@@ -168,11 +168,11 @@ def _explain_photo(cells: Mapping[str, Any], inputs: InputsConfig, base: str) ->
         yield "subject_uri", redact(uri), rule
 
 
-def _explain_steps(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[Fault]:
+def _explain_steps(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[BrokenRule]:
     return explain_step_ranges(lambda name: cells.get(name, getattr(defaults, name)))
 
 
-def _explain_blocks(request: ClipRequest, num_blocks: int) -> Iterator[Fault]:
+def _explain_blocks(request: ClipRequest, num_blocks: int) -> Iterator[BrokenRule]:
     for name in ("ip_blocks", "ref_blocks"):
         try:
             choose_blocks(name, getattr(request.params, name), num_blocks)

@@ -9,11 +9,11 @@ from typing import Any
 from lynx_batch.config import DefaultsConfig
 
 BRANCHES = "num_guidance_branches"
-Fault = tuple[str, object, str]
+BrokenRule = tuple[str, object, str]
 """Column, value and rule."""
 
 
-def explain_guidance(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[Fault]:
+def explain_guidance(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[BrokenRule]:
     """What in a row contradicts its `num_guidance_branches`; `cells` are those that are not null."""
     branches = cells.get(BRANCHES)
     if branches is None:

@@ -7,7 +7,7 @@ import structlog
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import DefaultsConfig
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.guidance import Fault
+from lynx_batch.intake.guidance import BrokenRule
 from lynx_batch.intake.problems import RowProblem, shorten
 from lynx_model.canonical import texts_read
 from lynx_model.spec import NUM_TEXT_TOKENS
@@ -69,7 +69,7 @@ def warn_of_long_texts(requests: Iterable[ClipRequest]) -> None:
         )
 
 
-def _explain_texts(texts: Mapping[str, str], readings: Readings, *, may_cut: bool) -> Iterator[Fault]:
+def _explain_texts(texts: Mapping[str, str], readings: Readings, *, may_cut: bool) -> Iterator[BrokenRule]:
     for field, text in texts.items():
         reading = readings[text]
         if field == "prompt" and reading.is_empty:

@@ -38,7 +38,7 @@ UNASKED = frozenset({"row", "clip_name", "subject_id", "priority", "consent_ref"
 """Columns of a manifest that leave the picture as it is."""
 
 Row = dict[str, Any]
-Wish = frozenset[tuple[str, object]]
+RequestKey = frozenset[tuple[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +88,17 @@ def _newest_of_each_manifest(clips: pa.Table, order: RunOrder) -> list[Row]:
 def _still_asking(output: str, rows: list[Row], order: RunOrder) -> Iterator[Row]:
     """The rows that no later run over the whole manifest left out."""
     standing, whole = order.standing(), order.newest_whole_runs()
-    wishes_of, photos_of = cache(partial(_wishes, output)), cache(partial(_photos_by_wish, output))
+    keys_of, photos_of = cache(partial(_request_keys, output)), cache(partial(_photos_by_key, output))
     for row in rows:
         if row["run"] in standing:
             yield row
-        elif (wish := wishes_of(row["run"]).get(row["row"])) is not None:
-            photos = photos_of(whole[row["manifest"]]).get(wish, set())
+        elif (key := keys_of(row["run"]).get(row["row"])) is not None:
+            photos = photos_of(whole[row["manifest"]]).get(key, set())
             if None in photos or row["photo_sha256"] in photos:
                 yield row
 
 
-def _wishes(output: str, run_id: str) -> dict[int, Wish]:
+def _request_keys(output: str, run_id: str) -> dict[int, RequestKey]:
     """What each row of a run's manifest asks for."""
     return {
         row["row"]: frozenset((name, cell) for name, cell in row.items() if cell is not None and name not in UNASKED)
@@ -106,13 +106,13 @@ def _wishes(output: str, run_id: str) -> dict[int, Wish]:
     }
 
 
-def _photos_by_wish(output: str, run_id: str) -> dict[Wish, set[str | None]]:
+def _photos_by_key(output: str, run_id: str) -> dict[RequestKey, set[str | None]]:
     """The photos' hashes of the rows that ask for the same, None for one that the run has not read."""
     rows = read_metadata(output, ["row", "photo_sha256"], pc.field("run") == run_id)
     hashes = dict(zip(rows["row"].to_pylist(), rows["photo_sha256"].to_pylist(), strict=True))
-    photos: dict[Wish, set[str | None]] = defaultdict(set)
-    for row, wish in _wishes(output, run_id).items():
-        photos[wish].add(hashes.get(row))
+    photos: dict[RequestKey, set[str | None]] = defaultdict(set)
+    for row, key in _request_keys(output, run_id).items():
+        photos[key].add(hashes.get(row))
     return photos
 
 

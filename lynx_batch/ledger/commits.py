@@ -1,6 +1,6 @@
 """The commit: the record that makes a clip finished, and its withdrawal. Both are put create-only.
 
-`editions` says how they are named, and which commit is in force.
+`output` says how they are named, `editions` which commit is in force.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.errors import UnreadableRecord
-from lynx_batch.ledger.editions import commit_uri, withdrawal_uri
 from lynx_batch.ledger.records import parse, read_records, warn_left_out
-from lynx_batch.outage import outlast
+from lynx_batch.outage import retry_while_unavailable
+from lynx_batch.output import commit_uri, withdrawal_uri
 
 SCHEMA_VERSION = 1
 
@@ -69,7 +69,7 @@ def commit(output: str, record: CommitRecord, *, is_store_safe: bool = True) -> 
     create-only put: there the last of two attempts that commit in the same moment stays, and both are told that they did.
     """
     put = storage.create_only if is_store_safe else _put_unless_seen
-    return outlast(lambda: _commit(output, record, put))
+    return retry_while_unavailable(lambda: _commit(output, record, put))
 
 
 def withdraw(output: str, withdrawal: Withdrawal) -> None:

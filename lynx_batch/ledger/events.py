@@ -1,6 +1,5 @@
 """Events: one small immutable object for each ended attempt, there from its end on; metadata follows minutes later."""
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
@@ -10,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.ledger.records import read_records, warn_left_out
+from lynx_batch.output import event_uri, events_uri, parse_event
 
 SCHEMA_VERSION = 1
-CLIP_ID = re.compile(r"[^-/]+-([0-9a-f]+)-[^/]+\.json")
 
 
 class EventKind(StrEnum):
@@ -47,8 +46,7 @@ class AttemptEvent(BaseModel):
 
 
 def write_event(output: str, event: AttemptEvent) -> None:
-    name = f"{event.at:%Y%m%dT%H%M%S.%fZ}-{event.clip_id}-{event.attempt}.json"
-    uri = storage.join(output, "events", f"run={event.run_id}", name)
+    uri = event_uri(output, event.run_id, event.at, event.clip_id, event.attempt)
     storage.write_bytes(uri, canonical_json(event.model_dump(mode="json")))
 
 
@@ -63,9 +61,9 @@ def read_events(output: str, run_id: str, is_wanted: Callable[[str], bool] = boo
 
 def _listed(output: str, run_id: str) -> Iterator[tuple[str, str]]:
     """URI and clip of each event."""
-    for file in storage.list_files(storage.join(output, "events", f"run={run_id}")):
-        match = CLIP_ID.fullmatch(file.uri.rpartition("/")[2])
-        if match is None:
+    for file in storage.list_files(events_uri(output, run_id)):
+        clip_id = parse_event(file.uri.rpartition("/")[2])
+        if clip_id is None:
             warn_left_out(f"{storage.redact(file.uri)}: not the name of an event")
         else:
-            yield file.uri, match[1]
+            yield file.uri, clip_id

@@ -13,9 +13,10 @@ from lynx_batch.clip import explain_file_name
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.asked import Row, describe, find_asked
 from lynx_batch.ledger.commits import CommitRecord
-from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
+from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
+from lynx_batch.output import commit_uri
 from lynx_batch.spelling import nearest
 
 MAX_PROBLEMS_SHOWN = 20

@@ -14,10 +14,10 @@ from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.errors import LynxError
 from lynx_batch.ledger.records import read_records
+from lynx_batch.output import RUN_HEARTBEAT, parse_run_file, run_file_uri, runs_uri
 from lynx_batch.storage import StoredFile
 
 SCHEMA_VERSION = 1
-FILE_NAME = "heartbeat.json"
 BEAT_EVERY_S = 30.0
 FRESH = timedelta(seconds=4 * BEAT_EVERY_S)
 MISSED_S = 2 * BEAT_EVERY_S + 15.0
@@ -38,7 +38,7 @@ class Heartbeat(BaseModel):
 @contextmanager
 def beating(output: str, run_id: str) -> Iterator[None]:
     """Shows that the run is alive, for as long as it is; a store in trouble is none of the run's."""
-    uri, is_over = storage.join(output, "runs", run_id, FILE_NAME), threading.Event()
+    uri, is_over = run_file_uri(output, run_id, RUN_HEARTBEAT), threading.Event()
     thread = threading.Thread(target=_beat, args=(uri, is_over), name="heartbeat", daemon=True)
     thread.start()
     try:
@@ -52,14 +52,14 @@ def beating(output: str, run_id: str) -> Iterator[None]:
 
 def living_runs(output: str, now: datetime) -> dict[str, Heartbeat]:
     """The runs that were alive lately; `now` is the time by the store's clock, as `storage.clock` tells it."""
-    files = storage.list_files(storage.join(output, "runs"))
-    fresh = [file.uri for file in files if file.uri.endswith(f"/{FILE_NAME}") and _is_fresh(file, now)]
-    return {uri.split("/")[-2]: beat for uri, beat in read_records(Heartbeat, fresh)}
+    files = storage.list_files(runs_uri(output))
+    fresh = [file.uri for file in files if parse_run_file(file.uri)[1] == RUN_HEARTBEAT and _is_fresh(file, now)]
+    return {parse_run_file(uri)[0]: beat for uri, beat in read_records(Heartbeat, fresh)}
 
 
 def is_beating(output: str, run_id: str) -> bool:
     """Whether a run is alive, whatever the clocks say: its heartbeat is watched until it changes, or should have."""
-    uri, ends_s = storage.join(output, "runs", run_id, FILE_NAME), time.monotonic() + MISSED_S
+    uri, ends_s = run_file_uri(output, run_id, RUN_HEARTBEAT), time.monotonic() + MISSED_S
     first = storage.stat(uri)
     while first is not None and time.monotonic() < ends_s:
         if (seen := storage.stat(uri)) != first:

@@ -11,15 +11,22 @@ from lynx_batch.errors import ConsentExpired, PhotoUnreachable
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
-from lynx_batch.ledger.metadata import SCHEMA, STAGES, Outcome, read_metadata
-from lynx_batch.ledger.retries import RetryWish, read_wishes, write_wish
+from lynx_batch.ledger.metadata import SCHEMA, Outcome, read_metadata
+from lynx_batch.ledger.retries import RetryRequest, read_retry_requests, write_retry_request
 from lynx_batch.ledger.runs import read_runs
+from lynx_batch.stages import CLIP_STAGES
 
 GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
 JUDGED_ANEW = frozenset({ConsentExpired.__name__, PhotoUnreachable.__name__})
 """What each run looks at before its first clip: a consent may have been renewed, and a photo's host may answer again."""
 
-COMMIT_COLUMNS = [*filter(CommitRecord.model_fields.__contains__, SCHEMA.names), *STAGES, "rendered_by_run", "model"]
+STAGE_COLUMNS = tuple(stage.column for stage in CLIP_STAGES)
+COMMIT_COLUMNS = [
+    *filter(CommitRecord.model_fields.__contains__, SCHEMA.names),
+    *STAGE_COLUMNS,
+    "rendered_by_run",
+    "model",
+]
 
 
 def given_up_before(output: str, editions: Editions) -> pa.Table:
@@ -31,14 +38,14 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
     is_given_up = pc.field("outcome").isin([*GIVEN_UP]) & pc.field("clip_id").is_valid()
     rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output, editions)
     last = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["ended_at"])}
-    wishes = read_wishes(output)
+    requests = read_retry_requests(output)
     kept = [
         row
         for clip_id, row in last.items()
         if row["edition"] >= editions.wanted(clip_id)
         and not editions.is_finished(clip_id, row["edition"])
         and row["error_type"] not in JUDGED_ANEW
-        and not (clip_id in wishes and wishes[clip_id] > row["ended_at"])
+        and not (clip_id in requests and requests[clip_id] > row["ended_at"])
     ]
     return pa.Table.from_pylist(kept, SCHEMA)
 
@@ -47,7 +54,7 @@ def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:
     """Lets the next run take up these clips, whatever the clocks of those who gave them up said."""
     if given_up.num_rows:
         asked_at = max(now, pc.max(given_up["ended_at"]).as_py() + timedelta(microseconds=1))
-        write_wish(output, RetryWish(asked_at=asked_at, clip_ids=given_up["clip_id"].to_pylist()))
+        write_retry_request(output, RetryRequest(asked_at=asked_at, clip_ids=given_up["clip_id"].to_pylist()))
 
 
 def recent_events(output: str, run_id: str, but: Set[str] = frozenset()) -> list[AttemptEvent]:
@@ -59,7 +66,7 @@ def recent_events(output: str, run_id: str, but: Set[str] = frozenset()) -> list
 
 def deaths_before(output: str, clip_ids: Set[str]) -> dict[str, int]:
     """How many groups broke with each clip alone aboard, in runs that did not come to their end, since it was asked for again."""
-    asked_at, deaths = read_wishes(output), dict[str, int]()
+    asked_at, deaths = read_retry_requests(output), dict[str, int]()
     for run in read_runs(output):
         if run.end is not None and not run.end.stopped_by:
             continue
@@ -111,5 +118,5 @@ def _given_up_lately(output: str, editions: Editions) -> list[dict[str, Any]]:
 def _as_commit(row: dict[str, Any]) -> CommitRecord:
     rest = {name: value for name, value in row.items() if name in CommitRecord.model_fields}
     rest["software"] = dict(row["software"])
-    stage_s = {stage: row[stage] for stage in STAGES if row[stage] is not None}
+    stage_s = {stage: row[stage] for stage in STAGE_COLUMNS if row[stage] is not None}
     return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))

@@ -1,7 +1,6 @@
 """The metadata table: one row for each manifest row of a run, with its outcome, its resolved inputs and its results."""
 
 import io
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,13 +17,11 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import STORE_FAULTS
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
+from lynx_batch.output import METADATA, parse_metadata_part
 from lynx_batch.parquet import FAULTS, checked
+from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.store_errors import Deed
 
-BUSY_STAGES = ("subject_s", "text_s", "denoise_s", "decode_s")
-"""What a group does for one clip at a time; the rest runs beside the next."""
-
-STAGES = (*BUSY_STAGES, "encode_s", "upload_s")
 UTC_TIME = pa.timestamp("us", tz="UTC")
 
 SCHEMA = pa.schema(
@@ -76,14 +73,12 @@ SCHEMA = pa.schema(
         ("face_turned_degrees", pa.int32()),
         ("group_size", pa.int32()),
         ("device", pa.string()),
-        *((stage, pa.float64()) for stage in STAGES),
+        *((stage.column, pa.float64()) for stage in CLIP_STAGES),
         ("model", pa.map_(pa.string(), pa.string())),
         ("software", pa.map_(pa.string(), pa.string())),
     ]
 )
 
-FOLDER = "metadata"
-PART = re.compile(r"run=[^/]+/part-\d+\.parquet")
 RUN = pa.field("run", pa.string())
 READ_SCHEMA = SCHEMA.append(RUN)
 """What reading gives: the run is in the name of the folder, not in the file."""
@@ -143,7 +138,7 @@ def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expres
     `columns` are those to read, `only` tells which rows; None is all. A damaged or foreign file is named in a warning and left
     out. Rows of versions without editions are of edition 1.
     """
-    folder = storage.join(output, FOLDER)
+    folder = storage.join(output, METADATA)
     parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # each row of ours has one
     chosen = chosen if only is None else chosen & only
     try:
@@ -160,7 +155,7 @@ def _list_parts(folder: str) -> Iterator[str]:
     """Names below `folder` of the runs' parts."""
     for file in storage.list_files(folder):
         name = file.uri.removeprefix(folder).strip("/")
-        if PART.fullmatch(name) and file.num_bytes:
+        if parse_metadata_part(name) and file.num_bytes:
             yield name
         else:
             warn_left_out(f"{storage.redact(file.uri)}: not a part of a run's metadata")
@@ -189,7 +184,7 @@ def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: 
 
 
 def _read_part(folder: str, name: str) -> pa.Table | None:
-    uri, run = storage.join(folder, name), name.partition("/")[0].removeprefix("run=")
+    uri, run = storage.join(folder, name), parse_metadata_part(name)
     try:
         content = pa.BufferReader(storage.read_bytes(uri))
         table = checked(pq.read_table(content, schema=SCHEMA, use_threads=False, pre_buffer=False))

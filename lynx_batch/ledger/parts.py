@@ -7,7 +7,8 @@ import structlog
 from lynx_batch import storage
 from lynx_batch.errors import STORE_FAULTS
 from lynx_batch.ledger.metadata import RowOutcome, to_parquet
-from lynx_batch.outage import outlast
+from lynx_batch.outage import retry_while_unavailable
+from lynx_batch.output import metadata_part_uri
 
 log = structlog.get_logger()
 
@@ -22,7 +23,7 @@ class MetadataParts:
     """
 
     def __init__(self, output: str, run_id: str, now_s: float) -> None:
-        self._folder = storage.join(output, "metadata", f"run={run_id}")
+        self._output, self._run_id = output, run_id
         self._rows: list[RowOutcome] = []
         self._num_parts = 0
         self._unwritten: tuple[str, bytes] | None = None
@@ -52,11 +53,11 @@ class MetadataParts:
     def close(self) -> None:
         """Writes all that is left. Raises StoreRefused, or StoreUnavailable if the store does not answer for minutes."""
         while self._rows or self._unwritten:
-            outlast(self._write)
+            retry_while_unavailable(self._write)
 
     def _write(self) -> None:
         if self._unwritten is None and self._rows:
-            uri = storage.join(self._folder, f"part-{self._num_parts:05}.parquet")
+            uri = metadata_part_uri(self._output, self._run_id, self._num_parts)
             self._unwritten = uri, to_parquet(self._rows)
             self._rows, self._num_parts = [], self._num_parts + 1
         if self._unwritten is not None:

@@ -1,6 +1,5 @@
 """Wishes to take up again what was given up: one small immutable object for each `retry`."""
 
-import secrets
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -9,11 +8,12 @@ from pydantic import BaseModel, ConfigDict
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.ledger.records import read_records
+from lynx_batch.output import new_retry_uri, retries_uri
 
 SCHEMA_VERSION = 1
 
 
-class RetryWish(BaseModel):
+class RetryRequest(BaseModel):
     """These clips, as far as they were given up until `asked_at`, may be rendered by the next run."""
 
     model_config = ConfigDict(frozen=True)
@@ -23,21 +23,16 @@ class RetryWish(BaseModel):
     clip_ids: list[str]
 
 
-def write_wish(output: str, wish: RetryWish) -> None:
-    name = f"{wish.asked_at:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}.json"
-    storage.write_bytes(storage.join(_folder(output), name), canonical_json(wish.model_dump(mode="json")))
+def write_retry_request(output: str, request: RetryRequest) -> None:
+    storage.write_bytes(new_retry_uri(output, request.asked_at), canonical_json(request.model_dump(mode="json")))
 
 
-def read_wishes(output: str) -> dict[str, datetime]:
+def read_retry_requests(output: str) -> dict[str, datetime]:
     """When each clip was asked for again, the last time."""
-    uris = [file.uri for file in storage.list_files(_folder(output))]
-    return _last(wish for _, wish in read_records(RetryWish, uris))
+    uris = [file.uri for file in storage.list_files(retries_uri(output))]
+    return _last(request for _, request in read_records(RetryRequest, uris))
 
 
-def _last(wishes: Iterable[RetryWish]) -> dict[str, datetime]:
-    ordered = sorted(wishes, key=lambda wish: wish.asked_at)
-    return {clip_id: wish.asked_at for wish in ordered for clip_id in wish.clip_ids}
-
-
-def _folder(output: str) -> str:
-    return storage.join(output, "events", "retries")
+def _last(requests: Iterable[RetryRequest]) -> dict[str, datetime]:
+    ordered = sorted(requests, key=lambda request: request.asked_at)
+    return {clip_id: request.asked_at for request in ordered for clip_id in request.clip_ids}

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,12 +16,21 @@ from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.metadata import Outcome
-from lynx_batch.ledger.records import read_records, warn_left_out
-from lynx_batch.outage import outlast
+from lynx_batch.ledger.records import Record, read_records, warn_left_out
+from lynx_batch.outage import retry_while_unavailable
+from lynx_batch.output import (
+    RUN_END,
+    RUN_ENVIRONMENT,
+    RUN_FILE,
+    RUN_MANIFEST,
+    RUN_RECORD,
+    parse_run_file,
+    run_file_uri,
+    runs_uri,
+)
 from lynx_batch.parquet import FAULTS, checked, read_table
 
 SCHEMA_VERSION = 1
-RECORD, END, MANIFEST = "run.json", "end.json", "manifest.parquet"
 
 
 class RunRecord(BaseModel):
@@ -82,18 +91,17 @@ def write_run_record(
 
     The rows' URIs are redacted: a signed one would outlive the run here.
     """
-    folder = storage.join(output, "runs", run_id)
     parquet = io.BytesIO()
     pq.write_table(_redacted(manifest), parquet)
-    storage.write_bytes(storage.join(folder, "run.yaml"), run_yaml)
-    storage.write_bytes(storage.join(folder, MANIFEST), parquet.getvalue())
-    storage.write_bytes(storage.join(folder, "environment.json"), json.dumps(environment, indent=1).encode())
-    storage.write_bytes(storage.join(folder, RECORD), canonical_json(record.model_dump(mode="json")))
+    storage.write_bytes(run_file_uri(output, run_id, RUN_FILE), run_yaml)
+    storage.write_bytes(run_file_uri(output, run_id, RUN_MANIFEST), parquet.getvalue())
+    storage.write_bytes(run_file_uri(output, run_id, RUN_ENVIRONMENT), json.dumps(environment, indent=1).encode())
+    storage.write_bytes(run_file_uri(output, run_id, RUN_RECORD), canonical_json(record.model_dump(mode="json")))
 
 
 def read_run_manifest(output: str, run_id: str) -> pa.Table:
     """The rows that a run took, with redacted URIs and without tags; none, and a warning, if they cannot be read."""
-    uri = storage.join(output, "runs", run_id, MANIFEST)
+    uri = run_file_uri(output, run_id, RUN_MANIFEST)
     try:
         table = checked(read_table(storage.read_bytes(uri)))
         names = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
@@ -104,9 +112,9 @@ def read_run_manifest(output: str, run_id: str) -> pa.Table:
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:
-    """Waits out a store's trouble. Raises as `outlast` does."""
-    uri = storage.join(output, "runs", run_id, END)
-    outlast(lambda: storage.write_bytes(uri, canonical_json(end.model_dump(mode="json"))))
+    """Waits out a store's trouble. Raises as `retry_while_unavailable` does."""
+    uri = run_file_uri(output, run_id, RUN_END)
+    retry_while_unavailable(lambda: storage.write_bytes(uri, canonical_json(end.model_dump(mode="json"))))
 
 
 def read_runs(output: str) -> list[Run]:
@@ -114,15 +122,16 @@ def read_runs(output: str) -> list[Run]:
 
     A damaged record is named in a warning. Its run is left out; one whose end cannot be read has not ended.
     """
-    listed = [file.uri for file in storage.list_files(storage.join(output, "runs"))]
-    records = read_records(RunRecord, [uri for uri in listed if uri.endswith(f"/{RECORD}")])
-    ends = dict(read_records(RunEnd, [uri for uri in listed if uri.endswith(f"/{END}")]))
-    runs = [_run(uri.removesuffix(f"/{RECORD}"), record, ends) for uri, record in records]
+    listed = [file.uri for file in storage.list_files(runs_uri(output))]
+    records, ends = _read_all(RunRecord, listed, RUN_RECORD), _read_all(RunEnd, listed, RUN_END)
+    runs = [Run(run_id=run_id, record=record, end=ends.get(run_id)) for run_id, record in records.items()]
     return sorted(runs, key=lambda run: run.record.started_at)
 
 
-def _run(folder: str, record: RunRecord, ends: Mapping[str, RunEnd]) -> Run:
-    return Run(run_id=folder.rpartition("/")[2], record=record, end=ends.get(storage.join(folder, END)))
+def _read_all(kind: type[Record], listed: Iterable[str], name: str) -> dict[str, Record]:
+    """By run, each listed file of that name."""
+    uris = [uri for uri in listed if parse_run_file(uri)[1] == name]
+    return {parse_run_file(uri)[0]: record for uri, record in read_records(kind, uris)}
 
 
 def _redacted(manifest: pa.Table) -> pa.Table:
@@ -133,5 +142,5 @@ def _redacted(manifest: pa.Table) -> pa.Table:
 
 def list_runs(output: str) -> set[str]:
     """The ids of all runs of an output location, also of those that were killed before their record was complete."""
-    prefix = storage.join(output, "runs")
+    prefix = runs_uri(output)
     return {file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)}

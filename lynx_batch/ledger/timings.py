@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from lynx_batch.clip import RenderIdentity
-from lynx_batch.ledger.metadata import BUSY_STAGES, Outcome, read_metadata
+from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.order import RunOrder
+from lynx_batch.stages import BUSY_STAGES
 from lynx_model.spec import RenderParams
 
 MAX_TIMINGS = 2000
@@ -17,7 +18,8 @@ MAX_TIMINGS = 2000
 PARAMS = tuple(field.name for field in fields(RenderParams) if field.name not in ("prompt", "negative_prompt"))
 """No prompt takes longer than another."""
 
-COLUMNS = ["run", "row", "device", "group_size", "model", *BUSY_STAGES, *PARAMS]
+BUSY_COLUMNS = tuple(stage.column for stage in BUSY_STAGES)
+COLUMNS = ["run", "row", "device", "group_size", "model", *BUSY_COLUMNS, *PARAMS]
 OWN = (pc.field("outcome") == Outcome.RENDERED) & (pc.field("run") == pc.field("rendered_by_run"))
 
 
@@ -44,5 +46,5 @@ def _timings(rows: list[dict[str, Any]], identity: RenderIdentity) -> Iterator[T
         model = dict(row["model"])
         if (model["base"], model["precision"]) == (identity.base, identity.precision):
             params = RenderParams(prompt="any", **{name: row[name] for name in PARAMS})
-            seconds = sum(row[stage] or 0.0 for stage in BUSY_STAGES)
+            seconds = sum(row[stage] or 0.0 for stage in BUSY_COLUMNS)
             yield Timing(params=params, device=row["device"], group_size=row["group_size"], seconds=seconds)

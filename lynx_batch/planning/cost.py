@@ -11,9 +11,9 @@ from itertools import groupby
 from operator import attrgetter
 from statistics import median
 
+from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, Setting, plan_memory
 from lynx_model.geometry import num_tokens
 from lynx_model.guidance import num_forwards, plan_branches
-from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, Setting, plan_memory
 from lynx_model.spec import ParallelPlan, RenderParams
 
 DECODE_S_PER_MPX = 1.00 / 32.35
@@ -172,7 +172,7 @@ class CostModel:
         """Whether there are figures for the device, shipped or measured: else only ratios between clips mean anything."""
         return gpu is not OTHER or any(name == gpu.name for name, _ in self.factors)
 
-    def impossible_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
+    def min_plausible_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
         """Whoever has denoised in less did not denoise; 0 on a device without figures."""
         return 0.0 if gpu is OTHER else IMPOSSIBLE_SHARE * _denoise_s(work, group_size, gpu)
 

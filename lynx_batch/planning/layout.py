@@ -1,7 +1,7 @@
 """How wide the group of each clip is, and on which node a group finds room.
 
 Throughput comes from the smallest group that fits memory. Wider groups are for urgent clips and for clips that would
-outlast the rest of the run.
+retry_while_unavailable the rest of the run.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ class Node:
     usd_per_gpu_hour: float | None = None
 
 
-class Rooms:
+class FreeGpus:
     """The GPUs of each node that no group has. A group never spans nodes."""
 
     def __init__(self, nodes: Mapping[str, int]) -> None:

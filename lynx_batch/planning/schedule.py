@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
+from lynx_batch.errors import Fault
 from lynx_batch.planning.cost import LOAD_S
+from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import ClipQueue, Level, PlannedClip, level_of
-from lynx_batch.planning.patience import Patience
 from lynx_batch.planning.upkeep import deadline_s
-from lynx_model.memory import ClipSize
+from lynx_model.engine.memory import ClipSize
 
 MAX_HELD_AGAINST = 3
 """A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
@@ -43,23 +44,6 @@ class ClipState(StrEnum):
     RENDERED = "rendered"
     REJECTED = "rejected"
     FAILED = "failed"
-
-
-class Fault(StrEnum):
-    """Whose fault a failed attempt is.
-
-    input: the clip's input is bad, and another try cannot help. clip: the clip's. memory: it did not fit the GPUs' memory.
-    machine: the node, the store or the cluster failed. unclear: the group broke on a node that lives, through the machine or any
-    of the clips aboard. lethal: the same, with this clip alone aboard. drain: nobody's; its node is taken away, as announced.
-    """
-
-    INPUT = "input"
-    CLIP = "clip"
-    MEMORY = "memory"
-    MACHINE = "machine"
-    UNCLEAR = "unclear"
-    LETHAL = "lethal"
-    DRAIN = "drain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +105,7 @@ class Schedule:
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
         self._least_sizes: dict[ClipSize, int] = {}
-        self._patience = Patience()
+        self._fault_budget = FaultBudget()
         self._longest_s = 0.0
 
     def plan(self, clips: Iterable[PlannedClip], sizes: tuple[int, ...], deaths: Mapping[str, int] = NO_DEATHS) -> None:
@@ -169,7 +153,7 @@ class Schedule:
 
     def loaded(self) -> None:
         """A group became ready, so the machines can do that much."""
-        self._patience.loaded()
+        self._fault_budget.loaded()
 
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
@@ -198,23 +182,23 @@ class Schedule:
     @property
     def has_loaded(self) -> bool:
         """Whether any group was ever ready."""
-        return self._patience.has_loaded
+        return self._fault_budget.has_loaded
 
     def load_failed(self, now_s: float, *, formed_s: float) -> None:
         """A group broke while it was loading, on a node that is still there; of its being a fault `machine_failed` tells."""
-        self._patience.load_failed(now_s, formed_s=formed_s)
+        self._fault_budget.load_failed(now_s, formed_s=formed_s)
 
     def machine_failed(self, now_s: float) -> None:
         """A group or node was lost, a store did not answer, or no group has room; `failed` tells of each clip that this hit."""
-        self._patience.fault(now_s)
+        self._fault_budget.fault(now_s)
 
     def waited_in_vain(self) -> None:
         """A group did not become ready in its time."""
-        self._patience.waited_in_vain()
+        self._fault_budget.waited_in_vain()
 
     def is_paused(self, now_s: float) -> bool:
         """Whether to wait before starting anything: machines failed, and failing faster helps nobody."""
-        return self._patience.is_paused(now_s)
+        return self._fault_budget.is_paused(now_s)
 
     def reason_to_stop(self, now_s: float) -> str | None:
         """Why the run should end before its time, if it should."""
@@ -223,7 +207,7 @@ class Schedule:
         if num_ended >= MIN_ENDED and num_failed > self._policy.max_failed_share * num_ended:
             share = self._policy.max_failed_share
             return f"{num_failed} of {num_ended} clips failed, more than retry.max_failed_share={share:g} allows"
-        return self._patience.reason_to_stop(now_s, give_up_after_s=self._policy.give_up_after_s + self._longest_s)
+        return self._fault_budget.reason_to_stop(now_s, give_up_after_s=self._policy.give_up_after_s + self._longest_s)
 
     def wanted_size(self, room: int) -> int | None:
         """The size of the next group to form within `room` GPUs: the widest that clips wait for in vain."""
@@ -356,7 +340,7 @@ class Schedule:
 
     def _end_attempt(self, clip_id: str, state: ClipState) -> ClipState:
         self._attempts[clip_id] += 1
-        self._patience.progress()
+        self._fault_budget.progress()
         return self._move(clip_id, state)
 
     def _move(self, clip_id: str, state: ClipState) -> ClipState:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lynx_batch.planning.cost import LOAD_S, CostModel
-from lynx_batch.planning.layout import Node, Rooms
+from lynx_batch.planning.layout import FreeGpus, Node
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
 
@@ -51,7 +51,7 @@ class Simulation:
         self._cost = cost
         self._num_free = max_groups if max_groups is not None else sum(node.num_gpus for node in nodes)
         self._nodes = {str(number): node for number, node in enumerate(nodes)}
-        self._rooms = Rooms({name: node.num_gpus for name, node in self._nodes.items()})
+        self._free_gpus = FreeGpus({name: node.num_gpus for name, node in self._nodes.items()})
         self._schedule = Schedule(RetryPolicy())
         self._schedule.plan(clips, sizes)
         self._numbers = itertools.count()
@@ -82,9 +82,9 @@ class Simulation:
         )
 
     def _form(self, now_s: float) -> None:
-        while self._num_free and (size := self._schedule.wanted_size(self._rooms.largest)):
+        while self._num_free and (size := self._schedule.wanted_size(self._free_gpus.largest)):
             self._num_free -= 1
-            group = _SimulatedGroup(f"g{next(self._numbers)}", self._rooms.take(size), size)
+            group = _SimulatedGroup(f"g{next(self._numbers)}", self._free_gpus.take(size), size)
             self._num_formed[size] += 1
             self._schedule.join(group.name, size)
             self._push(now_s + LOAD_S, group, None)
@@ -100,7 +100,7 @@ class Simulation:
                 self._push(now_s + seconds, group, planned.clip.clip_id)
             elif self._schedule.is_useless(group.name):
                 self._schedule.leave(group.name)
-                self._rooms.give_back(group.node, group.size)
+                self._free_gpus.give_back(group.node, group.size)
                 self._num_free += 1
                 self._form(now_s)
             else:

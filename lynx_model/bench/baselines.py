@@ -16,16 +16,22 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 
-from lynx_model.adapters import IdAdapterLayer, KeysValues, RefAdapterLayer, SelfAttentionInputs, text_keys_values
-from lynx_model.attention import Attend, attend_flash3, attend_sdpa
 from lynx_model.bench.case import ForwardInputs
-from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransformer
+from lynx_model.engine.attention import Attend, attend_flash3, attend_sdpa
+from lynx_model.network.adapters import (
+    IdAdapterLayer,
+    KeysValues,
+    RefAdapterLayer,
+    SelfAttentionInputs,
+    text_keys_values,
+)
+from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer
 
 STRENGTH = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class Baseline:
     """How a baseline attends, rotates and norms. `spares_nothing`: for what the adapters add, queries are normed a second time, and it
     is multiplied by a strength.
     """
@@ -37,7 +43,7 @@ class Manner:
     spares_nothing: bool
 
 
-def manners(device: torch.device) -> list[Manner]:
+def baselines(device: torch.device) -> list[Baseline]:
     """The baselines that this device can run, slowest first."""
     if device.type != "cuda":
         return [_original("original-like, torch", attend_sdpa), _diffusers("diffusers, eager, torch", attend_sdpa)]
@@ -50,25 +56,25 @@ def manners(device: torch.device) -> list[Manner]:
     ]
 
 
-def forward_like(manner: Manner, model: LynxTransformer, inputs: ForwardInputs) -> Callable[[], Tensor]:
+def forward_like(baseline: Baseline, model: LynxTransformer, inputs: ForwardInputs) -> Callable[[], Tensor]:
     """One guidance branch of `model`, whose processors this replaces until it is set up again."""
     layers: list[Any] = list(model.ref_adapter or [None] * len(model.blocks))
     for index, (block, ref_layer) in enumerate(zip(model.blocks, layers, strict=True)):
         has_id_layer = index % model.id_stride == 0
         id_layer: Any = model.id_adapter[index // model.id_stride] if has_id_layer else None
-        block.attn1.set_processor(_SelfAttention(manner, ref_layer))
-        block.attn2.set_processor(_CrossAttention(manner, id_layer))
+        block.attn1.set_processor(_SelfAttention(baseline, ref_layer))
+        block.attn2.set_processor(_CrossAttention(baseline, id_layer))
     raw = [BlockConditioning(cast(Any, inputs), cast(Any, feature)) for feature in inputs.features or layers]
     branch = Conditioning(tuple(raw))
     return lambda: model.predict(inputs.latents, inputs.timestep, [branch])[0]
 
 
-def _original(name: str, attend: Attend) -> Manner:
-    return Manner(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, spares_nothing=True)
+def _original(name: str, attend: Attend) -> Baseline:
+    return Baseline(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, spares_nothing=True)
 
 
-def _diffusers(name: str, attend: Attend) -> Manner:
-    return Manner(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, spares_nothing=False)
+def _diffusers(name: str, attend: Attend) -> Baseline:
+    return Baseline(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, spares_nothing=False)
 
 
 def rotate_strided(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
@@ -92,28 +98,28 @@ def norm_in_passes(norm: nn.RMSNorm, x_BTC: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _SelfAttention:
-    manner: Manner
+    baseline: Baseline
     layer: RefAdapterLayer | None
 
     def __call__(
         self, attn: WanAttention, hidden_states: Tensor, _text: None, _mask: None, rotary_emb: SelfAttentionInputs
     ) -> Tensor:
-        inputs, manner = rotary_emb, self.manner
+        inputs, baseline = rotary_emb, self.baseline
         weights, biases = attn.to_qkv.weight.chunk(3), attn.to_qkv.bias.chunk(3)
         query, key, value = (nn.functional.linear(hidden_states, *layer) for layer in zip(weights, biases, strict=True))
-        normed = manner.norm(attn.norm_q, query)
-        keys = manner.norm(attn.norm_k, key)
-        rotated = [manner.rotate(_split(x, attn), inputs.cos, inputs.sin) for x in (normed, keys)]
-        attended = manner.attend(rotated[0], rotated[1], _split(value, attn))
+        normed = baseline.norm(attn.norm_q, query)
+        keys = baseline.norm(attn.norm_k, key)
+        rotated = [baseline.rotate(_split(x, attn), inputs.cos, inputs.sin) for x in (normed, keys)]
+        attended = baseline.attend(rotated[0], rotated[1], _split(value, attn))
         if self.layer is not None:
             seen = self.layer(cast(Tensor, inputs.reference), attn)
-            attended = attended + _attend_to_adapter(manner, attn, query, normed, seen)
+            attended = attended + _attend_to_adapter(baseline, attn, query, normed, seen)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
 class _CrossAttention:
-    manner: Manner
+    baseline: Baseline
     layer: IdAdapterLayer | None
 
     def __call__(
@@ -124,20 +130,22 @@ class _CrossAttention:
         _mask: None,
         _rotary: None,
     ) -> Tensor:
-        inputs, manner = encoder_hidden_states, self.manner
+        inputs, baseline = encoder_hidden_states, self.baseline
         query = attn.to_q(hidden_states)
-        normed = manner.norm(attn.norm_q, query)
-        attended = manner.attend(_split(normed, attn), *text_keys_values(inputs.text, attn))
+        normed = baseline.norm(attn.norm_q, query)
+        attended = baseline.attend(_split(normed, attn), *text_keys_values(inputs.text, attn))
         if self.layer is not None:
             seen = self.layer(inputs.identity, attn)
-            attended = attended + _attend_to_adapter(manner, attn, query, normed, seen)
+            attended = attended + _attend_to_adapter(baseline, attn, query, normed, seen)
         return attn.to_out[0](attended.flatten(2))  # type: ignore[no-any-return]
 
 
-def _attend_to_adapter(manner: Manner, attn: WanAttention, query: Tensor, normed: Tensor, seen: KeysValues) -> Tensor:
-    if not manner.spares_nothing:
-        return manner.attend(_split(normed, attn), *seen)
-    return STRENGTH * manner.attend(_split(manner.norm(attn.norm_q, query), attn), *seen)
+def _attend_to_adapter(
+    baseline: Baseline, attn: WanAttention, query: Tensor, normed: Tensor, seen: KeysValues
+) -> Tensor:
+    if not baseline.spares_nothing:
+        return baseline.attend(_split(normed, attn), *seen)
+    return STRENGTH * baseline.attend(_split(baseline.norm(attn.norm_q, query), attn), *seen)
 
 
 def _split(x_BTC: Tensor, attn: WanAttention) -> Tensor:

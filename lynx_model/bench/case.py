@@ -10,11 +10,11 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
-from lynx_model.adapters import CrossAttentionInputs
+from lynx_model.checkpoints.adapter_spec import AdapterSpec, ResamplerShape
 from lynx_model.geometry import latent_shape, num_tokens
-from lynx_model.headers import AdapterSpec, ResamplerShape
+from lynx_model.network.adapters import CrossAttentionInputs
+from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer
 from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, EngineOptions, ParallelPlan
-from lynx_model.transformer import BlockConditioning, Conditioning, LynxTransformer
 
 WEIGHT_STD = 0.02
 TIMESTEP = 900

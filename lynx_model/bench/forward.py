@@ -11,11 +11,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from lynx_model.attention import FP8_KERNEL, choose_attention, missing_needs
-from lynx_model.bench.baselines import forward_like, manners
+from lynx_model.bench.baselines import baselines, forward_like
 from lynx_model.bench.case import DTYPE, BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.bench.timing import time_ms, time_sustained_ms
-from lynx_model.precision import quantize_blocks
+from lynx_model.engine.attention import FP8_KERNEL, choose_attention, missing_needs
+from lynx_model.engine.precision import quantize_blocks
 from lynx_model.spec import AttentionChoice, EngineOptions, ParallelPlan
 
 NUM_STEPS = 50
@@ -100,8 +100,8 @@ def bench_forward(case: BenchCase, *, device: torch.device, num_runs: int = 5) -
     """Measures one guidance branch of one step: as others do it, eager, compiled, and in fp8 where the device can."""
     torch.manual_seed(0)
     bench, floor = ForwardBench(case, device, num_runs), Floor(case, device)
-    for manner in manners(device):
-        bench.measure(manner.name, forward_like(manner, bench.model, bench.inputs))
+    for baseline in baselines(device):
+        bench.measure(baseline.name, forward_like(baseline, bench.model, bench.inputs))
     bench.measure_engine("eager, bfloat16", "auto", is_compiled=False)
     bench.measure_engine(BF16, "auto", is_compiled=True, beside=floor.measure)
     quantize_blocks(bench.model.blocks, num_bf16_edge_blocks=0, device=device)

@@ -13,10 +13,10 @@ from statistics import median
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from lynx_model import parallel
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.bench.forward import peak_gib
 from lynx_model.bench.timing import time_ms
+from lynx_model.engine import parallel
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import EngineOptions, ParallelPlan
 

@@ -20,12 +20,12 @@ from transformers import UMT5Config, UMT5EncoderModel
 from lynx_model.bench.case import DTYPE, BenchCase, draw_weights
 from lynx_model.bench.forward import BF16, BenchReport, peak_gib
 from lynx_model.bench.timing import time_ms
-from lynx_model.decoder import VideoDecoder
 from lynx_model.geometry import latent_shape
+from lynx_model.network.decoder import VideoDecoder
+from lynx_model.network.text import TextEncoder
+from lynx_model.network.vae import decode_frames, grey_levels
 from lynx_model.spec import NUM_TEXT_TOKENS, TextPlacement
-from lynx_model.text import TextEncoder
 from lynx_model.tokenizer import TokenIds
-from lynx_model.vae import decode_frames, grey_levels
 
 CONV_GAIN = 0.7
 
@@ -35,7 +35,7 @@ class StageTime:
     """One way to carry out a stage; `seconds` is the median of several, `peak_gib` what the stage held of the device."""
 
     stage: str
-    manner: str
+    baseline: str
     seconds: float
     peak_gib: float
 
@@ -47,7 +47,7 @@ class StageBench:
         self._case, self._device, self._num_runs = case, device, num_runs
         self.times: list[StageTime] = []
 
-    def measure(self, stage: str, manner: str, call: Callable[[], object]) -> None:
+    def measure(self, stage: str, baseline: str, call: Callable[[], object]) -> None:
         """Adds a row, after a first call that does not count."""
         gc.collect()
         if self._device.type == "cuda":
@@ -55,7 +55,7 @@ class StageBench:
             torch.cuda.reset_peak_memory_stats(self._device)
         call()
         ms = median(time_ms(call, self._device) for _ in range(self._num_runs))
-        self.times.append(StageTime(stage=stage, manner=manner, seconds=ms / 1000, peak_gib=peak_gib(self._device)))
+        self.times.append(StageTime(stage=stage, baseline=baseline, seconds=ms / 1000, peak_gib=peak_gib(self._device)))
 
     def measure_text(self) -> None:
         """A prompt of all tokens, whose encoder is on the device and then in host memory."""
@@ -134,7 +134,7 @@ def random_vae(case: BenchCase, device: torch.device) -> AutoencoderKLWan:
 
 def _denoise(report: BenchReport) -> StageTime:
     (compiled,) = [m for m in report.measurements if m.name == BF16]
-    return StageTime(stage="denoise", manner=BF16, seconds=compiled.clip_s, peak_gib=compiled.peak_gib)
+    return StageTime(stage="denoise", baseline=BF16, seconds=compiled.clip_s, peak_gib=compiled.peak_gib)
 
 
 class _RandomTokens:

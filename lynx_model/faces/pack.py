@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lynx_model.checkpoints.published import models_root
 from lynx_model.errors import MissingFile
-from lynx_model.published import models_root
 
 PACK_NOTE = "lynx-pack.json"
 """Says what a pack is. Not `manifest.json`, which insightface reads for itself."""

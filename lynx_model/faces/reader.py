@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lynx_model.checkpoints.published import PUBLISHED_IDENTITY_ENCODER
 from lynx_model.errors import FaceTooSmall, MissingFile, NoFaceFound, SeveralFaces, WeightsMismatch
 from lynx_model.faces.align import IDENTITY_CROP_PX, align_face_for_identity, align_face_for_reference
 from lynx_model.faces.arcface import load_arcface
@@ -14,7 +15,6 @@ from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, load_networks
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import FacePack, find_pack
 from lynx_model.faces.upright import find_faces
-from lynx_model.published import PUBLISHED_IDENTITY_ENCODER
 from lynx_model.spec import EMBEDDING_SIZE, Subject
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lynx_model import parallel
+from lynx_model.engine import parallel
 from lynx_model.spec import EngineOptions, ParallelPlan, TextPlacement
 from tests.builders import GPU_PARAMS, make_subject
 from tests.models import forbid_tf32, load_tiny

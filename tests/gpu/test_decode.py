@@ -11,8 +11,8 @@ from torch import Tensor
 from lynx_model.bench.case import BenchCase
 from lynx_model.bench.stages import random_vae
 from lynx_model.bench.timing import time_ms
-from lynx_model.decoder import VideoDecoder
 from lynx_model.geometry import latent_shape
+from lynx_model.network.decoder import VideoDecoder
 from tests.models import forbid_tf32
 
 CUDA = torch.device("cuda")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lynx_model.attention import attend_flash3_fp8, attend_sdpa
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
-from lynx_model.offload import BlockStream
-from lynx_model.precision import quantize_blocks
+from lynx_model.engine.attention import attend_flash3_fp8, attend_sdpa
+from lynx_model.engine.offload import BlockStream
+from lynx_model.engine.precision import quantize_blocks
 from lynx_model.spec import EngineOptions, ParallelPlan
 from tests.builders import GPU_PARAMS, make_subject
 from tests.models import load_tiny, relative_error

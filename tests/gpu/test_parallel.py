@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from lynx_model import parallel
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
+from lynx_model.engine import parallel
 from lynx_model.spec import EngineOptions, ParallelPlan
 from tests.models import relative_error
 from tests.web import free_port

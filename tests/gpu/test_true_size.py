@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from lynx_model.bench.case import BenchCase, adapters_of, draw_weights, empty_transformer
 from lynx_model.bench.stages import random_text_encoder, random_vae
-from lynx_model.headers import DECLARATION_FILE, ID_FILE, RESAMPLER_FILE
+from lynx_model.checkpoints.adapter_spec import DECLARATION_FILE, ID_FILE, RESAMPLER_FILE
+from lynx_model.network.resampler import Resampler
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.resampler import Resampler
 from lynx_model.spec import REF_FILE, EngineOptions, RenderParams
 from tests.builders import make_subject, row
 from tests.jobs import Job, decode

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from lynx_batch.cli import app
 from lynx_batch.cli.bench import _encode, _scaling_table, _stage_table, _subject_reader, _table
-from lynx_model.bench.baselines import forward_like, manners
+from lynx_model.bench.baselines import baselines, forward_like
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
 from lynx_model.bench.forward import BenchReport, bench_forward
 from lynx_model.bench.scaling import Cell, bench_scaling, plan_cells
@@ -41,8 +41,8 @@ def test_every_stage_of_a_clip_is_measured(report: BenchReport, face_pack: Path)
     read_subject = _subject_reader(HOPPER, str(face_pack))
     stages = bench_stages(report, device=CPU, num_runs=1, read_subject=read_subject, encode=_encode)
     assert [stage.stage for stage in own_stages(stages)] == ["subject", "text", "denoise", "decode", "encode"]
-    assert [stage.manner for stage in stages if stage.stage == "text"] == ["resident", "staged"]
-    assert [stage.manner for stage in stages if stage.stage == "decode"] == [
+    assert [stage.baseline for stage in stages if stage.stage == "text"] == ["resident", "staged"]
+    assert [stage.baseline for stage in stages if stage.stage == "decode"] == [
         "compiled, bfloat16",
         "diffusers, bfloat16",
     ]
@@ -51,7 +51,7 @@ def test_every_stage_of_a_clip_is_measured(report: BenchReport, face_pack: Path)
 
 
 def test_a_stage_that_was_not_measured_is_named_with_what_it_lacks() -> None:
-    caption = _stage_table([StageTime(stage="denoise", manner="m", seconds=1.0, peak_gib=0.0)]).caption
+    caption = _stage_table([StageTime(stage="denoise", baseline="m", seconds=1.0, peak_gib=0.0)]).caption
     assert "subject is left out: it needs a --photo" in str(caption)
     assert "encode is left out: it needs the package av" in str(caption)
 
@@ -63,8 +63,8 @@ def test_baselines_compute_what_the_engine_computes(is_lite: bool) -> None:
     model = random_transformer(case, CPU)
     inputs = random_inputs(case, model, CPU)
     expected = forward_of(model, inputs)().float()
-    for manner in manners(CPU):
-        found = forward_like(manner, model, inputs)().float()
+    for baseline in baselines(CPU):
+        found = forward_like(baseline, model, inputs)().float()
         assert (found - expected).norm() / expected.norm() < 0.02
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch._dynamo.utils import counters
 
-from lynx_model.decoder import VideoDecoder
+from lynx_model.network.decoder import VideoDecoder
 from lynx_model.spec import EngineOptions
 from tests.builders import PARAMS, make_subject
 from tests.models import BASE, load_tiny

@@ -22,9 +22,9 @@ from lynx_batch.execution.cluster import connected
 from lynx_batch.execution.driver import Progress
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.placement import Placements
-from lynx_batch.execution.prepare import Selection, identify_model
 from lynx_batch.execution.run import render
 from lynx_batch.planning import upkeep
+from lynx_batch.preparation.prepare import Selection, identify_model
 from tests.builders import row
 from tests.jobs import Job, decode, wait_until, worker_settings
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lynx_model import parallel
+from lynx_model.engine import parallel
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import ParallelPlan, RenderParams
 from tests.builders import make_subject

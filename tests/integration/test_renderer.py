@@ -12,10 +12,10 @@ from PIL import Image
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import load_run_config
-from lynx_batch.execution.prepare import Selection, prepare
-from lynx_batch.execution.renderer import Renderer
-from lynx_batch.execution.tasks import Drawn, Failed, Rendered, RenderTask
-from lynx_batch.planning.schedule import Fault
+from lynx_batch.errors import Fault
+from lynx_batch.preparation.prepare import Selection, prepare
+from lynx_batch.rendering.renderer import Renderer
+from lynx_batch.rendering.tasks import Failed, FramesReady, Rendered, RenderTask
 from lynx_model.spec import ParallelPlan
 from tests.builders import HOPPER, row
 from tests.jobs import Job, worker_settings
@@ -48,7 +48,7 @@ def test_clips_are_delivered_in_any_order_and_their_frames_are_freed(job: Job) -
     tasks = [RenderTask(clip=clip, attempt=f"a{number}") for number, clip in enumerate(clips)]
     for early, late in zip(tasks[::2], tasks[1::2], strict=True):
         for task in (early, late):
-            assert isinstance(renderer.render(task, lambda step, num_steps: None), Drawn)
+            assert isinstance(renderer.render(task, lambda step, num_steps: None), FramesReady)
         assert num_frame_sets() == 2
         for task in (late, early):
             delivered = renderer.deliver(task)
@@ -71,7 +71,7 @@ def test_a_subject_that_was_read_ahead_is_not_read_again(job: Job) -> None:
     renderer, (clip, *_) = load(job)
     renderer.prefetch(clip)
     (job.folder / "photo.jpg").unlink()
-    assert isinstance(renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None), Drawn)
+    assert isinstance(renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None), FramesReady)
 
 
 def test_what_cannot_be_read_ahead_is_told_when_it_is_rendered(job: Job) -> None:
@@ -129,4 +129,6 @@ def test_a_photo_that_its_server_gives_no_more_rejects_its_clip_and_leaves_the_g
         assert isinstance(failed, Failed)
         assert (failed.error_type, failed.fault) == ("PhotoUnreachable", Fault.INPUT)
         server.put("/a.jpg", Path(HOPPER).read_bytes())
-        assert isinstance(renderer.render(RenderTask(clip=clip, attempt="b"), lambda step, num_steps: None), Drawn)
+        assert isinstance(
+            renderer.render(RenderTask(clip=clip, attempt="b"), lambda step, num_steps: None), FramesReady
+        )

@@ -153,7 +153,7 @@ def test_who_cannot_be_served_is_told_why(cluster: Cluster) -> None:
 @pytest.mark.slow
 def test_a_driver_whose_cluster_lost_its_head_says_so_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(6)], steps=8)
-    hasty = "from lynx_batch.execution import head; head.PATIENCE_S = 1; from lynx_batch.cli import app; app()"
+    hasty = "from lynx_batch.execution import head; head.MAX_SILENCE_S = 1; from lynx_batch.cli import app; app()"
     with started_cluster() as doomed:
         command = [sys.executable, "-c", hasty, "render", str(job.folder / "run.yaml"), "--address", doomed.address]
         env = {**os.environ, **doomed.env}

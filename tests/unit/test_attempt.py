@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lynx_batch.errors import (
+    Fault,
     ImplausibleResult,
     PhotoChanged,
     PhotoRefused,
@@ -12,17 +13,20 @@ from lynx_batch.errors import (
     StoreUnready,
     UnreadableRecord,
 )
-from lynx_batch.execution.attempt import Stopwatch, attempted
-from lynx_batch.execution.tasks import Failed
-from lynx_batch.planning.schedule import Fault
+from lynx_batch.rendering.attempt import Attempt
+from lynx_batch.rendering.tasks import Failed, RenderTask
+from lynx_batch.stages import Stage
 from lynx_model.errors import OutOfMemory
+from tests.builders import clip
+
+TASK = RenderTask(clip=clip("a"), attempt="r-1")
 
 
 def failure(error: Exception, unknown: Fault = Fault.CLIP) -> Failed:
     def fail() -> None:
         raise error
 
-    failed = attempted(fail, Stopwatch(), unknown=unknown)
+    failed = Attempt(TASK).carry_out(fail, unknown=unknown)
     assert isinstance(failed, Failed)
     return failed
 
@@ -57,3 +61,12 @@ def test_a_lost_device_breaks_the_group_through_the_machine_or_the_clip() -> Non
     lost = failure(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
     assert (lost.fault, lost.breaks_group) == (Fault.UNCLEAR, True)
     assert not failure(RuntimeError("a")).breaks_group
+
+
+def test_the_times_of_a_repeated_stage_add_up() -> None:
+    attempt = Attempt(TASK)
+    attempt.note(Stage.SUBJECT, 10.0, 1.0)
+    attempt.note(Stage.DENOISE, 11.0, 4.0)
+    attempt.note(Stage.SUBJECT, 15.0, 0.5)
+    assert attempt.seconds == {Stage.SUBJECT: 1.5, Stage.DENOISE: 4.0}
+    assert [span.stage for span in attempt.spans] == [Stage.SUBJECT, Stage.DENOISE, Stage.SUBJECT]

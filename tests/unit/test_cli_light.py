@@ -38,4 +38,4 @@ def test_a_driver_imports_ray_and_nothing_of_the_model() -> None:
 
 
 def test_planning_imports_nothing_heavy() -> None:
-    assert modules_after("import lynx_batch.execution.forecast, lynx_batch.planning.plan") & HEAVY == set()
+    assert modules_after("import lynx_batch.preparation.forecast, lynx_batch.planning.plan") & HEAVY == set()

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynx_batch.execution.prepare import MAX_PROBLEMS_SHOWN
 from lynx_batch.intake.schema import SCHEMA
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
+from lynx_batch.preparation.prepare import MAX_PROBLEMS_SHOWN
 from tests.builders import write_run
 from tests.jobs import invoke
 from tests.models import MODEL

@@ -17,7 +17,7 @@ from lynx_batch.planning.cost import (
     work_of,
 )
 from lynx_batch.planning.layout import GROUP_SIZES
-from lynx_model.memory import Setting
+from lynx_model.engine.memory import Setting
 from lynx_model.spec import RenderParams
 
 FULL = RenderParams(prompt="p")
@@ -57,7 +57,7 @@ def test_a_wider_group_is_faster_and_takes_more_gpu_seconds(params: RenderParams
 
 def test_two_gpus_suit_two_branches_and_three_gpus_three() -> None:
     def speed_up(params: RenderParams, size: int) -> float:
-        one, many = (CostModel().impossible_s(work(params), n, H200) for n in (1, size))
+        one, many = (CostModel().min_plausible_s(work(params), n, H200) for n in (1, size))
         return one / many
 
     assert [speed_up(params, 2) for params in (ONE_BRANCH, LITE, FULL)] == pytest.approx([1.8, 2.0, 1.904])
@@ -102,5 +102,5 @@ def test_how_weights_are_kept_decides_what_fits(setting: Setting, needed_gib: fl
 
 
 def test_denoising_that_no_gpu_can_do_so_fast_is_known_only_where_figures_are() -> None:
-    assert 30 < CostModel().impossible_s(work(), 1, H200) < 40
-    assert CostModel().impossible_s(work(), 1, OTHER) == 0
+    assert 30 < CostModel().min_plausible_s(work(), 1, H200) < 40
+    assert CostModel().min_plausible_s(work(), 1, OTHER) == 0

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from lynx_model.decoder import VideoDecoder
+from lynx_model.network.decoder import VideoDecoder
 from tests.models import BASE
 
 LATENTS = (1, 16, 4, 6, 5)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lynx_model import digests, fingerprint
-from lynx_model.digests import digest_files, hash_files
-from lynx_model.fingerprint import FINGERPRINT_FILE, fingerprint_folder
+from lynx_model.checkpoints import digests, fingerprint
+from lynx_model.checkpoints.digests import digest_files, hash_files
+from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE, fingerprint_folder
 
 NAMES = ["a.safetensors", "vae/b.safetensors"]
 NUM_BYTES = 2**20
@@ -178,7 +178,7 @@ def test_the_memory_is_bounded(folder: Path, memory: Path, monkeypatch: pytest.M
 
 def test_processes_that_hash_the_same_folder_at_once_agree(folder: Path, memory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from lynx_model.fingerprint import fingerprint_folder;"
+        "import sys; from pathlib import Path; from lynx_model.checkpoints.fingerprint import fingerprint_folder;"
         "print(fingerprint_folder(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(folder)]

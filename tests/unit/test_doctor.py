@@ -12,10 +12,10 @@ from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
 from lynx_batch.config import EngineConfig, FacesConfig, RunConfig, load_run_config
-from lynx_model.fingerprint import fingerprint_folder
-from lynx_model.machine import Gpu, Machine
-from lynx_model.memory import GIB, PUBLISHED_FULL, ClipSize
-from lynx_model.precision import missing_fp8_need
+from lynx_model.checkpoints.fingerprint import fingerprint_folder
+from lynx_model.engine.machine import Gpu, Machine
+from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize
+from lynx_model.engine.precision import missing_fp8_need
 from tests.models import BASE, MODEL, ROOT
 from tests.stores import put, refusing_store
 

@@ -8,11 +8,12 @@ from structlog.testing import capture_logs
 
 from lynx_batch import storage
 from lynx_batch.ledger.commits import Withdrawal, commit, read_commit, withdraw
-from lynx_batch.ledger.editions import commit_uri, list_editions
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.records import warn_left_out
+from lynx_batch.output import commit_uri
 from tests.builders import NOW, ended, event, record, small_clip, start_run, write_metadata
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lynx_model.digests import hash_file
+from lynx_model.checkpoints.digests import hash_file
+from lynx_model.checkpoints.fingerprint import Fingerprint, keep_fingerprint
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces import free_pack
 from lynx_model.faces.free_pack import DETECTOR_SOURCE, FILES, build_free_pack
 from lynx_model.faces.pack import find_pack
-from lynx_model.fingerprint import Fingerprint, keep_fingerprint
 
 SHA256 = {
     "det_yunet.onnx": "9788f4d634df4878d40cb45bc167b526f72043815cedec98d55271e422aae5ea",

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from lynx_model.digests import digest_files
-from lynx_model.errors import MissingFile, WeightsMismatch
-from lynx_model.fingerprint import (
+from lynx_model.checkpoints.digests import digest_files
+from lynx_model.checkpoints.fingerprint import (
     FINGERPRINT_FILE,
     Fingerprint,
     fingerprint_file,
@@ -24,6 +23,7 @@ from lynx_model.fingerprint import (
     verify_folder,
     weight_files,
 )
+from lynx_model.errors import MissingFile, WeightsMismatch
 from tests.models import MODEL
 
 

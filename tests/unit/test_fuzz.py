@@ -35,11 +35,11 @@ from lynx_batch.ledger.metadata import FILTER_COLUMNS
 from lynx_batch.photo_places import ANYWHERE, explain_entry, explain_photo
 from lynx_batch.redaction import redact, scrub
 from lynx_batch.storage import resolve
-from lynx_model.base import check_base
 from lynx_model.canonical import ModelTraits
-from lynx_model.headers import check_fit, describe_adapters
-from lynx_model.loras import describe_loras
-from lynx_model.safetensors_header import LENGTH_BYTES, read_header
+from lynx_model.checkpoints.adapter_spec import check_fit, describe_adapters
+from lynx_model.checkpoints.base import check_base
+from lynx_model.checkpoints.loras import describe_loras
+from lynx_model.checkpoints.safetensors_header import LENGTH_BYTES, read_header
 from lynx_model.spec import ModelSource
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from lynx_batch.errors import HeadLost
 from lynx_batch.execution import head
 from lynx_batch.execution.head import Head
 
-PATIENCE_S = 0.1
+MAX_SILENCE_S = 0.1
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def address(listener: socket.socket) -> str:
 
 
 def test_a_head_that_answers_is_there(listener: socket.socket) -> None:
-    checked = Head(address(listener), address(listener), patience_s=PATIENCE_S)
+    checked = Head(address(listener), address(listener), max_silence_s=MAX_SILENCE_S)
     listener.settimeout(5)
     for _ in range(3):
         checked._answered_s -= 1
@@ -40,7 +40,7 @@ def test_a_head_that_answers_is_there(listener: socket.socket) -> None:
 
 def test_a_head_of_which_a_part_stays_silent_is_lost(listener: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as dying:
-        checked = Head(address(listener), address(dying), patience_s=PATIENCE_S)
+        checked = Head(address(listener), address(dying), max_silence_s=MAX_SILENCE_S)
     checked._answered_s -= 1
     with pytest.raises(HeadLost, match="is gone"):
         checked.check()

@@ -15,10 +15,10 @@ from lynx_batch.intake.check import (
     check_rows,
     find_duplicates,
     find_shared_names,
+    keys_of_clips,
+    keys_of_requests,
     reject_expired,
     reject_invalid,
-    wishes_of_clips,
-    wishes_of_requests,
 )
 from lynx_batch.intake.schema import SCHEMA
 from tests.builders import check
@@ -199,7 +199,7 @@ def test_every_row_is_either_a_request_or_has_a_problem(rows: list[dict[str, obj
 
 def test_rows_that_ask_for_the_same_clip_are_found_before_photos_are_read() -> None:
     requests, _ = check({}, {"seed": 7}, {"clip_name": "another", "priority": 4}, {"face_index": 0}, {"seed": 7})
-    problems = find_duplicates(wishes_of_requests(requests))
+    problems = find_duplicates(keys_of_requests(requests))
     assert [(problem.row, problem.value) for problem in problems] == [(12, "/photos/a.jpg"), (14, "/photos/a.jpg")]
     assert problems[1].rule == (
         "must not ask for the same clip as row 11, whose photo is /photos/a.jpg; "
@@ -224,15 +224,15 @@ def test_blocks_beyond_the_model_are_problems_of_their_rows() -> None:
 def test_copies_of_a_photo_ask_for_the_same_clip() -> None:
     uris = ("https://host/a.jpg?sig=secret", "copy.jpg", "b.jpg", "gone.jpg")
     requests, _ = check(*({"subject_uri": uri} for uri in uris))
-    assert find_duplicates(wishes_of_requests(requests)) == []
+    assert find_duplicates(keys_of_requests(requests)) == []
     contents = ["0" * 64, "0" * 64, "1" * 64]
     photos = {request.subject_uri: content for request, content in zip(requests, contents, strict=False)}
     clips = [
         ClipSpec(clip_id=content, photo_sha256=content, request=r)
         for r, content in zip(requests, contents, strict=False)
     ]
-    for wishes in (wishes_of_requests(requests, photos), wishes_of_clips(clips)):
-        (problem,) = find_duplicates(wishes)
+    for keys in (keys_of_requests(requests, photos), keys_of_clips(clips)):
+        (problem,) = find_duplicates(keys)
         assert (problem.row, problem.column, problem.value) == (11, "subject_uri", "/photos/copy.jpg")
         assert "as row 10, whose photo is https://host/a.jpg;" in problem.rule
 
@@ -247,7 +247,7 @@ def test_a_name_that_two_clips_of_a_subject_share_is_a_problem_of_the_later_row(
         {"seed": 2},
         {"seed": 3},
     )
-    (problem,) = find_shared_names(wishes_of_requests(requests))
+    (problem,) = find_shared_names(keys_of_requests(requests))
     assert str(problem) == "row 11: clip_name='a': must not be the name of row 10, too, which asks for another clip"
 
 

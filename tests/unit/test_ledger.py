@@ -18,7 +18,7 @@ from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import commit, read_commit, read_commits
-from lynx_batch.ledger.editions import Editions, commit_uri, list_editions
+from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import EventKind, read_events, write_event
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import ask_again, deaths_before, given_up_before, known_commits
@@ -29,6 +29,7 @@ from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
 from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.ledger.runs import RunEnd, list_runs, new_run_id, write_run_end
 from lynx_batch.ledger.summary import summarise
+from lynx_batch.output import commit_uri
 from lynx_model.spec import RenderParams
 from tests.builders import NOW, ended, event, given_up, record, small_clip, start_run, write_metadata
 from tests.races import NUM_RACERS, race_in_processes, race_in_threads, winners

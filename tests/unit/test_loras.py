@@ -12,8 +12,8 @@ from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_l
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lynx_model.checkpoints.loras import describe_loras
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
-from lynx_model.loras import describe_loras
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import LoraSource, ModelSource
 from lynx_model.weights import load_model

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from lynx_model.bench.case import BenchCase, adapters_of, empty_transformer
-from lynx_model.memory import (
+from lynx_model.engine.memory import (
     FP8_LINEAR,
     GIB,
     PUBLISHED_FULL,
@@ -20,7 +20,7 @@ from lynx_model.memory import (
     plan_memory,
     smallest_change,
 )
-from lynx_model.resampler import Resampler
+from lynx_model.network.resampler import Resampler
 from lynx_model.spec import ModelSource, ParallelPlan
 from lynx_model.weights import load_model
 from tests.models import BASE, MODEL

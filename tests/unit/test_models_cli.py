@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import Result
 
+from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE
+from lynx_model.checkpoints.published import models_root
 from lynx_model.faces.identity import ARCFACE_TENSORS
-from lynx_model.fingerprint import FINGERPRINT_FILE
-from lynx_model.published import models_root
 from tests.hub import Hub, serve
 from tests.jobs import invoke
 from tests.models import BASE, MODEL, TRANSFORMER
@@ -233,9 +233,7 @@ def test_the_models_folder_is_chosen_by_the_environment(monkeypatch: pytest.Monk
 
 
 def test_looking_at_weights_needs_neither_torch_nor_the_network() -> None:
-    modules = (
-        "lynx_batch.cli.models, lynx_model.check, lynx_model.fingerprint, lynx_model.headers, lynx_model.published"
-    )
+    modules = "lynx_batch.cli.models, lynx_model.check, lynx_model.checkpoints.fingerprint, lynx_model.checkpoints.adapter_spec, lynx_model.checkpoints.published"
     heavy = {"torch", "ray", "diffusers", "transformers", "huggingface_hub", "onnx", "cv2"}
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lynx_model.checkpoints.fingerprint import fingerprint_folder, read_fingerprint, verify_folder
+from lynx_model.checkpoints.published import PUBLISHED, FileSource, RepoSource
+from lynx_model.checkpoints.pull import pull
 from lynx_model.errors import MissingFile, Transient, WeightsMismatch
 from lynx_model.faces.free_pack import build_free_pack
-from lynx_model.fingerprint import fingerprint_folder, read_fingerprint, verify_folder
-from lynx_model.published import PUBLISHED, FileSource, RepoSource
-from lynx_model.pull import pull
 from tests.hub import Hub, serve
 from tests.models import MODEL
 from tests.stores import read_folder, read_only

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lynx_model.checkpoints.names import below, check_names
 from lynx_model.errors import WeightsMismatch
-from lynx_model.names import below, check_names
 
 LEADING_OUT = [
     "../x.json",

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from lynx_batch.config import parse_run_config
-from lynx_batch.execution.prepare import identify_model
+from lynx_batch.preparation.prepare import identify_model
 from lynx_model import sampler
+from lynx_model.checkpoints.adapter_spec import check_fit, describe_adapters
 from lynx_model.errors import WeightsMismatch
-from lynx_model.headers import check_fit, describe_adapters
+from lynx_model.network.resampler import Resampler
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.resampler import Resampler
 from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, TRANSFORMER
 

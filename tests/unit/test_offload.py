@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lynx_model.adapters import RefAdapterLayer
+from lynx_model.engine.offload import call_beside, linear_layers, move_into, num_packed_bytes, pack
+from lynx_model.engine.precision import Fp8Linear
 from lynx_model.errors import InvalidParams
-from lynx_model.offload import call_beside, linear_layers, move_into, num_packed_bytes, pack
-from lynx_model.precision import Fp8Linear
+from lynx_model.network.adapters import RefAdapterLayer
 from lynx_model.spec import EngineOptions
 from tests.models import load_tiny
 

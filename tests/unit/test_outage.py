@@ -4,7 +4,7 @@ import pytest
 
 from lynx_batch import outage
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
-from lynx_batch.outage import outlast
+from lynx_batch.outage import retry_while_unavailable
 
 
 class Store:
@@ -21,13 +21,13 @@ class Store:
 
 
 def test_what_a_store_takes_later_is_not_lost() -> None:
-    assert outlast(Store().put) == "taken"
+    assert retry_while_unavailable(Store().put) == "taken"
 
 
 def test_a_store_that_stays_away_is_given_up() -> None:
     store = Store()
     with pytest.raises(StoreUnavailable, match="away"):
-        outlast(store.put, longest_s=0.1)
+        retry_while_unavailable(store.put, longest_s=0.1)
     assert store.num_tries == 1
 
 
@@ -41,13 +41,13 @@ def test_what_waiting_cannot_cure_is_not_waited_for(kind: type[LynxError]) -> No
         raise kind("no")
 
     with pytest.raises(kind):
-        outlast(look)
+        retry_while_unavailable(look)
     assert num_tries == 1
 
 
 def test_a_full_store_is_waited_for_as_long_as_others_may_take_to_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(StoreUnready)
-    assert outlast(store.put) == "taken"
+    assert retry_while_unavailable(store.put) == "taken"
     monkeypatch.setattr(outage, "UNREADY_S", 0.1)
     with pytest.raises(StoreUnready):
-        outlast(Store(StoreUnready).put)
+        retry_while_unavailable(Store(StoreUnready).put)

@@ -7,13 +7,14 @@ import pytest
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Rejection
-from lynx_batch.execution.tasks import Failed, Rendered, RenderTask
+from lynx_batch.errors import Fault
 from lynx_batch.ledger import parts
 from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
-from lynx_batch.ledger.editions import commit_uri
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
-from lynx_batch.planning.schedule import ClipState, Fault, RetryPolicy, Schedule
+from lynx_batch.output import commit_uri
+from lynx_batch.planning.schedule import ClipState, RetryPolicy, Schedule
+from lynx_batch.rendering.tasks import Failed, Rendered, RenderTask
 from tests.builders import NOW, begin, planned, record, small_clip
 
 NUM_MANY = 1000
@@ -21,7 +22,7 @@ MIN_CLIPS_PER_S = 200
 
 
 def task(spec: ClipSpec) -> RenderTask:
-    return RenderTask(clip=spec, attempt="run-1", impossible_s=0)
+    return RenderTask(clip=spec, attempt="run-1", min_plausible_s=0)
 
 
 def failure(fault: Fault) -> Failed:

@@ -11,9 +11,9 @@ from PIL import Image
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, load_run_config, parse_run_config
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.origin import read_origin
-from lynx_batch.execution.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
-from lynx_batch.execution.prepare import PreparedRun, Selection, prepare
+from lynx_batch.preparation.origin import read_origin
+from lynx_batch.preparation.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
+from lynx_batch.preparation.prepare import PreparedRun, Selection, prepare
 from tests.builders import COLLINS, HOPPER, SUBJECTS, row, tiny_run, write_manifest
 from tests.models import MODEL
 from tests.stores import refusing_store

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from lynx_batch.config import RunConfig
-from lynx_batch.execution.origin import Origin
-from lynx_batch.execution.prepare import Selection, prepare_rows
 from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.prepare import Selection, prepare_rows
 from tests.builders import SUBJECTS, tiny_run
 from tests.models import BASE, MODEL
 

@@ -169,13 +169,11 @@ def test_a_clip_that_was_paused_comes_out_as_if_it_had_not_been(full: LynxPipeli
     pauses = iter([*[False] * (num_steps_done - 1), True])
     with pytest.raises(sampler.Paused) as paused:
         full.sample(full.prepare(make_subject(), params), is_to_pause=lambda: next(pauses))
-    midway = paused.value.midway
-    assert midway.num_steps_done == num_steps_done
+    state = paused.value.state
+    assert state.num_steps_done == num_steps_done
 
     seen: list[int] = []
-    resumed = full.sample(
-        full.prepare(make_subject(), params), lambda step, num_steps: seen.append(step), midway=midway
-    )
+    resumed = full.sample(full.prepare(make_subject(), params), lambda step, num_steps: seen.append(step), state=state)
     assert torch.equal(resumed, full.denoise(make_subject(), params))
     assert seen == list(range(num_steps_done + 1, 7))
 

@@ -7,7 +7,7 @@ import pytest
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.planning.cost import H200, OTHER, CostModel
-from lynx_batch.planning.layout import GROUP_SIZES, URGENT_PRIORITY, Node, Rooms, possible_sizes
+from lynx_batch.planning.layout import GROUP_SIZES, URGENT_PRIORITY, FreeGpus, Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, options
 from tests.builders import clip
 
@@ -104,7 +104,7 @@ def test_no_more_groups_are_formed_than_the_run_may_have() -> None:
 
 
 def test_groups_fill_the_fullest_node_that_has_room() -> None:
-    rooms = Rooms({"a": 8, "b": 3})
+    rooms = FreeGpus({"a": 8, "b": 3})
     assert [rooms.take(2), rooms.take(2), rooms.take(8 - 2)] == ["b", "a", "a"]
     assert rooms.largest == 1
     rooms.give_back("a", 6)

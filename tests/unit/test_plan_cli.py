@@ -9,8 +9,8 @@ from lynx_batch.cli.options import parse_duration
 from lynx_batch.cli.plan import parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.prepare import identify_model
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.preparation.prepare import identify_model
 from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
 from tests.jobs import invoke
 from tests.stores import put_naming, refusing_store

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lynx_model.engine.precision import FP8, FP8_LAYERS, Fp8Linear, check_fp8, quantize
 from lynx_model.errors import InvalidParams
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.precision import FP8, FP8_LAYERS, Fp8Linear, check_fp8, quantize
 from lynx_model.spec import EngineOptions
 from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, load_tiny, relative_error

@@ -15,12 +15,12 @@ from safetensors.numpy import save_file
 
 from lynx_batch.config import DefaultsConfig, RunConfig
 from lynx_batch.errors import ConfigError
-from lynx_batch.execution.origin import Origin
-from lynx_batch.execution.prepare import PreparedRun, Selection, identify_model, prepare_rows
+from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.prepare import PreparedRun, Selection, identify_model, prepare_rows
+from lynx_model.checkpoints.adapter_spec import DECLARATION_FILE
+from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_TENSORS
-from lynx_model.fingerprint import FINGERPRINT_FILE
-from lynx_model.headers import DECLARATION_FILE
 from tests.builders import COLLINS
 from tests.models import BASE, MODEL, TRANSFORMER
 

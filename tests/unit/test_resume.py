@@ -7,12 +7,12 @@ import torch
 
 from lynx_batch import storage
 from lynx_batch.errors import StoreRefused, StoreUnavailable, UnfitState
-from lynx_batch.execution.resume import SavedClips, find_saved
-from lynx_model.sampler import Midway
+from lynx_batch.rendering.resume import SavedClips, find_saved
+from lynx_model.sampler import SamplerState
 from tests.builders import clip
 
 CLIP = clip("0a")
-MIDWAY = Midway(7, {"latents": torch.arange(4.0)})
+STATE = SamplerState(7, {"latents": torch.arange(4.0)})
 
 
 def test_a_clip_goes_on_from_where_it_was_saved_though_the_store_was_away(
@@ -34,16 +34,16 @@ def test_a_clip_goes_on_from_where_it_was_saved_though_the_store_was_away(
     monkeypatch.setattr(storage, "write_bytes", write_unless_away)
     monkeypatch.setattr(storage, "read_bytes", read_unless_away)
     saved = SavedClips(str(tmp_path), {"torch": "2"})
-    saved.save(CLIP, MIDWAY)
+    saved.save(CLIP, STATE)
     assert find_saved(str(tmp_path)) == {"0a": 7}
     loaded = saved.load(CLIP, 7)
     assert loaded.num_steps_done == 7
-    assert loaded.tensors["latents"].equal(MIDWAY.tensors["latents"])
+    assert loaded.tensors["latents"].equal(STATE.tensors["latents"])
     assert not away
 
 
 def test_what_other_software_saved_is_not_taken(tmp_path: Path) -> None:
-    SavedClips(str(tmp_path), {"torch": "1"}).save(CLIP, MIDWAY)
+    SavedClips(str(tmp_path), {"torch": "1"}).save(CLIP, STATE)
     with pytest.raises(UnfitState, match="same software"):
         SavedClips(str(tmp_path), {"torch": "2"}).load(CLIP, 7)
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lynx_batch.clip import ClipSpec
+from lynx_batch.errors import Fault
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import (
     MAX_DEATHS,
     MAX_HELD_AGAINST,
     MIN_ENDED,
     ClipState,
-    Fault,
     RetryPolicy,
     Schedule,
 )

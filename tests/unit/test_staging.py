@@ -1,4 +1,4 @@
-"""Weights in a store: outlined for who checks them, staged once for who renders."""
+"""Weights in a store: with_headers for who checks them, staged once for who renders."""
 
 import json
 import os
@@ -15,13 +15,19 @@ from safetensors.torch import save_file
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, parse_run_config
 from lynx_batch.errors import ConfigError, MissingObject, Transient
-from lynx_batch.execution.prepare import identify_model
-from lynx_batch.execution.staging import find_model, fingerprint, outline, stage
-from lynx_model.digests import digest_files
+from lynx_batch.preparation.prepare import identify_model
+from lynx_batch.preparation.staging import fetch_headers, fetch_weights, find_model, fingerprint
+from lynx_model.checkpoints.digests import digest_files
+from lynx_model.checkpoints.fingerprint import (
+    FINGERPRINT_FILE,
+    Fingerprint,
+    fingerprint_folder,
+    keep_fingerprint,
+    read_fingerprint,
+)
+from lynx_model.checkpoints.loras import PEFT_CONFIG_FILE
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES, ARCFACE_TENSORS, check_arcface
-from lynx_model.fingerprint import FINGERPRINT_FILE, Fingerprint, fingerprint_folder, keep_fingerprint, read_fingerprint
-from lynx_model.loras import PEFT_CONFIG_FILE
 from tests.models import BASE, MODEL, TRANSFORMER
 from tests.stores import put, put_naming, read_folder, refusing_store
 
@@ -56,7 +62,7 @@ def test_a_model_in_a_store_must_be_complete(store: str, face_pack: Path, tmp_pa
         identify_model(run_config(*(put(folder, store) for folder in (base, FULL, face_pack))))
 
 
-@pytest.mark.parametrize("bring", [outline, stage])
+@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
 def test_a_lora_in_a_store_comes_with_the_peft_configuration_beside_it(
     store: str, tmp_path: Path, bring: Callable[[str], str]
 ) -> None:
@@ -66,10 +72,10 @@ def test_a_lora_in_a_store_comes_with_the_peft_configuration_beside_it(
         save_file({"base_model.model.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 4)}, folder / name)
     (folder / PEFT_CONFIG_FILE).write_text('{"lora_alpha": 8}', encoding="utf-8")
     fingerprint_folder(folder)
-    brought = Path(bring(storage.join(put(folder, store), "adapter_model.safetensors")))
-    assert json.loads(brought.with_name(PEFT_CONFIG_FILE).read_bytes()) == {"lora_alpha": 8}
-    assert not brought.with_name("other.safetensors").exists()
-    assert fingerprint(str(brought)) == fingerprint(str(folder / brought.name))
+    localized = Path(bring(storage.join(put(folder, store), "adapter_model.safetensors")))
+    assert json.loads(localized.with_name(PEFT_CONFIG_FILE).read_bytes()) == {"lora_alpha": 8}
+    assert not localized.with_name("other.safetensors").exists()
+    assert fingerprint(str(localized)) == fingerprint(str(folder / localized.name))
 
 
 def test_an_arcface_file_in_a_store_is_checked_by_its_outline(store: str, tmp_path: Path) -> None:
@@ -77,9 +83,9 @@ def test_an_arcface_file_in_a_store_is_checked_by_its_outline(store: str, tmp_pa
     file = tmp_path / "arcface" / "a.pth"
     file.write_bytes(" ".join(ARCFACE_TENSORS).encode() + bytes(ARCFACE_HEAD_BYTES))
     fingerprint_folder(file.parent)
-    outlined = Path(outline(storage.join(put(file.parent, store), file.name)))
-    check_arcface(outlined)
-    assert outlined.stat().st_size == file.stat().st_size
+    with_headers = Path(fetch_headers(storage.join(put(file.parent, store), file.name)))
+    check_arcface(with_headers)
+    assert with_headers.stat().st_size == file.stat().st_size
 
 
 def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:
@@ -89,7 +95,7 @@ def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:
 
 
 def test_an_outline_takes_no_room_for_weights(store: str) -> None:
-    folder = Path(outline(put(BASE, store)))
+    folder = Path(fetch_headers(put(BASE, store)))
     weights = folder / TRANSFORMER
     assert weights.stat().st_size == (BASE / TRANSFORMER).stat().st_size
     assert weights.stat().st_blocks * 512 < weights.stat().st_size / 2
@@ -97,26 +103,26 @@ def test_an_outline_takes_no_room_for_weights(store: str) -> None:
 
 def test_a_staged_folder_is_the_stored_one_and_is_not_fetched_again(store: str) -> None:
     uri = put(FULL, store)
-    folder = Path(stage(uri))
+    folder = Path(fetch_weights(uri))
     assert folder.name == FULL.name
     assert read_folder(folder).keys() == read_folder(FULL).keys()
     assert fingerprint_folder(folder) == fingerprint_folder(FULL)
     storage.delete(storage.join(uri, "resampler.safetensors"))
-    assert stage(uri) == str(folder)
+    assert fetch_weights(uri) == str(folder)
 
 
 def test_a_single_file_is_staged_without_the_rest_of_its_folder(store: str) -> None:
-    file = Path(stage(storage.join(put(FULL, store), "ref_layers.safetensors")))
+    file = Path(fetch_weights(storage.join(put(FULL, store), "ref_layers.safetensors")))
     assert file.read_bytes() == (FULL / file.name).read_bytes()
     assert read_folder(file.parent).keys() == {file.name, FINGERPRINT_FILE}
     with pytest.raises(ConfigError, match="must be listed"):
-        stage(storage.join(store, FULL.name, "other.safetensors"))
+        fetch_weights(storage.join(store, FULL.name, "other.safetensors"))
 
 
 def test_of_many_that_want_the_same_folder_one_fetches_it(store: str) -> None:
     uri = put(FULL, store)
     with structlog.testing.capture_logs() as events, ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(stage, [uri] * 8))) == 1
+        assert len(set(pool.map(fetch_weights, [uri] * 8))) == 1
     assert [event["event"] for event in events] == ["weights_fetched"]
 
 
@@ -125,10 +131,10 @@ def test_an_interrupted_fetch_goes_on_with_what_is_missing(store: str) -> None:
     missing, there = storage.join(uri, "resampler.safetensors"), storage.join(uri, "ip_layers.safetensors")
     storage.delete(missing)
     with pytest.raises(MissingObject, match="resampler"):
-        stage(uri)
+        fetch_weights(uri)
     storage.upload(FULL / "resampler.safetensors", missing)
     storage.delete(there)
-    assert fingerprint_folder(Path(stage(uri))) == fingerprint_folder(FULL)
+    assert fingerprint_folder(Path(fetch_weights(uri))) == fingerprint_folder(FULL)
 
 
 def test_a_file_that_came_out_different_is_refused(store: str) -> None:
@@ -136,14 +142,14 @@ def test_a_file_that_came_out_different_is_refused(store: str) -> None:
     file = storage.join(uri, "ip_layers.safetensors")
     storage.write_bytes(file, bytes(len(storage.read_bytes(file))))
     with pytest.raises(WeightsMismatch, match=r"ip_layers\.safetensors: must have size and sha256"):
-        stage(uri)
+        fetch_weights(uri)
 
 
 def test_a_file_of_another_size_is_refused_before_anything_is_fetched(store: str) -> None:
     uri = put(FULL, store)
     storage.write_bytes(storage.join(uri, "ip_layers.safetensors"), b"short")
     with pytest.raises(WeightsMismatch, match="found 5 bytes"):
-        outline(uri)
+        fetch_headers(uri)
 
 
 def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: str, tmp_path: Path) -> None:
@@ -153,10 +159,10 @@ def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: st
     files = {path: type(digest)(sha256=digest.sha256, num_bytes=10**18) for path, digest in kept.files.items()}
     keep_fingerprint(tmp_path / "huge", Fingerprint(files=files))
     with pytest.raises(Transient, match=r"needs \d+\.0 GB for s3:.*its disk has"):
-        stage(put(tmp_path / "huge", store))
+        fetch_weights(put(tmp_path / "huge", store))
 
 
-@pytest.mark.parametrize("bring", [outline, stage])
+@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
 @pytest.mark.parametrize(
     "name", ["../../x/y.pth", "../../../../../../x.json", "{tmp}/x.json", "vae/../../x.json", "..\\x.json", "./x.json"]
 )
@@ -169,7 +175,7 @@ def test_a_name_in_a_stored_fingerprint_leads_nowhere_else(
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("bring", [outline, stage])
+@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
 @pytest.mark.parametrize("name", [".x.json", "vae/.x/y.json", "x.py", "x.json.part", "vae/lynx-fingerprint.json"])
 def test_a_stored_fingerprint_names_weights_only(
     store: str, tmp_path: Path, bring: Callable[[str], str], name: str
@@ -179,7 +185,7 @@ def test_a_stored_fingerprint_names_weights_only(
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("bring", [outline, stage])
+@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
 def test_a_link_planted_in_the_cache_is_not_written_through(
     store: str, tmp_path: Path, bring: Callable[[str], str]
 ) -> None:
@@ -203,7 +209,7 @@ def test_a_link_planted_in_the_cache_is_not_written_through(
 def test_a_folder_whose_uri_ends_in_dots_is_refused(store: str, tmp_path: Path) -> None:
     put_naming("x.json", store)
     with pytest.raises((WeightsMismatch, MissingObject)):
-        stage(f"{store}/a/b/c/model/../..")
+        fetch_weights(f"{store}/a/b/c/model/../..")
     assert not list(tmp_path.rglob("x.json"))
 
 
@@ -227,19 +233,19 @@ def swap(file: Path) -> None:
 )
 def test_staged_weights_are_trusted_for_their_content_only(store: str, damage: Callable[[Path], object]) -> None:
     uri = put(FULL, store)
-    folder = Path(stage(uri))
+    folder = Path(fetch_weights(uri))
     damage(folder / "ip_layers.safetensors")
-    assert stage(uri) == str(folder)
+    assert fetch_weights(uri) == str(folder)
     assert read_folder(folder) == read_folder(FULL)
 
 
 @pytest.mark.parametrize("name", ["transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"])
 def test_an_outline_that_was_damaged_is_made_anew(store: str, name: str) -> None:
     uri = put(BASE, store)
-    folder = Path(outline(uri))
+    folder = Path(fetch_headers(uri))
     before = read_folder(folder)
     (swap if name.endswith(".json") else Path.unlink)(folder / name)
-    assert read_folder(Path(outline(uri))) == before
+    assert read_folder(Path(fetch_headers(uri))) == before
 
 
 def test_weights_in_a_store_are_named_by_what_is_kept_there(store: str) -> None:
@@ -253,13 +259,13 @@ def test_a_folder_without_fingerprint_says_how_to_make_one(store: str) -> None:
     uri = put(FULL, store)
     storage.delete(storage.join(uri, FINGERPRINT_FILE))
     with pytest.raises(MissingObject, match="lynx-batch models check"):
-        stage(uri)
+        fetch_weights(uri)
     storage.write_bytes(storage.join(uri, FINGERPRINT_FILE), json.dumps({"files": {}}).encode())
     with pytest.raises(WeightsMismatch, match="must hold schema_version"):
-        stage(uri)
+        fetch_weights(uri)
 
 
 def test_what_is_on_this_machine_stays_where_it_is(tmp_path: Path) -> None:
-    assert stage(str(tmp_path)) == outline(str(tmp_path)) == str(tmp_path)
-    assert stage("free") == "free"
+    assert fetch_weights(str(tmp_path)) == fetch_headers(str(tmp_path)) == str(tmp_path)
+    assert fetch_weights("free") == "free"
     assert os.listdir(tmp_path) == []

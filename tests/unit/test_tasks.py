@@ -2,17 +2,16 @@
 
 import pickle
 
-from lynx_batch.errors import ImplausibleResult, LynxError, StoreUnavailable, UnfitState
-from lynx_batch.execution.tasks import Failed, Rendered
-from lynx_batch.ledger.trace import LANE_OF, Span
-from lynx_batch.planning.schedule import Fault
+from lynx_batch.errors import Fault, ImplausibleResult, LynxError, StoreUnavailable, UnfitState
+from lynx_batch.rendering.tasks import Failed, Rendered
+from lynx_batch.stages import Span, Stage
 from lynx_model.errors import OutOfMemory
 from tests.builders import record
 
 
 def test_what_a_worker_returns_is_under_four_kilobytes() -> None:
     commit = record(clip_id="0" * 32, attempt="20261121T080000Z-abcdef-01234567")
-    spans = tuple(Span(stage=stage, start_s=1.8e9, seconds=0.1) for stage in LANE_OF)
+    spans = tuple(Span(stage=stage, start_s=1.8e9, seconds=0.1) for stage in Stage)
     assert len(pickle.dumps(Rendered(commit=commit, spans=spans))) < 4000
 
 

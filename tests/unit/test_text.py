@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lynx_model.errors import InvalidParams
+from lynx_model.network.text import TextEncoder
 from lynx_model.spec import NUM_TEXT_TOKENS, EngineOptions, ModelSource, TextPlacement
-from lynx_model.text import TextEncoder
 from lynx_model.weights import load_model
 from tests.models import BASE, MODEL
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from lynx_batch.ledger.trace import FaultMark, Span, Trace, write_trace
+from lynx_batch.report.trace import FaultMark, Trace, write_trace
+from lynx_batch.stages import Span, Stage
 
 
 def span(stage: str, start_s: float, seconds: float) -> Span:
-    return Span(stage=stage, start_s=start_s, seconds=seconds)
+    return Span(stage=Stage[stage.upper()], start_s=start_s, seconds=seconds)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lynx_model.adapters import IdAdapterLayer
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.network.adapters import IdAdapterLayer
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import ModelSource
 from lynx_model.weights import LoadedModel, load_model

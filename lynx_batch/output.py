@@ -1,0 +1,172 @@
+"""Every folder and file name of an output location, said once.
+
+    clips/<kk>/<clip_id>/<attempt>.mp4, .jpg            one attempt's video and its poster; <kk> is the start of the id
+    commits/<kk>/<clip_id>.json                         edition 1 of a clip is finished
+    commits/<kk>/<clip_id>.e<n>.json                    edition n is
+    commits/<kk>/<clip_id>.e<n>.withdrawn.json          edition n is withdrawn
+    events/run=<run_id>/<time>-<clip_id>-<attempt>.json
+    events/retries/<time>-<random>.json
+    metadata/run=<run_id>/part-<number>.parquet
+    report/run=<run_id>/trace.json
+    resume/<clip_id>-<steps done>.safetensors
+    runs/<run_id>/{run.yaml, manifest.parquet, environment.json, run.json, heartbeat.json, end.json}
+
+Functions that end in `_uri` take the URI of the output location and give that of a file or folder below it.
+"""
+
+import re
+import secrets
+from datetime import datetime
+from typing import NamedTuple
+
+from lynx_batch.storage import join
+
+CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS = (
+    "clips",
+    "commits",
+    "events",
+    "metadata",
+    "report",
+    "resume",
+    "runs",
+)
+
+DELIVERY_FOLDERS = (CLIPS, COMMITS)
+"""The folders that a worker writes to for each clip."""
+
+FOLDERS = ("", *DELIVERY_FOLDERS, EVENTS, METADATA, REPORT, RESUME, RUNS)
+"""All folders that a run writes to, the output's own included."""
+
+RUN_FILE, RUN_MANIFEST, RUN_ENVIRONMENT = "run.yaml", "manifest.parquet", "environment.json"
+RUN_RECORD, RUN_HEARTBEAT, RUN_END = "run.json", "heartbeat.json", "end.json"
+
+TIME = "%Y%m%dT%H%M%S.%fZ"
+
+_COMMIT = re.compile(
+    r"(?P<folder>[0-9a-f]{2})/(?P<clip>(?P=folder)[0-9a-f]*)(\.e(?P<edition>[1-9]\d*)(?P<withdrawn>\.withdrawn)?)?\.json"
+)
+_EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
+_PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
+_SAVED = re.compile(r"(?P<clip>[0-9a-f]+)-(?P<num_steps_done>\d+)\.safetensors")
+_VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg)")
+
+
+class CommitName(NamedTuple):
+    """What the name of a commit or of a withdrawal says."""
+
+    clip_id: str
+    edition: int
+    is_withdrawal: bool
+
+
+class VideoName(NamedTuple):
+    """What the name of an attempt's video or poster says."""
+
+    clip_id: str
+    run_id: str
+
+
+class SavedName(NamedTuple):
+    """What the name of a saved clip says."""
+
+    clip_id: str
+    num_steps_done: int
+
+
+def new_attempt(run_id: str) -> str:
+    """A name for an attempt of that run, which nobody else has."""
+    return f"{run_id}-{secrets.token_hex(4)}"
+
+
+def video_path(clip_id: str, attempt: str) -> str:
+    """Relative to the output location, so that the location can be moved as a whole."""
+    return f"{CLIPS}/{clip_id[:2]}/{clip_id}/{attempt}.mp4"
+
+
+def poster_path(clip_id: str, attempt: str) -> str:
+    """As `video_path`."""
+    return f"{CLIPS}/{clip_id[:2]}/{clip_id}/{attempt}.jpg"
+
+
+def parse_video(output: str, uri: str) -> VideoName | None:
+    """What the name of a file in `clips` says. None for one that no attempt has written."""
+    match = _VIDEO.fullmatch(uri.removeprefix(output).strip("/"))
+    return match and VideoName(match["clip"], match["run"])
+
+
+def commit_uri(output: str, clip_id: str, edition: int) -> str:
+    name = clip_id if edition == 1 else f"{clip_id}.e{edition}"
+    return join(output, COMMITS, clip_id[:2], f"{name}.json")
+
+
+def withdrawal_uri(output: str, clip_id: str, edition: int) -> str:
+    return join(output, COMMITS, clip_id[:2], f"{clip_id}.e{edition}.withdrawn.json")
+
+
+def parse_commit(path: str) -> CommitName | None:
+    """`path` is relative to `commits`. None for a file that is no commit and no withdrawal."""
+    match = _COMMIT.fullmatch(path)
+    if match is None or (match["edition"] == "1" and not match["withdrawn"]):
+        return None
+    return CommitName(match["clip"], int(match["edition"] or 1), match["withdrawn"] is not None)
+
+
+def events_uri(output: str, run_id: str) -> str:
+    return join(output, EVENTS, f"run={run_id}")
+
+
+def event_uri(output: str, run_id: str, at: datetime, clip_id: str, attempt: str) -> str:
+    return join(events_uri(output, run_id), f"{at:{TIME}}-{clip_id}-{attempt}.json")
+
+
+def parse_event(name: str) -> str | None:
+    """The ClipId in the file name of an event; None for any other file."""
+    match = _EVENT.fullmatch(name)
+    return match and match["clip"]
+
+
+def retries_uri(output: str) -> str:
+    return join(output, EVENTS, "retries")
+
+
+def new_retry_uri(output: str, at: datetime) -> str:
+    return join(retries_uri(output), f"{at:{TIME}}-{secrets.token_hex(4)}.json")
+
+
+def metadata_part_uri(output: str, run_id: str, number: int) -> str:
+    return join(output, METADATA, f"run={run_id}", f"part-{number:05}.parquet")
+
+
+def parse_metadata_part(path: str) -> str | None:
+    """The run of a part; `path` is relative to `metadata`. None for any other file."""
+    match = _PART.fullmatch(path)
+    return match and match["run"]
+
+
+def trace_uri(output: str, run_id: str) -> str:
+    return join(output, REPORT, f"run={run_id}", "trace.json")
+
+
+def saved_clip_uri(output: str, clip_id: str, num_steps_done: int) -> str:
+    return join(output, RESUME, f"{clip_id}-{num_steps_done:04}.safetensors")
+
+
+def parse_saved_clip(uri: str) -> SavedName | None:
+    """What the name of a file in `resume` says; None if it is no saved clip's."""
+    match = _SAVED.fullmatch(uri.rpartition("/")[2])
+    return match and SavedName(match["clip"], int(match["num_steps_done"]))
+
+
+def runs_uri(output: str) -> str:
+    return join(output, RUNS)
+
+
+def run_file_uri(output: str, run_id: str, name: str) -> str:
+    """`name` is one of this module's constants that begin with `RUN_`."""
+    return join(output, RUNS, run_id, name)
+
+
+def parse_run_file(uri: str) -> tuple[str, str]:
+    """The run and the file name of a file that a listing of `runs` gave."""
+    _, run_id, name = uri.rsplit("/", 2)
+    return run_id, name

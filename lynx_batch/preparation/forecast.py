@@ -1,0 +1,111 @@
+"""What `plan` and `render` share: the cost model of a run file's model, and the ways to render its clips on some nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from lynx_batch.clip import ClipSpec, Rejection
+from lynx_batch.config import ClusterConfig, RunConfig
+from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.timings import Timing, read_timings
+from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
+from lynx_batch.planning.layout import Node, possible_sizes
+from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
+from lynx_batch.preparation.prepare import Selection, prepare
+from lynx_batch.preparation.staging import with_headers
+from lynx_model.checkpoints.adapter_spec import describe_adapters
+from lynx_model.engine.memory import ModelSize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForecast:
+    """What a run would find and take. `num_unreachable` rows wait for photos that their hosts do not give, as `outage` says.
+
+    `num_timings` earlier clips corrected the shipped figures; for `num_unfit` clips no group has the memory, by the estimate; `ways`
+    is empty, and `chosen` None, if there is nothing to render.
+    """
+
+    num_rows: int
+    num_committed: int
+    num_given_up: int
+    rejections: list[Rejection]
+    num_unreachable: int
+    outage: str
+    num_to_render: int
+    num_timings: int
+    num_unfit: int
+    ideal_s: float
+    ways: list[Option]
+    chosen: Option | None
+
+
+def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
+    """What `render` would do on a cluster of `nodes`, by the code that it would use; writes nothing."""
+    prepared = prepare(config, selection, now)
+    wanted = {clip.clip_id: clip for clip in prepared.clips}
+    editions = list_editions(config.output)
+    committed = wanted.keys() & editions.in_force.keys()
+    given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
+    clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
+    timings = read_timings(config.output, prepared.identity)
+    cost = cost_model(config, timings)
+    ways = ways_to_render(clips, nodes, cost, config.cluster) if clips else []
+    chosen = best(ways) if ways else None
+    return RunForecast(
+        num_rows=prepared.manifest.num_rows,
+        num_committed=len(committed),
+        num_given_up=len(given_up),
+        rejections=prepared.rejections,
+        num_unreachable=len(prepared.unreachable),
+        outage=prepared.outage,
+        num_to_render=len(clips),
+        num_timings=len(timings),
+        num_unfit=num_unfit(chosen.clips, cost, nodes) if chosen else 0,
+        ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
+        ways=ways,
+        chosen=chosen,
+    )
+
+
+def cost_model(config: RunConfig, timings: Sequence[Timing]) -> CostModel:
+    """Shipped figures for the run's model and engine, corrected by what earlier runs took."""
+    engine = _engine(config)
+    works = works_of((timing.params for timing in timings), engine)
+    observations = [
+        Observation(gpu=gpu_type(t.device), group_size=t.group_size, work=work, seconds=t.seconds)
+        for t, work in zip(timings, works, strict=True)
+    ]
+    return CostModel(engine=engine).fitted(observations)
+
+
+def ways_to_render(
+    clips: Sequence[ClipSpec], nodes: tuple[Node, ...], cost: CostModel, cluster: ClusterConfig
+) -> list[Option]:
+    """What each smallest group size that `cluster.gpus_per_group` leaves open comes to.
+
+    Raises:
+        ConfigError: If no node has as many GPUs as it asks for.
+    """
+    return options(clips, cost=cost, nodes=nodes, sizes=_sizes(nodes, cluster), max_groups=cluster.max_groups)
+
+
+def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:
+    most = max((node.num_gpus for node in nodes), default=0)
+    size = cluster.gpus_per_group
+    if size != "auto":
+        if size > most:
+            raise ConfigError(f"cluster.gpus_per_group={size}: no node has that many GPUs; the largest has {most}")
+        return (size,)
+    if not most:
+        raise ConfigError("cluster: must have a node with a GPU or a CPU core")
+    return possible_sizes(nodes)
+
+
+def _engine(config: RunConfig) -> Engine:
+    source, _ = with_headers(config)
+    adapters = describe_adapters(source.id_adapter, source.ref_adapter)
+    return Engine(
+        size=ModelSize.of(source), setting=config.engine.setting, has_image_guidance=adapters.has_image_guidance
+    )

@@ -1,0 +1,184 @@
+"""What travels with a submitted job: its run file, and the manifest and photos that lie on this machine.
+
+A photo travels only after it was decoded as a picture, so a row cannot make any other file travel. Any other path must be in a
+folder of `cluster.shared_paths`, or is refused. A run on several machines, where nothing travels, refuses photos outside of these
+folders, too.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from os.path import normpath
+from pathlib import Path
+
+import pyarrow as pa
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipRequest
+from lynx_batch.config import InputsConfig, RunConfig, named_paths
+from lynx_batch.errors import ConfigError
+from lynx_batch.inputs import read_photo_file
+from lynx_batch.intake.check import check_rows, find_duplicates, keys_of_requests, reject_expired
+from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
+from lynx_batch.intake.problems import RowProblem
+from lynx_batch.intake.schema import ROW
+from lynx_batch.intake.texts import warn_of_long_texts
+from lynx_batch.ledger.runs import new_run_id
+from lynx_batch.preparation.origin import ORIGIN_FILE
+from lynx_batch.preparation.prepare import Selection, describe_problems, fit_to_model, identify_model, origin_of
+from lynx_model.errors import LynxError, MissingFile
+from lynx_model.faces.photo import read_photo
+
+RUN_FILE, MANIFEST_FILE = "run.yaml", "manifest.parquet"
+MAX_FAULTS_SHOWN = 20
+
+MAX_PACKAGE_BYTES = 90 * 2**20
+"""A cluster takes 100 MiB a job. Source: ray 2.60.0, _private/ray_constants.py, DASHBOARD_CLIENT_MAX_SIZE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A job: a folder of files, the command to run in it, and what to note about it."""
+
+    run_id: str
+    folder: Path
+    command: list[str]
+    metadata: dict[str, str]
+
+
+def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_allowed: bool = False) -> Package:
+    """Writes into `folder` a run file that means on the cluster what `config` means here, and what it needs beside it.
+
+    Raises:
+        ConfigError: If `render` would refuse the rows, a path is not the cluster's, or the photos are too many to travel.
+        InvalidParams, WeightsMismatch, EncoderMismatch, MissingObject: If the model can be seen from here, and is not fit.
+    """
+    now = datetime.now(UTC)
+    refuse_private_paths(config)
+    manifest = read_manifest(config.manifest, selection.where, selection.limit)
+    requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
+    with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
+        identify_model(config)
+    run_id, run_file = new_run_id(now), folder / RUN_FILE
+    there = _localise(config, requests, folder)
+    run_file.write_bytes(there.to_yaml())
+    metadata = {
+        "run_id": run_id,
+        "output": storage.redact(config.output),
+        "manifest_sha256": hash_manifest(config.manifest),
+    }
+    command = [
+        *_command(run_file.name, run_id, selection),
+        *(["--unsafe-commit"] if is_unsafe_allowed else []),
+        *(["--origin", ORIGIN_FILE] if there.manifest != config.manifest else []),
+    ]
+    return Package(run_id=run_id, folder=folder, command=command, metadata=metadata)
+
+
+def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
+    options = {"--run-id": run_id, "--where": selection.where, "--limit": selection.limit}
+    flags = {"--allow-invalid": selection.allow_invalid, "--allow-duplicates": selection.allow_duplicates}
+    return [
+        *("lynx-batch", "render", run_file),
+        *(part for option, value in options.items() if value is not None for part in (option, str(value))),
+        *(flag for flag, is_set in flags.items() if is_set),
+    ]
+
+
+def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> RunConfig:
+    """`config` on the cluster, with the whole manifest and the photos of `requests` that `folder` now holds, if any had to travel."""
+    shared_paths = (*config.cluster.shared_paths, ".")  # what travels is put to the same place on every node
+    cluster = config.cluster.model_copy(update={"address": "auto", "shared_paths": shared_paths})
+    changes: dict[str, object] = {"cluster": cluster}
+    private = {r.row: storage.path_of(r.subject_uri) for r in requests if _is_private(r.subject_uri, config)}
+    photos = {row: photo for row, photo in private.items() if photo is not None}
+    if photos or _is_private(config.manifest, config):
+        _check_size(config.manifest, set(photos.values()))
+        write_manifest(read_manifest(config.manifest).drop_columns([ROW]), str(folder / MANIFEST_FILE))
+        origin = origin_of(config).model_copy(update={"photos": _pack_photos(photos, config.inputs, folder)})
+        (folder / ORIGIN_FILE).write_text(origin.model_dump_json(), encoding="utf-8")
+        changes["manifest"] = MANIFEST_FILE
+        changes["inputs"] = config.inputs.model_copy(update={"allow": (*config.inputs.allow, ".")})
+    return config.model_copy(update=changes)
+
+
+def _is_private(uri: str, config: RunConfig) -> bool:
+    """Whether `uri` means a file of this machine that the cluster's machines may not have."""
+    path = storage.path_of(uri)
+    if path is None:
+        return False
+    return not any(Path(normpath(path)).is_relative_to(folder) for folder in config.cluster.shared_paths)
+
+
+def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
+    """Raises ConfigError if the run file or `photos` name files of this machine that the cluster's machines may not have."""
+    rule = "the cluster may not have it; take a bucket, or a folder that all nodes have and name it in cluster.shared_paths"
+    named = chain(named_paths(config), (("subject_uri", photo) for photo in photos))
+    faults = [f"{key}={uri!r}: {rule}" for key, uri in named if _is_private(uri, config)]
+    if faults:
+        more = [f"... and {len(faults) - MAX_FAULTS_SHOWN} more"] if len(faults) > MAX_FAULTS_SHOWN else []
+        raise ConfigError("\n  ".join(["the run names what is on this machine:", *faults[:MAX_FAULTS_SHOWN], *more]))
+
+
+def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> list[ClipRequest]:
+    """The requests of the good rows. Raises ConfigError if `selection` wants all of them to be good."""
+    requests, problems = check_rows(manifest, config.defaults, config.inputs, folder_of(config.manifest))
+    private = dict.fromkeys(r.subject_uri for r in requests if _is_private(r.subject_uri, config))
+    faults = {uri: rule for uri in private if (rule := _explain_picture(uri, config.inputs)) is not None}
+    problems += [
+        RowProblem(row=request.row, column="subject_uri", value=request.subject_uri, rule=faults[request.subject_uri])
+        for request in requests
+        if request.subject_uri in faults
+    ]
+    try:
+        _, unfit, _ = fit_to_model(config, requests)
+        problems += unfit
+    except MissingFile:  # what is not on this machine may be on the cluster's, and is checked there
+        warn_of_long_texts(requests)
+    if not selection.allow_duplicates:
+        problems += find_duplicates(keys_of_requests(requests))
+    if problems and not selection.allow_invalid:
+        raise ConfigError(describe_problems(problems))
+    bad_rows = {problem.row for problem in problems}
+    return [request for request in requests if request.row not in bad_rows]
+
+
+def _explain_picture(uri: str, inputs: InputsConfig) -> str | None:
+    try:
+        _read_picture(uri, inputs)
+    except LynxError as error:
+        return f"must be a photo on this machine: {error}"
+    return None
+
+
+def _read_picture(uri: str, inputs: InputsConfig) -> bytes:
+    """The file of a photo, which was decoded. Raises LynxError if it is none that `inputs` lets be read."""
+    content = read_photo_file(uri, inputs)
+    read_photo(content)
+    return content
+
+
+def _check_size(manifest: str, photos: set[Path]) -> None:
+    num_bytes = sum(file.num_bytes for file in storage.list_files(manifest)) + sum(p.stat().st_size for p in photos)
+    if num_bytes > MAX_PACKAGE_BYTES:
+        raise ConfigError(
+            f"manifest={storage.redact(manifest)!r}: with {len(photos)} photos of this machine it has "
+            f"{num_bytes / 2**20:.0f} MiB, and at most {MAX_PACKAGE_BYTES // 2**20} travel with a job; take a bucket"
+        )
+
+
+def _pack_photos(photos: dict[int, Path], inputs: InputsConfig, folder: Path) -> dict[int, str]:
+    """Copies each distinct photo into `folder` once; gives each row's path in it."""
+    (folder / "photos").mkdir()
+    packed = {photo: _pack_photo(photo, inputs, folder) for photo in set(photos.values())}
+    return {row: packed[photo] for row, photo in photos.items()}
+
+
+def _pack_photo(photo: Path, inputs: InputsConfig, folder: Path) -> str:
+    content = _read_picture(str(photo), inputs)
+    name = f"photos/{hashlib.sha256(content).hexdigest()}{photo.suffix}"
+    (folder / name).write_bytes(content)
+    return name

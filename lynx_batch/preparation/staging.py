@@ -1,0 +1,247 @@
+"""Weights that lie in a store, localized to this machine: whole for whoever renders, as outlines for whoever only checks.
+
+A folder of a store must hold its `lynx-fingerprint.json`, and is kept by that fingerprint below the user's cache folder
+(`XDG_CACHE_HOME` moves it): it is fetched once, however many workers, runs and URIs ask for it. Each time it is asked for, files that
+are not what the fingerprint says are fetched again.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import platformdirs
+import structlog
+
+from lynx_batch import storage
+from lynx_batch.config import FacesConfig, ModelConfig, RunConfig
+from lynx_batch.errors import ConfigError, MissingObject, Transient
+from lynx_model.checkpoints.digests import FileDigest, digest_files
+from lynx_model.checkpoints.fingerprint import (
+    FINGERPRINT_FILE,
+    WEIGHT_SUFFIXES,
+    Fingerprint,
+    fingerprint_file,
+    fingerprint_folder,
+    keep_fingerprint,
+    parse_fingerprint,
+    weight_files,
+)
+from lynx_model.checkpoints.loras import PEFT_CONFIG_FILE
+from lynx_model.checkpoints.names import below
+from lynx_model.checkpoints.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
+from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.identity import ARCFACE_HEAD_BYTES
+from lynx_model.spec import REF_FILE, ModelSource
+
+log = structlog.get_logger()
+
+NUM_PARALLEL_FILES = 8
+
+Fetch = Callable[[str], str]
+"""The path on this machine of weights at a URI; a path stays as it is."""
+
+
+def find_model(model: ModelConfig) -> ModelSource:
+    """Where the weights of `model` lie, be it here or in a store."""
+    source, folder = model.source, model.adapters
+    if isinstance(folder, str) and not storage.is_local(folder) and storage.stat(storage.join(folder, REF_FILE)):
+        return replace(source, ref_adapter=folder)
+    return source
+
+
+def localized(model: ModelSource, faces: FacesConfig, fetch: Fetch) -> tuple[ModelSource, FacesConfig]:
+    """The same weights, on this machine."""
+    local_model = replace(
+        model,
+        base=fetch(model.base),
+        id_adapter=fetch(model.id_adapter),
+        ref_adapter=fetch(model.ref_adapter) if model.ref_adapter else None,
+        loras=tuple(replace(lora, file=fetch(lora.file)) for lora in model.loras),
+    )
+    return local_model, faces.model_copy(update={"pack": fetch(faces.pack), "identity": fetch(faces.identity)})
+
+
+def with_headers(config: RunConfig) -> tuple[ModelSource, FacesConfig]:
+    """The weights of a run, with headers-only copies of what lies in a store; raises as `fetch_headers` does."""
+    return localized(find_model(config.model), config.faces, fetch_headers)
+
+
+def fetch_weights(uri: str) -> str:
+    """A folder of weights, or one file of it, copied to this machine. Blocks while another process copies the same.
+
+    Raises:
+        MissingObject: If the folder, or its fingerprint, is not there.
+        WeightsMismatch: If the folder does not hold what its fingerprint says.
+        Transient: If the store fails or the disk is too small; another call goes on with the files that are missing.
+    """
+    return _fetch(uri, "weights", _copy_all)
+
+
+def fetch_headers(uri: str) -> str:
+    """As `fetch_weights`, but a few megabytes instead of gigabytes: enough to check and fingerprint weights, not to load them.
+
+    Files have their names and sizes; JSON is whole, safetensors files have their header, PyTorch's the names of their tensors,
+    and the rest is a hole.
+    """
+    return _fetch(uri, "headers", _copy_all_headers)
+
+
+def fingerprint(weights: str) -> str:
+    """What names a folder of weights, or one file of it, on this machine or in a store.
+
+    Raises:
+        MissingFile, MissingObject: If there is nothing, or nothing that can be read.
+        WeightsMismatch: If it is not what was fetched, or its fingerprint cannot be understood.
+    """
+    if storage.is_local(weights):
+        path = Path(weights)
+        return fingerprint_file(path) if path.is_file() else fingerprint_folder(path)
+    stored = _find(weights)
+    return stored.fingerprint.files[stored.file].sha256 if stored.file else stored.fingerprint.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredWeights:
+    """Files of a folder in a store. `file` is the one that was asked for, empty if it was the folder."""
+
+    folder: str
+    fingerprint: Fingerprint
+    file: str = ""
+
+
+def _fetch(uri: str, kind: str, fill: Callable[[Path, _StoredWeights], bool]) -> str:
+    if storage.is_local(uri):
+        return uri
+    weights = _find(uri)
+    home = platformdirs.user_cache_path("lynx-batch") / kind / weights.fingerprint.value
+    with _locked(home):
+        folder = below(home, PurePosixPath(weights.folder).name, source=storage.redact(uri))
+        folder.mkdir(exist_ok=True)
+        started_s = time.perf_counter()
+        if fill(folder, weights):
+            keep_fingerprint(folder, weights.fingerprint)
+            seconds = round(time.perf_counter() - started_s, 2)
+            log.info("weights_fetched", uri=storage.redact(uri), kind=kind, seconds=seconds)
+    return str(folder / weights.file)
+
+
+def _find(uri: str) -> _StoredWeights:
+    folder, _, name = uri.rstrip("/").rpartition("/")
+    is_file = Path(name).suffix in WEIGHT_SUFFIXES
+    weights = _read(folder if is_file else uri.rstrip("/"))
+    if not is_file:
+        return weights
+    if name not in weights.fingerprint.files:
+        raise ConfigError(f"{storage.redact(uri)}: must be listed in the {FINGERPRINT_FILE} of its folder")
+    files = weights.fingerprint.files
+    needed = {path: files[path] for path in (name, PEFT_CONFIG_FILE) if path in files}
+    return replace(weights, file=name, fingerprint=Fingerprint(files=needed))
+
+
+def _read(folder: str) -> _StoredWeights:
+    kept = storage.join(folder, FINGERPRINT_FILE)
+    try:
+        text = storage.read_bytes(kept)
+    except MissingObject as error:
+        advice = "`lynx-batch models check FOLDER` makes it: do that first, then copy the folder to the store"
+        raise MissingObject(f"{error}; {advice}") from error
+    return _StoredWeights(folder=folder, fingerprint=parse_fingerprint(text, source=storage.redact(kept)))
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
+    """Makes `folder` hold the files of `weights` and no other; whether there was anything to do."""
+    missing = _remove_others(folder, weights, _find_copies(folder, weights.fingerprint.files))
+    needed_bytes = sum(weights.fingerprint.files[path].num_bytes for path in missing)
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise Transient(
+            f"{folder.parent}: needs {needed_bytes / 1e9:.1f} GB for {storage.redact(weights.folder)}, "
+            f"its disk has {free_bytes / 1e9:.1f} GB left"
+        )
+    _bring(folder, weights, missing, lambda uri, file, _: storage.download(uri, file))
+    for path in missing - _find_copies(folder, weights.fingerprint.files):
+        uri = storage.redact(storage.join(weights.folder, path))
+        raise WeightsMismatch(f"{uri}: must have size and sha256 as {FINGERPRINT_FILE} says")
+    return bool(missing)
+
+
+def _copy_all_headers(folder: Path, weights: _StoredWeights) -> bool:
+    """As `_copy_all`, with outlines of the files."""
+    missing = _remove_others(folder, weights, _find_header_copies(folder, weights.fingerprint.files))
+    _bring(folder, weights, missing, _copy_headers)
+    return bool(missing)
+
+
+def _find_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
+    """The files of `digests` that are in `folder`, with their content."""
+    found = digest_files(folder, [path for path in digests if (folder / path).is_file()])
+    return {path for path, digest in found.items() if digest == digests[path]}
+
+
+def _find_header_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
+    """The outlines in `folder` of the files of `digests`: whole where a file is JSON, else of their size."""
+    whole = {path: digest for path, digest in digests.items() if path.endswith(".json")}
+    others = {path: folder / path for path in digests if path not in whole}
+    return _find_copies(folder, whole) | {
+        path for path, file in others.items() if file.is_file() and file.stat().st_size == digests[path].num_bytes
+    }
+
+
+def _remove_others(folder: Path, weights: _StoredWeights, good: set[str]) -> set[str]:
+    """Removes all weights in `folder` but the `good` ones; what of `weights` is missing then."""
+    with suppress(MissingFile):
+        for path in set(weight_files(folder)) - good:
+            below(folder, path, source=str(folder)).unlink()
+    return weights.fingerprint.files.keys() - good
+
+
+def _bring(
+    folder: Path, weights: _StoredWeights, paths: set[str], bring: Callable[[str, Path, FileDigest], None]
+) -> None:
+    """Calls `bring` with the URI, the place and the digest of each file, many at once."""
+    source = storage.redact(storage.join(weights.folder, FINGERPRINT_FILE))
+
+    def bring_in(path: str) -> None:
+        file = below(folder, path, source=source)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        bring(storage.join(weights.folder, path), file, weights.fingerprint.files[path])
+
+    with ThreadPoolExecutor(NUM_PARALLEL_FILES, thread_name_prefix="staging") as pool:
+        for _ in pool.map(bring_in, sorted(paths)):
+            pass
+
+
+def _copy_headers(uri: str, file: Path, digest: FileDigest) -> None:
+    stored = storage.stat(uri)
+    if stored is None or stored.num_bytes != digest.num_bytes:
+        found = f"{stored.num_bytes} bytes" if stored else "no such file"
+        raise WeightsMismatch(f"{storage.redact(uri)}: expected {digest.num_bytes} bytes, found {found}")
+    file.write_bytes(_read_headers(uri))
+    os.truncate(file, digest.num_bytes)
+
+
+def _read_headers(uri: str) -> bytes:
+    """What of a file tells how it is to be loaded."""
+    if uri.endswith(".json"):
+        return storage.read_bytes(uri)
+    if uri.endswith(".safetensors"):
+        num_header_bytes = int.from_bytes(storage.read_range(uri, 0, LENGTH_BYTES), "little")
+        return storage.read_range(uri, 0, LENGTH_BYTES + min(num_header_bytes, MAX_HEADER_BYTES))
+    if uri.endswith(".pth"):
+        return storage.read_range(uri, 0, ARCFACE_HEAD_BYTES)
+    return b""

@@ -1,0 +1,90 @@
+"""A single clip, rendered in this process: no Ray, no commit, just a file."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from lynx_batch.clip import ClipSpec
+from lynx_batch.config import RunConfig, override
+from lynx_batch.delivery.video import encode_mp4
+from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, Transient
+from lynx_batch.inputs import read_photo_file
+from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.prepare import Selection, prepare_rows
+from lynx_batch.preparation.staging import fetch_weights, find_model, localized
+from lynx_model.checkpoints.published import models_root
+from lynx_model.faces.photo import read_photo
+from lynx_model.faces.reader import FaceReader
+from lynx_model.faces.upright import describe_turn
+from lynx_model.pipeline import LynxPipeline
+from lynx_model.sampler import OnStep
+
+
+def published_config(overrides: dict[str, object]) -> RunConfig:
+    """A run with the published weights where `lynx-batch models pull` puts them, and `overrides` ({"a.b": value}) laid over it."""
+    root = models_root()
+    model = {"base": str(root / "Wan2.1-T2V-14B-Diffusers"), "adapters": str(root / "lynx_full")}
+    nothing = {"manifest": os.devnull, "output": os.devnull}  # a single clip has neither
+    return override({**nothing, "model": model}, overrides, source="--set")
+
+
+def render_one(
+    config: RunConfig,
+    *,
+    photo: str,
+    face_index: int | None,
+    prompt: str,
+    out: Path,
+    announce: Callable[[str], None],
+    on_step: OnStep,
+) -> ClipSpec:
+    """Renders the clip that a manifest row of `photo`, `face_index` and `prompt` would be, into the MP4 file `out`.
+
+    Raises:
+        Permanent: If the photo, the prompt, the model or `out` is unfit; before the model is loaded.
+    """
+    clip = _identify(config, photo, face_index, prompt)
+    _make_room(out)
+    source, faces = localized(find_model(config.model), config.faces, fetch_weights)
+    reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
+    picture = read_photo(read_photo_file(clip.request.photo_uri, config.inputs), is_parity=faces.parity)
+    subject = reader.read(picture, face_index)
+    if subject.turned_degrees:
+        announce(f"{photo}: {describe_turn(subject.turned_degrees)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    announce(f"loading {config.model.base} on {device}")
+    pipe = LynxPipeline.load(
+        base=source.base,
+        adapters={"id": source.id_adapter, "ref": source.ref_adapter},
+        device=device,
+        dtype=config.engine.dtype,
+        loras=source.loras,
+        engine=config.engine.options,
+    )
+    frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))
+    out.write_bytes(encode_mp4(frames, fps=clip.params.fps, crf=config.video.crf))
+    return clip
+
+
+def _make_room(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error}") from error
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: must be a file, but is a folder")
+
+
+def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str) -> ClipSpec:
+    face = pa.array([face_index], pa.int64())
+    row = pa.table({"row": [0], "subject_uri": [photo], "face_index": face, "prompt": [prompt]})
+    origin = Origin(manifest="", folder=str(Path.cwd()))
+    prepared = prepare_rows(config, row, origin, Selection(), datetime.now(UTC))
+    for rejection in prepared.rejections:
+        is_passing = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
+        raise (Transient if is_passing else ConfigError)(f"{rejection.error_type}: {rejection.error}")
+    return prepared.clips[0]

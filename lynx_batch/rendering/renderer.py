@@ -1,0 +1,271 @@
+"""One rank's part in rendering a clip: photo -> subject -> latents -> frames -> a committed object. Knows no Ray."""
+
+import hashlib
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from threading import Event, Lock
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipSpec
+from lynx_batch.delivery.deliver import DeliveredClip, deliver
+from lynx_batch.delivery.picture import check_picture
+from lynx_batch.errors import (
+    STORE_FAULTS,
+    ConsentExpired,
+    Fault,
+    ImplausibleResult,
+    MissingObject,
+    PhotoChanged,
+    PhotoRefused,
+    StoreRefused,
+    StoreUnready,
+)
+from lynx_batch.inputs import read_photo_file
+from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
+from lynx_batch.outage import retry_while_unavailable
+from lynx_batch.rendering.attempt import Attempt
+from lynx_batch.rendering.resume import SavedClips, delete_saved
+from lynx_batch.rendering.software import software_versions
+from lynx_batch.rendering.tasks import Failed, FramesReady, Rendered, RenderTask, WorkerSettings
+from lynx_batch.stages import Stage
+from lynx_model.engine import parallel
+from lynx_model.faces.photo import read_photo
+from lynx_model.faces.reader import FaceReader
+from lynx_model.pipeline import LynxPipeline, PreparedClip
+from lynx_model.sampler import OnStep, Paused, SamplerState
+from lynx_model.spec import Subject
+
+log = structlog.get_logger()
+
+NUM_CACHED_SUBJECTS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Photo:
+    """Whose face is read: a photo by its content, wherever it lies."""
+
+    sha256: str
+    face_index: int | None
+    uri: str = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A clip that can be denoised, from its noise or from where an earlier attempt was saved."""
+
+    clip: PreparedClip
+    state: SamplerState | None
+    face_turned_degrees: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A rendered clip that waits for its delivery. `frames` is (F, H, W, 3)."""
+
+    attempt: Attempt
+    frames: NDArray[np.uint8]
+    face_turned_degrees: int
+
+
+class Renderer:
+    """The model on one device, ready for clip after clip.
+
+    Three threads may use it at once: one that renders (the only one that touches the device), one that delivers what was
+    rendered before, and one that reads the next clip's subject.
+    """
+
+    def __init__(self, settings: WorkerSettings, *, rank: int, device: str) -> None:
+        self._settings, self._rank = settings, rank
+        faces = FaceReader.load(settings.faces.pack, settings.faces.identity, is_parity=settings.faces.parity)
+        self._pipe = LynxPipeline.load(
+            base=settings.model.base,
+            adapters={"id": settings.model.id_adapter, "ref": settings.model.ref_adapter},
+            device=device,
+            dtype=settings.engine.dtype,
+            faces=faces,
+            loras=settings.model.loras,
+            plan=settings.plan,
+            engine=settings.engine.options,
+        )
+        self._device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+        self._software = software_versions()
+        self._saved = SavedClips(settings.output, self._software)
+        self._read_subject = lru_cache(maxsize=NUM_CACHED_SUBJECTS)(self._read_subject_once)
+        self._reading, self._pausing = Lock(), Event()
+        self._kept: dict[str, _Kept] = {}
+
+    def prefetch(self, task: RenderTask) -> None:
+        """Reads a clip's subject ahead. What fails here fails again, and is reported, when the clip is rendered."""
+        Attempt(task).carry_out(lambda: self._subject(task.clip))
+
+    def pause(self) -> None:
+        """Saves the clip being rendered after the step that it is at: the node is taken away. No other clip may follow."""
+        self._pausing.set()
+
+    def render(self, task: RenderTask, on_step: OnStep) -> FramesReady | Rendered | Failed:
+        """Makes a clip's frames, which the first rank keeps for `deliver`, unless the clip is committed already.
+
+        Never raises what the clip is to blame for.
+        """
+        attempt = Attempt(task)
+        ready = attempt.carry_out(lambda: self._find_committed(task) or self._prepare(attempt))
+        if not parallel.all_agree(isinstance(ready, _Ready)):
+            return _frames_ready() if isinstance(ready, _Ready) else ready
+        assert isinstance(ready, _Ready)
+        # When a rank dies, the others may notice before Ray does: as any error that a collective operation can raise.
+        is_shared = self._settings.plan.num_ranks > 1
+        unknown = Fault.UNCLEAR if is_shared else Fault.CLIP
+        latents = attempt.carry_out(lambda: self._sample(attempt, ready, on_step), unknown=unknown)
+        if isinstance(latents, Failed):
+            return replace(latents, breaks_group=latents.breaks_group or is_shared)
+        if self._rank > 0:
+            return _frames_ready()
+        return attempt.carry_out(lambda: self._keep_frames(attempt, ready, latents))
+
+    def deliver(self, task: RenderTask) -> Rendered | Failed:
+        """Encodes, uploads and commits what `render` kept; safe beside the `render` of another clip."""
+        kept = self._kept.pop(task.attempt)
+        return kept.attempt.carry_out(lambda: self._deliver(kept))
+
+    def _find_committed(self, task: RenderTask) -> Rendered | None:
+        """What another driver, or an attempt whose answer was lost, has committed meanwhile; the first rank looks."""
+        if self._rank > 0:
+            return None
+        with suppress(MissingObject):
+            record = retry_while_unavailable(
+                lambda: read_commit(self._settings.output, task.clip.clip_id, task.edition)
+            )
+            return Rendered(commit=record, spans=())
+        return None
+
+    def _prepare(self, attempt: Attempt) -> _Ready:
+        task = attempt.task
+        _check_consent(task.clip, datetime.now(UTC))
+        saved = self._saved.load(task.clip, task.num_steps_saved) if task.num_steps_saved else None
+        with attempt.stage(Stage.SUBJECT):
+            subject = self._subject(task.clip)
+        with attempt.stage(Stage.TEXT):
+            return _Ready(self._pipe.prepare(subject, task.clip.params), saved, subject.turned_degrees)
+
+    def _sample(self, attempt: Attempt, ready: _Ready, on_step: OnStep) -> Tensor | Failed:
+        """The latents on the host: fetching them waits for the device, so the stage's time is true and errors are its own."""
+        task = attempt.task
+        try:
+            with attempt.stage(Stage.DENOISE):
+                latents = self._pipe.sample(
+                    ready.clip, on_step, state=ready.state, is_to_pause=self._pausing.is_set
+                ).cpu()
+        except Paused as paused:
+            return self._save(attempt, paused.state)
+        if not latents.isfinite().all():
+            raise ImplausibleResult("latents: must be finite numbers")
+        min_plausible_s = task.min_plausible_s * (1 - task.num_steps_saved / task.clip.params.num_inference_steps)
+        if (took_s := attempt.seconds[Stage.DENOISE]) < min_plausible_s:
+            raise ImplausibleResult(f"denoise_s={took_s:.3g}: must be at least {min_plausible_s:.3g} on this device")
+        return latents
+
+    def _save(self, attempt: Attempt, state: SamplerState) -> Failed:
+        task = attempt.task
+        self._saved.save(task.clip, state)
+        if task.num_steps_saved:
+            with suppress(*STORE_FAULTS):
+                delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
+        return Failed(
+            error_type="NodeDrained",
+            error=f"the node is taken away; saved after {state.num_steps_done} steps",
+            fault=Fault.DRAIN,
+            num_steps_saved=state.num_steps_done,
+            spans=tuple(attempt.spans),
+        )
+
+    def _keep_frames(self, attempt: Attempt, ready: _Ready, latents: Tensor) -> FramesReady:
+        with attempt.stage(Stage.DECODE):
+            frames = self._pipe.decode(latents)
+        check_picture(frames)
+        self._kept[attempt.task.attempt] = _Kept(attempt, frames, ready.face_turned_degrees)
+        return _frames_ready()
+
+    def _deliver(self, kept: _Kept) -> Rendered:
+        """Uploads and commits; the commit comes last, and makes the clip finished."""
+        settings, attempt, task, start_s = self._settings, kept.attempt, kept.attempt.task, time.time()
+        delivered = deliver(
+            kept.frames,
+            output=settings.output,
+            clip_id=task.clip.clip_id,
+            attempt=task.attempt,
+            fps=task.clip.params.fps,
+            crf=settings.crf,
+        )
+        attempt.note(Stage.ENCODE, start_s, delivered.encode_s)
+        attempt.note(Stage.UPLOAD, start_s + delivered.encode_s, delivered.upload_s)
+        record = self._commit_record(kept, delivered)
+        with attempt.stage(Stage.COMMIT):
+            winner = commit(settings.output, record, is_store_safe=settings.is_store_safe)
+        with suppress(*STORE_FAULTS):  # `prune` removes what stays
+            if winner.attempt != task.attempt:
+                for uri in (delivered.clip_uri, delivered.poster_uri):
+                    storage.delete(storage.join(settings.output, uri))
+            if task.num_steps_saved:
+                delete_saved(settings.output, task.clip.clip_id, task.num_steps_saved)
+        return Rendered(commit=winner, spans=tuple(attempt.spans))
+
+    def _commit_record(self, kept: _Kept, delivered: DeliveredClip) -> CommitRecord:
+        settings, task = self._settings, kept.attempt.task
+        return CommitRecord(
+            **asdict(delivered),
+            clip_id=task.clip.clip_id,
+            edition=task.edition,
+            attempt=task.attempt,
+            run_id=settings.run_id,
+            committed_at=datetime.now(UTC),
+            seed=task.clip.params.seed,
+            face_turned_degrees=kept.face_turned_degrees,
+            group_size=settings.plan.num_ranks,
+            device=self._device_name,
+            stage_s={stage.column: seconds for stage, seconds in kept.attempt.seconds.items()},
+            identity=asdict(settings.identity),
+            software=self._software,
+        )
+
+    def _subject(self, clip: ClipSpec) -> Subject:
+        request = clip.request
+        photo = _Photo(sha256=clip.photo_sha256, face_index=request.face_index, uri=request.photo_uri)
+        with self._reading:
+            return self._read_subject(photo)
+
+    def _read_subject_once(self, photo: _Photo) -> Subject:
+        try:
+            content = retry_while_unavailable(lambda: read_photo_file(photo.uri, self._settings.inputs))
+        except StoreUnready:
+            raise
+        except StoreRefused as error:
+            raise PhotoRefused(str(error)) from error
+        if hashlib.sha256(content).hexdigest() != photo.sha256:
+            raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
+        picture = read_photo(content, is_parity=self._settings.faces.parity)
+        subject = self._pipe.read_subject(picture, photo.face_index)
+        if subject.turned_degrees and self._rank == 0:
+            log.info("face_turned", subject_uri=storage.redact(photo.uri), degrees=subject.turned_degrees)
+        return subject
+
+
+def _frames_ready() -> FramesReady:
+    on_device = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+    return FramesReady(memory_gib=(psutil.Process().memory_info().rss + on_device) / 2**30)
+
+
+def _check_consent(clip: ClipSpec, now: datetime) -> None:
+    """A consent that was good when the run began may have expired since."""
+    expires_at = clip.request.consent_expires_at
+    if expires_at is not None and expires_at <= now:
+        raise ConsentExpired(f"consent_expires_at={expires_at.isoformat()}: must be later than now")

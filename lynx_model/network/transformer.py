@@ -1,0 +1,231 @@
+"""LynxTransformer: diffusers' Wan DiT with the adapters, fed with conditioning that is computed once per clip.
+
+Shapes: B batch, C latent channels, F H W latent frames, rows and columns, T tokens, S tokens attended to, X features.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from lynx_model.checkpoints.adapter_spec import AdapterSpec, check_fit
+from lynx_model.engine.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention
+from lynx_model.engine.graphs import allow_many_graphs
+from lynx_model.engine.offload import BlockStream, call_beside
+from lynx_model.engine.parallel import ParallelContext
+from lynx_model.engine.precision import quantize_blocks
+from lynx_model.engine.sharding import TokenSharding, WholeSequence
+from lynx_model.network.adapters import (
+    CrossAttentionInputs,
+    CrossAttentionProcessor,
+    IdAdapterLayer,
+    KeysValues,
+    RefAdapterLayer,
+    SelfAttentionInputs,
+    SelfAttentionProcessor,
+    text_keys_values,
+)
+from lynx_model.spec import EngineOptions, ParallelPlan
+
+log = structlog.get_logger()
+
+
+class BlockConditioning(NamedTuple):
+    """What one block attends to, for one guidance branch."""
+
+    cross: CrossAttentionInputs
+    reference: KeysValues | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What every block attends to, for one guidance branch; the same at every step."""
+
+    blocks: tuple[BlockConditioning, ...]
+
+
+class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
+    """The frozen Wan2.1 DiT and the adapters' layers; one forward is one guidance branch of one step."""
+
+    id_adapter: nn.ModuleList
+    ref_adapter: nn.ModuleList | None
+    parallel: ParallelContext
+    attend_to_conditioning: Attend
+    compiled_for: set[torch.Size] | None
+    """Shapes of latents that the blocks were compiled for; None if they are not compiled."""
+    in_turn: Iterable[nn.Module]
+    """The blocks in the order of a forward; each one's weights are on the device until the next one is asked for."""
+
+    def attach_adapters(self, spec: AdapterSpec) -> None:
+        """Adds the adapters' (still empty) layers.
+
+        Raises:
+            WeightsMismatch: If the adapters were made for another base model.
+        """
+        channels = self.config.num_attention_heads * self.config.attention_head_dim
+        check_fit(spec, num_blocks=len(self.blocks), channels=channels)
+        self.id_stride = spec.id_stride
+        self.id_adapter = nn.ModuleList(
+            IdAdapterLayer(
+                token_size=spec.token_size,
+                channels=channels,
+                has_bias=spec.has_id_bias,
+                num_registers=spec.num_registers,
+            )
+            for _ in range(spec.num_id_layers)
+        )
+        self.ref_adapter = nn.ModuleList(RefAdapterLayer(channels) for _ in self.blocks) if spec.has_ref else None
+
+    def arrange_weights(self, engine: EngineOptions, device: torch.device) -> None:
+        """Brings what was loaded into the form that forwards on `device` use, once: q, k, v as one product; fp8; offload.
+
+        With `offload` the weights must have been loaded to the host, and the adapters' layers stay there.
+        """
+        for block in self.blocks:
+            block.attn1.fuse_projections()
+            del block.attn1.to_q, block.attn1.to_k, block.attn1.to_v
+        self.requires_grad_(False)
+        if engine.has_fp8_linears:
+            quantize_blocks(self.blocks, num_bf16_edge_blocks=engine.num_bf16_edge_blocks, device=device)
+        self.in_turn = list(self.blocks)
+        if engine.offload == "blocks":
+            self.in_turn = BlockStream(self.blocks, device)
+            self.scale_shift_table.data = self.scale_shift_table.to(device)
+            for name, child in self.named_children():
+                if name not in ("blocks", "id_adapter", "ref_adapter"):
+                    child.to(device)
+
+    def set_up(self, *, plan: ParallelPlan, engine: EngineOptions) -> None:
+        """Chooses how later forwards run: shared with the group's other ranks, on which kernel, compiled or not.
+
+        Raises:
+            InvalidParams: If the plan does not fit the model or the ranks, or the kernel cannot work here.
+        """
+        weight = self.patch_embedding.weight
+        heads, head_dim = self.config.num_attention_heads, self.config.attention_head_dim
+        choose = partial(choose_attention, device=weight.device, dtype=weight.dtype, head_dim=head_dim)
+        attend = choose(engine.attention)
+        self.parallel = ParallelContext(plan, num_heads=heads, attend=attend)
+        self.attend_to_conditioning = choose(EXACT_COUNTERPART) if engine.attention == FP8_KERNEL else attend
+        for block in self.blocks:
+            block.attn1.set_processor(SelfAttentionProcessor(self.attend_to_conditioning))
+            block.attn2.set_processor(CrossAttentionProcessor(self.attend_to_conditioning))
+        self.compiled_for = set() if engine.compile else None
+        if engine.compile:
+            _compile(self.blocks)
+
+    def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
+        """Per block, what a text embedding looks like to it."""
+        text_BSC = self.condition_embedder.text_embedder(text_BSX)
+        return tuple(text_keys_values(text_BSC, block.attn2) for block in self.in_turn)
+
+    def identity_keys_values(self, tokens_BSX: Tensor) -> tuple[KeysValues | None, ...]:
+        """Per block, what the identity tokens look like to it; None for a block without an ID-adapter layer."""
+        return tuple(
+            call_beside(self.id_adapter[index // self.id_stride], tokens_BSX, block.attn2)
+            if index % self.id_stride == 0
+            else None
+            for index, block in enumerate(self.blocks)
+        )
+
+    def reference_features(self, latents_BCFHW: Tensor, text: Sequence[KeysValues]) -> tuple[Tensor, ...]:
+        """Per block, what a reference picture looks like at its self-attention.
+
+        The picture's latents go through the DiT once, at timestep 0 and without adapters.
+        """
+        conditioning = Conditioning(tuple(BlockConditioning(CrossAttentionInputs(kv, None), None) for kv in text))
+        timestep = torch.zeros(len(latents_BCFHW), dtype=torch.long, device=latents_BCFHW.device)
+        with _recorded_inputs([block.attn1 for block in self.blocks]) as features:
+            # eagerly and on every rank: a compiled block would not run the hooks, and the picture is small
+            blocks = (block.forward for block in self.in_turn)
+            self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self.attend_to_conditioning))
+        return tuple(features)
+
+    def reference_keys_values(self, features: Sequence[Tensor]) -> tuple[KeysValues, ...]:
+        """Per block, what its Ref-adapter layer makes of the features. Needs a Ref-adapter."""
+        assert self.ref_adapter is not None
+        layers = zip(self.ref_adapter, features, self.blocks, strict=True)
+        return tuple(call_beside(layer, feature, block.attn1) for layer, feature, block in layers)
+
+    def predict(self, latents_BCFHW: Tensor, timestep_B: Tensor, branches: Sequence[Conditioning]) -> list[Tensor]:
+        """The velocity of each guidance branch, on every rank; ranks share them and their tokens as planned."""
+        velocities: list[Tensor] = []
+        for turn in self.parallel.turns(len(branches), self._num_tokens(latents_BCFHW)):
+            conditioning = branches[turn.branch]
+            velocities += turn.share(self.forward(latents_BCFHW, timestep_B, conditioning, turn.sharding))
+        return velocities
+
+    def forward(
+        self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, sharding: TokenSharding
+    ) -> Tensor:
+        """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
+        if self.compiled_for is not None and latents_BCFHW.shape not in self.compiled_for:
+            self.compiled_for.add(latents_BCFHW.shape)
+            log.info("compiling", latents=tuple(latents_BCFHW.shape), num_tokens=self._num_tokens(latents_BCFHW))
+        tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding)
+        return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
+
+    def _run(
+        self,
+        blocks: Iterable[Callable[..., Tensor]],
+        latents_BCFHW: Tensor,
+        timestep_B: Tensor,
+        conditioning: Conditioning,
+        sharding: TokenSharding,
+    ) -> Tensor:
+        tokens_BTX = self.patch_embedding(latents_BCFHW).flatten(2).transpose(1, 2)
+        cos, sin = self.rope(latents_BCFHW)
+        # diffusers repeats each angle for both channels of a pair; one of them is enough
+        cos, sin = (sharding.shard(angles[..., ::2]) for angles in (cos, sin))
+        tokens_BTX = sharding.shard(tokens_BTX)
+        time_BX, modulation = self._embed_time(timestep_B, tokens_BTX.dtype)
+        for block, given in zip(blocks, conditioning.blocks, strict=True):
+            inputs = SelfAttentionInputs(cos, sin, sharding, given.reference)
+            tokens_BTX = block(tokens_BTX, given.cross, modulation, inputs)
+        return sharding.gather(self._project(tokens_BTX, time_BX))
+
+    def _num_tokens(self, latents_BCFHW: Tensor) -> int:
+        return math.prod(latents_BCFHW.shape[2:]) // int(math.prod(self.config.patch_size))
+
+    def _embed_time(self, timestep_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        embedder = self.condition_embedder
+        angles = embedder.timesteps_proj(timestep_B).to(embedder.time_embedder.linear_1.weight.dtype)
+        time_BX = embedder.time_embedder(angles).to(dtype)
+        return time_BX, embedder.time_proj(embedder.act_fn(time_BX)).unflatten(1, (6, -1))
+
+    def _project(self, tokens_BTX: Tensor, time_BX: Tensor) -> Tensor:
+        shift, scale = (self.scale_shift_table + time_BX.unsqueeze(1)).chunk(2, dim=1)
+        normed = (self.norm_out(tokens_BTX.float()) * (1 + scale) + shift).type_as(tokens_BTX)
+        return self.proj_out(normed)  # type: ignore[no-any-return]
+
+    def _unpatchify(self, tokens_BTX: Tensor, shape: torch.Size) -> Tensor:
+        batch, _, frames, rows, columns = shape
+        f, h, w = self.config.patch_size
+        patches = tokens_BTX.reshape(batch, frames // f, rows // h, columns // w, f, h, w, -1)
+        return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _compile(blocks: Iterable[nn.Module]) -> None:
+    """Compiles blocks in place, one graph for all of a kind; a new graph for each new shape of the tokens."""
+    allow_many_graphs()
+    for block in blocks:
+        block.compile(fullgraph=True, dynamic=False)
+
+
+@contextmanager
+def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collects the first argument of each module's next call, in the order of the calls."""
+    inputs: list[Tensor] = []
+    hooks = [module.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for module in modules]
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
