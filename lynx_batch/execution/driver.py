@@ -29,8 +29,9 @@ from lynx_batch.execution.placement import Placements
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.output import DELIVERY_FOLDERS, new_attempt
 from lynx_batch.planning.cost import CostModel
+from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import PlannedClip
-from lynx_batch.planning.schedule import ClipState, Schedule
+from lynx_batch.planning.schedule import ClipState, Schedule, has_used_attempt
 from lynx_batch.planning.upkeep import is_time_to_save
 from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.resume import delete_saved, find_saved
@@ -97,6 +98,7 @@ class Driver:
     ) -> None:
         self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
         self._cluster, self._recorder, self._watch = cluster, recorder, watch
+        self._faults = FaultBudget()
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
@@ -155,13 +157,13 @@ class Driver:
 
     def _wait_for_room(self) -> None:
         """A fault of the machines at each end of a pause: they are asked for, and told of, ever more seldom."""
-        if not self._schedule.is_paused(time.monotonic()):
+        if not self._faults.is_paused(time.monotonic()):
             log.warning("no_room", nodes=len(self._placements.slots.nodes), largest=self._placements.largest)
             self._stop_if_hopeless(NO_ROOM)
 
     def _give_up(self, group: Group, loss: GroupLost) -> None:
         if not group.is_ready:
-            self._schedule.waited_in_vain()
+            self._faults.record_load_timeout()
         self._lose(group, loss)
 
     def _clear(self, group: Group, drained_s: float) -> None:
@@ -175,7 +177,7 @@ class Driver:
 
     def _assign(self) -> None:
         """Forms the groups that clips wait for, and gives each the next clip, or its slots to another."""
-        if self._schedule.is_paused(time.monotonic()):
+        if self._faults.is_paused(time.monotonic()):
             return
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
@@ -232,12 +234,12 @@ class Driver:
             self._lose(group, loss)
             return
         except Permanent as error:
-            if not self._schedule.has_loaded and not isinstance(error, StoreRefused):
+            if not self._faults.has_loaded and not isinstance(error, StoreRefused):
                 raise
             self._lose(group, GroupLost(f"group {group.name}: {error}"))
             return
         if isinstance(answer, Loaded):
-            self._schedule.loaded()
+            self._faults.record_loaded()
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._end(answer, group)
@@ -259,7 +261,7 @@ class Driver:
         if not is_node_there:
             return Fault.MACHINE
         if not group.is_ready:
-            self._schedule.load_failed(time.monotonic(), formed_s=group.formed_s)
+            self._faults.record_failed_load(time.monotonic(), formed_s=group.formed_s)
             return Fault.MACHINE
         return self._schedule.fault_of_break(group.name)
 
@@ -275,6 +277,7 @@ class Driver:
         if isinstance(ended.result, Rendered):
             clip_id = ended.task.clip.clip_id
             self._schedule.rendered(clip_id)
+            self._faults.record_progress()
             self._recorder.rendered(ended.task, group.name, ended.result, attempts=self._schedule.attempts(clip_id))
         else:
             failure = ended.result
@@ -310,6 +313,8 @@ class Driver:
     def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
         clip_id = task.clip.clip_id
         state = self._schedule.failed(clip_id, failure.fault)
+        if has_used_attempt(failure.fault, state):
+            self._faults.record_progress()
         if failure.fault is Fault.MEMORY and state is ClipState.FAILED:
             failure = replace(failure, error=f"no group wider than {group.size} is possible here: {failure.error}")
         attempts, deaths = self._schedule.attempts(clip_id), self._schedule.deaths(clip_id)
@@ -323,8 +328,10 @@ class Driver:
         """Counts a fault of the machine once, however many clips it hit; stops the run if too much fails."""
         now_s = time.monotonic()
         if failure.fault in (Fault.MACHINE, Fault.UNCLEAR):
-            self._schedule.machine_failed(now_s)
-        if reason := self._schedule.reason_to_stop(now_s):
+            self._faults.record_fault(now_s)
+        give_up_after_s = self._schedule.give_up_after_s
+        reason = self._schedule.reason_to_stop() or self._faults.reason_to_stop(now_s, give_up_after_s=give_up_after_s)
+        if reason is not None:
             raise TooManyFaults(f"{reason}; the last: {failure.error}")
 
     def _remove(self, group: Group) -> None:

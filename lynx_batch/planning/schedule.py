@@ -18,7 +18,6 @@ from types import MappingProxyType
 
 from lynx_batch.errors import Fault
 from lynx_batch.planning.cost import LOAD_S
-from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import ClipQueue, Level, PlannedClip, level_of
 from lynx_batch.planning.upkeep import deadline_s
 from lynx_model.engine.memory import ClipSize
@@ -105,7 +104,6 @@ class Schedule:
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
         self._least_sizes: dict[ClipSize, int] = {}
-        self._fault_budget = FaultBudget()
         self._longest_s = 0.0
 
     def plan(self, clips: Iterable[PlannedClip], sizes: tuple[int, ...], deaths: Mapping[str, int] = NO_DEATHS) -> None:
@@ -151,10 +149,6 @@ class Schedule:
         """For how long a group with this clip may say nothing; `predicted_s` is None if nothing is known of its device."""
         return deadline_s(predicted_s, factor=self._policy.deadline_factor)
 
-    def loaded(self) -> None:
-        """A group became ready, so the machines can do that much."""
-        self._fault_budget.loaded()
-
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
@@ -180,34 +174,18 @@ class Schedule:
         return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
 
     @property
-    def has_loaded(self) -> bool:
-        """Whether any group was ever ready."""
-        return self._fault_budget.has_loaded
+    def give_up_after_s(self) -> float:
+        """How long nothing but machine faults may come before the run stops; the longest clip could have ended by then."""
+        return self._policy.give_up_after_s + self._longest_s
 
-    def load_failed(self, now_s: float, *, formed_s: float) -> None:
-        """A group broke while it was loading, on a node that is still there; of its being a fault `machine_failed` tells."""
-        self._fault_budget.load_failed(now_s, formed_s=formed_s)
-
-    def machine_failed(self, now_s: float) -> None:
-        """A group or node was lost, a store did not answer, or no group has room; `failed` tells of each clip that this hit."""
-        self._fault_budget.fault(now_s)
-
-    def waited_in_vain(self) -> None:
-        """A group did not become ready in its time."""
-        self._fault_budget.waited_in_vain()
-
-    def is_paused(self, now_s: float) -> bool:
-        """Whether to wait before starting anything: machines failed, and failing faster helps nobody."""
-        return self._fault_budget.is_paused(now_s)
-
-    def reason_to_stop(self, now_s: float) -> str | None:
-        """Why the run should end before its time, if it should."""
+    def reason_to_stop(self) -> str | None:
+        """Why the run should stop early, if too many of its clips failed."""
         num_failed = self._counts[ClipState.FAILED]
         num_ended = num_failed + self._counts[ClipState.RENDERED]
         if num_ended >= MIN_ENDED and num_failed > self._policy.max_failed_share * num_ended:
             share = self._policy.max_failed_share
             return f"{num_failed} of {num_ended} clips failed, more than retry.max_failed_share={share:g} allows"
-        return self._fault_budget.reason_to_stop(now_s, give_up_after_s=self._policy.give_up_after_s + self._longest_s)
+        return None
 
     def wanted_size(self, room: int) -> int | None:
         """The size of the next group to form within `room` GPUs: the widest that clips wait for in vain."""
@@ -340,7 +318,6 @@ class Schedule:
 
     def _end_attempt(self, clip_id: str, state: ClipState) -> ClipState:
         self._attempts[clip_id] += 1
-        self._fault_budget.progress()
         return self._move(clip_id, state)
 
     def _move(self, clip_id: str, state: ClipState) -> ClipState:
@@ -364,6 +341,11 @@ class Schedule:
         self._counts[self._state[clip_id]] -= 1
         self._counts[state] += 1
         self._state[clip_id] = state
+
+
+def has_used_attempt(fault: Fault, state: ClipState) -> bool:
+    """Whether a failure used up an attempt, given what it left its clip as: its own fault, or the last failure it may have."""
+    return fault is Fault.CLIP or state is not ClipState.WAITING
 
 
 def _widened(planned: PlannedClip, size: int) -> PlannedClip:
