@@ -162,17 +162,17 @@ class Driver:
             self._stop_if_hopeless(NO_ROOM)
 
     def _give_up(self, group: Group, loss: GroupLost) -> None:
-        if not group.is_ready:
+        if not group.state.is_ready:
             self._faults.record_load_timeout()
         self._lose(group, loss)
 
     def _clear(self, group: Group, drained_s: float) -> None:
         """Gives nothing new to a group whose node is taken away; what it is at ends, or is saved just in time."""
-        if (task := group.close()) is not None:
+        if (task := group.state.close()) is not None:
             self._fail(task, group, DRAINED)
-        if not group.tasks:
+        if not group.state.tasks:
             self._remove(group)
-        elif is_time_to_save(time.time(), drained_s, step_s=group.step_s):
+        elif is_time_to_save(time.time(), drained_s, step_s=group.state.step_s(time.monotonic())):
             group.pause()
 
     def _assign(self) -> None:
@@ -182,7 +182,7 @@ class Driver:
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
                 group.take(self._task(planned, group.size))
-            elif group.is_idle and (group.is_closing or self._schedule.is_useless(group.name)):
+            elif group.state.is_idle and (group.state.is_closing or self._schedule.is_useless(group.name)):
                 self._remove(group)
         while self._cluster.max_groups is None or len(self._groups) < self._cluster.max_groups:
             size = self._schedule.wanted_size(self._placements.largest)
@@ -193,8 +193,8 @@ class Driver:
 
     def _wants_clip(self, group: Group) -> bool:
         """A group gets its next clip early, unless so few wait that a group which is idle sooner would miss it."""
-        is_free = group.rendering is None
-        return group.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
+        is_free = group.state.rendering is None
+        return group.state.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
 
     def _task(self, planned: PlannedClip, group_size: int) -> RenderTask:
         """An attempt at a clip; what is impossible on the cluster's fastest GPU, or too long on its slowest, is so on any."""
@@ -243,8 +243,8 @@ class Driver:
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._end(answer, group)
-        if group in self._groups and group.is_spent:
-            self._dissolve(group, _beside(group.broken_by))
+        if group in self._groups and group.state.is_spent:
+            self._dissolve(group, _beside(group.state.broken_by))
 
     def _lose(self, group: Group, loss: GroupLost) -> None:
         """Ends a group; its clips are tried again, unless one of them has broken too many."""
@@ -260,7 +260,7 @@ class Driver:
             return Fault.DRAIN
         if not is_node_there:
             return Fault.MACHINE
-        if not group.is_ready:
+        if not group.state.is_ready:
             self._faults.record_failed_load(time.monotonic(), formed_s=group.formed_s)
             return Fault.MACHINE
         return self._schedule.fault_of_break(group.name)
@@ -270,7 +270,7 @@ class Driver:
         self._remove(group)
 
     def _fail_all(self, group: Group, failure: Failed) -> None:
-        for task in group.tasks:
+        for task in group.state.tasks:
             self._fail(task, group, failure)
 
     def _end(self, ended: Ended, group: Group) -> None:
@@ -348,8 +348,8 @@ class Driver:
             num_rejected=self._schedule.count(ClipState.REJECTED),
             num_failed=self._schedule.count(ClipState.FAILED),
             num_left=self._schedule.num_unfinished,
-            running=tuple(clip for group in self._groups for clip in group.running()),
-            num_groups_loading=sum(not group.is_ready for group in self._groups),
+            running=tuple(clip for group in self._groups for clip in group.state.running()),
+            num_groups_loading=sum(not group.state.is_ready for group in self._groups),
         )
 
 
