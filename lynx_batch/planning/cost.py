@@ -17,10 +17,10 @@ from lynx_model.guidance import num_forwards, plan_branches
 from lynx_model.spec import ParallelPlan, RenderParams
 
 DECODE_S_PER_MPX = 1.00 / 32.35
-"""Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/README.md."""
+"""Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/MEASURED.md."""
 
 FIXED_S = 0.3
-"""Text and what the adapters attend to, on one H200; the photo was read before. Source: lynx_model/README.md."""
+"""Text and what the adapters attend to, on one H200; the photo was read before. Source: lynx_model/MEASURED.md."""
 
 LOAD_S = 60.0
 """From a group's birth to its first clip, compiling included; an estimate: 9 s of loading were seen from files in memory."""
@@ -35,7 +35,7 @@ EFFICIENCY = {
 }
 """T1 / (N x TN) of a step of one, two and three guidance branches on N GPUs, shared as `ParallelPlan.of_size` does.
 
-Source: 2, 4 and three branches on 3 are measured (lynx_model/README.md). The others are estimates: on 3 and 6 ranks without a branch
+Source: 2, 4 and three branches on 3 are measured (lynx_model/MEASURED.md). The others are estimates: on 3 and 6 ranks without a branch
 idle, 8 is near Wan's own table for 720p on H100s.
 """
 
@@ -55,7 +55,7 @@ class GpuType:
 
 
 H200 = GpuType(name="H200", products_tflops=666, attention_tflops=687, memory_gib=139, is_estimate=False)
-"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
+"""Source: lynx_model/MEASURED.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
 
 GPU_TYPES = (
     H200,
