@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.engine.memory import (
@@ -26,7 +27,7 @@ from lynx_model.engine.memory import (
     smallest_change,
 )
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
-from lynx_model.faces.pack import find_pack
+from lynx_model.faces.pack import FacePack, find_pack
 from lynx_model.spec import ParallelPlan
 
 if TYPE_CHECKING:
@@ -99,14 +100,14 @@ def examine_models() -> list[Finding]:
 
 def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
     """What a run file names, photos aside, and whether the GPUs can do with it what it wants."""
-    model = _tried("model", lambda: _find_model(config))
+    model, finding = _check_model(config)
     findings = [
         _tried("manifest", lambda: _find_manifest(config.manifest)),
         _tried("output", lambda: _probe(config.output)),
-        model,
+        finding,
     ]
-    if model.level is Level.OK:
-        findings += [*find_lacks(config.engine, machine), fit_run(config, machine)]
+    if model is not None:
+        findings += [*find_lacks(config.engine, machine), fit_run(config, model.size, machine)]
     return findings
 
 
@@ -136,13 +137,9 @@ def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]
     ]
 
 
-def fit_run(config: RunConfig, machine: "Machine | None") -> Finding:
+def fit_run(config: RunConfig, size: ModelSize, machine: "Machine | None") -> Finding:
     """Whether the run's model fits at its default size; rows may ask for larger clips."""
-    from lynx_batch.preparation.staging import with_headers
-
     num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
-    source, _ = with_headers(config)
-    size = ModelSize.of(source)
     return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
 
 
@@ -160,19 +157,23 @@ def _gpu(index: int, gpu: "Gpu") -> Iterator[Finding]:
     yield Finding(subject=f"GPU {index} engine", text="; ".join(engines))
 
 
-def _find_model(config: RunConfig) -> str:
-    from lynx_batch.preparation.prepare import identify_model
-    from lynx_batch.preparation.staging import with_headers
-
-    identify_model(config)
-    _, faces = with_headers(config)
-    return f"complete, and its parts fit each other; face {_find_faces(faces)}"
+def _check_model(config: RunConfig) -> tuple[CheckedModel | None, Finding]:
+    try:
+        model = check_model(config)
+    except LynxError as error:
+        return None, Finding(subject="model", text=str(error), level=Level.FAULT)
+    text = f"complete, and its parts fit each other; face {_describe_pack(model.face_pack)}"
+    return model, Finding(subject="model", text=text)
 
 
 def _find_faces(faces: FacesConfig) -> str:
     pack = find_pack(faces.pack)
     if faces.identity != OWN_RECOGNISER:
         check_arcface(arcface_file(faces.identity))
+    return _describe_pack(pack)
+
+
+def _describe_pack(pack: FacePack) -> str:
     return f"pack {pack.name} in {pack.folder}, licence: {pack.licence}"
 
 

@@ -107,7 +107,7 @@ def check(
     table = read_manifest(manifest)
     defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
     requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
-    requests, unfit, readings = _fit_to_model(config, requests)
+    requests, unfit, readings = _fit_to_base(config, requests)
     requests, expired = reject_expired(requests, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if photos else {}
     keys = _name_clips(config, requests, readings, found) if config and photos and readings is not None else None
@@ -155,16 +155,17 @@ def _parse_seeds(text: str | None) -> list[int] | None:
     return seeds
 
 
-def _fit_to_model(
+def _fit_to_base(
     config: RunConfig | None, requests: "list[ClipRequest]"
 ) -> "tuple[list[ClipRequest], list[RowProblem], Readings | None]":
-    """As `fit_to_model`; without readings, and with a line about it, if the run's model cannot be seen from here."""
+    """As `fit_to_base`. If the run's base model cannot be read from here, says so and gives no readings."""
     from lynx_batch.intake.texts import warn_of_long_texts
-    from lynx_batch.preparation.prepare import fit_to_model
+    from lynx_batch.preparation.prepare import fit_to_base
+    from lynx_batch.preparation.staging import see_weights
 
     if config is not None:
         try:
-            return fit_to_model(config, requests)
+            return fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
         except ConfigError:
             raise
         except LynxError as error:
@@ -178,10 +179,11 @@ def _name_clips(
 ) -> "list[RequestKey] | None":
     """What rows ask for by the names of their clips; None, and a line about it, if the run's model is not complete."""
     from lynx_batch.intake.check import keys_of_clips
+    from lynx_batch.preparation.model import check_model
     from lynx_batch.preparation.prepare import find_naming, name_clips
 
     try:
-        clips = name_clips(requests, find_naming(config, readings), photos)
+        clips = name_clips(requests, find_naming(check_model(config), readings), photos)
     except LynxError as error:
         say(f"rows are compared by what they say, not by the names of their clips: {error}", is_error=True)
         return None

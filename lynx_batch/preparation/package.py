@@ -27,8 +27,10 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
+from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import ORIGIN_FILE
-from lynx_batch.preparation.prepare import Selection, describe_problems, fit_to_model, identify_model, origin_of
+from lynx_batch.preparation.prepare import Selection, describe_problems, fit_to_base, origin_of
+from lynx_batch.preparation.staging import see_weights
 from lynx_model.errors import LynxError, MissingFile
 from lynx_model.faces.photo import read_photo
 
@@ -61,7 +63,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
     with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
-        identify_model(config)
+        check_model(config)
     run_id, run_file = new_run_id(now), folder / RUN_FILE
     there = _localise(config, requests, folder)
     run_file.write_bytes(there.to_yaml())
@@ -134,7 +136,8 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
         if request.subject_uri in faults
     ]
     try:
-        _, unfit, _ = fit_to_model(config, requests)
+        base = see_weights(config.model.base).path
+        _, unfit, _ = fit_to_base(base, config.defaults, requests)
         problems += unfit
     except MissingFile:  # what is not on this machine may be on the cluster's, and is checked there
         warn_of_long_texts(requests)

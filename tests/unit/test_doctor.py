@@ -12,9 +12,10 @@ from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
 from lynx_batch.config import EngineConfig, FacesConfig, RunConfig, load_run_config
+from lynx_batch.preparation.model import locate_model
 from lynx_model.checkpoints.fingerprint import fingerprint_folder
 from lynx_model.engine.machine import Gpu, Machine
-from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize
+from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize
 from lynx_model.engine.precision import missing_fp8_need
 from tests.models import BASE, MODEL, ROOT
 from tests.stores import put, refusing_store
@@ -108,8 +109,9 @@ def test_what_fits_is_told_and_what_to_change(free_gib: float, text: str) -> Non
 
 
 def test_a_run_that_does_not_fit_is_a_fault() -> None:
-    assert fit_run(full_run(), machine(139)).level is Level.OK
-    misfit = fit_run(full_run(), machine(1.6))
+    size = ModelSize.of(locate_model(full_run().model))
+    assert fit_run(full_run(), size, machine(139)).level is Level.OK
+    misfit = fit_run(full_run(), size, machine(1.6))
     assert misfit.level is Level.FAULT
     assert "does not fit" in misfit.text
 

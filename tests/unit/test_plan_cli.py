@@ -10,7 +10,7 @@ from lynx_batch.cli.plan import parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
-from lynx_batch.preparation.prepare import identify_model
+from lynx_batch.preparation.model import check_model
 from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
 from tests.jobs import invoke
 from tests.stores import put_naming, refusing_store
@@ -83,7 +83,7 @@ def test_nothing_to_render_is_no_error(run_file: Path) -> None:
 def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> None:
     before = json.loads(run(str(run_file), "--json"))
     config = load_run_config(run_file, {})
-    identity = identify_model(config)
+    identity = check_model(config).identity
     outcomes = [
         RowOutcome(
             row=row,
