@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from lynx_batch import exits
+from lynx_batch import api, exits
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
@@ -40,21 +40,17 @@ def render(
     Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered, or the
     store refused what was; 4 stopped (run again to go on).
     """
-    from lynx_batch.execution.ray_environment import settle_ray
-
-    settle_ray()
-
-    from lynx_batch.execution.run import render as run
     from lynx_batch.preparation.origin import read_origin
-    from lynx_batch.preparation.prepare import Selection
 
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     console = make_console()
     with shown(console) as watch:
-        summary = run(
+        summary = api.render(
             config,
-            selection,
+            where=where,
+            limit=limit,
+            allow_invalid=allow_invalid,
+            allow_duplicates=allow_duplicates,
             is_unsafe_allowed=unsafe_commit,
             announce=partial(console.print, soft_wrap=True),
             watch=watch,

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import lynx_batch
 from lynx_batch.cli.options import parse_duration
-from lynx_batch.cli.plan import parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.model import check_model
 from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
 from tests.jobs import invoke
@@ -74,6 +75,13 @@ def test_json_holds_the_same(run_file: Path) -> None:
 def test_a_fixed_group_size_is_the_only_one_told(run_file: Path) -> None:
     told = json.loads(run(str(run_file), "--set", "cluster.gpus_per_group=2", "--json"))
     assert [option["groups"] for option in told["options"]] == [{"2": 4}]
+
+
+def test_python_gets_the_same_forecast(run_file: Path) -> None:
+    forecast = lynx_batch.plan(run_file, ["8xh100"], limit=3)
+    assert forecast.num_to_render == 3
+    assert forecast.chosen is not None
+    assert forecast.chosen.sizes[0] == 1
 
 
 def test_nothing_to_render_is_no_error(run_file: Path) -> None:
