@@ -1,4 +1,4 @@
-"""What `doctor` looks at: this machine, and what a run file names. Each function looks at one thing; none loads a weight, but
+"""What `doctor` checks: this machine, and what a run file names. Each function checks one thing. None loads weights, but
 weights that are new to this machine are hashed.
 """
 
@@ -48,7 +48,7 @@ RENDER_PACKAGES = frozenset(
     }
     | {"ray", "safetensors", "torch", "transformers"}
 )
-"""What the extra `render` brings; the base install does without."""
+"""What the extra `render` installs. The base install works without these packages."""
 
 LITE_NUM_FRAMES = 121
 
@@ -61,7 +61,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found of a subject; of a fault, also what to do about it."""
+    """One result of a check. The text of a fault also says what to do about it."""
 
     subject: str
     text: str
@@ -69,7 +69,7 @@ class Finding:
 
 
 def examine_machine() -> "tuple[Machine | None, list[Finding]]":
-    """This machine as torch sees it (None without torch), and what there is to say about it."""
+    """This machine as torch sees it (None without torch), and the findings about it."""
     missing = sorted(name for name in RENDER_PACKAGES if find_spec(name) is None)
     findings = [Finding(subject="Python", text=platform.python_version()), _packages(missing)]
     if "torch" in missing:
@@ -82,7 +82,7 @@ def examine_machine() -> "tuple[Machine | None, list[Finding]]":
     driver = f"NVIDIA driver {machine.driver}" if machine.driver else "no NVIDIA driver"
     findings.append(Finding(subject="torch", text=f"{machine.torch_version}, built {built_for}; {driver}"))
     if not machine.gpus:
-        findings.append(Finding(subject="GPUs", text="none: the true size needs one", level=Level.NOTE))
+        findings.append(Finding(subject="GPUs", text="none: the full-size model needs one", level=Level.NOTE))
     return machine, findings + [finding for index, gpu in enumerate(machine.gpus) for finding in _gpu(index, gpu)]
 
 
@@ -99,7 +99,7 @@ def examine_models() -> list[Finding]:
 
 
 def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
-    """What a run file names, photos aside, and whether the GPUs can do with it what it wants."""
+    """Checks everything that a run file names except photos, and whether the GPUs can do what it asks for."""
     model, finding = _check_model(config)
     findings = [
         _tried("manifest", lambda: _find_manifest(config.manifest)),
@@ -112,7 +112,7 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
 
 
 def fit_published(machine: "Machine | None") -> list[Finding]:
-    """Whether the published models fit, as they were published to be used; there may be no wish to use them."""
+    """Whether the published models fit with their published settings. Never a fault: nobody has to use them."""
     engine = EngineConfig(compile=True)
     return [
         replace(_fit(name, model, clip, engine, 1, machine), level=Level.NOTE)
@@ -138,7 +138,7 @@ def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]
 
 
 def fit_run(config: RunConfig, size: ModelSize, machine: "Machine | None") -> Finding:
-    """Whether the run's model fits at its default size; rows may ask for larger clips."""
+    """Whether the run's model fits at the default size. Rows may ask for larger clips."""
     num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
     return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
 
@@ -186,11 +186,11 @@ def _find_manifest(uri: str) -> str:
 def _probe(output: str) -> str:
     probe_rights(output)
     probe_create_only(output)
-    return f"{storage.redact(output)}: takes what a run puts, create-only puts included"
+    return f"{storage.redact(output)}: accepts everything that a run writes, including create-only puts"
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:
-    """What `look` says, or at `level` what it fails with."""
+    """The result of `look`, or its error as a finding of `level`."""
     try:
         return Finding(subject=subject, text=look())
     except LynxError as error:

@@ -1,4 +1,4 @@
-"""`plan`: what a run would take on a cluster, report without one."""
+"""`plan`: predicts what a run would take on a cluster, without a cluster."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def plan(
     run_file: options.RunFile,
     gpus: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8; may be repeated."),
+        typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8. May be repeated."),
     ] = None,
     deadline: Annotated[str | None, typer.Option(help="Such as 90m, 8h or 2d.")] = None,
     manifest: options.Manifest = None,
@@ -40,7 +40,7 @@ def plan(
     allow_duplicates: options.AllowDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    """Tell what is committed already, and simulate the rest on a cluster; needs neither Ray nor a GPU."""
+    """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
     pools = gpus or ["8xH200"]
     nodes = parse_nodes(pools)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
@@ -92,21 +92,23 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     if forecast.rejections:
         console.print(describe_rejections(forecast.rejections, ALL_PROBLEMS), soft_wrap=True)
     if forecast.num_unreachable:
-        console.print(f"{forecast.num_unreachable} rows wait for their photos: {forecast.outage}")
+        console.print(
+            f"{forecast.num_unreachable} rows cannot start because their photos cannot be read: {forecast.outage}"
+        )
     chosen = forecast.chosen
     if chosen is None:
         return
     console.print(_table(forecast))
     excess = chosen.forecast.makespan_s / forecast.ideal_s - 1
     console.print(
-        f"chosen: groups of {chosen.sizes[0]}: the shortest way, and so the cheapest on these GPUs; "
-        f"{excess:.1%} above all GPUs busy to the end in groups of one"
+        f"chosen: groups of {chosen.sizes[0]}: the shortest run, and so the cheapest on these GPUs; "
+        f"{excess:.1%} longer than if every GPU were busy to the end in groups of one"
     )
     console.print(_basis(forecast, nodes))
     if forecast.num_unfit:
         console.print(
-            f"memory: by the estimate no group can hold {forecast.num_unfit} of the clips; "
-            f"`lynx-batch doctor RUN.yaml` on such a node says what helps at the run's default size"
+            f"memory: by the estimate, {forecast.num_unfit} of the clips fit no group; "
+            f"`lynx-batch doctor RUN.yaml` on such a node says what would help at the run's default size"
         )
     if deadline_s is not None:
         console.print(_compare(chosen, deadline_s, nodes))
@@ -132,9 +134,7 @@ def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
     estimated = sorted({node.gpu.name for node in nodes if node.gpu.is_estimate})
     if forecast.num_timings:
         return f"figures: shipped, corrected by {forecast.num_timings} clips rendered at this output"
-    return (
-        f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was measured here"
-    )
+    return f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was rendered at this output yet"
 
 
 def _compare(chosen: "Option", deadline_s: float, nodes: "tuple[Node, ...]") -> str:

@@ -1,4 +1,4 @@
-"""What `plan` and `render` share: the cost model of a run file's model, and the ways to render its clips on some nodes."""
+"""What `plan` and `render` share: the cost model of a run, and the ways to render its clips on some nodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from lynx_batch.preparation.prepare import Selection, prepare
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """What a run would find and take. `num_unreachable` rows wait for photos that their hosts do not give, as `outage` says.
+    """What a run would find, and how long it would take. Photos of `num_unreachable` rows are on hosts that are down, as `outage` says.
 
-    `num_timings` earlier clips corrected the shipped figures; for `num_unfit` clips no group has the memory, by the estimate; `ways`
-    is empty, and `chosen` None, if there is nothing to render.
+    `num_timings` earlier clips corrected the shipped figures. By the estimate, no group has enough memory for `num_unfit` clips.
+    If there is nothing to render, `ways` is empty and `chosen` is None.
     """
 
     num_rows: int
@@ -40,7 +40,7 @@ class RunForecast:
 
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
-    """What `render` would do on a cluster of `nodes`, by the code that it would use; writes nothing."""
+    """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
     prepared = prepare(config, selection, now)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = list_editions(config.output)
@@ -81,7 +81,7 @@ def cost_model(options: EngineConfig, model: CheckedModel, timings: Sequence[Tim
 def ways_to_render(
     clips: Sequence[ClipSpec], nodes: tuple[Node, ...], cost: CostModel, cluster: ClusterConfig
 ) -> list[Option]:
-    """What each smallest group size that `cluster.gpus_per_group` leaves open comes to.
+    """One forecast for each smallest group size that `cluster.gpus_per_group` allows.
 
     Raises:
         ConfigError: If no node has as many GPUs as it asks for.

@@ -1,4 +1,4 @@
-"""Run file + manifest -> clips that can be rendered, and rows that cannot; before Ray or a GPU is asked for anything."""
+"""Turns a run file and a manifest into clips that can be rendered and rows that cannot, before Ray or a GPU is involved."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,12 +28,12 @@ from lynx_model.checkpoints.base import read_base
 from lynx_model.tokenizer import Tokenizer
 
 MAX_PROBLEMS_SHOWN = 50
-ALL_PROBLEMS = "`lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all to FILE"
+ALL_PROBLEMS = "`lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all of them to FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows of the manifest a run takes, and how strict it is with the others."""
+    """Which rows of the manifest a run takes, and how strict it is about bad ones."""
 
     where: str | None = None
     limit: int | None = None
@@ -42,7 +42,7 @@ class Selection:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no row is left out."""
+        """Whether the run takes every row."""
         return self.where is None and self.limit is None
 
 
@@ -50,7 +50,7 @@ class Selection:
 class PreparedRun:
     """Every row of the manifest, as a clip or a rejection.
 
-    `unreachable` are rows whose photos lie on hosts that gave hardly any, as `outage` says: they are not to blame, and end
+    `unreachable` are rows whose photos are on hosts that are down; `outage` says which. The rows are not to blame and end as
     abandoned.
     """
 
@@ -63,7 +63,7 @@ class PreparedRun:
 
 
 def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Origin | None = None) -> PreparedRun:
-    """Reads and checks everything that a run of `config` needs; `origin` is where that of a submitted job comes from.
+    """Reads and checks everything that a run of `config` needs. `origin` says where a submitted job's manifest comes from.
 
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
@@ -75,14 +75,14 @@ def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Orig
 
 
 def origin_of(config: RunConfig) -> Origin:
-    """That of a run that was not submitted."""
+    """The origin of a run that was not submitted."""
     return Origin(manifest=config.manifest, folder=folder_of(config.manifest))
 
 
 def prepare_rows(
     config: RunConfig, model: CheckedModel, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
 ) -> PreparedRun:
-    """As `prepare`, of rows that were read already."""
+    """As `prepare`, for a model that was checked and rows that were read already."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
     requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
     requests, unfit, readings = fit_to_base(model.headers.base, config.defaults, requests)
@@ -133,8 +133,8 @@ def find_naming(model: CheckedModel, readings: Readings) -> Naming:
 
 
 def describe_problems(problems: list[RowProblem]) -> str:
-    """All problems on a line each, as far as they fit a screen."""
-    lines = [f"the manifest breaks {len(problems)} rule(s); nothing was started:"]
+    """One line per problem, as many as fit a screen."""
+    lines = [f"the manifest breaks {len(problems)} rule(s), so nothing was started:"]
     lines += [f"  {problem}" for problem in problems[:MAX_PROBLEMS_SHOWN]]
     if len(problems) > MAX_PROBLEMS_SHOWN:
         lines.append(f"  ... and {len(problems) - MAX_PROBLEMS_SHOWN} more; {ALL_PROBLEMS}")
@@ -142,7 +142,7 @@ def describe_problems(problems: list[RowProblem]) -> str:
 
 
 def describe_rejections(rejections: list[Rejection], who_lists_all: str) -> str:
-    """Each row that is rejected on a line, as far as they fit a screen; `who_lists_all` is what to run for the others."""
+    """One line per rejected row, as many as fit a screen. `who_lists_all` names the command that lists the others."""
     rejected = sorted(rejections, key=lambda rejection: rejection.row)
     lines = [f"  row {rejection.row}: {rejection.error}" for rejection in rejected[:MAX_PROBLEMS_SHOWN]]
     if len(rejected) > MAX_PROBLEMS_SHOWN:
@@ -152,7 +152,7 @@ def describe_rejections(rejections: list[Rejection], who_lists_all: str) -> str:
 
 
 def name_clips(requests: Iterable[ClipRequest], naming: Naming, photos: Mapping[str, Photo]) -> list[ClipSpec]:
-    """The clips of the requests whose photos could be read; `photos` are from `hash_photos`."""
+    """The clips of the requests whose photos could be read. `photos` come from `hash_photos`."""
     return [
         identify(request, photo_sha256=photo, naming=naming)
         for request in requests
@@ -163,7 +163,7 @@ def name_clips(requests: Iterable[ClipRequest], naming: Naming, photos: Mapping[
 def _reject_unread(
     requests: Iterable[ClipRequest], photos: Mapping[str, Photo], outages: Mapping[str, str]
 ) -> tuple[list[Rejection], list[Rejection]]:
-    """The rows whose photos could not be read: those of a host's outage, and the others."""
+    """The rows whose photos could not be read: first those of hosts that are down, then the others."""
     unreachable, unreadable = list[Rejection](), list[Rejection]()
     for request in requests:
         photo = photos[request.photo_uri]

@@ -99,7 +99,7 @@ def see_weights(uri: str) -> SeenWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StoredWeights:
-    """Files of a folder in a store. `file` is the one that was asked for, empty if it was the folder."""
+    """Files of a folder in a store. `file` is the requested file; empty means the whole folder."""
 
     folder: str
     fingerprint: Fingerprint
@@ -138,14 +138,14 @@ def _read(folder: str) -> _StoredWeights:
     try:
         text = storage.read_bytes(kept)
     except MissingObject as error:
-        advice = "`lynx-batch models check FOLDER` makes it: do that first, then copy the folder to the store"
+        advice = "run `lynx-batch models check FOLDER` to make it, then copy the folder to the store again"
         raise MissingObject(f"{error}; {advice}") from error
     return _StoredWeights(folder=folder, fingerprint=parse_fingerprint(text, source=storage.redact(kept)))
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    """Lets one process in at a time. The lock ends with the process that holds it, however that ends."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,7 +153,7 @@ def _locked(home: Path) -> Iterator[None]:
 
 
 def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
-    """Makes `folder` hold the files of `weights` and no other; whether there was anything to do."""
+    """Makes `folder` hold exactly the files of `weights`. Returns whether anything was fetched."""
     missing = _remove_others(folder, weights, _find_copies(folder, weights.fingerprint.files))
     needed_bytes = sum(weights.fingerprint.files[path].num_bytes for path in missing)
     free_bytes = shutil.disk_usage(folder).free
@@ -170,20 +170,20 @@ def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
 
 
 def _copy_all_headers(folder: Path, weights: _StoredWeights) -> bool:
-    """As `_copy_all`, with outlines of the files."""
+    """As `_copy_all`, with headers-only copies."""
     missing = _remove_others(folder, weights, _find_header_copies(folder, weights.fingerprint.files))
     _bring(folder, weights, missing, _copy_headers)
     return bool(missing)
 
 
 def _find_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
-    """The files of `digests` that are in `folder`, with their content."""
+    """The files of `digests` whose content is in `folder`."""
     found = digest_files(folder, [path for path in digests if (folder / path).is_file()])
     return {path for path, digest in found.items() if digest == digests[path]}
 
 
 def _find_header_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
-    """The outlines in `folder` of the files of `digests`: whole where a file is JSON, else of their size."""
+    """The files of `digests` that have a headers-only copy in `folder`: JSON files by content, others by size."""
     whole = {path: digest for path, digest in digests.items() if path.endswith(".json")}
     others = {path: folder / path for path in digests if path not in whole}
     return _find_copies(folder, whole) | {
@@ -192,7 +192,7 @@ def _find_header_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[
 
 
 def _remove_others(folder: Path, weights: _StoredWeights, good: set[str]) -> set[str]:
-    """Removes all weights in `folder` but the `good` ones; what of `weights` is missing then."""
+    """Removes all weights in `folder` except the `good` ones. Returns the files of `weights` that are still missing."""
     with suppress(MissingFile):
         for path in set(weight_files(folder)) - good:
             below(folder, path, source=str(folder)).unlink()
@@ -202,7 +202,7 @@ def _remove_others(folder: Path, weights: _StoredWeights, good: set[str]) -> set
 def _bring(
     folder: Path, weights: _StoredWeights, paths: set[str], bring: Callable[[str, Path, FileDigest], None]
 ) -> None:
-    """Calls `bring` with the URI, the place and the digest of each file, many at once."""
+    """Calls `bring` with the URI, the local path and the digest of each file, many at once."""
     source = storage.redact(storage.join(weights.folder, FINGERPRINT_FILE))
 
     def bring_in(path: str) -> None:
@@ -225,7 +225,7 @@ def _copy_headers(uri: str, file: Path, digest: FileDigest) -> None:
 
 
 def _read_headers(uri: str) -> bytes:
-    """What of a file tells how it is to be loaded."""
+    """The part of a file that says how it is loaded."""
     if uri.endswith(".json"):
         return storage.read_bytes(uri)
     if uri.endswith(".safetensors"):

@@ -81,7 +81,7 @@ def test_a_commit_that_is_another_clips_is_damaged(output: str, edition: int) ->
     assert "must be the commit of its name, but is edition 1 of aa11" in told.stdout
     assert list_editions(output).in_force == {"aa11": 1}
     table = invoke("status", output, "--clips").stdout
-    assert "no commit is in force any more: the next run renders it anew" in table
+    assert "its commit is no longer in force: the next run renders it again" in table
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "retry", "prune"])
@@ -244,7 +244,7 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
     repaired = invoke("verify", output, "--repair")
 
     assert repaired.exit_code == 3
-    assert "2 commits withdrawn; the next `lynx-batch render` renders these clips anew" in repaired.stdout
+    assert "2 commits withdrawn; the next `lynx-batch render` renders these clips again" in repaired.stdout
     editions = list_editions(output)
     assert (editions.in_force, editions.wanted("aa11"), editions.wanted("bb22")) == ({}, 2, 2)
     withdrawal = Withdrawal.model_validate_json(storage.read_bytes(f"{output}/commits/aa/aa11.e1.withdrawn.json"))
@@ -261,7 +261,7 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
 @pytest.mark.parametrize("command", ["status", "retry", "verify", "prune"])
 def test_a_place_without_a_run_is_refused(command: str, tmp_path: Path) -> None:
     refused = invoke(command, str(tmp_path / "mistyped"))
-    assert (refused.exit_code, "mistyped: must be a place that runs have written to" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "mistyped: must be an output location" in refused.stderr) == (2, True)
 
 
 def test_no_word_of_a_clip_acts_as_markup(output: str) -> None:

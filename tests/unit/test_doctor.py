@@ -41,7 +41,9 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["doctor", *demo])
     assert result.exit_code == 0, result.output
     told = " ".join(result.output.replace("│", "").split())
-    assert "takes what a run puts, create-only puts included" in told, "wherever a long path makes the line break"
+    assert "accepts everything that a run writes, including create-only puts" in told, (
+        "wherever a long path makes the line break"
+    )
     assert "complete, and its parts fit each other; face pack free-yunet-sface" in result.output
     assert "this run, 17 frames of 160x96, float32" in result.output
     assert not list((tmp_path / "out").rglob("_probe-*"))

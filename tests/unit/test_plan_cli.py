@@ -60,7 +60,7 @@ def test_a_deadline_that_no_number_of_gpus_can_meet_is_told(run_file: Path) -> N
 
 def test_clips_that_no_group_has_the_memory_for_are_told(run_file: Path) -> None:
     output = run(str(run_file), "--set", "defaults.width=16000", "--set", "defaults.height=16000", "--limit", "2")
-    assert "no group can hold 2 of the clips" in output
+    assert "2 of the clips fit no group" in output
 
 
 def test_json_holds_the_same(run_file: Path) -> None:
