@@ -92,9 +92,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     if forecast.rejections:
         console.print(describe_rejections(forecast.rejections, ALL_PROBLEMS), soft_wrap=True)
     if forecast.num_unreachable:
-        console.print(
-            f"{forecast.num_unreachable} rows cannot start because their photos cannot be read: {forecast.outage}"
-        )
+        reason = f"their photos cannot be read: {forecast.outage}"
+        console.print(f"{forecast.num_unreachable} rows cannot start because {reason}", soft_wrap=True)
     chosen = forecast.chosen
     if chosen is None:
         return
