@@ -8,7 +8,7 @@ FACES := .cache/faces/free
 SLOW := slow or gpu or only_chaos
 
 .DEFAULT_GOAL := check
-.PHONY: setup demo test test-all chaos check lint types layers fast fix clean
+.PHONY: setup demo test test-all chaos check lint types layers fast docs fix clean
 
 setup: $(READY)
 
@@ -55,6 +55,9 @@ layers: $(READY)
 
 fast: $(READY) $(FACES)
 	$(BIN)/pytest tests/unit
+
+docs: $(READY)
+	$(BIN)/python -m tests.guide
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .
