@@ -15,6 +15,7 @@ from textwrap import fill, shorten
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -35,9 +36,6 @@ LINE_LENGTH = 140
 
 WORDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", NoneType: "`null`"}
 """Python types in the words of a user."""
-
-SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "number of items: at least"}
-"""Pydantic's constraints in the words of a user."""
 
 PARAMS = tuple(field.name for field in fields(RenderParams))
 
@@ -204,7 +202,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _section(name: str, model: type[BaseModel]) -> str:
     rows = (
-        (f"`{key}`", _type(info.annotation), _default(info), _constraints(info))
+        (f"`{key}`", _type(info.annotation), _default(info), ", ".join(map(_bound, info.metadata)))
         for key, info in model.model_fields.items()
         if not isinstance(info.default, BaseModel) and key not in PARAMS
     )
@@ -236,9 +234,18 @@ def _default(info: FieldInfo) -> str:
     return "required" if info.is_required() else _value(info.default)
 
 
-def _constraints(info: FieldInfo) -> str:
-    found = {sign: getattr(rule, sign) for rule in info.metadata for sign in SIGNS if hasattr(rule, sign)}
-    return ", ".join(f"{SIGNS[sign]} {bound}" for sign, bound in found.items())
+def _bound(rule: object) -> str:
+    """A constraint of pydantic in words."""
+    match rule:
+        case Ge(ge=bound):
+            return f"at least {bound}"
+        case Gt(gt=bound):
+            return f"above {bound}"
+        case Le(le=bound):
+            return f"at most {bound}"
+        case MinLen(min_length=bound):
+            return f"at least {bound} item(s)"
+    raise TypeError(f"{rule!r}: say here what it means")
 
 
 def _value(value: object) -> str:
