@@ -8,7 +8,6 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill, shorten
@@ -21,12 +20,10 @@ from pydantic.fields import FieldInfo
 
 from lynx_batch import exits
 from lynx_batch.config import RunConfig
-from lynx_batch.intake.schema import EXPECTATIONS, REQUIRED
-from lynx_batch.intake.schema import SCHEMA as MANIFEST_SCHEMA
-from lynx_batch.ledger.metadata import READ_SCHEMA as METADATA_SCHEMA
+from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, REQUIRED
+from lynx_batch.ledger.metadata import READ_SCHEMA
 from lynx_batch.stages import CLIP_STAGES
-from lynx_model.geometry import MAX_PATCHES, SIZE_MULTIPLE_PX, TEMPORAL_STRIDE_FRAMES
-from lynx_model.spec import RANGES, RenderParams
+from lynx_model.parameters import PARAMETERS, Parameter
 from tests.models import ROOT
 
 GUIDE = ROOT / "jobs" / "README.md"
@@ -36,42 +33,6 @@ LINE_LENGTH = 140
 
 WORDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", NoneType: "`null`"}
 """Python types in the words of a user."""
-
-PARAMS = tuple(field.name for field in fields(RenderParams))
-
-PARAM_HELP = {
-    "negative_prompt": "What the video must not show.",
-    "width": "Pixels.",
-    "height": "Pixels.",
-    "num_frames": "Frames of the clip.",
-    "fps": "Frames per second of the MP4. The number of frames stays the same.",
-    "num_inference_steps": "Denoising steps.",
-    "guidance_scale": "How strongly to follow the prompt. 1 or less turns guidance off: one forward per step.",
-    "guidance_scale_image": "How strongly to follow the photo. Null guides text and photo together: two forwards per step, not three.",
-    "ip_scale": "Strength of the ID-adapter.",
-    "ref_scale": "Strength of the Ref-adapter.",
-    "seed": "Seed of all randomness in the clip. Null derives one from everything else that the clip asks for.",
-    "flow_shift": "Shift of the noise schedule. Null uses the base model's own.",
-    "ip_start": "Fraction of the steps at which the ID-adapter starts.",
-    "ip_end": "Fraction of the steps at which it stops. Step i of n, counted from 0, is included if start <= i / n < end.",
-    "ip_blocks": "Transformer blocks in which the ID-adapter works, counted from 0. Null means all.",
-    "ref_start": "As `ip_start`, for the Ref-adapter.",
-    "ref_end": "As `ip_end`, for the Ref-adapter.",
-    "ref_blocks": "As `ip_blocks`, for the Ref-adapter.",
-    "guidance_until": "Fraction of the steps after which guidance stops. Later steps take one forward.",
-}
-
-SIZE_RULE = f"a multiple of {SIZE_MULTIPLE_PX}, at most {MAX_PATCHES * SIZE_MULTIPLE_PX}"
-BLOCKS_RULE = "first and last block, as in `8-31`"
-PARAM_RULES = {
-    "negative_prompt": "any text",
-    "width": SIZE_RULE,
-    "height": SIZE_RULE,
-    "num_frames": f"{TEMPORAL_STRIDE_FRAMES} k + 1, at most {(MAX_PATCHES - 1) * TEMPORAL_STRIDE_FRAMES + 1}",
-    "ip_blocks": BLOCKS_RULE,
-    "ref_blocks": BLOCKS_RULE,
-}
-"""The rules of parameters that are no simple range."""
 
 MANIFEST_HELP = {
     "subject_uri": "The photo: a path or a URI that `inputs.allow` permits. A relative path starts at the manifest's folder.",
@@ -114,10 +75,10 @@ METADATA_HELP = {
     "run": "The run. It stands in the folder's name, `run=<run_id>`, not in the file.",
 }
 
-MANIFEST_MEANINGS = dict.fromkeys(PARAMS, "Parameter. Null takes the run's default.") | MANIFEST_HELP
+MANIFEST_MEANINGS = dict.fromkeys(PARAMETERS, "Parameter. Null takes the run's default.") | MANIFEST_HELP
 METADATA_MEANINGS = {
     **dict.fromkeys(MANIFEST_HELP, "From the manifest."),
-    **dict.fromkeys(PARAMS, "Parameter, as used."),
+    **dict.fromkeys(PARAMETERS, "Parameter, as used."),
     **{stage.column: f"Seconds that the stage `{stage}` took." for stage in CLIP_STAGES},
     **METADATA_HELP,
 }
@@ -137,9 +98,9 @@ def parameters() -> str:
     """What a run file says under `defaults` and a manifest row may override."""
     defaults: type[BaseModel] = RunConfig.model_fields["defaults"].annotation
     rows = (
-        (f"`{name}`", _type(info.annotation), _default(info), param_rule(name), param_help(name))
+        (f"`{name}`", _type(info.annotation), _default(info), _rule(PARAMETERS[name]), str(info.description))
         for name, info in defaults.model_fields.items()
-        if name in PARAMS
+        if name in PARAMETERS
     )
     return _table(("parameter", "type", "default", "allowed", "meaning"), rows)
 
@@ -153,7 +114,7 @@ def manifest() -> str:
 
 
 def metadata() -> str:
-    rows = ((f"`{field.name}`", f"`{field.type}`", METADATA_MEANINGS[field.name]) for field in METADATA_SCHEMA)
+    rows = ((f"`{field.name}`", f"`{field.type}`", METADATA_MEANINGS[field.name]) for field in READ_SCHEMA)
     return _table(("column", "type", "meaning"), rows)
 
 
@@ -172,13 +133,8 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
 }
 
 
-def param_help(name: str) -> str:
-    return PARAM_HELP[name]
-
-
-def param_rule(name: str) -> str:
-    """What `lynx_model.spec.check_field` allows."""
-    return PARAM_RULES[name] if name in PARAM_RULES else "{} to {}".format(*RANGES[name])
+def _rule(parameter: Parameter) -> str:
+    return "any value" if parameter.rule is None else parameter.rule.text
 
 
 def _required(column: str) -> str:
@@ -204,7 +160,7 @@ def _section(name: str, model: type[BaseModel]) -> str:
     rows = (
         (f"`{key}`", _type(info.annotation), _default(info), ", ".join(map(_bound, info.metadata)))
         for key, info in model.model_fields.items()
-        if not isinstance(info.default, BaseModel) and key not in PARAMS
+        if not isinstance(info.default, BaseModel) and key not in PARAMETERS
     )
     title = f"#### `{name}`" if name else "#### Top level"
     return "\n\n".join(
