@@ -1,4 +1,4 @@
-# Every target runs the tools of .venv; the first one that needs it builds it.
+# Every target runs the tools in .venv and builds it if it is missing.
 
 PYTHON ?= python3
 TIMES ?= 1
@@ -28,8 +28,8 @@ demo: $(READY) $(FACES)
 	$(BIN)/lynx-batch render jobs/demo/lite.yaml
 	$(BIN)/lynx-batch status out/demo --clips
 	$(BIN)/lynx-batch status out/demo-lite --clips
-	@echo "The tiny model's weights are random, so these pictures are noise. For real ones: lynx-batch models pull, then set"
-	@echo "model, faces and defaults of the run file as jobs/campaign.yaml does (README, 'With the published weights')."
+	@echo "The tiny model's weights are random, so these pictures are noise. For real ones, run lynx-batch models pull, then set"
+	@echo "model, faces and defaults of the run file as in jobs/campaign.yaml (jobs/README.md, 'Install')."
 
 test: $(READY) $(FACES)
 	$(BIN)/pytest tests -n 2 --dist loadfile -m "not ($(SLOW))"
