@@ -22,8 +22,10 @@ from lynx_batch import exits
 from lynx_batch.config import RunConfig
 from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, REQUIRED
 from lynx_batch.ledger.metadata import READ_SCHEMA
+from lynx_batch.planning.layout import URGENT_PRIORITY
 from lynx_batch.stages import CLIP_STAGES
 from lynx_model.parameters import PARAMETERS, Parameter
+from lynx_model.spec import NUM_TEXT_TOKENS
 from tests.models import ROOT
 
 GUIDE = ROOT / "jobs" / "README.md"
@@ -36,12 +38,12 @@ WORDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `fa
 
 MANIFEST_HELP = {
     "subject_uri": "The photo: a path or a URI that `inputs.allow` permits. A relative path starts at the manifest's folder.",
-    "prompt": "What the person does, and where. At most 512 tokens, unless `defaults.truncate_prompts` is true.",
+    "prompt": f"What the person does, and where. At most {NUM_TEXT_TOKENS} tokens, unless `defaults.truncate_prompts` is true.",
     "clip_name": "A readable name for `export`, unique within its `subject_id`. A relative path: slashes make folders.",
     "subject_id": "Your name for the person.",
     "num_guidance_branches": "Forwards per guided step. 1: no guidance. 2: `guidance_scale_image` is null. 3: both scales are needed. "
     "A scale in the same row must not contradict it.",
-    "priority": "Higher values are rendered first. Null is 0. From 100 on, a clip gets the largest group of GPUs.",
+    "priority": f"Higher values are rendered first. Null is 0. From {URGENT_PRIORITY} on, a clip gets the largest group of GPUs.",
     "face_index": "Which face of the photo, counted from 0 at the left. Needed only if the photo shows several.",
     "consent_ref": "Your reference to the person's consent.",
     "consent_expires_at": "When the consent ends. An expired consent rejects the row, and `export` withholds the clip.",
