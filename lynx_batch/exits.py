@@ -1,16 +1,16 @@
-"""The exit codes of all commands."""
+"""Exit codes of all commands."""
 
 DONE = 0
-"""Every row was rendered, or the command did its work."""
+"""Every row was rendered, or the command did what it was asked to do."""
 
 BUG = 1
-"""A bug in lynx-batch: it printed a traceback. This is Python's own exit code for an uncaught exception."""
+"""A bug in lynx-batch. It prints a traceback; this is Python's own exit code for an uncaught exception."""
 
 FAULTY = 2
-"""An argument, the run file, the manifest or the model breaks a rule. Nothing was started."""
+"""An argument, the run file, the manifest or the model breaks a rule, or the store refuses access. Nothing was started."""
 
 INCOMPLETE = 3
-"""Some rows were rejected or failed, or the store refused them in mid-run. Running again at once changes nothing."""
+"""Some rows were rejected or failed, or the store began to refuse writes during the run. Running again changes nothing by itself."""
 
 STOPPED = 4
-"""Stopped by the infrastructure or by a signal. Running again continues."""
+"""The infrastructure or a signal stopped the command. Run it again to continue."""

@@ -15,7 +15,7 @@ from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.problems import RowProblem
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind
@@ -96,7 +96,7 @@ def write_manifest(file: Path, rows: Iterable[dict[str, object]]) -> None:
 
 def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipRequest], list[RowProblem]]:
     """What intake makes of good rows, numbered from 10, with these cells in place of their own."""
-    table = pa.Table.from_pylist([row("a.jpg", "一个人微笑") | cells for cells in rows], schema=SCHEMA)
+    table = pa.Table.from_pylist([row("a.jpg", "一个人微笑") | cells for cells in rows], schema=MANIFEST_SCHEMA)
     table = table.add_column(0, "row", pa.array(range(10, 10 + len(rows)), pa.int64()))
     return check_rows(table, DefaultsConfig(**defaults), InputsConfig(), "/photos")
 

@@ -139,8 +139,8 @@ def show(
 
 def _parse_seeds(text: str | None) -> list[int] | None:
     from lynx_batch.clip import broken_rule
+    from lynx_batch.columns import WHOLE
     from lynx_batch.intake.cells import read_cell
-    from lynx_batch.intake.schema import WHOLE
 
     if text is None:
         return None

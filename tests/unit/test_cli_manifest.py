@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from tests.builders import HOPPER, SUBJECTS, write_run
 from tests.jobs import invoke
 from tests.models import BASE
@@ -31,7 +31,7 @@ def run(*arguments: object) -> Result:
 
 def write(*rows: dict[str, object]) -> None:
     cells = [{"subject_uri": "a.jpg", "prompt": "微笑", **row} for row in rows]
-    pq.write_table(pa.Table.from_pylist(cells, schema=SCHEMA), "m.parquet")
+    pq.write_table(pa.Table.from_pylist(cells, schema=MANIFEST_SCHEMA), "m.parquet")
 
 
 def test_the_demos_manifest_is_built_checked_and_shown() -> None:
@@ -98,10 +98,11 @@ def test_all_problems_are_shown_and_end_with_2() -> None:
         {"guidance_scale": float("nan")},
         {"seed": 3},
         {"seed": 3},
+        {"flow_shift": 0.0},
     )
     result = run("check", "m.parquet", "--problems", "problems.jsonl")
     assert result.exit_code == 2
-    assert "m.parquet: 5 problem(s) in 5 of 6 rows" in result.stdout
+    assert "m.parquet: 6 problem(s) in 6 of 7 rows" in result.stdout
     assert "must be a positive multiple of 16 px; the nearest is 832" in result.stdout
     problems = [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
     assert [(problem["row"], problem["column"], problem["value"]) for problem in problems] == [
@@ -110,6 +111,7 @@ def test_all_problems_are_shown_and_end_with_2() -> None:
         (2, "prompt", " "),
         (3, "guidance_scale", "nan"),
         (5, "subject_uri", str(Path.cwd() / "a.jpg")),
+        (6, "flow_shift", "0.0"),
     ]
     assert run("check", "m.parquet", "--allow-duplicates").stdout.count("\n") < result.stdout.count("\n")
 

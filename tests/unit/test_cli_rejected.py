@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.preparation.prepare import MAX_PROBLEMS_SHOWN
@@ -31,7 +31,7 @@ def run_file(tmp_path: Path, face_pack: Path) -> Path:
 
 def write(run_file: Path, *rows: dict[str, object]) -> None:
     cells = [{"subject_uri": "ada.jpg", "prompt": "She waves.", **row} for row in rows]
-    pq.write_table(pa.Table.from_pylist(cells, schema=SCHEMA), run_file.with_name("manifest.parquet"))
+    pq.write_table(pa.Table.from_pylist(cells, schema=MANIFEST_SCHEMA), run_file.with_name("manifest.parquet"))
 
 
 def test_every_row_that_was_rejected_is_printed_and_keeps_its_inputs(run_file: Path) -> None:

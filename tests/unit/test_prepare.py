@@ -188,6 +188,16 @@ def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path
         prepare_rows(make_config(face_pack), check_model(make_config(face_pack)), rows, PLACE, SELECTION, NOW)
 
 
+def test_a_rows_flow_shift_names_the_clip_as_the_same_default_does(face_pack: Path) -> None:
+    shifts = pa.array([None, 4.0, 5.0], pa.float64())
+    photos = [str(COLLINS)] * 3
+    rows = pa.table({"row": range(3), "subject_uri": photos, "prompt": ["waves"] * 3, "flow_shift": shifts})
+    config = make_config(face_pack).model_copy(update={"defaults": DefaultsConfig(**{"flow_shift": 4.0})})
+    prepared = prepare_rows(config, rows, PLACE, Selection(allow_duplicates=True), NOW)
+    by_default, same, other = (clip.clip_id for clip in prepared.clips)
+    assert by_default == same != other
+
+
 def prepare_prompts(
     face_pack: Path, *prompts: str, selection: Selection = SELECTION, **defaults: object
 ) -> PreparedRun:
