@@ -13,7 +13,7 @@ from lynx_batch.config import InputsConfig
 from lynx_batch.errors import InputRefused, LynxError
 from lynx_batch.photo_places import WEB, explain_photo
 from lynx_batch.redaction import scrub
-from lynx_batch.store_errors import Deed
+from lynx_batch.store_errors import Operation
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ def _check_place(uri: str, inputs: InputsConfig) -> None:
     path = storage.path_of(uri)
     rule = explain_photo(uri, inputs.allow)
     if rule is None and path is not None:
-        with storage.explained(Deed.READ, uri):
+        with storage.explained(Operation.READ, uri):
             real = os.path.realpath(path)
         rule = explain_photo(real, [_real(entry) for entry in inputs.allow])
     if rule is not None:

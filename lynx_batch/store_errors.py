@@ -78,7 +78,7 @@ OLD_TOKEN = "renew AWS_SESSION_TOKEN and the keys that belong to it"
 BAD_FILE = "mend that file, or let AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name others"
 NO_ROOM_LEFT = "make room, or raise the quota"
 
-CURES = {
+REMEDIES = {
     "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "PartialCredentialsError": "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "ProfileNotFound": "AWS_PROFILE (or AWS_DEFAULT_PROFILE) must name a profile of the AWS config file",
@@ -107,7 +107,7 @@ CURES = {
 """What to do about a code or an exception's class, where who asks can be mended and not what is asked for."""
 
 
-class Deed(StrEnum):
+class Operation(StrEnum):
     """What was asked of a store."""
 
     READ = "read"
@@ -117,15 +117,15 @@ class Deed(StrEnum):
 
 
 S3_RIGHTS = {
-    Deed.READ: "s3:GetObject",
-    Deed.LIST: "s3:ListBucket",
-    Deed.PUT: "s3:PutObject",
-    Deed.DELETE: "s3:DeleteObject",
+    Operation.READ: "s3:GetObject",
+    Operation.LIST: "s3:ListBucket",
+    Operation.PUT: "s3:PutObject",
+    Operation.DELETE: "s3:DeleteObject",
 }
 
 
-def kind_of(error: BaseException, scheme: str, deed: Deed) -> type[LynxError] | None:
-    """What an error means that a client raised at `deed`; `scheme` is empty for local files. None if no store is to blame."""
+def kind_of(error: BaseException, scheme: str, operation: Operation) -> type[LynxError] | None:
+    """What an error means that a client raised at `operation`; `scheme` is empty for local files. None if no store is to blame."""
     if isinstance(error, LynxError):
         return None
     if kind := _by_code(error):
@@ -135,21 +135,21 @@ def kind_of(error: BaseException, scheme: str, deed: Deed) -> type[LynxError] | 
     if scheme in SETTINGS and _is_about_settings(error, scheme):
         return StoreUnready
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        return MissingObject if deed in (Deed.READ, Deed.LIST) else StoreRefused
+        return MissingObject if operation in (Operation.READ, Operation.LIST) else StoreRefused
     return _by_status(error, scheme) or _by_number(error) or _by_type(error, scheme)
 
 
-def explain(error: BaseException, place: str, scheme: str, deed: Deed) -> LynxError | None:
+def explain(error: BaseException, place: str, scheme: str, operation: Operation) -> LynxError | None:
     """The same as an error of ours, which names the `place`, what was refused and what to do, and shows no secret."""
-    kind = kind_of(error, scheme, deed)
+    kind = kind_of(error, scheme, operation)
     if kind is None:
         return None
     if kind is MissingObject:
         return kind(f"{place}: nothing lies there")
     if kind is StoreUnready:
-        return kind(f"{place}: {_unready_story(error, scheme)}; {_cure(error, scheme)}")
+        return kind(f"{place}: {_unready_story(error, scheme)}; {_remedy(error, scheme)}")
     if kind is StoreRefused:
-        return kind(f"{place}: cannot {deed}: {_story(error)}{_need(error, scheme, deed)}")
+        return kind(f"{place}: cannot {operation}: {_story(error)}{_need(error, scheme, operation)}")
     proxies = proxy_variables() if "ProxyConnectionError" in types_of(error) else ""
     return kind(f"{place}: {_story(error)}{proxies and f'; look at {proxies}'}")
 
@@ -158,7 +158,7 @@ def _by_code(error: BaseException) -> type[LynxError] | None:
     code = code_of(error)
     if code in PASSING_CODES:
         return StoreUnavailable
-    return StoreUnready if code in CURES else None
+    return StoreUnready if code in REMEDIES else None
 
 
 def _by_tls(error: BaseException, scheme: str) -> type[LynxError] | None:
@@ -215,7 +215,7 @@ def _by_number(error: BaseException) -> type[LynxError] | None:
 
 def _by_type(error: BaseException, scheme: str) -> type[LynxError] | None:
     types = types_of(error)
-    if types & CURES.keys():
+    if types & REMEDIES.keys():
         return StoreUnready
     if types & REFUSED_TYPES or _is_forbidden(error):
         return StoreRefused
@@ -265,10 +265,10 @@ def _unready_story(error: BaseException, scheme: str) -> str:
     return f"the configuration of the store's client cannot be used{words and f': {words}'}"
 
 
-def _cure(error: BaseException, scheme: str) -> str:
-    names = [name for name in (code_of(error), *types_of(error)) if name in CURES]
+def _remedy(error: BaseException, scheme: str) -> str:
+    names = [name for name in (code_of(error), *types_of(error)) if name in REMEDIES]
     if names:
-        return CURES[names[0]]
+        return REMEDIES[names[0]]
     if getattr(error, "errno", None) in FULL_ERRNOS or status_of(error) == NO_ROOM:
         return NO_ROOM_LEFT
     if _is_about_proxy(unwrapped(error)):
@@ -279,9 +279,9 @@ def _cure(error: BaseException, scheme: str) -> str:
     return what_to_look_at(scheme)
 
 
-def _need(error: BaseException, scheme: str, deed: Deed) -> str:
+def _need(error: BaseException, scheme: str, operation: Operation) -> str:
     """The right that is missing, if one is."""
     if not _is_forbidden(error):
         return ""
-    right = S3_RIGHTS[deed] if SETTINGS.get(scheme) is AWS else f"the right to {deed} there"
+    right = S3_RIGHTS[operation] if SETTINGS.get(scheme) is AWS else f"the right to {operation} there"
     return f"; this needs {right}"

@@ -88,7 +88,7 @@ def test_an_error_that_nobody_foresaw_is_the_photos_and_is_logged_once(tmp_path:
             with pytest.raises(InputRefused, match=f"{uri}: cannot be read: TypeError: "):
                 read_photo_file(uri, unchecked)
     assert [entry["event"] for entry in logs] == ["photo_reading_broke"]
-    assert "_read_regular" in logs[0]["traceback"]
+    assert "read_whole" in logs[0]["traceback"]
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:

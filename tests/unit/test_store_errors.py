@@ -10,7 +10,7 @@ import s3fs
 
 from lynx_batch import storage
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
-from lynx_batch.store_errors import Deed, explain, kind_of
+from lynx_batch.store_errors import Operation, explain, kind_of
 from tests.stores import refusing_server, refusing_store, use_endpoint
 
 SECRET = "geheim"
@@ -132,7 +132,7 @@ def test_a_file_of_credentials_that_is_not_there_is_named(monkeypatch: pytest.Mo
 )
 def test_a_local_file_system_speaks_in_numbers(number: int, kind: type[LynxError]) -> None:
     error = OSError(number, "words of the system", "/out/.0123.tmp")
-    told = explain(error, "/out/a", "", Deed.PUT)
+    told = explain(error, "/out/a", "", Operation.PUT)
     assert type(told) is kind
     assert str(told).startswith("/out/a: ")
     assert "words of the system" in str(told)
@@ -176,7 +176,7 @@ def wrapped(cause: Exception) -> Exception:
     ],
 )
 def test_other_stores_say_the_same_in_other_ways(scheme: str, error: Exception, kind: type[LynxError]) -> None:
-    assert kind_of(error, scheme, Deed.PUT) is kind
+    assert kind_of(error, scheme, Operation.PUT) is kind
 
 
 def touch_with(settings: dict[str, str], aws: pytest.MonkeyPatch) -> str:
@@ -283,7 +283,7 @@ def test_tls_with_a_port_that_speaks_none_is_told_with_the_variable(aws: pytest.
 )
 def test_a_certificate_of_an_unknown_signer_needs_a_bundle(reason: str, is_bundle_told: bool) -> None:
     words = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason} (_ssl.c:1006)"
-    told = explain(ssl.SSLCertVerificationError(1, words), "s3://bucket/a", "s3", Deed.READ)
+    told = explain(ssl.SSLCertVerificationError(1, words), "s3://bucket/a", "s3", Operation.READ)
     assert isinstance(told, StoreUnready)
     assert ("must hold that of who signed" in str(told)) is is_bundle_told
     assert "_ssl.c" not in str(told)
@@ -291,7 +291,7 @@ def test_a_certificate_of_an_unknown_signer_needs_a_bundle(reason: str, is_bundl
 
 def test_a_tls_connection_that_breaks_may_pass() -> None:
     for words in ("EOF occurred in violation of protocol", "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]"):
-        assert kind_of(ssl.SSLError(1, words), "s3", Deed.READ) is StoreUnavailable
+        assert kind_of(ssl.SSLError(1, words), "s3", Operation.READ) is StoreUnavailable
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:abc", "socks5://127.0.0.1:9"])
@@ -308,4 +308,4 @@ def test_a_proxy_that_does_not_answer_may_pass_and_is_named(aws: pytest.MonkeyPa
 
 def test_a_missing_object_of_azure_is_no_file_of_this_machine() -> None:
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "container/a")  # as adlfs raises it
-    assert kind_of(error, "az", Deed.READ) is MissingObject
+    assert kind_of(error, "az", Operation.READ) is MissingObject
