@@ -178,7 +178,7 @@ def _find_faces(faces: FacesConfig) -> str:
 
 def _find_manifest(uri: str) -> str:
     if next(storage.list_files(uri), None) is None:
-        raise ConfigError(f"manifest={storage.redact(uri)!r}: nothing lies there")
+        raise ConfigError(f"manifest={storage.redact(uri)!r}: does not exist")
     return storage.redact(uri)
 
 

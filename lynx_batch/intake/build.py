@@ -87,7 +87,7 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
 
     Local photos of a local manifest are relative to its folder, so that both can move together.
     """
-    with explained(Operation.PUT, manifest):
+    with explained(Operation.WRITE, manifest):
         folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
 
     def place(uri: str | None) -> str | None:

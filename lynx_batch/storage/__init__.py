@@ -91,12 +91,12 @@ def download(uri: str, local_path: Path) -> None:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes `data` to `uri`, replacing what is there; a reader sees the old content or the new, never a part."""
-    _call(Operation.PUT, uri, lambda store: store.write_bytes(uri, data))
+    _call(Operation.WRITE, uri, lambda store: store.write_bytes(uri, data))
 
 
 def upload(local_path: Path, uri: str) -> None:
     """As `write_bytes`, with the content of a local file."""
-    _call(Operation.PUT, uri, lambda store: store.upload(local_path, uri))
+    _call(Operation.WRITE, uri, lambda store: store.upload(local_path, uri))
 
 
 def create_only(uri: str, data: bytes) -> bool:
@@ -108,7 +108,7 @@ def create_only(uri: str, data: bytes) -> bool:
         UnsafeStore: If the file system of a local path has no hard links.
         StoreUnavailable: If it remains unknown whether the write succeeded.
     """
-    return _call(Operation.PUT, uri, lambda store: store.create_only(uri, data))
+    return _call(Operation.WRITE, uri, lambda store: store.create_only(uri, data))
 
 
 def delete(uri: str) -> None:
