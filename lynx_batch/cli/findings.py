@@ -179,7 +179,7 @@ def _describe_pack(pack: FacePack) -> str:
 
 def _find_manifest(uri: str) -> str:
     if next(storage.list_files(uri), None) is None:
-        raise ConfigError(f"manifest={storage.redact(uri)!r}: nothing lies there")
+        raise ConfigError(f"manifest={storage.redact(uri)!r}: does not exist")
     return storage.redact(uri)
 
 

@@ -144,8 +144,8 @@ def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> 
     assert result.exit_code == 3
     assert "clip aa11: sha256=" in result.stdout
     assert "clip bb22:" in result.stdout
-    assert "nothing lies there" in result.stdout
-    for fault in ("num_bytes=", "num_frames=1: must be 5", "cc33/run-1.jpg: nothing lies there"):
+    assert "does not exist" in result.stdout
+    for fault in ("num_bytes=", "num_frames=1: must be 5", "cc33/run-1.jpg: does not exist"):
         assert fault in result.stdout
     assert "3 of 3 clips read, 3 faulty" in result.stdout
 
@@ -248,7 +248,7 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
     editions = list_editions(output)
     assert (editions.in_force, editions.wanted("aa11"), editions.wanted("bb22")) == ({}, 2, 2)
     withdrawal = Withdrawal.model_validate_json(storage.read_bytes(f"{output}/commits/aa/aa11.e1.withdrawn.json"))
-    assert (withdrawal.command, "nothing lies there" in withdrawal.reason) == ("verify --repair", True)
+    assert (withdrawal.command, "does not exist" in withdrawal.reason) == ("verify --repair", True)
     frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
     delivered = deliver(frames, output=output, clip_id="aa11", attempt="run-2", fps=16, crf=30)
     commit(output, record("aa11").model_copy(update={"edition": 2, "attempt": "run-2", **asdict(delivered)}))

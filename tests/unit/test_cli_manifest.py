@@ -68,7 +68,7 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "-1"], "--seeds '-1': -1 must be between"),
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1_000"], "--seeds '1_000': must be whole numbers"),
         (["--photos", "none", "--prompts", PROMPTS], "photos none: must be a folder"),
-        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: nothing lies there"),
+        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: does not exist"),
     ],
 )
 def test_what_cannot_be_built_ends_with_2_and_the_reason(arguments: list[object], message: str) -> None:
@@ -182,7 +182,7 @@ def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> No
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_a_manifest_that_is_none_ends_with_2_and_the_reason(command: str) -> None:
     result = run(command, "none.parquet")
-    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: nothing lies there\n")
+    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: does not exist\n")
 
 
 def test_a_faulty_where_ends_with_2_and_the_reason() -> None:

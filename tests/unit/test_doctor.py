@@ -52,7 +52,7 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
-        ("manifest", "nowhere.parquet", "nothing lies there"),
+        ("manifest", "nowhere.parquet", "does not exist"),
         ("faces.pack", "nowhere", "face pack 'nowhere'"),
         ("model.base", "nowhere", "no such file"),
         ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),

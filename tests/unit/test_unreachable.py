@@ -151,7 +151,7 @@ def test_a_run_file_that_names_a_wrong_place_is_told_without_its_password(tmp_pa
     text = "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\ninputs: {allow: ['https://me:hunter2@host/']}\n"
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     refused = run("render", tmp_path / "run.yaml")
-    assert "inputs.allow: must not hold a user" in refused.stderr
+    assert "inputs.allow: must not contain a user" in refused.stderr
     assert "hunter2" not in refused.stderr
 
 
