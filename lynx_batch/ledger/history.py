@@ -11,7 +11,7 @@ from lynx_batch.errors import ConsentExpired, PhotoUnreachable
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
-from lynx_batch.ledger.metadata import SCHEMA, Outcome, read_metadata
+from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, read_metadata
 from lynx_batch.ledger.retries import RetryRequest, read_retry_requests, write_retry_request
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.stages import CLIP_STAGES
@@ -22,7 +22,7 @@ CHECKED_EACH_RUN = frozenset({ConsentExpired.__name__, PhotoUnreachable.__name__
 
 STAGE_COLUMNS = tuple(stage.column for stage in CLIP_STAGES)
 COMMIT_COLUMNS = [
-    *filter(CommitRecord.model_fields.__contains__, SCHEMA.names),
+    *filter(CommitRecord.model_fields.__contains__, METADATA_SCHEMA.names),
     *STAGE_COLUMNS,
     "rendered_by_run",
     "model",
@@ -36,7 +36,7 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
     when and why.
     """
     is_given_up = pc.field("outcome").isin([*GIVEN_UP]) & pc.field("clip_id").is_valid()
-    rows = read_metadata(output, SCHEMA.names, is_given_up).to_pylist() + _recently_given_up(output, editions)
+    rows = read_metadata(output, METADATA_SCHEMA.names, is_given_up).to_pylist() + _recently_given_up(output, editions)
     last = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["ended_at"])}
     requests = read_retry_requests(output)
     kept = [
@@ -47,7 +47,7 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
         and row["error_type"] not in CHECKED_EACH_RUN
         and not (clip_id in requests and requests[clip_id] > row["ended_at"])
     ]
-    return pa.Table.from_pylist(kept, SCHEMA)
+    return pa.Table.from_pylist(kept, METADATA_SCHEMA)
 
 
 def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:

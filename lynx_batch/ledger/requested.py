@@ -12,7 +12,7 @@ manifest still has it, whatever the outcome was.
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -21,16 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lynx_batch import storage
+from lynx_batch.columns import TIME
 from lynx_batch.errors import ConsentExpired
-from lynx_batch.ledger.metadata import UTC_TIME, read_metadata
+from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.order import RunOrder
 from lynx_batch.ledger.runs import read_run_manifest
-from lynx_model.spec import RenderParams
+from lynx_model.parameters import PARAMETERS
 
 SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 CONSENT_ERRORS = frozenset({ConsentExpired.__name__})
-REQUEST = ("subject_uri", "face_index", *(field.name for field in fields(RenderParams) if field.name != "seed"))
+REQUEST = ("subject_uri", "face_index", *(name for name in PARAMETERS if name != "seed"))
 """The columns that say which clip a row requests, besides the seed."""
 
 ROW_COLUMNS = ("run", "row", "clip_id", "outcome", "error_type", "error", "consent_expires_at", "photo_sha256")
@@ -58,7 +59,7 @@ def find_requested(output: str, columns: Iterable[str], now: datetime) -> Reques
     wanted = [*dict.fromkeys([*ROW_COLUMNS, *columns])]
     clips = read_metadata(output, wanted, pc.field("clip_id").is_valid())
     speaks_for_others = pc.field("clip_id").is_null() | pc.field("error_type").isin([*CONSENT_ERRORS])
-    speaks_for_others |= pc.field("consent_expires_at") <= pa.scalar(now, UTC_TIME)
+    speaks_for_others |= pc.field("consent_expires_at") <= pa.scalar(now, TIME)
     others = read_metadata(output, [*dict.fromkeys([*wanted, *REQUEST, "seed"])], speaks_for_others).to_pylist()
     order = RunOrder.of(output, {*pc.unique(clips["run"]).to_pylist(), *(row["run"] for row in others)})
     newest = _newest_of_each_manifest(order.sort_newest_first(clips), order)
