@@ -34,7 +34,7 @@ class Trace:
         self._reported.setdefault(group, []).extend((clip, entry) for entry in entries)
 
     def busy_shares(self) -> dict[str, float]:
-        """For each group that denoised several clips, the share of denoising in the time from the first one's start to the last one's end."""
+        """For each group that denoised several clips, denoising's share of the time from the first clip's start to the last one's end."""
         denoising = {
             group: [entry for _, entry in reported if isinstance(entry, Span) and entry.stage is Stage.DENOISE]
             for group, reported in self._reported.items()
