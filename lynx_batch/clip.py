@@ -14,7 +14,8 @@ from typing import Any
 
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import RenderParams, check_field
+from lynx_model.parameters import check_parameter
+from lynx_model.spec import RenderParams
 
 CONTRACT_VERSION = 2
 """Raised when a change of this code changes pixels; every ClipId changes with it."""
@@ -139,7 +140,7 @@ class Rejection:
 def broken_rule(field: str, value: object) -> str | None:
     """The rule that `value` breaks as the field of that name of RenderParams, whatever the other fields are."""
     try:
-        check_field(field, value)
+        check_parameter(field, value)
     except InvalidParams as error:
         return error.rule
     return None

@@ -6,12 +6,20 @@ directory. Unknown keys are errors.
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
@@ -24,6 +32,7 @@ from lynx_batch.spelling import nearest
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from lynx_model.engine.memory import Setting
 from lynx_model.errors import InvalidParams
+from lynx_model.parameters import PARAMETERS, Parameter
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import (
     MAX_LORA_SCALE,
@@ -31,7 +40,6 @@ from lynx_model.spec import (
     EngineOptions,
     LoraSource,
     ModelSource,
-    RenderParams,
     TextPlacement,
 )
 
@@ -54,13 +62,6 @@ NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 
 
 MAX_RUN_FILE_BYTES = 2**20
-
-PUBLISHED = RenderParams(prompt="any")
-"""What the model was published with."""
-
-
-PARAM_FIELDS = tuple(field.name for field in fields(RenderParams) if field.name != "prompt")
-"""What a run may set for all its clips."""
 
 
 class _Section(BaseModel):
@@ -177,34 +178,35 @@ class EngineConfig(_Section):
         return ", ".join([self.precision, *edges, *attention])
 
 
-class DefaultsConfig(_Section):
-    """What a null manifest cell means; the fields of `RenderParams` except the prompt. No seed: one is derived per clip.
+def _default(parameter: Parameter) -> tuple[Any, Any]:
+    """A parameter's type and default in a run file. Without a seed, each clip gets one derived from its name."""
+    if parameter.name == "seed":
+        return int | None, Field(default=None, description=f"{parameter.help} Null derives one for each clip.")
+    return parameter.annotation, Field(default=parameter.default, description=parameter.help)
+
+
+if TYPE_CHECKING:
+
+    class _ParameterDefaults(_Section):
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _ParameterDefaults = create_model(
+        "_ParameterDefaults",
+        __base__=_Section,
+        **{name: _default(parameter) for name, parameter in PARAMETERS.items() if name != "prompt"},
+    )
+
+
+class DefaultsConfig(_ParameterDefaults):
+    """The value of a parameter for rows that leave it null: a key for each field of `RenderParams` except the prompt.
 
     `truncate_prompts` cuts a text that is longer than the model reads, which is an error otherwise.
     """
 
-    negative_prompt: str = PUBLISHED.negative_prompt
-    width: int = PUBLISHED.width
-    height: int = PUBLISHED.height
-    num_frames: int = PUBLISHED.num_frames
-    fps: int = PUBLISHED.fps
-    num_inference_steps: int = PUBLISHED.num_inference_steps
-    guidance_scale: float = PUBLISHED.guidance_scale
-    guidance_scale_image: float | None = PUBLISHED.guidance_scale_image
-    ip_scale: float = PUBLISHED.ip_scale
-    ref_scale: float = PUBLISHED.ref_scale
-    seed: int | None = None
-    flow_shift: float | None = PUBLISHED.flow_shift
-    ip_start: float = PUBLISHED.ip_start
-    ip_end: float = PUBLISHED.ip_end
-    ip_blocks: str | None = PUBLISHED.ip_blocks
-    ref_start: float = PUBLISHED.ref_start
-    ref_end: float = PUBLISHED.ref_end
-    ref_blocks: str | None = PUBLISHED.ref_blocks
-    guidance_until: float = PUBLISHED.guidance_until
     truncate_prompts: bool = False
 
-    @field_validator(*PARAM_FIELDS)
+    @field_validator(*(name for name in PARAMETERS if name != "prompt"))
     @classmethod
     def _obeys_the_model(cls, value: object, info: ValidationInfo) -> object:
         rule = broken_rule(str(info.field_name), value) if value is not None else None

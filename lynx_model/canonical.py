@@ -13,11 +13,22 @@ from pathlib import Path
 from lynx_model.checkpoints.adapter_spec import describe_adapters, read_json
 from lynx_model.checkpoints.base import read_base
 from lynx_model.errors import WeightsMismatch
+from lynx_model.parameters import FLOW_SHIFT, PARAMETERS
 from lynx_model.ranges import choose_blocks, is_within
-from lynx_model.spec import RANGES, ModelSource, RenderParams
+from lynx_model.spec import ModelSource, RenderParams
 
 DEFAULT_FLOW_SHIFT = 1.0
 """Of a scheduler whose configuration has none. Source: UniPCMultistepScheduler of diffusers 0.42.1."""
+
+INTERPRETED = frozenset(
+    {
+        *("prompt", "negative_prompt", "seed", "flow_shift"),
+        *("guidance_scale", "guidance_scale_image", "guidance_until"),
+        *("ip_scale", "ip_start", "ip_end", "ip_blocks"),
+        *("ref_scale", "ref_start", "ref_end", "ref_blocks"),
+    }
+)
+"""Parameters whose canonical form depends on other parameters or on the model. Every other one is taken as given."""
 
 Canonical = dict[str, object]
 """What a model makes of a request, as JSON can say it."""
@@ -58,17 +69,11 @@ def texts_read(params: RenderParams) -> dict[str, str]:
 def canonicalize(params: RenderParams, traits: ModelTraits, texts: Mapping[str, str]) -> Canonical:
     """What a model with `traits` makes of `params`, the seed left out; `texts` gives what stands for each text that it reads."""
     num_steps = params.num_inference_steps
-    guidance = _guidance(params, traits)
     shift = traits.flow_shift if params.flow_shift is None else params.flow_shift
-    return {
+    return _values_taken_as_given(params) | {
         "texts": {field: texts[text] for field, text in texts_read(params).items()},
-        "width": params.width,
-        "height": params.height,
-        "num_frames": params.num_frames,
-        "fps": params.fps,
-        "num_inference_steps": num_steps,
         "flow_shift": _number(shift),
-        "guidance": guidance,
+        "guidance": _guidance(params, traits),
         "ip": _adapter(
             params.ip_scale,
             _steps(num_steps, params.ip_start, params.ip_end),
@@ -82,9 +87,19 @@ def canonicalize(params: RenderParams, traits: ModelTraits, texts: Mapping[str, 
     }
 
 
+def _values_taken_as_given(params: RenderParams) -> Canonical:
+    """The parameters that `canonicalize` does not interpret, except those at their neutral value."""
+    values = {each: getattr(params, each.name) for each in PARAMETERS.values() if each.name not in INTERPRETED}
+    return {
+        each.name: _number(value) if isinstance(value, int | float) else value
+        for each, value in values.items()
+        if value != each.neutral
+    }
+
+
 def _read_flow_shift(file: Path) -> float:
     shift = read_json(file).get("flow_shift", DEFAULT_FLOW_SHIFT)
-    low, high = RANGES["flow_shift"]
+    low, high = FLOW_SHIFT.low, FLOW_SHIFT.high
     if isinstance(shift, bool) or not isinstance(shift, int | float) or not low <= shift <= high:
         raise WeightsMismatch(f"{file}: flow_shift={shift!r}: must be a number between {low} and {high}")
     return float(shift)

@@ -1,25 +1,16 @@
 """The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lynx_model.errors import InvalidParams
-from lynx_model.geometry import check_num_frames, check_size
-from lynx_model.ranges import explain_step_ranges, parse_blocks
-
-DEFAULT_NEGATIVE_PROMPT = (
-    "Bright tones, overexposed, blurred background, static, subtitles, style, works, paintings, images, overall gray, "
-    "worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
-    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, "
-    "three legs, many people in the background, walking backwards"
-)
-"""The negative prompt that Lynx was published with. Source: bytedance/lynx infer.py at 3a6a91a (Apache-2.0)."""
+from lynx_model.parameters import Range
+from lynx_model.parameters import RenderParams as RenderParams  # users import it from here
 
 REF_FILE = "ref_layers.safetensors"
 """The file that makes an adapter folder a Ref-adapter."""
@@ -31,91 +22,6 @@ EMBEDDING_SIZE = 512
 ALIGNED_FACE_PX = 256
 UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_LORA_SCALE = 10.0
-MAX_SEED = 2**63 - 2  # the reference picture is encoded with seed + 1, and seeds are signed 64-bit
-
-RANGES = {
-    "fps": (1, 120),
-    "num_inference_steps": (1, 1000),
-    "guidance_scale": (0, 100),
-    "guidance_scale_image": (0, 100),
-    "ip_scale": (0, 10),
-    "ref_scale": (0, 10),
-    "seed": (0, MAX_SEED),
-    "flow_shift": (0.01, 100),
-    **dict.fromkeys(("ip_start", "ip_end", "ref_start", "ref_end", "guidance_until"), (0, 1)),
-}
-"""The lowest and the highest value of fields of RenderParams."""
-
-OPTIONAL = frozenset({"guidance_scale_image", "flow_shift", "ip_blocks", "ref_blocks"})
-"""Fields of RenderParams that may be None."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderParams:
-    """What to render of a subject, and how; every field changes the picture.
-
-    `guidance_scale_image=None` means two guidance branches, `guidance_scale<=1` one. `flow_shift=None` takes the base
-    model's own. Sizes are in pixels, `seed` is the clip's only source of randomness.
-
-    The ID-adapter works at the steps from `ip_start` to `ip_end` and in `ip_blocks` ("8-31"; None is all), the Ref-adapter
-    likewise; guidance ends at `guidance_until`, after which each step is one forward of the conditional branch.
-    `lynx_model.ranges` says how steps and blocks are counted.
-
-    Raises:
-        InvalidParams: If a field breaks its rule; the error names field, value and rule.
-    """
-
-    prompt: str
-    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
-    width: int = 832
-    height: int = 480
-    num_frames: int = 81
-    fps: int = 16
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
-    guidance_scale_image: float | None = 2.0
-    ip_scale: float = 1.0
-    ref_scale: float = 1.0
-    seed: int = 42
-    flow_shift: float | None = None
-    ip_start: float = 0.0
-    ip_end: float = 1.0
-    ip_blocks: str | None = None
-    ref_start: float = 0.0
-    ref_end: float = 1.0
-    ref_blocks: str | None = None
-    guidance_until: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in FIELDS:
-            check_field(name, getattr(self, name))
-        for fault in explain_step_ranges(partial(getattr, self)):
-            raise InvalidParams(*fault)
-
-
-FIELDS = tuple(each.name for each in fields(RenderParams))
-
-
-def check_field(name: str, value: Any) -> None:
-    """Raises InvalidParams if `value` breaks the rule of that field of RenderParams, whatever the other fields are."""
-    if value is None and name in OPTIONAL:
-        return
-    if name in RANGES:
-        _check_range(name, value, *RANGES[name])
-    elif name in ("width", "height"):
-        check_size(name, value)
-    elif name == "num_frames":
-        check_num_frames(value)
-    elif name == "prompt":
-        if not value.strip():
-            raise InvalidParams(name, value, "must not be empty")
-    elif name in ("ip_blocks", "ref_blocks"):
-        parse_blocks(name, value)
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # as NaN is not
-        raise InvalidParams(name, value, f"must be between {low} and {high}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -240,7 +146,7 @@ class LoraSource:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("scale", self.scale, -MAX_LORA_SCALE, MAX_LORA_SCALE)
+        Range(-MAX_LORA_SCALE, MAX_LORA_SCALE).check("scale", self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +159,22 @@ class ModelSource:
     id_adapter: str
     ref_adapter: str | None = None
     loras: tuple[LoraSource, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Each folder and file, once."""
+        adapters = filter(None, (self.id_adapter, self.ref_adapter))
+        return tuple(dict.fromkeys((self.base, *adapters, *(lora.file for lora in self.loras))))
+
+    def moved(self, places: Mapping[str, str]) -> "ModelSource":
+        """The same model with each of its `parts` in its new place."""
+        return replace(
+            self,
+            base=places[self.base],
+            id_adapter=places[self.id_adapter],
+            ref_adapter=places[self.ref_adapter] if self.ref_adapter else None,
+            loras=tuple(replace(lora, file=places[lora.file]) for lora in self.loras),
+        )
 
     @classmethod
     def of(

@@ -15,7 +15,7 @@ from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.problems import RowProblem
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind
@@ -25,8 +25,14 @@ from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunRecord, write_run_record
 from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
 from lynx_batch.planning.order import PlannedClip
+from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import PreparedRun
-from lynx_model.spec import RenderParams, Subject
+from lynx_model.canonical import ModelTraits
+from lynx_model.checkpoints.adapter_spec import describe_adapters
+from lynx_model.checkpoints.base import read_base
+from lynx_model.engine.memory import ModelSize
+from lynx_model.faces.pack import FacePack
+from lynx_model.spec import ModelSource, RenderParams, Subject
 from tests.models import BASE, MODEL, ROOT
 
 SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
@@ -43,6 +49,21 @@ IDENTITY = RenderIdentity(
     is_parity=False,
     precision="float32",
 )
+
+
+def checked_model() -> CheckedModel:
+    """The tiny model, under names of its own."""
+    source = ModelSource.of(str(BASE), str(MODEL / "lynx_full"))
+    return CheckedModel(
+        source=source,
+        headers=source,
+        base=read_base(BASE),
+        adapters=describe_adapters(source.id_adapter, source.ref_adapter),
+        size=ModelSize.of(source),
+        traits=ModelTraits.of(source),
+        face_pack=FacePack(folder=BASE, name="p", identity_encoder="e", licence=""),
+        identity=IDENTITY,
+    )
 
 
 def make_subject(seed: int = 0, encoder: str | None = None) -> Subject:
@@ -75,7 +96,7 @@ def write_manifest(file: Path, rows: Iterable[dict[str, object]]) -> None:
 
 def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipRequest], list[RowProblem]]:
     """What intake makes of good rows, numbered from 10, with these cells in place of their own."""
-    table = pa.Table.from_pylist([row("a.jpg", "一个人微笑") | cells for cells in rows], schema=SCHEMA)
+    table = pa.Table.from_pylist([row("a.jpg", "一个人微笑") | cells for cells in rows], schema=MANIFEST_SCHEMA)
     table = table.add_column(0, "row", pa.array(range(10, 10 + len(rows)), pa.int64()))
     return check_rows(table, DefaultsConfig(**defaults), InputsConfig(), "/photos")
 
@@ -191,7 +212,7 @@ def begin(output: str, run_id: str, clips: list[ClipSpec], rejections: list[Reje
     manifest = pa.table({"row": range(len(clips)), "subject_uri": ["a.jpg"] * len(clips)})
     started = RunRecord(started_at=datetime.now(UTC), num_rows=len(clips))
     write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
-    prepared = PreparedRun(manifest=manifest, identity=IDENTITY, clips=clips, rejections=rejections or [])
+    prepared = PreparedRun(manifest=manifest, model=checked_model(), clips=clips, rejections=rejections or [])
     recorder = RunRecorder(output, run_id, prepared)
     recorder.settle_past()
     return recorder

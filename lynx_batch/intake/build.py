@@ -14,10 +14,10 @@ import structlog
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.problems import shorten
-from lynx_batch.intake.schema import SCHEMA, explain_columns
+from lynx_batch.intake.schema import MANIFEST_SCHEMA, explain_columns
 from lynx_batch.intake.tags import read_json
 from lynx_batch.storage import SizeLimit, explained, list_files, path_of, read_bytes, redact, resolve
-from lynx_batch.store_errors import Deed
+from lynx_batch.store_errors import Operation
 
 log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ def build_from_folder(photos: str, prompts: Sequence[str], seeds: Sequence[int] 
             named_photos.items(), enumerate(prompts, start=1), seeds or (None,)
         )
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
 def build_from_table_file(uri: str) -> pa.Table:
@@ -79,7 +79,7 @@ def build_from_table_file(uri: str) -> pa.Table:
         rows.append(_locate(row, folder))
     if faults:
         raise ConfigError(_list_faults(source, faults))
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
 def place_photos(table: pa.Table, manifest: str) -> pa.Table:
@@ -87,7 +87,7 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
 
     Local photos of a local manifest are relative to its folder, so that both can move together.
     """
-    with explained(Deed.PUT, manifest):
+    with explained(Operation.WRITE, manifest):
         folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
 
     def place(uri: str | None) -> str | None:
@@ -95,7 +95,7 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
             return uri
         return os.path.abspath(uri) if folder is None else os.path.relpath(os.path.abspath(uri), folder)
 
-    placed = pa.array(map(place, table["subject_uri"].to_pylist()), SCHEMA.field("subject_uri").type)
+    placed = pa.array(map(place, table["subject_uri"].to_pylist()), MANIFEST_SCHEMA.field("subject_uri").type)
     return table.set_column(table.column_names.index("subject_uri"), "subject_uri", placed)
 
 
@@ -212,7 +212,7 @@ def _read_row(cells: dict[str, object]) -> tuple[dict[str, object], list[str]]:
     row, faults = {}, []
     for name, cell in cells.items():
         try:
-            row[name] = read_cell(cell, SCHEMA.field(name).type)
+            row[name] = read_cell(cell, MANIFEST_SCHEMA.field(name).type)
         except ValueError as rule:
             faults.append(f"{name}={shorten(cell)}: {rule}")
     return row, faults

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from lynx_batch.intake.schema import EXPECTATIONS, REAL, TAGS, TEXT, TIME, WHOLE
+from lynx_batch.columns import REAL, TAGS, TEXT, TIME, WHOLE
+from lynx_batch.intake.schema import EXPECTATIONS
 from lynx_batch.intake.tags import read_tags
 
 WHOLE_LIMIT = 2**63

@@ -1,7 +1,6 @@
 """Rows of a manifest -> requests for clips, or everything that is wrong with them. Reads nothing."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -9,19 +8,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
-from lynx_batch.config import PARAM_FIELDS, DefaultsConfig, InputsConfig
+from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.intake.guidance import BrokenRule, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
-from lynx_batch.intake.schema import REQUIRED, ROW, SCHEMA
+from lynx_batch.intake.schema import REQUIRED, ROW
 from lynx_batch.photo_places import explain_photo
 from lynx_batch.storage import redact, resolve
 from lynx_model.errors import InvalidParams
+from lynx_model.parameters import PARAMETERS
 from lynx_model.ranges import choose_blocks, explain_step_ranges
 from lynx_model.spec import RenderParams
 
 NUM_ROWS_AT_ONCE = 10_000
 CONSENT_EXPIRED, INVALID_ROW = "ConsentExpired", "InvalidRow"
-PARAM_COLUMNS = frozenset(field.name for field in fields(RenderParams)) & frozenset(SCHEMA.names)
 
 RequestKey = tuple[ClipRequest, Hashable]
 """A request and what it asks for, which is equal where that is the same clip."""
@@ -151,7 +150,7 @@ def _explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
         if name not in cells:
             yield name, None, "must not be null"
     for name, value in cells.items():
-        if name in PARAM_COLUMNS:
+        if name in PARAMETERS:
             rule = broken_rule(name, value)
         else:
             rule = OTHER_RULES[name](value) if name in OTHER_RULES else None
@@ -199,7 +198,7 @@ OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
 def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> ClipRequest:
     inputs = _inputs(cells, defaults, base)
     is_seed_given = inputs["seed"] is not None
-    params = {name: inputs[name] for name in ("prompt", *PARAM_FIELDS) if name != "seed" or is_seed_given}
+    params = {name: inputs[name] for name in PARAMETERS if name != "seed" or is_seed_given}
     return ClipRequest(
         row=cells[ROW],
         params=RenderParams(**params),
@@ -211,7 +210,7 @@ def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> C
 
 def _inputs(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> dict[str, Any]:
     """The cells of a row, good or bad, with the run's defaults for parameters that it leaves open, and its photo's absolute URI."""
-    params = {name: getattr(defaults, name) for name in PARAM_FIELDS}
+    params = {name: getattr(defaults, name) for name in PARAMETERS if name != "prompt"}
     uri = cells.get("subject_uri")
     photo = {"subject_uri": resolve(uri, base)} if uri else {}
     return params | dict(cells) | photo | settle_guidance(cells)

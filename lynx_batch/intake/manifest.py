@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.expression import choose_rows
-from lynx_batch.intake.schema import ROW, SCHEMA, conform
+from lynx_batch.intake.schema import MANIFEST_SCHEMA, ROW, conform
 from lynx_batch.parquet import FAULTS, read_table
 from lynx_batch.storage import list_files, read_bytes, redact, stat, write_bytes
 
@@ -35,7 +35,7 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
         raise ConfigError(f"manifest {uri!r}: must not be empty")
     parts = [conform(table, source) for source, table in _read_parts(uri)]
     table = pa.concat_tables(parts, promote_options="default")
-    table = table.select([name for name in SCHEMA.names if name in table.column_names])
+    table = table.select([name for name in MANIFEST_SCHEMA.names if name in table.column_names])
     table = table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
     if where is not None:
         table = choose_rows(table, where)
@@ -53,7 +53,7 @@ def hash_manifest(uri: str) -> str:
 def write_manifest(table: pa.Table, uri: str) -> None:
     """Puts a table of the manifest's schema at `uri`, in place of what was there."""
     buffer = io.BytesIO()
-    pq.write_table(conform(table, "manifest").replace_schema_metadata(SCHEMA.metadata), buffer)
+    pq.write_table(conform(table, "manifest").replace_schema_metadata(MANIFEST_SCHEMA.metadata), buffer)
     write_bytes(uri, buffer.getvalue())
 
 
@@ -79,7 +79,7 @@ def _list_parts(uri: str) -> list[str]:
         return [uri]
     files = [file.uri for file in list_files(uri)]
     if not files:
-        raise MissingObject(f"manifest {redact(uri)}: nothing lies there")
+        raise MissingObject(f"manifest {redact(uri)}: does not exist")
     parts = sorted(file for file in files if not _is_hidden(_path_below(uri, file)))
     if not parts:
         raise ConfigError(f"manifest {redact(uri)}: must hold a Parquet file")
@@ -112,9 +112,9 @@ def _with_folder_columns(table: pa.Table, path: str, source: str) -> pa.Table:
 
 
 def _folder_column(name: str, text: str, num_rows: int, source: str) -> pa.Array:
-    if name not in SCHEMA.names:
+    if name not in MANIFEST_SCHEMA.names:
         return pa.nulls(num_rows)  # `conform` says what is wrong with the name
-    kind = SCHEMA.field(name).type
+    kind = MANIFEST_SCHEMA.field(name).type
     try:
         value = None if text == HIVE_NULL else read_cell(unquote(text), kind)
     except ValueError as rule:

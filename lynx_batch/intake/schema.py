@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from lynx_batch.columns import REAL, TAGS, TEXT, TIME, WHOLE, parameter_columns
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.tags import read_tags
 from lynx_batch.parquet import FAULTS
@@ -24,36 +25,15 @@ VERSION_KEY = b"lynx_manifest_version"
 ROW = "row"
 """The column that reading adds: the row's 0-based position in the whole manifest."""
 
-TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
-TIME = pa.timestamp("us", tz="UTC")
-TAGS = pa.map_(pa.string(), pa.string())
-
 REQUIRED = ("subject_uri", "prompt")
-SCHEMA = pa.schema(
+MANIFEST_SCHEMA = pa.schema(
     [
         ("subject_uri", TEXT),
         ("prompt", TEXT),
         ("clip_name", TEXT),
         ("subject_id", TEXT),
-        ("negative_prompt", TEXT),
-        ("seed", WHOLE),
-        ("width", WHOLE),
-        ("height", WHOLE),
-        ("num_frames", WHOLE),
-        ("fps", WHOLE),
-        ("num_inference_steps", WHOLE),
-        ("guidance_scale", REAL),
-        ("guidance_scale_image", REAL),
+        *parameter_columns(but="prompt"),
         ("num_guidance_branches", WHOLE),
-        ("ip_scale", REAL),
-        ("ref_scale", REAL),
-        ("ip_start", REAL),
-        ("ip_end", REAL),
-        ("ip_blocks", TEXT),
-        ("ref_start", REAL),
-        ("ref_end", REAL),
-        ("ref_blocks", TEXT),
-        ("guidance_until", REAL),
         ("priority", WHOLE),
         ("face_index", WHOLE),
         ("consent_ref", TEXT),
@@ -79,10 +59,13 @@ def explain_columns(names: Iterable[str]) -> list[str]:
     """What is wrong with a manifest that has the columns `names`; empty if nothing is."""
     present = list(names)
     repeated = sorted({name for name in present if present.count(name) > 1})
-    unknown = [name for name in present if name not in SCHEMA.names]
+    unknown = [name for name in present if name not in MANIFEST_SCHEMA.names]
     return [
         *(f"column {name!r}: must appear once" for name in repeated),
-        *(f"column {name!r}: unknown; the nearest known one is {nearest(name, SCHEMA.names)!r}" for name in unknown),
+        *(
+            f"column {name!r}: unknown; the nearest known one is {nearest(name, MANIFEST_SCHEMA.names)!r}"
+            for name in unknown
+        ),
         *(f"column {name!r}: required, but missing" for name in REQUIRED if name not in present),
     ]
 
@@ -99,7 +82,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
     columns: dict[str, pa.ChunkedArray] = {}
     for name in [] if faults else table.column_names:
         try:
-            columns[name] = _cast(table[name], SCHEMA.field(name).type)
+            columns[name] = _cast(table[name], MANIFEST_SCHEMA.field(name).type)
         except FAULTS as error:
             faults.append(f"column {name!r} of type {table[name].type}: {error}")
     if faults:
@@ -111,7 +94,7 @@ def _pandas_index(table: pa.Table) -> list[str]:
     """Columns that are no more than the row labels of a DataFrame, as pandas itself notes."""
     try:
         labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
-        return [name for name in table.column_names if name in labels and name not in SCHEMA.names]
+        return [name for name in table.column_names if name in labels and name not in MANIFEST_SCHEMA.names]
     except (ValueError, AttributeError, TypeError, RecursionError):  # not as pandas writes it
         return []
 

@@ -14,17 +14,16 @@ import pyarrow.parquet as pq
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
+from lynx_batch.columns import TIME, parameter_columns
 from lynx_batch.errors import STORE_FAULTS
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.output import METADATA, parse_metadata_part
 from lynx_batch.parquet import FAULTS, checked
 from lynx_batch.stages import CLIP_STAGES
-from lynx_batch.store_errors import Deed
+from lynx_batch.store_errors import Operation
 
-UTC_TIME = pa.timestamp("us", tz="UTC")
-
-SCHEMA = pa.schema(
+METADATA_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("clip_id", pa.string()),
@@ -34,7 +33,7 @@ SCHEMA = pa.schema(
         ("attempts", pa.int32()),
         ("error_type", pa.string()),
         ("error", pa.string()),
-        ("ended_at", UTC_TIME),
+        ("ended_at", TIME),
         ("subject_uri", pa.string()),
         ("subject_id", pa.string()),
         ("clip_name", pa.string()),
@@ -42,30 +41,12 @@ SCHEMA = pa.schema(
         ("face_index", pa.int64()),
         ("priority", pa.int64()),
         ("consent_ref", pa.string()),
-        ("consent_expires_at", UTC_TIME),
+        ("consent_expires_at", TIME),
         ("tags", pa.map_(pa.string(), pa.string())),
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("num_frames", pa.int64()),
-        ("fps", pa.int64()),
-        ("num_inference_steps", pa.int64()),
-        ("guidance_scale", pa.float64()),
-        ("guidance_scale_image", pa.float64()),
-        ("ip_scale", pa.float64()),
-        ("ref_scale", pa.float64()),
-        ("flow_shift", pa.float64()),
-        ("ip_start", pa.float64()),
-        ("ip_end", pa.float64()),
-        ("ip_blocks", pa.string()),
-        ("ref_start", pa.float64()),
-        ("ref_end", pa.float64()),
-        ("ref_blocks", pa.string()),
-        ("guidance_until", pa.float64()),
+        *parameter_columns(but="seed"),
         ("seed", pa.int64()),
         ("attempt", pa.string()),
-        ("committed_at", UTC_TIME),
+        ("committed_at", TIME),
         ("clip_uri", pa.string()),
         ("poster_uri", pa.string()),
         ("sha256", pa.string()),
@@ -80,15 +61,15 @@ SCHEMA = pa.schema(
 )
 
 RUN = pa.field("run", pa.string())
-READ_SCHEMA = SCHEMA.append(RUN)
-"""What reading gives: the run is in the name of the folder, not in the file."""
+READ_SCHEMA = METADATA_SCHEMA.append(RUN)
+"""The columns of a read table: the run comes from the folder's name, not from the file."""
 
 FILTER_COLUMNS = {
     field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
-    for field in SCHEMA
+    for field in METADATA_SCHEMA
     if not pa.types.is_map(field.type)
 }
-"""What an expression may name, with the type of the literals that it is compared with."""
+"""The columns that an expression may name, with the type of the literals they are compared with."""
 
 
 class Outcome(StrEnum):
@@ -106,10 +87,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
-    """How one manifest row ended in a run; `clip` is None for a row that never became one: of it, `inputs` tells what it asks for.
+    """How one manifest row ended in a run.
 
-    `ended_at` of what an earlier run rendered or gave up is that run's. `commit` is there exactly if the row is rendered.
-    `edition` is the one that the run wanted.
+    `clip` is None for a row that never became a clip; then `inputs` holds its cells. If an earlier run rendered it or gave it up,
+    `ended_at` is that run's. A row has a `commit` exactly if it is rendered. `edition` is the one that the run wanted.
     """
 
     row: int
@@ -125,34 +106,34 @@ class RowOutcome:
 
 
 def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
-    """Rows of the metadata table as a file."""
+    """A Parquet file with these rows of the metadata table."""
     rows = [_as_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.row)]
     parquet = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parquet)
+    pq.write_table(pa.Table.from_pylist(rows, schema=METADATA_SCHEMA), parquet)
     return parquet.getvalue()
 
 
 def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
-    """All runs' metadata as one table, with a column `run`; of a run that goes on, the rows that ended so far.
+    """All runs' metadata as one table, with a column `run`. An active run has the rows that ended so far.
 
-    `columns` are those to read, `only` tells which rows; None is all. A damaged or foreign file is named in a warning and left
-    out. Rows of versions without editions are of edition 1.
+    `columns` are the columns to read, `only` filters the rows; None means all. Damaged and foreign files are named in a warning and
+    left out. Rows written before editions existed get edition 1.
     """
     folder = storage.join(output, METADATA)
-    parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # each row of ours has one
+    parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # all our rows have an outcome
     chosen = chosen if only is None else chosen & only
     try:
         table = _read_together(folder, parts, columns, chosen)
-    except (*FAULTS, *STORE_FAULTS):  # to a store's client, what pyarrow says of damage sounds like an outage
+    except (*FAULTS, *STORE_FAULTS):  # a store's client may report pyarrow's error about damage as an outage
         table = _read_apart(folder, parts, columns, chosen)
     if "edition" in table.column_names:
         position = table.column_names.index("edition")
-        table = table.set_column(position, SCHEMA.field("edition"), pc.fill_null(table["edition"], 1))
+        table = table.set_column(position, METADATA_SCHEMA.field("edition"), pc.fill_null(table["edition"], 1))
     return table
 
 
 def _list_parts(folder: str) -> Iterator[str]:
-    """Names below `folder` of the runs' parts."""
+    """The names of all parts, relative to `folder`."""
     for file in storage.list_files(folder):
         name = file.uri.removeprefix(folder).strip("/")
         if parse_metadata_part(name) and file.num_bytes:
@@ -165,7 +146,7 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
     if not parts:
         return READ_SCHEMA.empty_table().select(columns or READ_SCHEMA.names)
     filesystem, path = storage.arrow_filesystem(folder)
-    with storage.explained(Deed.READ, folder):
+    with storage.explained(Operation.READ, folder):
         dataset = ds.dataset(
             [storage.join(path, name) for name in parts],
             READ_SCHEMA,
@@ -178,7 +159,7 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
 
 
 def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:
-    """As `_read_together`, without those that cannot be read."""
+    """Like `_read_together`, but part by part, without the unreadable ones."""
     tables = [READ_SCHEMA.empty_table(), *filter(None, (_read_part(folder, name) for name in parts))]
     return pa.concat_tables(tables).filter(only).select(columns or READ_SCHEMA.names)
 
@@ -187,7 +168,7 @@ def _read_part(folder: str, name: str) -> pa.Table | None:
     uri, run = storage.join(folder, name), parse_metadata_part(name)
     try:
         content = pa.BufferReader(storage.read_bytes(uri))
-        table = checked(pq.read_table(content, schema=SCHEMA, use_threads=False, pre_buffer=False))
+        table = checked(pq.read_table(content, schema=METADATA_SCHEMA, use_threads=False, pre_buffer=False))
     except FAULTS as error:
         warn_left_out(f"{storage.redact(uri)}: not a part of a run's metadata: {error}")
         return None
@@ -216,7 +197,7 @@ def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
 
 
 def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
-    """What a commit tells, by column."""
+    """The values of a commit, by metadata column."""
     yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes"):

@@ -17,10 +17,10 @@ from lynx_model.guidance import num_forwards, plan_branches
 from lynx_model.spec import ParallelPlan, RenderParams
 
 DECODE_S_PER_MPX = 1.00 / 32.35
-"""Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/README.md."""
+"""Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/MEASURED.md."""
 
 FIXED_S = 0.3
-"""Encoding the text and the adapters' inputs, on one H200; the photo has been read before. Source: lynx_model/README.md."""
+"""Encoding the text and the adapters' inputs, on one H200; the photo has been read before. Source: lynx_model/MEASURED.md."""
 
 LOAD_S = 60.0
 """From forming a group to its first clip, compilation included. An estimate: loading took 9 s from files in memory."""
@@ -35,7 +35,7 @@ EFFICIENCY = {
 }
 """T1 / (N x TN) of a step with one, two and three guidance branches on N GPUs, split as `ParallelPlan.of_size` does.
 
-Source: 2, 4 and three branches on 3 are measured (lynx_model/README.md). The others are estimates: on 3 and 6, ranks
+Source: 2, 4 and three branches on 3 are measured (lynx_model/MEASURED.md). The others are estimates: on 3 and 6, ranks
 without a branch are idle, and 8 is close to Wan's own table for 720p on H100s.
 """
 
@@ -55,7 +55,7 @@ class GpuType:
 
 
 H200 = GpuType(name="H200", products_tflops=666, attention_tflops=687, memory_gib=139, is_estimate=False)
-"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
+"""Source: lynx_model/MEASURED.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
 
 GPU_TYPES = (
     H200,

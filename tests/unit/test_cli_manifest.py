@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from tests.builders import HOPPER, SUBJECTS, write_run
 from tests.jobs import invoke
 from tests.models import BASE
@@ -31,7 +31,7 @@ def run(*arguments: object) -> Result:
 
 def write(*rows: dict[str, object]) -> None:
     cells = [{"subject_uri": "a.jpg", "prompt": "微笑", **row} for row in rows]
-    pq.write_table(pa.Table.from_pylist(cells, schema=SCHEMA), "m.parquet")
+    pq.write_table(pa.Table.from_pylist(cells, schema=MANIFEST_SCHEMA), "m.parquet")
 
 
 def test_the_demos_manifest_is_built_checked_and_shown() -> None:
@@ -68,7 +68,7 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "-1"], "--seeds '-1': -1 must be between"),
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1_000"], "--seeds '1_000': must be whole numbers"),
         (["--photos", "none", "--prompts", PROMPTS], "photos none: must be a folder"),
-        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: nothing lies there"),
+        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: does not exist"),
     ],
 )
 def test_what_cannot_be_built_ends_with_2_and_the_reason(arguments: list[object], message: str) -> None:
@@ -98,10 +98,11 @@ def test_all_problems_are_shown_and_end_with_2() -> None:
         {"guidance_scale": float("nan")},
         {"seed": 3},
         {"seed": 3},
+        {"flow_shift": 0.0},
     )
     result = run("check", "m.parquet", "--problems", "problems.jsonl")
     assert result.exit_code == 2
-    assert "m.parquet: 5 problem(s) in 5 of 6 rows" in result.stdout
+    assert "m.parquet: 6 problem(s) in 6 of 7 rows" in result.stdout
     assert "must be a positive multiple of 16 px; the nearest is 832" in result.stdout
     problems = [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
     assert [(problem["row"], problem["column"], problem["value"]) for problem in problems] == [
@@ -110,6 +111,7 @@ def test_all_problems_are_shown_and_end_with_2() -> None:
         (2, "prompt", " "),
         (3, "guidance_scale", "nan"),
         (5, "subject_uri", str(Path.cwd() / "a.jpg")),
+        (6, "flow_shift", "0.0"),
     ]
     assert run("check", "m.parquet", "--allow-duplicates").stdout.count("\n") < result.stdout.count("\n")
 
@@ -144,14 +146,14 @@ def test_a_run_files_model_limits_the_blocks() -> None:
     Path("run.yaml").write_text(run_file.format("nowhere"), encoding="utf-8")
     result = run("check", "m.parquet", "--run", "run.yaml")
     assert result.exit_code == 0
-    assert "are not compared with the model: " in result.stderr
+    assert "were not compared with the model: " in result.stderr
 
 
 def test_an_expired_consent_is_told_and_no_problem() -> None:
     write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
     result = run("check", "m.parquet")
     assert result.exit_code == 0
-    assert "1 row(s) will be rejected, because their consent has expired:" in result.stdout
+    assert "1 row(s) will be rejected because their consent has expired:" in result.stdout
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
@@ -180,7 +182,7 @@ def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> No
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_a_manifest_that_is_none_ends_with_2_and_the_reason(command: str) -> None:
     result = run(command, "none.parquet")
-    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: nothing lies there\n")
+    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: does not exist\n")
 
 
 def test_a_faulty_where_ends_with_2_and_the_reason() -> None:
@@ -233,7 +235,7 @@ def test_the_command_that_lists_all_lists_all_that_a_plan_refuses(face_pack: Pat
     write_run(Path(), face_pack, manifest="m.parquet")
     refused = invoke("plan", "run.yaml")
     assert refused.exit_code == 2
-    pointer = "... and 1 more; `lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all to FILE"
+    pointer = "... and 1 more; `lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all of them to FILE"
     assert pointer in refused.stderr
     assert [problem["row"] for problem in problems_of("--run", "run.yaml", "--photos")] == list(range(1, 52))
 

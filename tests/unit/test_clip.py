@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lynx_batch.clip import CLIP_ID_LENGTH, ClipRequest, Naming, RenderIdentity, broken_rule, canonical_json, identify
 from lynx_model.canonical import ModelTraits, canonicalize
-from lynx_model.spec import MAX_SEED, RenderParams
+from lynx_model.parameters import MAX_SEED
+from lynx_model.spec import RenderParams
 from tests.builders import make_request
 
 IDENTITY = RenderIdentity(

@@ -20,7 +20,7 @@ from lynx_batch.cli import app, jobs
 from lynx_batch.cli.console import make_console, say, show_bug
 from lynx_batch.cli.progress import shown
 from lynx_batch.execution.driver import Progress
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
@@ -117,7 +117,7 @@ def test_line_breaks_tabs_and_other_scripts_stay() -> None:
 def test_the_cells_of_a_manifest(on_terminal: OnTerminal, tmp_path: Path) -> None:
     words = EVIL[:-1]  # Parquet holds no half of a character
     row = {"subject_uri": words, "prompt": words, "clip_name": words, "subject_id": words, "tags": [(words, words)]}
-    pq.write_table(pa.Table.from_pylist([row], SCHEMA), tmp_path / "m.parquet")
+    pq.write_table(pa.Table.from_pylist([row], MANIFEST_SCHEMA), tmp_path / "m.parquet")
     assert_harmless(on_terminal(command("manifest", "show", str(tmp_path / "m.parquet"))), times=4)
     assert_harmless(on_terminal(command("manifest", "check", str(tmp_path / "m.parquet"))))
 

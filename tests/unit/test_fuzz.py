@@ -29,7 +29,7 @@ from lynx_batch.intake.build import build_from_table_file, place_photos
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.expression import filter_rows
 from lynx_batch.intake.manifest import read_manifest, write_manifest
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.export import _claim, _columns_of
 from lynx_batch.ledger.metadata import FILTER_COLUMNS
 from lynx_batch.photo_places import ANYWHERE, explain_entry, explain_photo
@@ -163,7 +163,7 @@ def _sample_manifests() -> list[bytes]:
         }
         for row in range(20)
     ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
     few = table.select([*rows[0]])
     shapes: tuple[dict[str, object], ...] = (
         {"compression": "none"},

@@ -20,7 +20,7 @@ from lynx_batch.intake.check import (
     reject_expired,
     reject_invalid,
 )
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from tests.builders import check
 
 GOOD = {"subject_uri": "a.jpg", "prompt": "一个人微笑"}
@@ -263,8 +263,8 @@ def test_a_consent_holds_until_it_expires() -> None:
 
 def test_a_bad_row_is_rejected_with_all_that_it_holds() -> None:
     rows = [GOOD | {"seed": 7, "tags": [("team", None)], "width": 1}, GOOD, {"prompt": "Hi.", "subject_id": "ada"}]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA).add_column(0, "row", pa.array([4, 5, 6]))
-    defaults = DefaultsConfig(height=320)
+    table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA).add_column(0, "row", pa.array([4, 5, 6]))
+    defaults = DefaultsConfig(**{"height": 320})
     _, problems = check_rows(table, defaults, InputsConfig(), "/photos")
 
     first, second = reject_invalid(problems, table, defaults, "/photos")

@@ -23,7 +23,7 @@ from lynx_batch.ledger.events import EventKind, read_events, write_event
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import ask_again, deaths_before, given_up_before, known_commits
 from lynx_batch.ledger.leftovers import find_leftovers
-from lynx_batch.ledger.metadata import SCHEMA, Outcome, read_metadata
+from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, read_metadata
 from lynx_batch.ledger.order import newest_rows
 from lynx_batch.ledger.parts import MAX_ROWS, PART_EVERY_S, MetadataParts
 from lynx_batch.ledger.records import warn_left_out
@@ -185,7 +185,7 @@ def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> No
 
 
 def test_every_parameter_of_a_clip_has_a_column_in_the_metadata() -> None:
-    assert {field.name for field in fields(RenderParams)} <= set(SCHEMA.names)
+    assert {field.name for field in fields(RenderParams)} <= set(METADATA_SCHEMA.names)
 
 
 def test_metadata_has_a_row_for_every_row_and_no_secret(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.check import check_rows, reject_expired
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
-from lynx_batch.intake.schema import MANIFEST_VERSION, SCHEMA, VERSION_KEY
+from lynx_batch.intake.schema import MANIFEST_SCHEMA, MANIFEST_VERSION, VERSION_KEY
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -34,7 +34,7 @@ def read_column(path: Path, name: str, column: object) -> list[object]:
 def test_a_written_manifest_says_its_version_and_is_read_again(tmp_path: Path) -> None:
     row = {"subject_uri": "a.jpg", "prompt": "一个人微笑", "seed": 2**62, "tags": [("campaign", "x")]}
     limits = {"ip_start": 0.1, "ip_end": 0.5, "ip_blocks": "8-31", "ref_end": 0.75, "guidance_until": 0.6}
-    table = pa.Table.from_pylist([row | limits], schema=SCHEMA)
+    table = pa.Table.from_pylist([row | limits], schema=MANIFEST_SCHEMA)
     write_manifest(table, str(tmp_path / "folder" / "m.parquet"))
     metadata = pq.read_schema(tmp_path / "folder" / "m.parquet").metadata
     assert metadata[VERSION_KEY] == str(MANIFEST_VERSION).encode()
@@ -229,7 +229,7 @@ def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path: Path, content: b
 
 
 def test_a_manifest_without_rows_is_one(tmp_path: Path) -> None:
-    pq.write_table(SCHEMA.empty_table(), tmp_path / "m.parquet")
+    pq.write_table(MANIFEST_SCHEMA.empty_table(), tmp_path / "m.parquet")
     assert read_manifest(str(tmp_path / "m.parquet")).num_rows == 0
 
 
@@ -242,7 +242,7 @@ def test_photos_start_from_the_manifests_folder(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_manifest_in_a_store_is_read_and_its_photos_lie_beside_it() -> None:
-    table = pa.Table.from_pylist([{"subject_uri": "a.jpg", "prompt": "微笑"}], schema=SCHEMA)
+    table = pa.Table.from_pylist([{"subject_uri": "a.jpg", "prompt": "微笑"}], schema=MANIFEST_SCHEMA)
     for name in ("seed=1/a.parquet", "seed=2/b.parquet"):
         write_manifest(table.drop_columns("seed"), f"memory://bucket/m/{name}")
     assert read_manifest("memory://bucket/m")["seed"].to_pylist() == [1, 2]

@@ -14,7 +14,7 @@ from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_is_no_file_among_photos_is_told_too(photos: Path, tmp_path: Path) 
 
 def test_every_photo_meets_every_prompt_and_every_seed(photos: Path) -> None:
     table = build_from_folder(str(photos), ["waves", "微笑"], [1, 2])
-    assert table.schema.equals(SCHEMA, check_metadata=True)
+    assert table.schema.equals(MANIFEST_SCHEMA, check_metadata=True)
     assert table.num_rows == 2 * 2 * 2
     rows = table.select(["subject_id", "prompt", "seed", "clip_name"]).to_pylist()
     assert rows[1] == {"subject_id": "grace-hopper", "prompt": "waves", "seed": 2, "clip_name": "grace-hopper-p01-s2"}

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.expression import choose_rows, filter_rows
-from lynx_batch.intake.schema import SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
 
 ROWS = [
     {"subject_id": "ada", "prompt": "一个人微笑", "seed": 1, "guidance_scale": 5.0, "priority": -1},
     {"subject_id": "ada", "prompt": "waves", "seed": None, "guidance_scale": 1.5, "tags": [("a", "b")]},
     {"subject_id": "bob", "prompt": "waves", "seed": 3, "consent_expires_at": datetime(2030, 1, 1, tzinfo=UTC)},
 ]
-TABLE = pa.Table.from_pylist(ROWS, schema=SCHEMA).add_column(0, "row", pa.array([0, 1, 2]))
+TABLE = pa.Table.from_pylist(ROWS, schema=MANIFEST_SCHEMA).add_column(0, "row", pa.array([0, 1, 2]))
 
 
 def choose(where: str) -> list[int]:

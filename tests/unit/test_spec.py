@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import MAX_SEED, EngineOptions, LoraSource, ModelSource, ParallelPlan, RenderParams, Subject
+from lynx_model.parameters import MAX_SEED
+from lynx_model.spec import EngineOptions, LoraSource, ModelSource, ParallelPlan, RenderParams, Subject
 
 NAN, INFINITY = float("nan"), float("inf")
 
