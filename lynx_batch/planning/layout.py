@@ -44,7 +44,7 @@ def parse_nodes(pools: Sequence[str]) -> tuple[Node, ...]:
         match = POOL.fullmatch(pool)
         if match is None or match["gpu"].lower() not in types:
             known = ", ".join(gpu.name for gpu in GPU_TYPES)
-            raise ConfigError(f"--gpus {pool!r}: must be such as 64xH100 or 64xH100@2.5, of one of {known}")
+            raise ConfigError(f"--gpus {pool!r}: must look like 64xH100 or 64xH100@2.5; known GPUs: {known}")
         num, gpu = int(match["num"]), types[match["gpu"].lower()]
         price = float(match["usd"]) if match["usd"] else None
         sizes = [NODE_GPUS] * (num // NODE_GPUS) + [num % NODE_GPUS] * (num % NODE_GPUS > 0)

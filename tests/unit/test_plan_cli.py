@@ -118,7 +118,7 @@ def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> No
 
 @pytest.mark.parametrize("pool", ["8", "8xT4", "0xH100", "8xH100@", "H100"])
 def test_a_faulty_pool_is_told_with_its_rule(pool: str) -> None:
-    with pytest.raises(ConfigError, match=f"--gpus '{pool}': must be such as 64xH100"):
+    with pytest.raises(ConfigError, match=f"--gpus '{pool}': must look like 64xH100"):
         parse_nodes([pool])
 
 
