@@ -1,4 +1,4 @@
-"""Groups on a real Ray cluster whose nodes come, go and are taken away while a run goes on."""
+"""Groups on a real Ray cluster whose nodes join, die and are drained during a run."""
 
 import shutil
 import signal
@@ -78,7 +78,7 @@ def drain(cluster: Cluster, node: Any, within_s: float) -> None:
     assert is_accepted, reason
 
 
-def test_a_clip_on_a_node_that_is_taken_away_goes_on_elsewhere_with_the_same_picture(
+def test_a_clip_on_a_node_that_is_drained_continues_elsewhere_with_the_same_picture(
     make_job: Callable[..., Job], cluster: Cluster, tmp_path: Path
 ) -> None:
     job, doomed = make_job(2, steps=MANY_STEPS), cluster.add_node(**NODE)
@@ -115,9 +115,7 @@ def test_a_run_waits_for_its_first_node_even_one_with_fewer_cores_than_gpus(
     assert "first_node_awaited" in stderr
 
 
-def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
-    make_job: Callable[..., Job], cluster: Cluster
-) -> None:
+def test_a_run_uses_new_nodes_and_survives_the_loss_of_others(make_job: Callable[..., Job], cluster: Cluster) -> None:
     job, first = make_job(12, steps=MANY_STEPS // 2), cluster.add_node(**NODE)
     process = job.start("--address", cluster.address)
     wait_until(lambda: job.num_commits() >= 1, process)
@@ -132,7 +130,7 @@ def test_a_run_takes_up_nodes_that_come_and_bears_the_loss_of_others(
 
 
 @pytest.mark.only_chaos
-def test_a_node_that_is_lost_with_all_its_loading_groups_is_one_fault(
+def test_the_loss_of_a_node_with_all_its_loading_groups_is_one_fault(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
     job, doomed = make_job(6), cluster.add_node(**{**NODE, "num_cpus": 4})
@@ -146,7 +144,7 @@ def test_a_node_that_is_lost_with_all_its_loading_groups_is_one_fault(
 
 
 @pytest.mark.only_chaos
-def test_a_run_whose_groups_fit_no_node_any_more_says_so_and_ends(
+def test_a_run_whose_groups_no_longer_fit_any_node_says_so_and_stops(
     make_job: Callable[..., Job], cluster: Cluster
 ) -> None:
     wide = cluster.add_node(**{**NODE, "num_cpus": 2})
@@ -160,7 +158,7 @@ def test_a_run_whose_groups_fit_no_node_any_more_says_so_and_ends(
     assert "no node has room for a group that the waiting clips need" in stdout
 
 
-def test_groups_that_end_are_formed_anew_where_they_were(make_job: Callable[..., Job], cluster: Cluster) -> None:
+def test_a_group_that_ends_is_replaced_in_the_same_placement(make_job: Callable[..., Job], cluster: Cluster) -> None:
     cluster.add_node(**NODE)
     job = make_job(2, max_clips_per_group=1)
     result = job.run("--address", cluster.address)
@@ -227,7 +225,7 @@ def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
     assert not any(worker.is_running() for worker in stopped)
 
 
-def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cluster: Cluster) -> None:
+def test_placement_groups_are_always_removed(make_job: Callable[..., Job], cluster: Cluster) -> None:
     cluster.add_node(**{**NODE, "num_cpus": 2})
     config = load_run_config(make_job(1).folder / "run.yaml", {"cluster.address": cluster.address})
     settings = worker_settings(config, check_model(config), run_id=f"{datetime.now(UTC):%H%M%S}")

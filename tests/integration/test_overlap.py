@@ -1,4 +1,4 @@
-"""A clip is delivered while the next one is denoised, to a store that takes its time or refuses."""
+"""A clip is delivered while the next one is denoised, to a store that is slow or refuses."""
 
 import json
 import re
@@ -99,9 +99,7 @@ def test_a_group_denoises_while_it_delivers(make_job: Callable[..., Job], store:
     assert float(shown) >= 95
 
 
-def test_an_upload_that_fails_is_done_again_and_costs_no_attempt(
-    make_job: Callable[..., Job], store: SlowStore
-) -> None:
+def test_a_failed_upload_is_retried_and_uses_up_no_attempt(make_job: Callable[..., Job], store: SlowStore) -> None:
     store.num_failing = 2
     job = make_job(3, steps=MANY_STEPS // 4)
     result = job.run()
@@ -113,7 +111,9 @@ def test_an_upload_that_fails_is_done_again_and_costs_no_attempt(
     assert read_metadata(OUTPUT)["attempts"].to_pylist() == [1, 1, 1]
 
 
-def test_a_worker_that_dies_loses_what_it_had_and_nothing_else(make_job: Callable[..., Job], store: SlowStore) -> None:
+def test_a_worker_that_dies_loses_only_the_clips_aboard_its_group(
+    make_job: Callable[..., Job], store: SlowStore
+) -> None:
     job = make_job(3, steps=MANY_STEPS // 4)
     process = job.start()
     wait_until(lambda: bool(store.videos), process)
