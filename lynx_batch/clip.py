@@ -92,11 +92,20 @@ class ClipRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Portrait:
+    """A face in a photo that was read. The same face of the same bytes is equal, wherever the photo is stored."""
+
+    uri: str = field(compare=False)
+    sha256: str
+    face_index: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
-    """One requested video, named by `clip_id`; nothing about it is decided later."""
+    """One requested video, named by `clip_id`; nothing about it is decided later. `portraits` holds exactly one today."""
 
     clip_id: str
-    photo_sha256: str
+    portraits: tuple[Portrait, ...]
     request: ClipRequest
 
     @property
@@ -157,18 +166,19 @@ def explain_file_name(name: str) -> str | None:
 
 def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
     """The clip that `request` asks for, with its seed settled and its name."""
+    portrait = Portrait(uri=request.photo_uri, sha256=photo_sha256, face_index=request.face_index)
     content = {
         "contract": CONTRACT_VERSION,
         "params": canonicalize(request.params, naming.traits, naming.texts),
-        "photo_sha256": photo_sha256,
-        "face_index": request.face_index,
+        "photo_sha256": portrait.sha256,
+        "face_index": portrait.face_index,
         "identity": _digest_identity(naming.identity),
     }
     seedless = _digest(content)
     if not request.is_seed_given:
         request = replace(request, params=replace(request.params, seed=int(seedless[:8], 16)))
     clip_id = _digest({"seedless": seedless, "seed": request.params.seed})[:CLIP_ID_LENGTH]
-    return ClipSpec(clip_id=clip_id, photo_sha256=photo_sha256, request=request)
+    return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
 
 
 @lru_cache(maxsize=1)

@@ -30,25 +30,25 @@ log = structlog.get_logger()
 MAX_DEATHS = 2
 """So many processes must die of a photo, alone in each: one may have been killed for lack of memory."""
 
-Portrait = tuple[str, int | None]
-"""A photo's URI, and which of its faces is meant."""
+PhotoFace = tuple[str, int | None]
+"""A photo's URI, and the index of the requested face; None if the photo must show only one."""
 
 Finding = PhotoProblem | int
-"""Why a portrait cannot be used, or by how many degrees (not 0) its face is rotated clockwise."""
+"""Why a face cannot be used, or by how many degrees (not 0) its face is rotated clockwise."""
 
 _Task = tuple[str, Sequence[int | None], FacesConfig, InputsConfig]
 """A photo's URI, which of its faces are meant, and how it is searched and read."""
 
-_Findings = list[tuple[Portrait, Finding]]
+_Findings = list[tuple[PhotoFace, Finding]]
 
 
 def check_faces(
-    portraits: Iterable[Portrait], faces: FacesConfig, inputs: InputsConfig, num_processes: int | None = None
-) -> dict[Portrait, Finding]:
-    """A finding for each portrait that cannot be used or is rotated. Each distinct photo is read and searched once.
+    wanted_faces: Iterable[PhotoFace], faces: FacesConfig, inputs: InputsConfig, num_processes: int | None = None
+) -> dict[PhotoFace, Finding]:
+    """A finding for each face that cannot be used or is rotated. Each distinct photo is read and searched once.
 
     Args:
-        portraits: May repeat.
+        wanted_faces: May repeat.
         faces: Only the pack's detector is needed, not the identity encoder.
         inputs: What lets photos be read.
         num_processes: None is one for each CPU.
@@ -61,34 +61,34 @@ def check_faces(
     if find_spec("insightface") is None:
         raise ConfigError("check of photos: needs the extra [render]: pip install 'lynx-batch[render]'")
     indices: dict[str, list[int | None]] = {}
-    for uri, face_index in dict.fromkeys(portraits):
+    for uri, face_index in dict.fromkeys(wanted_faces):
         indices.setdefault(uri, []).append(face_index)
     tasks = [(uri, wanted, faces, inputs) for uri, wanted in indices.items()]
     num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
-    return {portrait: finding for found in _search_all(tasks, faces.pack, num_processes) for portrait, finding in found}
+    return {face: finding for found in _search_all(tasks, faces.pack, num_processes) for face, finding in found}
 
 
-def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[Portrait, Finding]) -> list[RowProblem]:
-    """Each row whose portrait cannot be used."""
+def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
+    """Each row whose face cannot be used."""
     return [
         _at(request, f"{finding.error_type}: {finding.error}")
         for request in requests
-        if isinstance(finding := findings.get(_portrait(request)), PhotoProblem)
+        if isinstance(finding := findings.get(_photo_face(request)), PhotoProblem)
     ]
 
 
-def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[Portrait, Finding]) -> list[RowProblem]:
+def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
     """Each row whose face is rotated in its photo: worth a note, not a problem."""
     from lynx_model.faces.upright import describe_turn
 
     return [
         _at(request, describe_turn(finding))
         for request in requests
-        if isinstance(finding := findings.get(_portrait(request)), int)
+        if isinstance(finding := findings.get(_photo_face(request)), int)
     ]
 
 
-def _portrait(request: ClipRequest) -> Portrait:
+def _photo_face(request: ClipRequest) -> PhotoFace:
     return request.subject_uri, request.face_index
 
 
