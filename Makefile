@@ -1,4 +1,4 @@
-# Every target runs the tools of .venv; the first one that needs it builds it.
+# Every target runs the tools in .venv and builds it if it is missing.
 
 PYTHON ?= python3
 TIMES ?= 1
@@ -8,7 +8,7 @@ FACES := .cache/faces/free
 SLOW := slow or gpu or only_chaos
 
 .DEFAULT_GOAL := check
-.PHONY: setup demo test test-all chaos check lint types layers fast fix clean
+.PHONY: setup demo test test-all chaos check lint types layers fast docs fix clean
 
 setup: $(READY)
 
@@ -28,8 +28,8 @@ demo: $(READY) $(FACES)
 	$(BIN)/lynx-batch render jobs/demo/lite.yaml
 	$(BIN)/lynx-batch status out/demo --clips
 	$(BIN)/lynx-batch status out/demo-lite --clips
-	@echo "The tiny model's weights are random, so these pictures are noise. For real ones: lynx-batch models pull, then set"
-	@echo "model, faces and defaults of the run file as jobs/campaign.yaml does (README, 'With the published weights')."
+	@echo "The tiny model's weights are random, so these pictures are noise. For real ones, run lynx-batch models pull, then set"
+	@echo "model, faces and defaults of the run file as in jobs/campaign.yaml (jobs/README.md, 'Install')."
 
 test: $(READY) $(FACES)
 	$(BIN)/pytest tests -n 2 --dist loadfile -m "not ($(SLOW))"
@@ -55,6 +55,9 @@ layers: $(READY)
 
 fast: $(READY) $(FACES)
 	$(BIN)/pytest tests/unit
+
+docs: $(READY)
+	$(BIN)/python -m tests.guide
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,27 @@
+"""Face photos and prompts become videos that look like these people, thousands of times, on a Ray cluster.
+
+What Python programs call. Each name is imported when it is first used, so `import lynx_batch` loads neither torch nor Ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lynx_batch.api import plan, render
+    from lynx_batch.config import load_run_config
+    from lynx_batch.ledger.metadata import read_metadata
+
+__all__ = ["load_run_config", "plan", "read_metadata", "render"]
+
+_MODULES = {
+    "load_run_config": "lynx_batch.config",
+    "plan": "lynx_batch.api",
+    "read_metadata": "lynx_batch.ledger.metadata",
+    "render": "lynx_batch.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lynx_batch' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""`lynx-batch`, or `python -m lynx_batch`: a signal ends it properly from the first moment on."""
+"""`lynx-batch`, or `python -m lynx_batch`. Signals end it properly from the first moment on."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from lynx_batch.interrupts import end_politely
 
 def main() -> None:
     end_politely()
-    if sys.stdout is None:  # closed by whoever started this, as a daemon's is
+    if sys.stdout is None:  # the parent closed it, as daemons do
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open to the end
     try:
         from lynx_batch.cli import app

@@ -1,4 +1,4 @@
-"""What can be read from an error of a store's client, where every library has another name for it."""
+"""Facts from a client library's error: its types, the store's error code, the HTTP status. Every library stores them differently."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def types_of(error: BaseException) -> set[str]:
-    """The names of its classes, of their bases, and of those of its causes."""
+    """The class names of the error and of its causes, base classes included."""
     return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
 
 
 def code_of(error: BaseException) -> str | None:
-    """What the store calls it: S3 in the body of its answer, Azure in a header."""
+    """The store's own error code. S3 sends it in the response body, Azure in a header."""
     for link in _chain(error):
         response = getattr(link, "response", None)
         code = (
@@ -28,18 +28,18 @@ def code_of(error: BaseException) -> str | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Its HTTP status, for which every library has another name."""
+    """The HTTP status."""
     for link in _chain(error):
         response = getattr(link, "response", None)
-        given = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")] if isinstance(response, dict) else []
-        for status in (*given, *(vars(link).get(name) for name in ("status", "status_code", "code"))):
+        statuses = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")] if isinstance(response, dict) else []
+        for status in (*statuses, *(vars(link).get(name) for name in ("status", "status_code", "code"))):
             if str(status).isdecimal():
                 return int(str(status))
     return None
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """What botocore wraps as unhandled, and names no cause of."""
+    """The error inside botocore's HTTPClientError, which wraps unhandled errors without setting a cause; else `error` itself."""
     if type(error).__name__ != "HTTPClientError":
         return error
     inner = getattr(error, "kwargs", {}).get("error")

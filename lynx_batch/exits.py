@@ -1,16 +1,16 @@
-"""What the exit code of a command says."""
+"""Exit codes of all commands."""
 
 DONE = 0
-"""Every row was rendered, or the command did what it was asked."""
+"""Every row was rendered, or the command did what it was asked to do."""
 
 BUG = 1
-"""A fault of lynx-batch itself: a traceback was printed. Python ends a process so by itself."""
+"""A bug in lynx-batch. It prints a traceback; this is Python's own exit code for an uncaught exception."""
 
 FAULTY = 2
-"""An argument, the run file, the manifest or the model breaks a rule; nothing was started."""
+"""An argument, the run file, the manifest or the model breaks a rule, or the store refuses access. Nothing was started."""
 
 INCOMPLETE = 3
-"""Some rows were rejected or failed, or the store refused them in mid-run: running again at once changes nothing."""
+"""Some rows were rejected or failed, or the store began to refuse writes during the run. Running again changes nothing by itself."""
 
 STOPPED = 4
-"""Stopped by the infrastructure or by somebody; running again goes on."""
+"""The infrastructure or a signal stopped the command. Run it again to continue."""

@@ -1,4 +1,4 @@
-"""A home for processes whose user has none, as in a container that runs under any number."""
+"""Provides a home folder for a user without one, as in a container that runs under an arbitrary UID."""
 
 import getpass
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def ensure_home() -> None:
-    """Gives this process and its children `HOME` and `LOGNAME` where the user has no passwd entry: libraries ask for both.
+    """Sets `HOME` and `LOGNAME` for this process and its children if the user has no passwd entry: libraries need both.
 
-    The home is a folder of the user's own in the temporary folder, so what is cached there is found again.
+    The home is a fixed folder in the temporary folder, so caches in it are found again.
     """
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = str(_own_folder())
@@ -20,7 +20,7 @@ def ensure_home() -> None:
 
 
 def _own_folder() -> Path:
-    """Nobody else's, as names in the temporary folder are anybody's to take."""
+    """A folder that only this user can write to; a new one if somebody else has taken the name."""
     folder = Path(tempfile.gettempdir(), f"lynx-batch-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()

@@ -1,4 +1,4 @@
-"""Photos by URI, as `inputs` of the run file lets them be read: the only way in which any command or worker reads one."""
+"""Reads photos by URI, within the limits that `inputs` in the run file sets. Every command and worker reads photos through here."""
 
 import os
 import traceback
@@ -13,24 +13,24 @@ from lynx_batch.config import InputsConfig
 from lynx_batch.errors import InputRefused, LynxError
 from lynx_batch.photo_places import WEB, explain_photo
 from lynx_batch.redaction import scrub
-from lynx_batch.store_errors import Deed
+from lynx_batch.store_errors import Operation
 
 log = structlog.get_logger()
 
 
 def read_photo_file(uri: str, inputs: InputsConfig) -> bytes:
-    """The photo's file, whole and not decoded. Every read is bounded in size and time.
+    """The bytes of the photo's file: complete, not decoded. Every read is limited in size and time.
 
     Args:
         uri: An absolute path or URI.
-        inputs: What lets it be read.
+        inputs: The places that are allowed, and the limits.
 
     Raises:
-        InputRefused: If it lies where it may not, is no regular file or is too large; or for any error that nobody foresaw.
-        MissingObject, StoreRefused: If there is none, or the store will not give it.
-        StoreUnavailable, PhotoUnreachable: If all tries have failed; the latter from the web.
+        InputRefused: If `inputs` does not allow the place, it is not a regular file or too large, or any unforeseen error occurs.
+        MissingObject, StoreRefused: If it does not exist, or the store refuses to give it.
+        StoreUnavailable, PhotoUnreachable: If all tries failed; the latter for a web server.
     """
-    with _only_this_photo(uri):
+    with _blaming_photo(uri):
         _check_place(uri, inputs)
         if _is_web(uri):
             return web.fetch(uri, inputs).content
@@ -39,19 +39,22 @@ def read_photo_file(uri: str, inputs: InputsConfig) -> bytes:
 
 
 def find_version(uri: str, inputs: InputsConfig) -> str:
-    """What changes with the photo's content: its size and its version; empty if its store tells none. Raises as reading does."""
-    with _only_this_photo(uri):
+    """Size and version as text, which changes whenever the photo's content does. Empty if its store has no versions.
+
+    Raises as `read_photo_file` does.
+    """
+    with _blaming_photo(uri):
         _check_place(uri, inputs)
         if _is_web(uri):
-            answer = web.fetch(uri, inputs, is_head_enough=True)
+            answer = web.fetch(uri, inputs, is_head_only=True)
             return f"{answer.num_bytes}\n{answer.version}" if answer.version else ""
         stored = storage.stat(uri, max_tries=inputs.max_tries, longest_s=inputs.longest_s)
         return f"{stored.num_bytes}\n{stored.version}" if stored and stored.version else ""
 
 
 @contextmanager
-def _only_this_photo(uri: str) -> Iterator[None]:
-    """An error that nobody foresaw becomes this photo's, so that it ends no run of thousands."""
+def _blaming_photo(uri: str) -> Iterator[None]:
+    """Turns an unforeseen error into a rejection of this photo, so that it does not end a run of thousands."""
     try:
         yield
     except Exception as error:
@@ -64,24 +67,24 @@ def _only_this_photo(uri: str) -> Iterator[None]:
 
 @cache
 def _log_once(error_type: str, where: str) -> None:
-    """Without the error's text, which may hold a signed URL."""
-    log.error("photo_reading_broke", error_type=error_type, traceback=where)
+    """Omits the error's message, which may contain a signed URL."""
+    log.error("unforeseen_photo_error", error_type=error_type, traceback=where)
 
 
 def _check_place(uri: str, inputs: InputsConfig) -> None:
-    """A link of the file system may lead elsewhere than it lies."""
+    """Checks the path as written and with its symbolic links followed."""
     path = storage.path_of(uri)
     rule = explain_photo(uri, inputs.allow)
     if rule is None and path is not None:
-        with storage.explained(Deed.READ, uri):
+        with storage.explained(Operation.READ, uri):
             real = os.path.realpath(path)
-        rule = explain_photo(real, [_real(entry) for entry in inputs.allow])
+        rule = explain_photo(real, [_resolved(entry) for entry in inputs.allow])
     if rule is not None:
         raise InputRefused(f"{storage.redact(uri)}: {rule}")
 
 
-def _real(entry: str) -> str:
-    """`entry` with its links followed, as far as this user may follow them."""
+def _resolved(entry: str) -> str:
+    """`entry` with its symbolic links followed, if this user may follow them."""
     path = storage.path_of(entry)
     if path is not None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Signals that end a command: the first winds it up as Ctrl-C does, the second ends it at once."""
+"""Signals that end a command: the first shuts it down cleanly, like Ctrl-C; the second ends it immediately."""
 
 import os
 import signal
@@ -12,18 +12,18 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _State:
-    """Signals belong to the whole process, and so does this: how many came, and whether the first one is held back."""
+    """State of the whole process, as signals are: how many arrived, and whether the first is held back."""
 
-    num_told = 0
+    num_received = 0
     is_held = False
 
 
 def end_politely() -> None:
-    """From now on Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt, once; the next one ends the process, as a kill would.
+    """From now on the first Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, and the next ends the process immediately.
 
-    What a parent has told to ignore, as `nohup` does, is ignored. Only the main thread hears of signals.
+    A signal that the parent process ignores (`nohup`) stays ignored. Does nothing outside the main thread, which alone receives signals.
     """
-    _State.num_told = 0
+    _State.num_received = 0
     if threading.current_thread() is threading.main_thread():
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -32,7 +32,7 @@ def end_politely() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Lets what ends a command anyway come to its end: here the first signal raises nothing."""
+    """Protects the end of a command: inside the block the first signal raises nothing."""
     before, _State.is_held = _State.is_held, True
     try:
         yield
@@ -41,8 +41,8 @@ def held() -> Iterator[None]:
 
 
 def _end(number: int, frame: object) -> None:
-    _State.num_told += 1
-    if _State.num_told > 1:
+    _State.num_received += 1
+    if _State.num_received > 1:
         os._exit(exits.STOPPED)
     if not _State.is_held:
         raise KeyboardInterrupt

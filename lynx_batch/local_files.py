@@ -1,6 +1,6 @@
-"""Files of a local disk as objects of a store: written whole or not at all, created by one of many.
+"""Local files with the guarantees of an object store: atomic writes, and creation by exactly one of many processes.
 
-A reader never sees a part of a file, because every file is written under another name beside its own first.
+A reader never sees a partial file: each file is first written under a temporary name in the same folder.
 """
 
 import errno
@@ -18,17 +18,17 @@ NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Puts `data` at `path`, in place of what was there."""
+    """Writes `data` to `path` atomically, replacing what is there."""
     _replace(path, lambda temporary: temporary.write_bytes(data))
 
 
 def replace_by_copy(path: Path, source: Path) -> None:
-    """Puts a copy of `source` at `path`, in place of what was there."""
+    """Copies `source` to `path` atomically, replacing what is there."""
     _replace(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Puts `data` at `path` unless something is there; of any number of callers one is told True.
+    """Writes `data` to `path` unless something is there; exactly one of any number of callers gets True.
 
     Raises:
         UnsafeStore: If the file system has no hard links.
@@ -48,40 +48,38 @@ def create(path: Path, data: bytes) -> bool:
 
 
 def read_range(path: Path, start: int, end: int) -> bytes:
-    """The bytes from `start` up to `end`, or what there is of them."""
+    """The bytes in [start, end), fewer if the file ends first."""
     with path.open("rb") as file:
         file.seek(start)
         return file.read(end - start)
 
 
 def read_at_most(path: Path, num_bytes: int) -> bytes:
-    """The first `num_bytes`, or what there is of them; a pipe is waited for."""
+    """The first `num_bytes`, fewer if the file ends first. Blocks on a pipe."""
     with path.open("rb") as file:
         return file.read(num_bytes)
 
 
 def read_regular(path: Path, num_bytes: int) -> tuple[bytes, int]:
-    """The first `num_bytes` of a regular file, or what there is of them, and its size.
+    """The first `num_bytes` of a regular file (fewer if it ends first), and its size.
 
     Raises:
-        InputRefused: If it is a device, pipe, socket or a file of the kernel that is like one; none of them is waited for.
+        InputRefused: If it is a device, pipe, socket or a similar file of the kernel. Never blocks on one.
     """
     _check_regular(path, path.stat())
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         _check_regular(path, status)
         content: bytes | None = file.read(num_bytes)
-    if content is None:  # nothing yet, as of /proc/kmsg
+    if content is None:  # no data yet, as in /proc/kmsg
         raise InputRefused(f"{path}: must be a regular file")
     return content, status.st_size
 
 
 def walk(folder: str, parent: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Name and status of every file below `folder`; a file that goes away meanwhile is left out.
+    """Name and status of every file below `folder`. Files that disappear meanwhile are left out.
 
-    A name starts below `folder`, with `parent` before it.
-
-    Folders that are symbolic links are not entered, so that a cycle of them is harmless.
+    Names are relative to `folder`, prefixed with `parent`. Symbolic links to folders are not followed, so a cycle is harmless.
     """
     try:
         entries = list(os.scandir(folder))
@@ -127,6 +125,6 @@ def _is_temporary(name: str) -> bool:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """A name must not survive a power cut that its content did not: a commit vouches for a video."""
+    """After a power cut a file must not exist without its content: a commit vouches for a video."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

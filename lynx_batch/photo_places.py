@@ -1,4 +1,4 @@
-"""Where photos may lie: URIs compared with the places of `inputs.allow`, as they are written. Reads nothing, asks no name server."""
+"""Where photos may be: compares a URI with the places in `inputs.allow`, as text. Reads no file and resolves no name."""
 
 import re
 import socket
@@ -26,32 +26,32 @@ _S3 = (
     re.compile(rf"{_DOTTED}[A-Za-z0-9_][A-Za-z0-9._-]{{2,254}}|arn:aws[a-z-]*:s3[a-z-]*:[^/@]+"),
     "must name a bucket after s3://: 3 to 255 letters, digits and . _ -, no dot or hyphen first, no two dots in a row, no IP address",
 )
-"""Laxer than AWS is with new buckets: its oldest, and those of other stores, may have long names, capitals and underscores."""
+"""Looser than AWS's rules for new buckets: its oldest buckets, and other stores, allow long names, capitals and underscores."""
 _GOOGLE = (
     re.compile(rf"{_DOTTED}[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]"),
-    "must name a bucket after gs://: 3 to 222 small letters, digits and . _ -, a letter or digit first and last, no two dots in a "
-    "row, no IP address",
+    "must name a bucket after gs://: 3 to 222 lower-case letters, digits and . _ -, a letter or digit first and last, no two dots "
+    "in a row, no IP address",
 )
 _AZURE = (
     re.compile(r"((?=[^@]{3,63}(@|$))[a-z0-9]+(-[a-z0-9]+)*|\$[a-z]{2,62})(@[A-Za-z0-9.-]+)?"),
-    "must name a container after az://: 3 to 63 small letters and digits, with single hyphens between them",
+    "must name a container after az://: 3 to 63 lower-case letters and digits, with single hyphens between them",
 )
 _BUCKETS = {"s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE}
-"""How each store's buckets are named, and how to say it. Only what no such store takes is refused."""
+"""The pattern of a bucket name for each scheme, and the rule in words. Only names that no such store accepts are refused."""
 
 STORES = frozenset(_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file, or a folder with everything below it. No scheme is this machine; no host is every host or bucket of the scheme."""
+    """A file, or a folder with everything below it. No scheme means local files; no host, every host or bucket of the scheme."""
 
     scheme: str
     host: str
     path: tuple[str, ...]
 
     def holds(self, other: "Place") -> bool:
-        """Whether `other` is this place or lies below it; a server may take `..` in a path for a way out."""
+        """Whether `other` is this place or below it. A path with `..` never is: a server may follow it out of the folder."""
         if self.scheme != other.scheme or self.host not in ("", other.host):
             return False
         is_everything = not self.host and not self.path
@@ -60,14 +60,14 @@ class Place:
 
 @lru_cache(maxsize=10_000)
 def locate(uri: str) -> Place:
-    """The place that an absolute path or URI names.
+    """The place of an absolute path or URI.
 
     Raises:
-        ValueError: If it is malformed or chained; the error's text is the rule, without a word of the URI.
+        ValueError: If it is malformed or chained. The message states the rule and quotes nothing of the URI.
     """
     scheme, separator, rest = uri.partition("://")
     if _CONTROL.search(uri):
-        raise ValueError("must not hold line breaks or other control characters")
+        raise ValueError("must not contain line breaks or other control characters")
     if scheme not in WEB and _MISSPELT.search(rest or uri):
         raise ValueError("must have :// after its scheme")
     if not separator or scheme == "file":
@@ -75,7 +75,7 @@ def locate(uri: str) -> Place:
     if "::" in scheme or (scheme not in WEB and "::" in rest.partition("/")[2]):
         raise ValueError("must not be a chained URL (`::`)")
     if not _SCHEME.fullmatch(scheme):
-        raise ValueError("must begin with a scheme in small letters, such as https://")
+        raise ValueError("must begin with a scheme in lower case, such as https://")
     if scheme in WEB:
         return _locate_web(uri)
     if scheme in STORES:
@@ -84,7 +84,7 @@ def locate(uri: str) -> Place:
 
 
 def explain_entry(entry: str) -> str | None:
-    """What is wrong with `entry` as one of the places where photos may lie."""
+    """The rule that `entry` breaks as an item of `inputs.allow`, or None."""
     scheme, separator, rest = entry.partition("://")
     if separator and not rest and scheme in STORES | WEB:
         return None
@@ -95,11 +95,11 @@ def explain_entry(entry: str) -> str | None:
     if not separator and not entry.startswith("/"):
         return "must be an absolute folder, or a URI such as s3://bucket/photos/"
     is_plain = "?" not in rest and not (scheme in WEB and ("#" in rest or "@" in rest.partition("/")[0]))
-    return None if is_plain else "must not hold a user, a query or a fragment"
+    return None if is_plain else "must not contain a user, a query or a fragment"
 
 
 def explain_photo(uri: str, allow: Sequence[str]) -> str | None:
-    """What is wrong with `uri`, an absolute one, as the place of a photo, as far as it shows without asking anybody."""
+    """The rule that an absolute `uri` breaks as the URI of a photo, or None. Found without touching the disk or the network."""
     try:
         place = locate(uri)
     except ValueError as rule:
@@ -108,28 +108,28 @@ def explain_photo(uri: str, allow: Sequence[str]) -> str | None:
         return "must name a file"
     holders = [entry for entry in map(_locate_entry, allow) if entry.holds(place)]
     if not holders:
-        return f"must lie at or below one of inputs.allow, which are {', '.join(allow)}{_explain_port(place, allow)}"
+        return f"must be in or below one of the places in inputs.allow: {', '.join(allow)}{_explain_port(place, allow)}"
     if place.scheme in WEB and is_inward(host_of(place)) and not any(entry.host for entry in holders):
         return explain_inward(place)
     return None
 
 
 def explain_inward(place: Place) -> str:
-    """Why a web server of this machine or its link is refused, and what would allow it."""
+    """Why a web server on this machine or its local link is refused, and what to add to `inputs.allow`."""
     return (
-        "must not lie at a loopback or link-local address, unless inputs.allow names its host and port; "
+        "must not be at a loopback or link-local address, unless inputs.allow names its host and port; "
         f"if it may be read, add {place.scheme}://{place.host}/"
     )
 
 
 def is_named(uri: str, allow: Sequence[str]) -> bool:
-    """Whether a place of `allow` names the host of `uri`, so that it may have any address."""
+    """Whether `allow` names the host of `uri`; that host may then have any address."""
     place = locate(uri)
     return any(entry.host and entry.holds(place) for entry in map(_locate_entry, allow))
 
 
 def host_of(place: Place) -> str:
-    """The host alone, as resolvers take it: without port and brackets."""
+    """The host as a resolver takes it: without port and brackets."""
     return place.host.rpartition(":")[0].strip("[]")
 
 
@@ -138,7 +138,7 @@ def port_of(place: Place) -> int:
 
 
 def is_inward(host: str) -> bool:
-    """Whether `host`, a name or an address in any spelling, means this machine or its link. Asks no name server."""
+    """Whether `host`, a name or an address in any notation, is this machine or on its local link. Does not query DNS."""
     name = host.rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -157,12 +157,12 @@ def _is_inward_address(text: str) -> bool:
 
 
 def _explain_port(place: Place, allow: Sequence[str]) -> str:
-    """What to add, for whoever allowed another port of the same web server."""
+    """What to add if `allow` names another port of the same host; else empty."""
     entries = [entry for entry in map(_locate_entry, allow) if entry.scheme == place.scheme in WEB and entry.host]
     others = [entry for entry in entries if host_of(entry) == host_of(place) and entry.host != place.host]
     if not others:
         return ""
-    return f"; they name port {port_of(others[0])} of this host: for port {port_of(place)} add {place.scheme}://{place.host}/"
+    return f"; these allow port {port_of(others[0])} of this host: for port {port_of(place)} add {place.scheme}://{place.host}/"
 
 
 @lru_cache(maxsize=1_000)
@@ -190,7 +190,7 @@ def _locate_web(uri: str) -> Place:
         parts = urlsplit(uri)
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         host = (parts.hostname or "").encode("idna").decode().lower()
-    except ValueError:  # its text may hold a password
+    except ValueError:  # its message may contain a password
         raise ValueError("must be a URL with a valid host and a port of 1 to 65535") from None
     host = f"[{host}]" if ":" in host else host.rstrip(".")
     if not _HOST.fullmatch(host) or parts.port == 0:

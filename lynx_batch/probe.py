@@ -1,4 +1,4 @@
-"""Whether the store of an output does what a run asks of it, found by trying before any GPU works for it."""
+"""Checks, before any GPU works, that the output's store does all that a run needs, by doing it once."""
 
 import uuid
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from lynx_batch.output import COMMITS, FOLDERS
 
 
 def probe_rights(output: str, folders: Sequence[str] = FOLDERS) -> None:
-    """Puts, lists, reads and removes a small object in each folder: a store may grant rights folder by folder. A multi-part upload needs no other right than a put.
+    """Writes, lists, reads and removes a small object in each folder, because permissions may differ by folder.
+
+    A multi-part upload needs no permission beyond that for a write.
 
     Raises:
-        StoreRefused: If the store refuses any of it; the message names the object, what was refused and the right to it.
+        StoreRefused: If the store refuses any of it; the message names the object, the operation and the missing permission.
     """
     with ThreadPoolExecutor(len(folders), thread_name_prefix="probe") as pool:
         for _ in pool.map(lambda folder: _probe_folder(storage.join(output, folder)), folders):
@@ -21,17 +23,17 @@ def probe_rights(output: str, folders: Sequence[str] = FOLDERS) -> None:
 
 
 def probe_create_only(output: str) -> None:
-    """Makes sure that the store honours create-only puts.
+    """Checks that the store honours create-only puts.
 
     Raises:
-        UnsafeStore: If it does not, so that a clip could be committed twice.
+        UnsafeStore: If it does not; a clip could then be committed twice.
     """
     uri = _new_name(storage.join(output, COMMITS))
     storage.create_only(uri, b"first")
     try:
         if storage.create_only(uri, b"second") or storage.read_bytes(uri) != b"first":
             raise UnsafeStore(
-                f"output={storage.redact(output)!r}: its store must refuse a create-only put of what exists"
+                f"output={storage.redact(output)!r}: its store must refuse a create-only put of an existing object"
             )
     finally:
         storage.delete(uri)
@@ -48,5 +50,5 @@ def _probe_folder(folder: str) -> None:
 
 
 def _new_name(folder: str) -> str:
-    """Readers of a folder of Parquet files pass over names that begin with `_`."""
+    """A name that begins with `_`, which readers of a folder of Parquet files ignore."""
     return storage.join(folder, f"_probe-{uuid.uuid4().hex}")

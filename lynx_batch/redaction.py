@@ -1,4 +1,4 @@
-"""URIs and texts about them as they may be shown: without user names, passwords, signatures and tokens."""
+"""Removes user names, passwords, signatures and tokens from URIs and from text about them."""
 
 import re
 from typing import Any
@@ -12,15 +12,15 @@ _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _MISSPELT = re.compile(r"((^|/)\s*(https?|s3a?|gs|gcs|az|abfss?)):/?(?=[^/])", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?#\s]*@")
-_USER = re.compile(r"(?<![^\s/@])([^\s/@]++)@")  # of what was meant to be a URL, but has no scheme
+_USER = re.compile(r"(?<![^\s/@])([^\s/@]++)@")  # in something like a URL without a scheme
 _QUERY = re.compile(r"\?[^\s'\"<>()]*")
 _WORD = re.compile(r"[^/:@?#&=\s]{3,}")
 
 
 def redact(uri: str) -> str:
-    """`uri` as it may be shown: without user, query string and, on the web, fragment. A local path stays as it is.
+    """`uri` without user, query string and, for http(s), fragment. A local path stays as it is.
 
-    Where the end of a password cannot be told, nothing after the scheme is shown.
+    If it is unclear where a password ends, nothing after the scheme is shown.
     """
     if "://" not in uri:
         misspelt = _MISSPELT.search(uri)
@@ -32,7 +32,7 @@ def redact(uri: str) -> str:
 
 
 def scrub(text: str, uri: str) -> str:
-    """`text`, such as a library's error about `uri`, without what `redact` hides of that URI or of any other."""
+    """`text`, such as a library's error about `uri`, without the parts that `redact` hides of `uri` or of any other URI in it."""
     shown = redact(uri)
     text = text.replace(uri, shown)
     for word in {*_WORD.findall(uri), *_WORD.findall(unquote(uri))} - {*_WORD.findall(shown)}:
@@ -55,14 +55,14 @@ def redact_all(value: Any) -> Any:
 
 
 def _without_password(user: re.Match[str]) -> str:
-    """Nothing of `name:password@`. One pattern for all of it took a time that grows with the square of the text."""
-    begun = user[1].lstrip(":")
-    _, colon, password = begun.partition(":")
-    return user[1][: -len(begun)] if colon and password else user[0]
+    """Removes `name:password@`. A single regular expression for all of it took quadratic time."""
+    credentials = user[1].lstrip(":")
+    _, colon, password = credentials.partition(":")
+    return user[1][: -len(credentials)] if colon and password else user[0]
 
 
 def _without_user(link: re.Match[str]) -> str:
     scheme, authority, rest = link.groups()
-    # In `abfs://container@account` the name before the @ is an address, not a user.
+    # In `abfs://container@account` the part before the @ is the container, not a user.
     host = authority if scheme in ("abfs", "abfss") else authority.rpartition("@")[2]
     return f"{scheme}://{host}{rest}" if _HOST.fullmatch(host) else f"{scheme}://{HIDDEN}"

@@ -1,9 +1,9 @@
-"""What a misspelt name was probably meant to be."""
+"""Suggests the right spelling of a misspelt name."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that `name` most resembles, for a message."""
+    """The name in `known` that is most similar to `name`."""
     return max(known, key=lambda candidate: difflib.SequenceMatcher(None, name.lower(), candidate).ratio())

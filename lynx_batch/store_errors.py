@@ -1,7 +1,7 @@
-"""What an error of a store's client means: nothing is there, it is refused, the client is not fit to ask, or it may pass.
+"""Classifies an error of a store's client, and explains it: missing object, refusal, bad client setup, or a passing fault.
 
-Client libraries report one fact in many ways, so every error is judged here: by the code that the store gave, then by its HTTP
-status, the error number and the type, of the error itself and of its causes.
+Client libraries report the same fault in many ways, so all errors are classified here: by the store's error code, then by HTTP status,
+errno and exception type, of the error itself and of its causes.
 """
 
 import errno
@@ -13,9 +13,9 @@ from enum import StrEnum
 from lynx_batch.client_errors import code_of, status_of, types_of, unwrapped
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
 from lynx_batch.redaction import hide_secrets
-from lynx_batch.store_settings import AWS, SETTINGS, is_proxy_foreign, proxy_variables, what_to_look_at
+from lynx_batch.store_settings import AWS, SETTINGS, has_foreign_proxy, proxy_variables, settings_to_check
 
-PASSING_CODES = frozenset(
+RETRYABLE_CODES = frozenset(
     {
         "BadDigest",
         "ConditionalRequestConflict",
@@ -27,14 +27,14 @@ PASSING_CODES = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-"""Codes of S3 that another try can cure, though their HTTP status is that of a bad request."""
+"""S3 codes that a retry can cure, though their HTTP status says bad request."""
 
-PASSING_STATUS = frozenset({408, 409, 425, 429})
-NO_IDENTITY = 401
+RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
+UNAUTHORIZED = 401
 FORBIDDEN = 403
-NO_ROOM = 507
+INSUFFICIENT_STORAGE = 507
 
-PASSING_TYPES = frozenset(
+RETRYABLE_TYPES = frozenset(
     {
         "ChecksumError",
         "ConnectionError",
@@ -48,10 +48,10 @@ PASSING_TYPES = frozenset(
         "TransportError",
     }
 )
-"""Classes of the client libraries, and what is derived from them, that tell of a connection and not of a refusal."""
+"""Exception classes of the client libraries, subclasses included, that mean a connection failed, not that the store refused."""
 
 REFUSED_TYPES = frozenset({"InvalidURL", "ParamValidationError", "TooManyRedirects"})
-"""Classes that tell of a URI that nothing can lie at."""
+"""Exception classes that mean the URI cannot name an object."""
 
 REFUSED_ERRNOS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE}
@@ -61,24 +61,24 @@ FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 FILE_ERRNOS = REFUSED_ERRNOS | {errno.ENOEXEC}
 
 TLS_TYPES = frozenset({"ClientSSLError", "SSLError"})
-PASSING_TLS = re.compile("EOF|BAD_RECORD_MAC|timed out", re.IGNORECASE)
-"""What OpenSSL says of a connection that broke; all else that it says is about certificates, or a port without TLS."""
+RETRYABLE_TLS = re.compile("EOF|BAD_RECORD_MAC|timed out", re.IGNORECASE)
+"""OpenSSL's words for a broken connection. Its other errors are about certificates or a port without TLS."""
 
 TLS_RULES = {
     "WRONG_VERSION_NUMBER": "an https:// URL needs a port that speaks TLS",
-    "self.signed|issuer": "the file of certificates (AWS_CA_BUNDLE for S3) must hold that of who signed the store's",
+    "self.signed|issuer": "the CA bundle (AWS_CA_BUNDLE for S3) must contain the CA that signed the store's certificate",
 }
-"""What must be so, by what OpenSSL says."""
+"""The rule that is broken, by a pattern in OpenSSL's message."""
 
-PYTHON_WORDS = re.compile(r" ssl:(<[^>]*>|\w+)| \(_ssl\.c:\d+\)")
+PYTHON_NOISE = re.compile(r" ssl:(<[^>]*>|\w+)| \(_ssl\.c:\d+\)")
 BAD_NUMBER = re.compile("invalid literal for int|could not convert string to float")
 
 BAD_REGION = "AWS_DEFAULT_REGION (or `region` in the AWS config file) must be the bucket's region, such as eu-west-1"
 OLD_TOKEN = "renew AWS_SESSION_TOKEN and the keys that belong to it"
-BAD_FILE = "mend that file, or let AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name others"
-NO_ROOM_LEFT = "make room, or raise the quota"
+BAD_FILE = "fix that file, or point AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE to others"
+STORE_FULL = "free some space, or raise the quota"
 
-CURES = {
+REMEDIES = {
     "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "PartialCredentialsError": "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "ProfileNotFound": "AWS_PROFILE (or AWS_DEFAULT_PROFILE) must name a profile of the AWS config file",
@@ -90,42 +90,42 @@ CURES = {
     "IllegalLocationConstraintException": BAD_REGION,
     "PermanentRedirect": BAD_REGION,
     "301": BAD_REGION,
-    "CredentialRetrievalError": "look at `credential_process`, or what else gives AWS_PROFILE its credentials",
-    "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID (or the key of AWS_PROFILE) must be one that the store knows",
+    "CredentialRetrievalError": "check `credential_process`, or whatever else provides the credentials of AWS_PROFILE",
+    "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID (or the key of AWS_PROFILE) must be a key that the store knows",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY must belong to AWS_ACCESS_KEY_ID",
     "InvalidToken": OLD_TOKEN,
     "ExpiredToken": OLD_TOKEN,
     "TokenRefreshRequired": OLD_TOKEN,
-    "RequestTimeTooSkewed": "set the clock of this machine",
-    "QuotaExceeded": NO_ROOM_LEFT,
-    "XMinioStorageFull": NO_ROOM_LEFT,
-    "XMinioAdminBucketQuotaExceeded": NO_ROOM_LEFT,
-    "ClientAuthenticationError": "look at AZURE_STORAGE_CONNECTION_STRING, or at AZURE_STORAGE_ACCOUNT_KEY",
-    "AuthenticationFailed": "look at AZURE_STORAGE_CONNECTION_STRING, or at AZURE_STORAGE_ACCOUNT_KEY",
-    "DefaultCredentialsError": "GOOGLE_APPLICATION_CREDENTIALS must be the path of a JSON file of credentials",
+    "RequestTimeTooSkewed": "correct the clock of this machine",
+    "QuotaExceeded": STORE_FULL,
+    "XMinioStorageFull": STORE_FULL,
+    "XMinioAdminBucketQuotaExceeded": STORE_FULL,
+    "ClientAuthenticationError": "check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_KEY",
+    "AuthenticationFailed": "check AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_KEY",
+    "DefaultCredentialsError": "GOOGLE_APPLICATION_CREDENTIALS must be the path of a JSON credentials file",
 }
-"""What to do about a code or an exception's class, where who asks can be mended and not what is asked for."""
+"""What to do, by error code or exception class. All of these are about the client's setup or the store's space, not about the object."""
 
 
-class Deed(StrEnum):
-    """What was asked of a store."""
+class Operation(StrEnum):
+    """What a store was asked to do."""
 
     READ = "read"
     LIST = "list"
-    PUT = "put"
+    WRITE = "write"
     DELETE = "delete"
 
 
-S3_RIGHTS = {
-    Deed.READ: "s3:GetObject",
-    Deed.LIST: "s3:ListBucket",
-    Deed.PUT: "s3:PutObject",
-    Deed.DELETE: "s3:DeleteObject",
+S3_PERMISSIONS = {
+    Operation.READ: "s3:GetObject",
+    Operation.LIST: "s3:ListBucket",
+    Operation.WRITE: "s3:PutObject",
+    Operation.DELETE: "s3:DeleteObject",
 }
 
 
-def kind_of(error: BaseException, scheme: str, deed: Deed) -> type[LynxError] | None:
-    """What an error means that a client raised at `deed`; `scheme` is empty for local files. None if no store is to blame."""
+def kind_of(error: BaseException, scheme: str, operation: Operation) -> type[LynxError] | None:
+    """The class of ours for a client's error; None if no store is to blame. `scheme` is empty for local files."""
     if isinstance(error, LynxError):
         return None
     if kind := _by_code(error):
@@ -135,62 +135,62 @@ def kind_of(error: BaseException, scheme: str, deed: Deed) -> type[LynxError] | 
     if scheme in SETTINGS and _is_about_settings(error, scheme):
         return StoreUnready
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        return MissingObject if deed in (Deed.READ, Deed.LIST) else StoreRefused
-    return _by_status(error, scheme) or _by_number(error) or _by_type(error, scheme)
+        return MissingObject if operation in (Operation.READ, Operation.LIST) else StoreRefused
+    return _by_status(error, scheme) or _by_errno(error) or _by_type(error, scheme)
 
 
-def explain(error: BaseException, place: str, scheme: str, deed: Deed) -> LynxError | None:
-    """The same as an error of ours, which names the `place`, what was refused and what to do, and shows no secret."""
-    kind = kind_of(error, scheme, deed)
+def explain(error: BaseException, place: str, scheme: str, operation: Operation) -> LynxError | None:
+    """An error of ours that says which `place`, what went wrong and what to do. It shows no secret that `error` itself may hold."""
+    kind = kind_of(error, scheme, operation)
     if kind is None:
         return None
     if kind is MissingObject:
-        return kind(f"{place}: nothing lies there")
+        return kind(f"{place}: does not exist")
     if kind is StoreUnready:
-        return kind(f"{place}: {_unready_story(error, scheme)}; {_cure(error, scheme)}")
+        return kind(f"{place}: {_describe_setup(error, scheme)}; {_remedy(error, scheme)}")
     if kind is StoreRefused:
-        return kind(f"{place}: cannot {deed}: {_story(error)}{_need(error, scheme, deed)}")
+        return kind(f"{place}: cannot {operation}: {_describe(error)}{_missing_permission(error, scheme, operation)}")
     proxies = proxy_variables() if "ProxyConnectionError" in types_of(error) else ""
-    return kind(f"{place}: {_story(error)}{proxies and f'; look at {proxies}'}")
+    return kind(f"{place}: {_describe(error)}{proxies and f'; check {proxies}'}")
 
 
 def _by_code(error: BaseException) -> type[LynxError] | None:
     code = code_of(error)
-    if code in PASSING_CODES:
+    if code in RETRYABLE_CODES:
         return StoreUnavailable
-    return StoreUnready if code in CURES else None
+    return StoreUnready if code in REMEDIES else None
 
 
 def _by_tls(error: BaseException, scheme: str) -> type[LynxError] | None:
     inner = unwrapped(error)
     if not types_of(inner) & TLS_TYPES:
         return None
-    if PASSING_TLS.search(str(inner)):
+    if RETRYABLE_TLS.search(str(inner)):
         return StoreUnavailable
     return StoreUnready if scheme in SETTINGS else None
 
 
 def _is_about_settings(error: BaseException, scheme: str) -> bool:
-    """Whether the client failed over its own settings, before the store could answer: a file, a proxy, a header."""
+    """Whether the client failed on its own settings (a file, a proxy, a header) before it reached the store."""
     inner = unwrapped(error)
-    if _file_fault(inner, scheme) or _is_about_proxy(inner):
+    if _bad_file(inner, scheme) or _is_about_proxy(inner):
         return True
     return inner is not error and isinstance(inner, ValueError)
 
 
 def _is_about_proxy(error: BaseException) -> bool:
     types = types_of(error)
-    return "InvalidProxiesConfigError" in types or ("EndpointConnectionError" in types and is_proxy_foreign())
+    return "InvalidProxiesConfigError" in types or ("EndpointConnectionError" in types and has_foreign_proxy())
 
 
-def _file_fault(error: BaseException, scheme: str) -> str | None:
-    """What the system says of a file of this machine that the client needs.
+def _bad_file(error: BaseException, scheme: str) -> str | None:
+    """The operating system's message about a local file that the client needs; None if `error` is about something else.
 
-    Of a missing object s3fs and gcsfs give no error number, or a cause; adlfs gives the number, and the object's path.
+    For a missing object, s3fs and gcsfs set no errno or set a cause; adlfs sets an errno and the object's path.
     """
     if not isinstance(error, OSError) or error.errno not in FILE_ERRNOS or error.__cause__ is not None:
         return None
-    if types_of(error) & TLS_TYPES:  # OpenSSL has numbers of its own
+    if types_of(error) & TLS_TYPES:  # OpenSSL has error numbers of its own
         return None
     if SETTINGS[scheme] is not AWS and not os.path.isabs(str(error.filename)):
         return None
@@ -201,12 +201,12 @@ def _by_status(error: BaseException, scheme: str) -> type[LynxError] | None:
     status = status_of(error)
     if status is None:
         return None
-    if status == NO_ROOM or (status == NO_IDENTITY and scheme in SETTINGS):
+    if status == INSUFFICIENT_STORAGE or (status == UNAUTHORIZED and scheme in SETTINGS):
         return StoreUnready
-    return StoreRefused if 400 <= status < 500 and status not in PASSING_STATUS else StoreUnavailable
+    return StoreRefused if 400 <= status < 500 and status not in RETRYABLE_STATUS else StoreUnavailable
 
 
-def _by_number(error: BaseException) -> type[LynxError] | None:
+def _by_errno(error: BaseException) -> type[LynxError] | None:
     number = getattr(error, "errno", None)
     if number in FULL_ERRNOS:
         return StoreUnready
@@ -215,13 +215,13 @@ def _by_number(error: BaseException) -> type[LynxError] | None:
 
 def _by_type(error: BaseException, scheme: str) -> type[LynxError] | None:
     types = types_of(error)
-    if types & CURES.keys():
+    if types & REMEDIES.keys():
         return StoreUnready
     if types & REFUSED_TYPES or _is_forbidden(error):
         return StoreRefused
-    if types & PASSING_TYPES or isinstance(error, OSError):
+    if types & RETRYABLE_TYPES or isinstance(error, OSError):
         return StoreUnavailable
-    if "ArrowException" in types:  # a file that is there, but damaged
+    if "ArrowException" in types:  # the file exists, but is damaged
         return None
     if scheme in SETTINGS:
         return StoreUnready
@@ -231,7 +231,7 @@ def _by_type(error: BaseException, scheme: str) -> type[LynxError] | None:
 
 
 def _is_forbidden(error: BaseException) -> bool:
-    """Whether a right is missing. A gcsfs error says so in its text alone. Source: gcsfs/retry.py, validate_response."""
+    """Whether a permission is missing. gcsfs says so only in its message. Source: gcsfs/retry.py, validate_response."""
     is_read_only = getattr(error, "errno", None) == errno.EROFS
     return (
         isinstance(error, PermissionError)
@@ -241,47 +241,47 @@ def _is_forbidden(error: BaseException) -> bool:
     )
 
 
-def _story(error: BaseException) -> str:
-    """The store's own words. Of a local file those of the system alone, as the path may be a temporary one."""
-    words = error.strerror if isinstance(error, OSError) else None
-    if words and error.__cause__ is None:
-        return PYTHON_WORDS.sub("", words)
-    text = hide_secrets(" ".join(PYTHON_WORDS.sub("", words or str(error)).split())).rstrip(".")
+def _describe(error: BaseException) -> str:
+    """The store's own message. For a local file without its path, which may be that of a temporary file."""
+    message = error.strerror if isinstance(error, OSError) else None
+    if message and error.__cause__ is None:
+        return PYTHON_NOISE.sub("", message)
+    text = hide_secrets(" ".join(PYTHON_NOISE.sub("", message or str(error)).split())).rstrip(".")
     name = code_of(error) or type(error).__name__
     return f"{name}: {text}" if text else name
 
 
-def _unready_story(error: BaseException, scheme: str) -> str:
-    """As `_story`, and in words where the client stumbled over its settings with an error of Python."""
+def _describe_setup(error: BaseException, scheme: str) -> str:
+    """As `_describe`, but in our words if the client tripped over its settings with a plain Python error."""
     inner = unwrapped(error)
     if scheme not in SETTINGS or code_of(error):
-        return _story(error)
-    if fault := _file_fault(inner, scheme):
-        return f"a file that the store's client needs cannot be used: {fault}"
+        return _describe(error)
+    if fault := _bad_file(inner, scheme):
+        return f"the store's client cannot use a file that it needs: {fault}"
     if isinstance(inner, OSError) or type(inner).__module__.partition(".")[0] not in sys.stdlib_module_names:
-        return _story(inner)
-    is_plain = type(inner) is ValueError and not BAD_NUMBER.match(str(inner))
-    words = hide_secrets(" ".join(str(inner).split())) if is_plain else ""
-    return f"the configuration of the store's client cannot be used{words and f': {words}'}"
+        return _describe(inner)
+    is_readable = type(inner) is ValueError and not BAD_NUMBER.match(str(inner))
+    message = hide_secrets(" ".join(str(inner).split())) if is_readable else ""
+    return f"the store's client cannot use its configuration{message and f': {message}'}"
 
 
-def _cure(error: BaseException, scheme: str) -> str:
-    names = [name for name in (code_of(error), *types_of(error)) if name in CURES]
+def _remedy(error: BaseException, scheme: str) -> str:
+    names = [name for name in (code_of(error), *types_of(error)) if name in REMEDIES]
     if names:
-        return CURES[names[0]]
-    if getattr(error, "errno", None) in FULL_ERRNOS or status_of(error) == NO_ROOM:
-        return NO_ROOM_LEFT
+        return REMEDIES[names[0]]
+    if getattr(error, "errno", None) in FULL_ERRNOS or status_of(error) == INSUFFICIENT_STORAGE:
+        return STORE_FULL
     if _is_about_proxy(unwrapped(error)):
         return f"{proxy_variables()} must be a URL such as http://host:3128"
     if types_of(unwrapped(error)) & TLS_TYPES:
-        rules = [rule for sign, rule in TLS_RULES.items() if re.search(sign, str(error), re.IGNORECASE)]
-        return "; ".join([*rules, what_to_look_at(scheme)])
-    return what_to_look_at(scheme)
+        rules = [rule for pattern, rule in TLS_RULES.items() if re.search(pattern, str(error), re.IGNORECASE)]
+        return "; ".join([*rules, settings_to_check(scheme)])
+    return settings_to_check(scheme)
 
 
-def _need(error: BaseException, scheme: str, deed: Deed) -> str:
-    """The right that is missing, if one is."""
+def _missing_permission(error: BaseException, scheme: str, operation: Operation) -> str:
+    """The permission that the operation needs; empty if the error is about something else."""
     if not _is_forbidden(error):
         return ""
-    right = S3_RIGHTS[deed] if SETTINGS.get(scheme) is AWS else f"the right to {deed} there"
-    return f"; this needs {right}"
+    is_s3 = SETTINGS.get(scheme) is AWS
+    return f"; this needs {S3_PERMISSIONS[operation] if is_s3 else f'permission to {operation} there'}"

@@ -1,4 +1,4 @@
-"""Logs: an event name with fields, readable on a terminal and one JSON object a line anywhere else."""
+"""Logging: events with fields, as text on a terminal and as one JSON object per line elsewhere."""
 
 import logging
 import os
@@ -12,13 +12,13 @@ from lynx_batch.printable import printable, printable_all
 
 
 def configure_logging() -> None:
-    """Sends this process' events to stderr. For entry points: a command, or a worker when it starts."""
+    """Sends this process's events to stderr. Called by entry points: a command, or a worker at its start."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,  # without local variables: those may hold embeddings and signed URLs
+            structlog.processors.format_exc_info,  # without local variables, which may hold embeddings and signed URLs
             _make_printable,
             _renderer(is_terminal=sys.stderr.isatty()),
         ],
@@ -31,14 +31,14 @@ def configure_logging() -> None:
 
 
 def drop_output(stream: TextIO) -> None:
-    """Sends all that still goes to stdout or stderr nowhere, once whoever read it is gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Redirects `stream` (stdout or stderr) to /dev/null, for when its reader is gone."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class _Logger(structlog.PrintLogger):
-    """Goes on when nobody reads it."""
+    """Survives a closed pipe."""
 
     def msg(self, message: str) -> None:
         try:
@@ -51,7 +51,7 @@ class _Logger(structlog.PrintLogger):
 
 
 class _Brief(logging.Formatter):
-    """What libraries warn of, on a line each; their tracebacks come again as errors of ours."""
+    """Warnings of libraries, without tracebacks: those reappear in errors of ours."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(record.getMessage())

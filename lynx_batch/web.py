@@ -1,7 +1,7 @@
-"""A photo from a web server, which may be slow, silent, endless or hostile: no other module speaks HTTP for photos.
+"""Fetches a photo from a web server, which may be slow, silent, endless or hostile. No other module fetches photos over HTTP.
 
-The address that is connected to is the address that was checked, and each redirect is checked as the photo's own URI is. A link
-is sent as it is written, because its percent-encoding may be part of a signature.
+We connect to the very address that was checked, and check every redirect like the photo's own URI. A link is sent exactly as
+written, because a signature may cover its percent-encoding.
 """
 
 import base64
@@ -28,18 +28,18 @@ from lynx_batch.storage import SizeLimit
 MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 GONE = frozenset({404, 410})
-PASSING = frozenset({408, 425, 429})
-"""Of the answers below 500, those that may be others later."""
+RETRYABLE = frozenset({408, 425, 429})
+"""Statuses below 500 that a retry may cure."""
 
 CANNOT_CONNECT, NO_ANSWER = "cannot connect", "no answer"
-"""Causes of which another photo's try would be as long."""
+"""Causes that would make the next photo of the same host take just as long."""
 
-AS_WRITTEN = "".join(map(chr, range(0x21, 0x7F)))
+PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a web server gave. `num_bytes` is what it announced; `version` is empty unless the content is sure to be whole."""
+    """A web server's response. `num_bytes` is its Content-Length; `version` is empty unless the content is certain to be complete."""
 
     num_bytes: int | None
     version: str
@@ -48,11 +48,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """What is asked for, wherever it redirects to, and until when."""
+    """One fetch: the photo's own URI, whatever it redirects to, and the time by which all tries must end."""
 
     uri: str
     inputs: InputsConfig
-    is_head_enough: bool
+    is_head_only: bool
     deadline_s: float
 
     @property
@@ -61,19 +61,19 @@ class _Request:
 
 
 class _Redirect(Exception):
-    """The server sends elsewhere: `str` of it is where to."""
+    """The server redirects to the location `str(self)`."""
 
 
-def fetch(uri: str, inputs: InputsConfig, *, is_head_enough: bool = False) -> Answer:
-    """What lies at `uri`; its content is empty if its head is enough.
+def fetch(uri: str, inputs: InputsConfig, *, is_head_only: bool = False) -> Answer:
+    """The file at `uri`. With `is_head_only` the headers are read and `content` is empty.
 
     Raises:
-        InputRefused: If the URI, what it resolves to or redirects to is no place for photos, or the content is too large.
+        InputRefused: If `inputs` does not allow the URI, a redirect or an address that its host has, or the content is too large.
         MissingObject, StoreRefused: If the server says so.
-        PhotoUnreachable: If all tries have failed, within `inputs.longest_s`.
+        PhotoUnreachable: If all tries failed, within `inputs.longest_s`.
     """
     request = _Request(
-        uri=uri, inputs=inputs, is_head_enough=is_head_enough, deadline_s=time.monotonic() + inputs.longest_s
+        uri=uri, inputs=inputs, is_head_only=is_head_only, deadline_s=time.monotonic() + inputs.longest_s
     )
     retrying = Retrying(
         retry=retry_if_exception_type(PhotoUnreachable),
@@ -85,22 +85,22 @@ def fetch(uri: str, inputs: InputsConfig, *, is_head_enough: bool = False) -> An
 
 
 def _follow(request: _Request) -> Answer:
-    here = request.uri
+    url = request.uri
     for _ in range(MAX_REDIRECTS + 1):
-        if (rule := explain_photo(here, request.inputs.allow)) is not None:
-            way = "" if here == request.uri else f", which redirects to {redact(here)}"
-            raise InputRefused(f"{request.shown}{way}: {rule}")
+        if (rule := explain_photo(url, request.inputs.allow)) is not None:
+            redirect = "" if url == request.uri else f", which redirects to {redact(url)}"
+            raise InputRefused(f"{request.shown}{redirect}: {rule}")
         try:
-            return _ask(request, here)
-        except _Redirect as redirect:
-            here = _beyond(request, here, str(redirect))
+            return _get(request, url)
+        except _Redirect as target:
+            url = _redirected(request, url, str(target))
     raise StoreRefused(f"{request.shown}: redirects more than {MAX_REDIRECTS} times")
 
 
-def _beyond(request: _Request, here: str, location: str) -> str:
-    """Where `location` leads from `here`, which is the web: a server must not choose a file or a store for us to read."""
+def _redirected(request: _Request, url: str, location: str) -> str:
+    """The absolute URL of `location`, sent by `url`. Only http and https: a server must not make us read a file or a store."""
     try:
-        scheme, _, rest = urljoin(here, location).partition(":")
+        scheme, _, rest = urljoin(url, location).partition(":")
     except ValueError:
         raise StoreRefused(f"{request.shown}: redirects to a malformed URL") from None
     if scheme.lower() not in WEB:
@@ -110,55 +110,55 @@ def _beyond(request: _Request, here: str, location: str) -> str:
     return f"{scheme.lower()}:{rest}"
 
 
-def _ask(request: _Request, here: str) -> Answer:
-    """What one request for `here`, where the request has led to, gives."""
+def _get(request: _Request, url: str) -> Answer:
+    """One GET of `url`, the photo's own URI or a redirect."""
     timeout = {"connect": request.inputs.connect_timeout_s}
     timeout |= dict.fromkeys(("read", "write", "pool"), request.inputs.read_timeout_s)
     try:
         with (
-            _connections(request, here) as pool,
-            pool.stream("GET", _url(here), headers=_headers(here), extensions={"timeout": timeout}) as response,
+            _connection_pool(request, url) as pool,
+            pool.stream("GET", _parse(url), headers=_headers(url), extensions={"timeout": timeout}) as response,
         ):
-            _judge(request, response)
+            _check_status(request, response)
             return _read(request, response)
     except (httpcore2.ConnectError, httpcore2.ConnectTimeout, socket.gaierror) as error:
-        raise _unreachable(request, here, CANNOT_CONNECT, error) from None
+        raise _unreachable(request, url, CANNOT_CONNECT, error) from None
     except httpcore2.TimeoutException as error:
-        raise _unreachable(request, here, NO_ANSWER, error) from None
+        raise _unreachable(request, url, NO_ANSWER, error) from None
     except (httpcore2.NetworkError, httpcore2.RemoteProtocolError, httpcore2.ProxyError) as error:
-        raise _unreachable(request, here, "broken answer", error) from None
+        raise _unreachable(request, url, "broken answer", error) from None
 
 
-def _unreachable(request: _Request, here: str, cause: str, error: Exception) -> PhotoUnreachable:
-    detail = scrub(scrub(str(error), request.uri), here)
+def _unreachable(request: _Request, url: str, cause: str, error: Exception) -> PhotoUnreachable:
+    detail = scrub(scrub(str(error), request.uri), url)
     return PhotoUnreachable(f"{request.shown}: {cause}: {detail or type(error).__name__}")
 
 
-def _judge(request: _Request, response: httpcore2.Response) -> None:
-    """Raises what any status but 200 means."""
+def _check_status(request: _Request, response: httpcore2.Response) -> None:
+    """Raises the matching error for any status but 200."""
     status, location = response.status, _header(response, b"location")
     if status == 200:
         return
     if status in REDIRECTS and location:
         raise _Redirect(location)
     if status in GONE:
-        raise MissingObject(f"{request.shown}: nothing lies there (HTTP {status})")
-    if status >= 500 or status in PASSING:
+        raise MissingObject(f"{request.shown}: does not exist (HTTP {status})")
+    if status >= 500 or status in RETRYABLE:
         raise PhotoUnreachable(f"{request.shown}: HTTP {status}")
     raise StoreRefused(f"{request.shown}: HTTP {status}")
 
 
 def _read(request: _Request, response: httpcore2.Response) -> Answer:
     limit = SizeLimit(request.inputs.max_photo_bytes, "inputs.max_photo_bytes")
-    announced = _header(response, b"content-length")
-    num_bytes = int(announced) if announced else None
+    content_length = _header(response, b"content-length")
+    num_bytes = int(content_length) if content_length else None
     limit.check(request.uri, num_bytes or 0)
     content = bytearray()
-    for chunk in () if request.is_head_enough else response.iter_stream():
+    for chunk in () if request.is_head_only else response.iter_stream():
         content += chunk
         limit.check(request.uri, len(content))
-    is_sure_to_be_whole = bool(announced or _header(response, b"transfer-encoding"))
-    version = _header(response, b"etag") or _header(response, b"last-modified") if is_sure_to_be_whole else ""
+    is_end_known = bool(content_length or _header(response, b"transfer-encoding"))
+    version = _header(response, b"etag") or _header(response, b"last-modified") if is_end_known else ""
     return Answer(num_bytes=num_bytes, version=version, content=bytes(content))
 
 
@@ -166,10 +166,10 @@ def _header(response: httpcore2.Response, name: bytes) -> str:
     return next((value.decode("utf-8", "replace") for key, value in response.headers if key.lower() == name), "")
 
 
-def _url(uri: str) -> httpcore2.URL:
+def _parse(uri: str) -> httpcore2.URL:
     place, parts = locate(uri), urlsplit(uri)
     target = uri.partition("#")[0].partition("://")[2].removeprefix(parts.netloc)
-    target = quote(target if target.startswith("/") else f"/{target}", safe=AS_WRITTEN)
+    target = quote(target if target.startswith("/") else f"/{target}", safe=PRINTABLE_ASCII)
     return httpcore2.URL(scheme=parts.scheme, host=host_of(place), port=port_of(place), target=target)
 
 
@@ -183,25 +183,25 @@ def _headers(uri: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def _connections(request: _Request, here: str) -> httpcore2.ConnectionPool:
-    """A pool for one request to `here`, by way of the environment's proxy, if there is one."""
-    place = locate(here)
-    resolve = partial(_resolve, request, here)
+def _connection_pool(request: _Request, url: str) -> httpcore2.ConnectionPool:
+    """A pool for one request to `url`, through the environment's proxy if it sets one."""
+    place = locate(url)
+    resolve = partial(_resolve, request, url)
     tls = _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if place.scheme == "https" else None
     proxy = getproxies().get(place.scheme)
     if proxy is None or proxy_bypass(place.host):
         return httpcore2.ConnectionPool(ssl_context=tls, network_backend=_Network(request.deadline_s, resolve))
-    with suppress(OSError):  # a proxy resolves names itself, and knows some that this machine does not
+    with suppress(OSError):  # the proxy resolves names itself, including some that this machine cannot resolve
         resolve(host_of(place), port_of(place))
     address = proxy if "://" in proxy else f"http://{proxy}"
     try:
-        there = locate(address)
+        proxy_place = locate(address)
     except ValueError as rule:
         raise ConfigError(f"{place.scheme}_proxy={redact(address)!r}: {rule}") from None
-    if there.scheme not in WEB:
+    if proxy_place.scheme not in WEB:
         raise ConfigError(f"{place.scheme}_proxy={redact(address)!r}: must be an http:// or https:// proxy")
     return httpcore2.HTTPProxy(
-        f"{there.scheme}://{there.host}",
+        f"{proxy_place.scheme}://{proxy_place.host}",
         proxy_auth=_user_of(address),
         ssl_context=tls,
         network_backend=_Network(request.deadline_s, lambda host, port: [host]),
@@ -209,7 +209,7 @@ def _connections(request: _Request, here: str) -> httpcore2.ConnectionPool:
 
 
 def _user_of(uri: str) -> tuple[bytes, bytes] | None:
-    """Name and password in `uri`, if there is a name."""
+    """The user name and password in `uri`, if it has a user name."""
     parts = urlsplit(uri)
     if parts.username is None:
         return None
@@ -218,21 +218,25 @@ def _user_of(uri: str) -> tuple[bytes, bytes] | None:
 
 @lru_cache
 def _tls(*locations: str | None) -> ssl.SSLContext:
-    """OpenSSL looks at `locations`, of the environment, by itself."""
+    """OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR by itself; they are arguments so that each pair of values gets its own context."""
     return ssl.create_default_context()
 
 
-def _resolve(request: _Request, here: str, host: str, port: int) -> list[str]:
-    """The addresses of `host`, which `here` names, all of them checked."""
+def _resolve(request: _Request, url: str, host: str, port: int) -> list[str]:
+    """All addresses of `host`, the host of `url`.
+
+    Raises:
+        InputRefused: If one is loopback or link-local, and `inputs.allow` does not name the host.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    if not is_named(here, request.inputs.allow) and any(map(is_inward, addresses)):
-        raise InputRefused(f"{request.shown}: {explain_inward(locate(here))}")
+    if not is_named(url, request.inputs.allow) and any(map(is_inward, addresses)):
+        raise InputRefused(f"{request.shown}: {explain_inward(locate(url))}")
     return addresses
 
 
 class _Network(httpcore2.NetworkBackend):
-    """TCP to the addresses that `resolve` gives, none of it beyond a deadline."""
+    """TCP connections to the addresses that `resolve` returns, all within one deadline."""
 
     def __init__(self, deadline_s: float, resolve: Callable[[str, int], Sequence[str]]) -> None:
         self._deadline_s, self._resolve = deadline_s, resolve
@@ -259,7 +263,7 @@ class _Network(httpcore2.NetworkBackend):
 
 
 class _Stream(httpcore2.NetworkStream):
-    """A connection of which nothing is awaited beyond a deadline."""
+    """A connection whose every read and write ends by the deadline."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline_s: float) -> None:
         self._stream, self._deadline_s = stream, deadline_s
@@ -283,8 +287,8 @@ class _Stream(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _left_s(deadline_s: float, timeout: float | None, late: type[httpcore2.TimeoutException]) -> float:
+def _left_s(deadline_s: float, timeout: float | None, error: type[httpcore2.TimeoutException]) -> float:
     left_s = deadline_s - time.monotonic()
     if left_s <= 0:
-        raise late("not within the time for all tries")
+        raise error("the time for all tries is over")
     return left_s if timeout is None else min(left_s, timeout)

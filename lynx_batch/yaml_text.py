@@ -1,5 +1,5 @@
-"""YAML that means what it looks like: the core schema of version 1.2, where 0100 is a hundred, `1:30` and `no` are text; and a key
-comes once.
+"""YAML 1.2 core schema, in which values are what they look like: 0100 is one hundred, `1:30` and `no` are text. Duplicate keys are
+errors.
 """
 
 import re
@@ -19,8 +19,7 @@ PLAIN_SCALARS = {
         list("-+.0123456789"),
     ),
 }
-"""What a scalar without quotes looks like by its type, and what it begins with; all else is text. Source: YAML 1.2.2, 10.3.2."""
-
+"""Pattern and first characters of unquoted scalars, by type; every other scalar is text. Source: YAML 1.2.2, 10.3.2."""
 
 TAG = "tag:yaml.org,2002:"
 KINDS = {
@@ -32,17 +31,17 @@ KINDS = {
     "seq": "a list",
     "map": "a mapping",
 }
-"""What a value may be, and how that is called."""
+"""The types that a value may have, and their names in messages."""
 
 INT_LIMIT = 2**63
 
 TOO_DEEP = "must not be nested so deeply"
 
 MAX_FLOW_DEPTH = 50
-"""Brackets within brackets; PyYAML takes a second for a thousand."""
+"""Nested brackets; PyYAML takes a second for a thousand."""
 
 MAX_SIZE = 2**20
-"""Values and characters of a text, each alias counted as what it stands for."""
+"""Values plus characters in a document, with every alias expanded."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,7 +49,7 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.deep_construct = True  # so that a value that holds itself is an error
+        self.deep_construct = True  # makes a value that contains itself an error
 
     def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
         if self.flow_level == MAX_FLOW_DEPTH:
@@ -85,22 +84,22 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r}: must not come twice", key_node.start_mark
+                    None, None, f"key {key!r}: must not appear twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `_Loader` would take for something else."""
+    """Quotes text that `_Loader` would read as another type."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
 
 def _check_size(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
-    """The size of `node`, before anything is made of it: a few aliases of aliases stand for more than a memory holds."""
+    """The expanded size of `node`, checked before construction: a few nested aliases can expand to more than fits in memory."""
     if node not in sizes:
-        sizes[node] = 0  # of a node within itself, which constructing it refuses
+        sizes[node] = 0  # for a node that contains itself; construction rejects it
         if isinstance(node, yaml.ScalarNode):
             inner = [len(node.value)]
         else:
@@ -108,7 +107,7 @@ def _check_size(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
             inner = [_check_size(child, sizes) for child in children]
         sizes[node] = 1 + sum(inner)
         if sizes[node] > MAX_SIZE:
-            rule = f"must have at most {MAX_SIZE:,} values and characters, with what its aliases stand for"
+            rule = f"must have at most {MAX_SIZE:,} values and characters, counting what its aliases stand for"
             raise yaml.constructor.ConstructorError(None, None, rule, node.start_mark)
     return sizes[node]
 
@@ -123,7 +122,7 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 def _construct_str(loader: _Loader, node: yaml.ScalarNode) -> str:
     text: str = loader.construct_scalar(node)
-    text.encode()  # an escape may stand for half of a surrogate pair, which is no text
+    text.encode()  # raises ValueError for an escaped lone surrogate
     if "\0" in text:
         raise ValueError(node.tag)
     return text
@@ -143,7 +142,7 @@ _Loader.add_constructor("tag:yaml.org,2002:str", _construct_str)
 
 
 def read_yaml(text: str, *, source: str) -> Any:
-    """What `text` says. Raises ConfigError, naming `source`, if it is not YAML, too large or deep, or a mapping has a key twice."""
+    """The value of a YAML text. Raises ConfigError, which names `source`, if it is not YAML, too large, too deep or has a duplicate key."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError:
@@ -153,5 +152,5 @@ def read_yaml(text: str, *, source: str) -> Any:
 
 
 def write_yaml(value: object) -> str:
-    """`value` as YAML that `read_yaml` reads again."""
+    """`value` as YAML that `read_yaml` reads back."""
     return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False)

@@ -1,0 +1,21 @@
+"""One person and one prompt become the frames of a video, on the GPUs that are given.
+
+What Python programs call. Each name is imported when it is first used, so `import lynx_model` does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lynx_model.pipeline import LynxPipeline
+    from lynx_model.spec import RenderParams, Subject
+
+__all__ = ["LynxPipeline", "RenderParams", "Subject"]
+
+_MODULES = {"LynxPipeline": "lynx_model.pipeline", "RenderParams": "lynx_model.spec", "Subject": "lynx_model.spec"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lynx_model' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

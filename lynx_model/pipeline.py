@@ -106,9 +106,24 @@ class LynxPipeline:
             WeightsMismatch: If a tensor is missing, surplus or misshapen.
             InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work here.
         """
-        source, engine = ModelSource.of(base, adapters, loras), engine or EngineOptions()
+        source = ModelSource.of(base, adapters, loras)
+        return cls.load_source(source, device=device, dtype=dtype, faces=faces, plan=plan, engine=engine)
+
+    @classmethod
+    def load_source(
+        cls,
+        source: ModelSource,
+        *,
+        device: str,
+        dtype: str,
+        faces: "FaceReader | None" = None,
+        plan: ParallelPlan | None = None,
+        engine: EngineOptions | None = None,
+    ) -> "LynxPipeline":
+        """As `load`, from a `ModelSource` with local paths."""
+        engine = engine or EngineOptions()
         placed_on, weights_dtype = torch.device(device), getattr(torch, dtype)
-        _check_engine(engine, read_base(Path(base)), placed_on, weights_dtype)
+        _check_engine(engine, read_base(Path(source.base)), placed_on, weights_dtype)
         model = load_model(source, device=placed_on, dtype=weights_dtype, engine=engine)
         model.transformer.arrange_weights(engine, placed_on)
         model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)

@@ -1,7 +1,7 @@
 """The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -159,6 +159,22 @@ class ModelSource:
     id_adapter: str
     ref_adapter: str | None = None
     loras: tuple[LoraSource, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Each folder and file, once."""
+        adapters = filter(None, (self.id_adapter, self.ref_adapter))
+        return tuple(dict.fromkeys((self.base, *adapters, *(lora.file for lora in self.loras))))
+
+    def moved(self, places: Mapping[str, str]) -> "ModelSource":
+        """The same model with each of its `parts` in its new place."""
+        return replace(
+            self,
+            base=places[self.base],
+            id_adapter=places[self.id_adapter],
+            ref_adapter=places[self.ref_adapter] if self.ref_adapter else None,
+            loras=tuple(replace(lora, file=places[lora.file]) for lora in self.loras),
+        )
 
     @classmethod
     def of(

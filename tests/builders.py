@@ -25,8 +25,14 @@ from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunRecord, write_run_record
 from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
 from lynx_batch.planning.order import PlannedClip
+from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import PreparedRun
-from lynx_model.spec import RenderParams, Subject
+from lynx_model.canonical import ModelTraits
+from lynx_model.checkpoints.adapter_spec import describe_adapters
+from lynx_model.checkpoints.base import read_base
+from lynx_model.engine.memory import ModelSize
+from lynx_model.faces.pack import FacePack
+from lynx_model.spec import ModelSource, RenderParams, Subject
 from tests.models import BASE, MODEL, ROOT
 
 SUBJECTS = ROOT / "jobs" / "demo" / "subjects"
@@ -43,6 +49,21 @@ IDENTITY = RenderIdentity(
     is_parity=False,
     precision="float32",
 )
+
+
+def checked_model() -> CheckedModel:
+    """The tiny model, under names of its own."""
+    source = ModelSource.of(str(BASE), str(MODEL / "lynx_full"))
+    return CheckedModel(
+        source=source,
+        headers=source,
+        base=read_base(BASE),
+        adapters=describe_adapters(source.id_adapter, source.ref_adapter),
+        size=ModelSize.of(source),
+        traits=ModelTraits.of(source),
+        face_pack=FacePack(folder=BASE, name="p", identity_encoder="e", licence=""),
+        identity=IDENTITY,
+    )
 
 
 def make_subject(seed: int = 0, encoder: str | None = None) -> Subject:
@@ -196,7 +217,7 @@ def begin(output: str, run_id: str, clips: list[ClipSpec], rejections: list[Reje
     manifest = pa.table({"row": range(len(clips)), "subject_uri": ["a.jpg"] * len(clips)})
     started = RunRecord(started_at=datetime.now(UTC), num_rows=len(clips))
     write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
-    prepared = PreparedRun(manifest=manifest, identity=IDENTITY, clips=clips, rejections=rejections or [])
+    prepared = PreparedRun(manifest=manifest, model=checked_model(), clips=clips, rejections=rejections or [])
     recorder = RunRecorder(output, run_id, prepared)
     recorder.settle_past()
     return recorder

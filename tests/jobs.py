@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from typer.testing import Result as CliResult
 
 from lynx_batch.cli import app
-from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
 from lynx_batch.ledger.events import AttemptEvent, read_events
 from lynx_batch.ledger.runs import read_runs
+from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.rendering.tasks import WorkerSettings
 from lynx_model.spec import ParallelPlan
 from tests.builders import write_manifest, write_run
@@ -93,16 +93,16 @@ def invoke(*arguments: object) -> CliResult:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def worker_settings(config: RunConfig, identity: RenderIdentity, run_id: str = "r1") -> WorkerSettings:
+def worker_settings(config: RunConfig, model: CheckedModel, run_id: str = "r1") -> WorkerSettings:
     """Those of a worker that renders alone."""
     return WorkerSettings(
         run_id=run_id,
         output=config.output,
-        model=config.model.source,
+        model=model.source,
         faces=config.faces,
         inputs=config.inputs,
         engine=config.engine,
-        identity=identity,
+        identity=model.identity,
         plan=ParallelPlan(),
         crf=config.video.crf,
         is_store_safe=True,

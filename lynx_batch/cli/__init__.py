@@ -1,4 +1,4 @@
-"""The command line. Each command is in the module of its subject; this one joins them and ends each with its exit code."""
+"""The command line. Each command has a module; this one joins them and ends each command with its exit code."""
 
 import sys
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from lynx_batch.printable import printable
 from lynx_batch.telemetry import configure_logging
 
 UsageError: Any = typer.BadParameter.__base__
-"""All that is wrong with arguments; Typer has no other public name for it."""
+"""The base of all Typer errors about arguments. Typer has no public name for it."""
 
 
 class _Commands(TyperGroup):
@@ -38,7 +38,7 @@ class _Commands(TyperGroup):
         except LynxError as error:
             say_error(error)
             raise typer.Exit(exits.STOPPED if isinstance(error, Transient) else exits.FAULTY) from error
-        except UsageError as error:  # Typer prints it, in a frame of its own
+        except UsageError as error:  # Typer prints it
             error.message = printable(error.message)
             raise
         except KeyboardInterrupt as interrupt:

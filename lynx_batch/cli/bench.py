@@ -1,4 +1,4 @@
-"""`lynx-batch bench`: what this machine's GPUs make of the model."""
+"""`lynx-batch bench`: how fast this machine's GPUs run the model."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lynx_model.bench.stages import StageTime
 
 LEFT_OUT = {"subject": "it needs a --photo", "encode": "it needs the package av"}
-"""What a stage lacks that was not measured."""
+"""Stages that can be missing from a report, and what it takes to measure them."""
 
 bench_app = typer.Typer(help="Measure the engine on this machine.", no_args_is_help=True)
 
@@ -32,7 +32,7 @@ Width = Annotated[int, typer.Option(help="Pixels.")]
 Height = Annotated[int, typer.Option(help="Pixels.")]
 IsLite = Annotated[bool, typer.Option("--lite", help="Lynx-lite instead of Lynx-full.")]
 Blocks = Annotated[int, typer.Option(min=1, help="Blocks of the model; fewer fit a smaller card.")]
-Runs = Annotated[int, typer.Option(min=1, help="Measurements per figure; the median is told.")]
+Runs = Annotated[int, typer.Option(min=1, help="Measurements per figure; the median is reported.")]
 
 
 @bench_app.command()
@@ -43,14 +43,16 @@ def engine(
     is_lite: IsLite = False,
     blocks: Blocks = 40,
     runs: Runs = 5,
-    photo: Annotated[Path | None, typer.Option(exists=True, help="Of a face; adds the stage that reads it.")] = None,
+    photo: Annotated[
+        Path | None, typer.Option(exists=True, help="A photo of a face. Adds the stage that reads it.")
+    ] = None,
     faces: Annotated[
         str, typer.Option(help="Name or folder of the face pack that reads the photo.")
     ] = FacesConfig().pack,
-    usd_per_hour: Annotated[float | None, typer.Option(help="Price of a GPU; adds the cost of a clip.")] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the report here, too.")] = None,
+    usd_per_hour: Annotated[float | None, typer.Option(help="Price of a GPU-hour. Adds the cost of a clip.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
-    """Time one forward of the true size with random weights, beside others' ways and the floor that the card's kernels set; then
+    """Time one forward pass at full size with random weights, and compare it with other implementations and with the card's limit; then
     each stage of a clip.
     """
     import torch
@@ -77,8 +79,10 @@ def engine(
 
 @bench_app.command()
 def scaling(
-    gpus: Annotated[str, typer.Option(help="Numbers of GPUs beside 1, such as 2,4.")],
-    out: Annotated[Path, typer.Option("--json", help="Results; cells that it holds are not measured again.")],
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs to compare with 1, such as 2,4.")],
+    out: Annotated[
+        Path, typer.Option("--json", help="Results. Cells that the file already holds are not measured again.")
+    ],
     sizes: Annotated[str, typer.Option(help="Pixels.")] = "832x480,1280x720",
     frames: Annotated[str, typer.Option(help="Frames of the clips.")] = "81,121",
     is_lite: IsLite = False,
@@ -134,7 +138,7 @@ def _subject_reader(photo: Path, pack: str) -> Callable[[], object]:
 
 
 def _check_writable(file: Path) -> None:
-    """Before hours of measuring."""
+    """Raises ConfigError now rather than after hours of measuring."""
     try:
         file.open("ab").close()
     except OSError as error:
@@ -142,7 +146,7 @@ def _check_writable(file: Path) -> None:
 
 
 def _encode(frames_FHWC: NDArray[np.uint8]) -> None:
-    """As a clip is delivered, but for the upload."""
+    """Encodes a clip and its poster, as a delivery does."""
     from lynx_batch.delivery.video import encode_mp4, encode_poster
 
     encode_mp4(frames_FHWC, fps=DefaultsConfig().fps, crf=VideoConfig().crf)

@@ -22,17 +22,17 @@ NUM_CLIPS_AT_ONCE = 1000
 MAX_WITHHELD_SHOWN = 50
 
 LEAST_AGE = timedelta(hours=1)
-"""A store in trouble may keep a living run silent, but not for as long."""
+"""Store trouble can keep a live run silent, but not for this long."""
 
 
 def export(
     output: Output,
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder: path or any URI.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder: a path or a URI.")],
     name: Annotated[
-        str, typer.Option(help="Name of each clip, with columns of the metadata in braces.")
+        str, typer.Option(help="The name of each clip, with metadata columns in braces.")
     ] = "{clip_id}.mp4",
 ) -> None:
-    """Copy every rendered clip to a readable name. Nothing in DEST is replaced but what an earlier export put there.
+    """Copy every rendered clip to a readable name. Replaces only files that an earlier export made.
 
     Withheld are clips whose newest row has an expired or withdrawn consent, and those that their manifest asks for no more.
     Exit codes: 0 all that may be handed out is in DEST; 3 the video or commit of some is missing or damaged, and they are listed.
@@ -44,24 +44,26 @@ def export(
     if rule := explain_place(destination, WRITABLE):
         raise ConfigError(f"DEST {storage.redact(destination)}: {rule}")
     if storage.is_within(destination, output):
-        raise ConfigError(f"DEST {storage.redact(destination)}: must not lie in OUT, whose folders are the runs' own")
+        raise ConfigError(
+            f"DEST {storage.redact(destination)}: must not be inside OUT, whose folders belong to the runs"
+        )
     naming = name_clips(output, name, datetime.now(UTC))
     left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
     say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
     if naming.withheld:
-        say(f"{len(naming.withheld)} withheld (copies that an earlier export made are not deleted):")
+        say(f"{len(naming.withheld)} withheld (existing copies from an earlier export are not deleted):")
         for clip_id, why in sorted(naming.withheld.items())[:MAX_WITHHELD_SHOWN]:
             say(f"  clip {clip_id}: {why}")
         if (num_hidden := len(naming.withheld) - MAX_WITHHELD_SHOWN) > 0:
             say(f"  ... and {num_hidden} more")
-    told = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
-    if num_nameless := len(list_editions(output).in_force.keys() - told):
+    accounted_for = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
+    if num_nameless := len(list_editions(output).in_force.keys() - accounted_for):
         say(
             f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
             f"because their run has not ended or was killed"
         )
     if left_out:
-        say(f"{len(left_out)} left out; what is damaged or gone, `verify --repair` and `render` make anew:")
+        say(f"{len(left_out)} left out. `verify --repair` and then `render` make damaged or missing clips again:")
         for clip_name, why in sorted(left_out.items()):
             say(f"  {clip_name}: {why}")
         raise typer.Exit(exits.INCOMPLETE)
@@ -69,13 +71,13 @@ def export(
 
 def verify(
     output: Output,
-    sample: Annotated[int | None, typer.Option(min=1, help="Only so many clips, chosen by chance.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Check only this many clips, chosen at random.")] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Withdraw the commits of faulty clips, so that the next run renders them anew."),
+        typer.Option("--repair", help="Withdraw the commits of faulty clips, so that the next run renders them again."),
     ] = False,
 ) -> None:
-    """Read every committed clip again: is it there, the same bytes, and does it decode to its frames?
+    """Read every committed clip: does it exist, have its bytes changed, and does it decode to all its frames?
 
     Exit codes: 0 all are as committed; 3 some are not, and they are listed.
     """
@@ -93,7 +95,7 @@ def verify(
     if repair:
         for clip_id, reason in faulty.items():
             _withdraw(output, clip_id, in_force[clip_id], reason)
-        say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips anew")
+        say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips again")
     raise typer.Exit(exits.INCOMPLETE if faulty else exits.DONE)
 
 
@@ -101,15 +103,15 @@ def prune(
     output: Output,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     min_age: Annotated[
-        str, typer.Option(help="How long ago a file was written at least, by the store's clock.")
+        str, typer.Option(help="Remove only files that are at least this old, by the store's clock.")
     ] = "24h",
     run_id: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="Only this run's files, of any age.")
+        str | None, typer.Option("--run", metavar="RUN", help="Remove only this run's files, whatever their age.")
     ] = None,
 ) -> None:
-    """Remove what killed attempts have left: videos that no commit names, and saved steps of clips that are committed.
+    """Remove what killed attempts left behind: videos that no commit names, and saved steps of committed clips.
 
-    Files of a run that has not ended stay until it has shown no sign of life for as long as --min-age says.
+    Files of a run that has not ended stay until it has shown no sign of life for --min-age.
     """
     from lynx_batch.ledger.leftovers import find_leftovers, of_run, unchanged_since
 
@@ -125,11 +127,11 @@ def prune(
         if not dry_run:
             storage.delete(file.uri)
     megabytes = sum(file.num_bytes for file in chosen) / 1e6
-    told = "would be removed" if dry_run else "removed"
-    say(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {told}")
+    verb = "would be removed" if dry_run else "removed"
+    say(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {verb}")
     if num_kept := len(leftovers) - len(chosen):
         say(
-            f"{num_kept} more uncommitted files were kept: they are too young, or of other runs or a run that may be alive"
+            f"{num_kept} more uncommitted files were kept: they are too new, or belong to another run or to a run that may be alive"
         )
 
 
@@ -143,7 +145,7 @@ def _parse_min_age(text: str) -> timedelta:
 
 
 def _refuse_living(output: str, run_id: str) -> None:
-    """Raises ConfigError if the run is not known or is alive."""
+    """Raises ConfigError if the run is unknown or alive."""
     from lynx_batch.ledger.heartbeat import is_beating
     from lynx_batch.ledger.leftovers import has_ended
     from lynx_batch.ledger.runs import list_runs
@@ -166,7 +168,7 @@ def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:
 
 
 def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
-    """Each clip with what is wrong with it, several being read at once."""
+    """Each clip with its faults. Reads several clips at once."""
     from lynx_batch.clip import StoredClip
     from lynx_batch.delivery.inspect import find_faults
     from lynx_batch.errors import MissingObject, UnreadableRecord

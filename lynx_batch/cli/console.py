@@ -1,4 +1,4 @@
-"""What commands print on: the one way to the terminal. Much of what they print is anybody's words, which must not act there.
+"""The one way to the terminal. Much of what commands print was written by strangers and must not act on the terminal.
 
 Neither markup such as "[b]" nor control characters do; `printable` says which characters are replaced. A reader that goes away, such
 as `head`, ends no command: what it would have read is dropped.
@@ -34,14 +34,14 @@ class SafeConsole(Console):
 
 
 def make_console(width: int | None = None) -> Console:
-    """As wide as the terminal, if no width is given; a file gets lines that a person can still read."""
+    """A console as wide as the terminal, unless `width` says otherwise. Files get lines of a readable length."""
     if width is None and not sys.stdout.isatty():
         width = WIDTH_IN_A_FILE
     return SafeConsole(width=width, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str, *, is_error: bool = False, ends_line: bool = True) -> None:
-    """Prints `text` as it is, however long its lines are."""
+    """Prints `text` unchanged, without wrapping its lines."""
     try:
         typer.echo(printable(text), err=is_error, nl=ends_line)
     except BrokenPipeError:
@@ -53,10 +53,10 @@ def say_error(error: object) -> None:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Cells keep to a line each. They are made printable before the table measures them."""
+    """Adds a row whose cells take one line each. Makes them printable before the table measures them."""
     table.add_row(*(Text(printable(cell.replace("\t", " "))) for cell in cells))
 
 
 def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As Python's own `sys.excepthook`; the error's text may be anybody's."""
+    """Like Python's `sys.excepthook`, but printable: the error's text may come from a stranger."""
     say("".join(traceback.format_exception(kind, error, trace)), is_error=True, ends_line=False)

@@ -1,4 +1,4 @@
-"""`lynx-batch doctor`: what this machine has, and whether a run would fit it, before anything loads."""
+"""`lynx-batch doctor`: what this machine has, and whether a run would fit, before anything loads."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +15,11 @@ from lynx_batch.errors import ConfigError
 
 def doctor(
     run_file: Annotated[
-        Path | None, typer.Argument(metavar="[RUN.yaml]", help="Also look at what a run names.")
+        Path | None, typer.Argument(metavar="[RUN.yaml]", help="Also check what this run file names.")
     ] = None,
     overrides: options.Overrides = None,
 ) -> None:
-    """Tell what this machine has, what fits its GPUs, and what is amiss. Exit code 2 if anything is."""
+    """Report what this machine has, what fits its GPUs, and what is wrong. Exit code 2 if something is wrong."""
     from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published
 
     if overrides and run_file is None:

@@ -1,4 +1,4 @@
-"""What `doctor` looks at: this machine, and what a run file names. Each function looks at one thing; none loads a weight, but
+"""What `doctor` checks: this machine, and what a run file names. Each function checks one thing. None loads weights, but
 weights that are new to this machine are hashed.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.engine.memory import (
@@ -26,7 +27,7 @@ from lynx_model.engine.memory import (
     smallest_change,
 )
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
-from lynx_model.faces.pack import find_pack
+from lynx_model.faces.pack import FacePack, find_pack
 from lynx_model.spec import ParallelPlan
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ RENDER_PACKAGES = frozenset(
     }
     | {"ray", "safetensors", "torch", "transformers"}
 )
-"""What the extra `render` brings; the base install does without."""
+"""What the extra `render` installs. The base install works without these packages."""
 
 LITE_NUM_FRAMES = 121
 
@@ -60,7 +61,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found of a subject; of a fault, also what to do about it."""
+    """One result of a check. The text of a fault also says what to do about it."""
 
     subject: str
     text: str
@@ -68,7 +69,7 @@ class Finding:
 
 
 def examine_machine() -> "tuple[Machine | None, list[Finding]]":
-    """This machine as torch sees it (None without torch), and what there is to say about it."""
+    """This machine as torch sees it (None without torch), and the findings about it."""
     missing = sorted(name for name in RENDER_PACKAGES if find_spec(name) is None)
     findings = [Finding(subject="Python", text=platform.python_version()), _packages(missing)]
     if "torch" in missing:
@@ -81,7 +82,7 @@ def examine_machine() -> "tuple[Machine | None, list[Finding]]":
     driver = f"NVIDIA driver {machine.driver}" if machine.driver else "no NVIDIA driver"
     findings.append(Finding(subject="torch", text=f"{machine.torch_version}, built {built_for}; {driver}"))
     if not machine.gpus:
-        findings.append(Finding(subject="GPUs", text="none: the true size needs one", level=Level.NOTE))
+        findings.append(Finding(subject="GPUs", text="none: the full-size model needs one", level=Level.NOTE))
     return machine, findings + [finding for index, gpu in enumerate(machine.gpus) for finding in _gpu(index, gpu)]
 
 
@@ -98,20 +99,20 @@ def examine_models() -> list[Finding]:
 
 
 def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
-    """What a run file names, photos aside, and whether the GPUs can do with it what it wants."""
-    model = _tried("model", lambda: _find_model(config))
+    """Checks everything that a run file names except photos, and whether the GPUs can do what it asks for."""
+    model, finding = _check_model(config)
     findings = [
         _tried("manifest", lambda: _find_manifest(config.manifest)),
         _tried("output", lambda: _probe(config.output)),
-        model,
+        finding,
     ]
-    if model.level is Level.OK:
-        findings += [*find_lacks(config.engine, machine), fit_run(config, machine)]
+    if model is not None:
+        findings += [*find_lacks(config.engine, machine), fit_run(config, model.size, machine)]
     return findings
 
 
 def fit_published(machine: "Machine | None") -> list[Finding]:
-    """Whether the published models fit, as they were published to be used; there may be no wish to use them."""
+    """Whether the published models fit with their published settings. Never a fault: nobody has to use them."""
     engine = EngineConfig(compile=True)
     return [
         replace(_fit(name, model, clip, engine, 1, machine), level=Level.NOTE)
@@ -136,13 +137,9 @@ def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]
     ]
 
 
-def fit_run(config: RunConfig, machine: "Machine | None") -> Finding:
-    """Whether the run's model fits at its default size; rows may ask for larger clips."""
-    from lynx_batch.preparation.staging import with_headers
-
+def fit_run(config: RunConfig, size: ModelSize, machine: "Machine | None") -> Finding:
+    """Whether the run's model fits at the default size. Rows may ask for larger clips."""
     num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
-    source, _ = with_headers(config)
-    size = ModelSize.of(source)
     return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
 
 
@@ -160,36 +157,40 @@ def _gpu(index: int, gpu: "Gpu") -> Iterator[Finding]:
     yield Finding(subject=f"GPU {index} engine", text="; ".join(engines))
 
 
-def _find_model(config: RunConfig) -> str:
-    from lynx_batch.preparation.prepare import identify_model
-    from lynx_batch.preparation.staging import with_headers
-
-    identify_model(config)
-    _, faces = with_headers(config)
-    return f"complete, and its parts fit each other; face {_find_faces(faces)}"
+def _check_model(config: RunConfig) -> tuple[CheckedModel | None, Finding]:
+    try:
+        model = check_model(config)
+    except LynxError as error:
+        return None, Finding(subject="model", text=str(error), level=Level.FAULT)
+    text = f"complete, and its parts fit each other; face {_describe_pack(model.face_pack)}"
+    return model, Finding(subject="model", text=text)
 
 
 def _find_faces(faces: FacesConfig) -> str:
     pack = find_pack(faces.pack)
     if faces.identity != OWN_RECOGNISER:
         check_arcface(arcface_file(faces.identity))
+    return _describe_pack(pack)
+
+
+def _describe_pack(pack: FacePack) -> str:
     return f"pack {pack.name} in {pack.folder}, licence: {pack.licence}"
 
 
 def _find_manifest(uri: str) -> str:
     if next(storage.list_files(uri), None) is None:
-        raise ConfigError(f"manifest={storage.redact(uri)!r}: nothing lies there")
+        raise ConfigError(f"manifest={storage.redact(uri)!r}: does not exist")
     return storage.redact(uri)
 
 
 def _probe(output: str) -> str:
     probe_rights(output)
     probe_create_only(output)
-    return f"{storage.redact(output)}: takes what a run puts, create-only puts included"
+    return f"{storage.redact(output)}: accepts everything that a run writes, including create-only puts"
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:
-    """What `look` says, or at `level` what it fails with."""
+    """The result of `look`, or its error as a finding of `level`."""
     try:
         return Finding(subject=subject, text=look())
     except LynxError as error:

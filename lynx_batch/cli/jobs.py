@@ -26,14 +26,16 @@ def submit(
     manifest: options.Manifest = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints, and end as it ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the job's output, and end with its exit code.")
+    ] = False,
     limit: options.Limit = None,
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     unsafe_commit: options.UnsafeCommit = False,
 ) -> None:
-    """Render on a Ray cluster, as a job of it. Submit again to go on after whatever ended it.
+    """Render on a Ray cluster, as a Ray job. Submit again to continue, whatever ended the job.
 
     A manifest and photos of this machine travel with the job; other paths must be in a folder of cluster.shared_paths.
     Ctrl-C stops following, not the job.
@@ -48,7 +50,7 @@ def submit(
         jobs = _connect(address)
         job_id = jobs.submit(package, run_file.stem)
     say(
-        f"job {job_id} submitted; `lynx-batch status {storage.redact(config.output)}` tells what it has rendered, "
+        f"job {job_id} submitted; `lynx-batch status {storage.redact(config.output)}` shows its progress, "
         f"`lynx-batch cancel {job_id} --address {address}` stops it"
     )
     if follow:
@@ -56,19 +58,19 @@ def submit(
 
 
 def _follow(jobs: "Jobs", job_id: str) -> int:
-    """The exit code of the job's own command."""
+    """The exit code of the command that the job runs."""
     try:
         exit_code = jobs.follow(job_id, lambda text: say(text, ends_line=False))
     except KeyboardInterrupt:
-        say(f"job {job_id} goes on, but is not followed any more")
+        say(f"job {job_id} continues, but its output is no longer shown")
         return exits.STOPPED
     return exits.STOPPED if exit_code is None or exit_code < 0 else exit_code
 
 
 def cancel(
-    job: Annotated[str, typer.Argument(help="The id that `submit` told.")], address: Address = DASHBOARD
+    job: Annotated[str, typer.Argument(help="The id that `submit` printed.")], address: Address = DASHBOARD
 ) -> None:
-    """Stop a submitted job: what is committed stays, and submitting again goes on."""
+    """Stop a submitted job. Committed clips stay, and submitting again continues."""
     say(f"job {job}: {_connect(address).cancel(job).lower()}")
 
 

@@ -1,4 +1,4 @@
-"""`status` and `retry`: what an output location holds, from its objects alone, and taking up again what was given up."""
+"""`status` shows what an output location holds, from its objects alone. `retry` lets failed clips be tried again."""
 
 import time
 from datetime import UTC, datetime
@@ -27,12 +27,12 @@ WATCH_EVERY_S = 10.0
 
 
 def _check_output(output: str) -> str:
-    """Every run leaves its record before its first clip."""
+    """Raises ConfigError unless a run has written to `output`: every run writes its record before its first clip."""
     if rule := explain_place(output, WRITABLE):
         raise ConfigError(f"OUT {storage.redact(output)}: {rule}")
     if not any(storage.list_files(runs_uri(output))):
         raise ConfigError(
-            f"OUT {storage.redact(output)}: must be a place that runs have written to, but no run's record is below runs/"
+            f"OUT {storage.redact(output)}: must be an output location, but there is no record of a run below runs/"
         )
     return output
 
@@ -45,9 +45,9 @@ Output = Annotated[
 def status(
     output: Output,
     clips: Annotated[bool, typer.Option("--clips", help="List every clip with its path.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on telling until no run is going on.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until no run is active.")] = False,
 ) -> None:
-    """Tell what is committed, what was given up and why; needs no cluster."""
+    """Show what is committed, and what was given up and why. Needs no cluster."""
     console = make_console()
     if watch:
         _watch(output, console)
@@ -59,12 +59,12 @@ def status(
 
 def retry(
     output: Output,
-    reason: Annotated[str | None, typer.Option(help="Only clips whose error holds this text.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only clips whose error contains this text.")] = None,
     where: Annotated[
-        str | None, typer.Option(help="Only clips whose metadata is such as: error_type == 'OutOfMemory'.")
+        str | None, typer.Option(help="Only clips whose metadata match, such as: error_type == 'OutOfMemory'.")
     ] = None,
 ) -> None:
-    """Let the next run take up again what was rejected or failed."""
+    """Let the next run try rejected and failed clips again."""
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.history import ask_again, given_up_before
 
@@ -82,8 +82,8 @@ def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.
     if where is not None:
         given_up = choose_rows(given_up, where, FILTER_COLUMNS)
     if reason is not None:
-        told = pc.binary_join_element_wise(given_up["error_type"], given_up["error"], ": ")
-        given_up = given_up.filter(pc.match_substring(told, reason, ignore_case=True))
+        errors = pc.binary_join_element_wise(given_up["error_type"], given_up["error"], ": ")
+        given_up = given_up.filter(pc.match_substring(errors, reason, ignore_case=True))
         if not given_up.num_rows:
             raise ConfigError(
                 f"--reason {reason!r}: must be part of the reason why a clip was given up, but is of none"
@@ -134,7 +134,7 @@ def _clip_table(output: str) -> Table:
     for row in newest_rows(output).to_pylist():
         end = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
         if row["clip_uri"] and not editions.is_finished(row["clip_id"], row["edition"]):
-            end = "no commit is in force any more: the next run renders it anew"
+            end = "its commit is no longer in force: the next run renders it again"
         cells = row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], end
         add_row(table, str(row["row"]), *(cell or "" for cell in cells))
     return table

@@ -34,16 +34,18 @@ MAX_PROBLEMS_SHOWN = 50
 
 manifest_app = typer.Typer(help="Build, check and look at manifests.", no_args_is_help=True)
 
-ManifestArgument = Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file or folder: path or any URI.")]
+ManifestArgument = Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file or folder: a path or a URI.")]
 WhereOption = Annotated[str | None, typer.Option(help="Only rows such as: priority > 3 and subject_id == 'ada'.")]
 
 
 @manifest_app.command()
 def build(
-    out: Annotated[str, typer.Option(help="Where the manifest goes: a path or any URI.")],
+    out: Annotated[str, typer.Option(help="Where to write the manifest: a path or a URI.")],
     photos: Annotated[str | None, typer.Option(help="A folder of photos, one person each.")] = None,
     prompts: Annotated[str | None, typer.Option(help="A text file, one prompt a line.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Such as 1,2,3; else a seed is derived for each clip.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Such as 1,2,3. Without it, each clip gets a seed derived from what it asks for.")
+    ] = None,
     rows: Annotated[
         str | None, typer.Option("--from", help="A .csv or .jsonl file with the manifest's columns.")
     ] = None,
@@ -63,7 +65,7 @@ def build(
     elif rows is None and photos is not None and prompts is not None:
         table = build_from_folder(photos, read_prompts(prompts), _parse_seeds(seeds))
     else:
-        raise ConfigError("manifest build: takes --photos and --prompts, and maybe --seeds; or --from alone")
+        raise ConfigError("manifest build: takes --photos and --prompts, optionally --seeds; or --from alone")
     write_manifest(place_photos(table, out), out)
     say(f"{redact(out)}: {table.num_rows} rows")
 
@@ -72,22 +74,20 @@ def build(
 def check(
     manifest: ManifestArgument,
     run: Annotated[
-        Path | None, typer.Option(help="The run file whose defaults, inputs, face pack and model count.")
+        Path | None, typer.Option(help="Check against this run file's defaults, inputs, face pack and model.")
     ] = None,
     overrides: options.Overrides = None,
-    photos: Annotated[
-        bool, typer.Option("--photos", help="Also read each photo, compare them, and find each face, on CPUs.")
-    ] = False,
+    photos: Annotated[bool, typer.Option("--photos", help="Also read every photo and find its face, on CPUs.")] = False,
     allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Rows may ask for the same clip.")
+        bool, typer.Option("--allow-duplicates", help="Let several rows ask for the same clip.")
     ] = False,
     problems_file: Annotated[
-        Path | None, typer.Option("--problems", help="Write every problem to this file, one JSON object a line.")
+        Path | None, typer.Option("--problems", help="Write every problem to this file, one JSON object per line.")
     ] = None,
 ) -> None:
-    """Check every row of a manifest and show all that is wrong with it. Exit code 2 if anything is.
+    """Check every row of a manifest and show every problem. Exit code 2 if there is one.
 
-    With --run and --photos, nothing that `render` would refuse before it starts is left out.
+    With --run and --photos, finds everything that `render` would refuse before it starts.
     """
     from lynx_batch.intake.check import (
         check_rows,
@@ -107,7 +107,7 @@ def check(
     table = read_manifest(manifest)
     defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
     requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
-    requests, unfit, readings = _fit_to_model(config, requests)
+    requests, unfit, readings = _fit_to_base(config, requests)
     requests, expired = reject_expired(requests, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if photos else {}
     keys = _name_clips(config, requests, readings, found) if config and photos and readings is not None else None
@@ -129,7 +129,7 @@ def show(
     limit: Annotated[int, typer.Option(min=0, help="At most this many rows.")] = 20,
     where: WhereOption = None,
 ) -> None:
-    """Show rows of a manifest; columns without a value are left out."""
+    """Show rows of a manifest. Leaves out columns without values."""
     from lynx_batch.intake.manifest import read_manifest
 
     chosen = read_manifest(manifest, where)
@@ -155,20 +155,21 @@ def _parse_seeds(text: str | None) -> list[int] | None:
     return seeds
 
 
-def _fit_to_model(
+def _fit_to_base(
     config: RunConfig | None, requests: "list[ClipRequest]"
 ) -> "tuple[list[ClipRequest], list[RowProblem], Readings | None]":
-    """As `fit_to_model`; without readings, and with a line about it, if the run's model cannot be seen from here."""
+    """As `fit_to_base`. If the run's base model cannot be read from here, says so and gives no readings."""
     from lynx_batch.intake.texts import warn_of_long_texts
-    from lynx_batch.preparation.prepare import fit_to_model
+    from lynx_batch.preparation.prepare import fit_to_base
+    from lynx_batch.preparation.staging import see_weights
 
     if config is not None:
         try:
-            return fit_to_model(config, requests)
+            return fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
         except ConfigError:
             raise
         except LynxError as error:
-            say(f"blocks and the lengths of texts are not compared with the model: {error}", is_error=True)
+            say(f"block ranges and text lengths were not compared with the model: {error}", is_error=True)
     warn_of_long_texts(requests)
     return requests, [], None
 
@@ -176,14 +177,15 @@ def _fit_to_model(
 def _name_clips(
     config: RunConfig, requests: "list[ClipRequest]", readings: "Readings", photos: "Mapping[str, Photo]"
 ) -> "list[RequestKey] | None":
-    """What rows ask for by the names of their clips; None, and a line about it, if the run's model is not complete."""
+    """The rows' clips by their names. Says so and gives None if the run's model is incomplete."""
     from lynx_batch.intake.check import keys_of_clips
+    from lynx_batch.preparation.model import check_model
     from lynx_batch.preparation.prepare import find_naming, name_clips
 
     try:
-        clips = name_clips(requests, find_naming(config, readings), photos)
+        clips = name_clips(requests, find_naming(check_model(config), readings), photos)
     except LynxError as error:
-        say(f"rows are compared by what they say, not by the names of their clips: {error}", is_error=True)
+        say(f"duplicates were found by the rows' content, not by ClipIds: {error}", is_error=True)
         return None
     return keys_of_clips(clips)
 
@@ -208,12 +210,12 @@ def _check_photos(
     for note in turned[:MAX_PROBLEMS_SHOWN]:
         say(f"note: {note}")
     if len(turned) > MAX_PROBLEMS_SHOWN:
-        say(f"note: {len(turned) - MAX_PROBLEMS_SHOWN} more rows have a rotated face, which is read upright")
+        say(f"note: {len(turned) - MAX_PROBLEMS_SHOWN} more rows have a rotated face; it is turned upright")
     return find_photo_problems(requests, findings)
 
 
 def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
-    """Values that JSON has no word for, such as NaN and times, are written as text."""
+    """Writes one JSON object per line. Values without a JSON type, such as NaN and times, become text."""
     lines = [
         json.dumps(
             asdict(p) | {"value": p.value if isinstance(p.value, (int, str)) else str(p.value)}, ensure_ascii=False
@@ -228,7 +230,7 @@ def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
 
 def _tell_expired(expired: "list[Rejection]") -> None:
     if expired:
-        say(f"{len(expired)} row(s) will be rejected, because their consent has expired:")
+        say(f"{len(expired)} row(s) will be rejected because their consent has expired:")
     for rejection in expired[:MAX_PROBLEMS_SHOWN]:
         say(f"  row {rejection.row}: {rejection.error}")
     if (num_hidden := len(expired) - MAX_PROBLEMS_SHOWN) > 0:

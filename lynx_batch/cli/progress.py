@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live display on a terminal, plain lines anywhere else."""
+"""The display of a running run: live on a terminal, plain lines anywhere else."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ LINE_EVERY_S = 10.0
 
 
 class Estimate:
-    """Seconds until the last clip, from the pace of this run so far."""
+    """Predicts the seconds until the last clip from the pace of this run so far."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
 
     def remaining_s(self, progress: "Progress") -> float | None:
-        """None while nothing is finished. Steps of running clips count as their part of a clip."""
+        """None until something is finished. Steps of running clips count as fractions of a clip."""
         done = progress.num_rendered + sum(step / num_steps for _, step, num_steps in progress.running if num_steps)
         if done == 0:
             return None
@@ -34,7 +34,7 @@ class Estimate:
 
 @contextmanager
 def shown(console: Console) -> Iterator[Callable[["Progress"], None]]:
-    """A function that shows a run's progress, for as long as the run takes."""
+    """Gives a function that shows the progress of a run."""
     estimate = Estimate()
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=True) as live:

@@ -1,4 +1,4 @@
-"""`render`: a run file -> committed clips. `one`: a single clip, here and now."""
+"""`render` turns a run file into committed clips. `one` renders a single clip in this process."""
 
 import os.path
 from functools import partial
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from lynx_batch import exits
+from lynx_batch import api, exits
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
@@ -26,35 +26,31 @@ def render(
     manifest: options.Manifest = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
-    address: Annotated[str | None, typer.Option(help="An existing Ray cluster instead of a local one.")] = None,
+    address: Annotated[str | None, typer.Option(help="Use this Ray cluster instead of a local one.")] = None,
     limit: options.Limit = None,
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     unsafe_commit: options.UnsafeCommit = False,
-    run_id: Annotated[str | None, typer.Option(help="The run's id, if it is to be known beforehand.")] = None,
-    origin: Annotated[Path | None, typer.Option(hidden=True, help="A file that `submit` writes.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="The run's id, if you need to know it beforehand.")] = None,
+    origin: Annotated[Path | None, typer.Option(hidden=True, help="A file that `submit` wrote.")] = None,
 ) -> None:
     """Render every row of a manifest that is not committed yet.
 
     Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered, or the
-    store refused what was; 4 stopped (run again to go on).
+    store refused a result; 4 stopped (run again to continue).
     """
-    from lynx_batch.execution.ray_environment import settle_ray
-
-    settle_ray()
-
-    from lynx_batch.execution.run import render as run
     from lynx_batch.preparation.origin import read_origin
-    from lynx_batch.preparation.prepare import Selection
 
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     console = make_console()
     with shown(console) as watch:
-        summary = run(
+        summary = api.render(
             config,
-            selection,
+            where=where,
+            limit=limit,
+            allow_invalid=allow_invalid,
+            allow_duplicates=allow_duplicates,
             is_unsafe_allowed=unsafe_commit,
             announce=partial(console.print, soft_wrap=True),
             watch=watch,
@@ -65,13 +61,13 @@ def render(
 
 
 def load(run_file: Path, settings: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
-    """The run file with what the command line lays over it."""
+    """The run file with the overrides of the command line."""
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     return load_run_config(run_file, given | options.parse_overrides(overrides))
 
 
 def _conclude(summary: "RunSummary", console: Console) -> int:
-    """Says how the run ended; gives the exit code."""
+    """Prints how the run ended and gives the exit code."""
     from lynx_batch.ledger.metadata import Outcome
 
     counts = [f"{summary.counts[outcome]} {outcome}" for outcome in Outcome if summary.counts[outcome]]
@@ -82,22 +78,27 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     if shares := summary.busy_shares.values():
         console.print(f"each group denoised at least {min(shares):.1%} of its time")
     for clip_id in summary.clips_gone:
-        console.print(f"clip {clip_id}: the metadata says rendered, but its commit has vanished or was withdrawn")
+        console.print(f"clip {clip_id}: rendered by its metadata, but its commit has vanished or was withdrawn")
     if summary.stopped_by:
-        first = "See to that, then run" if summary.is_refused else "Run"
-        console.print(f"stopped: {summary.stopped_by}. {first} the same command again to go on.", soft_wrap=True)
+        first = "Fix that, then run" if summary.is_refused else "Run"
+        console.print(f"stopped: {summary.stopped_by}. {first} the same command again to continue.", soft_wrap=True)
         return exits.INCOMPLETE if summary.is_refused else exits.STOPPED
     return exits.DONE if summary.is_complete else exits.INCOMPLETE
 
 
 def one(
-    photo: Annotated[str, typer.Argument(help="A photo of one person: a path or any URI.")],
-    prompt: Annotated[str, typer.Argument(help="What the person does; or a text file that says so.")],
+    photo: Annotated[str, typer.Argument(help="A photo of one person: a path or a URI.")],
+    prompt: Annotated[str, typer.Argument(help="What the person does, or a text file with the prompt.")],
     run_file: Annotated[
-        Path | None, typer.Option("--run", help="Model and defaults; else the published weights.")
+        Path | None,
+        typer.Option(
+            "--run", help="Take the model and the defaults from this run file. Default: the published weights."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the MP4 goes.")] = Path("clip.mp4"),
-    face_index: Annotated[int | None, typer.Option(min=0, help="Which face of several, from the left.")] = None,
+    out: Annotated[Path, typer.Option(help="The MP4 file to write.")] = Path("clip.mp4"),
+    face_index: Annotated[
+        int | None, typer.Option(min=0, help="Which face to take if there are several, counted from the left.")
+    ] = None,
     overrides: options.Overrides = None,
 ) -> None:
     """Render a single clip in this process, without a cluster."""
@@ -124,7 +125,7 @@ def one(
 
 
 def _read_prompt(prompt: str) -> str:
-    """What the file of that name says, if there is one; else the prompt itself, which may be longer than a name can be."""
+    """The content of the file of that name, if it exists; else the prompt itself. A prompt may be longer than any file name."""
     if not os.path.isfile(prompt):
         return prompt
     from lynx_batch.intake.build import read_text

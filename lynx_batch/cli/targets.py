@@ -1,4 +1,4 @@
-"""Files that commands write: what lies there already is replaced only if it is of the same kind, so that no input is lost."""
+"""Checks files that commands are about to write. A file that exists is replaced only by one of its own kind, so no input is lost."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def refuse_other_kind(option: str, uri: str, kind: str, is_of_kind: Callable[[st
     stored = storage.stat(uri)
     if stored is not None and stored.num_bytes and not is_of_kind(uri):
         raise ConfigError(
-            f"{shown}: must be new or {kind}, but another file lies there, which is not replaced; take another name"
+            f"{shown}: must be new or {kind}, but it is another file, which is not replaced; choose another name"
         )
 
 
@@ -59,6 +59,6 @@ def has_json_keys(*keys: str) -> Callable[[str], bool]:
 
 
 def refuse_other_file(option: str, file: Path, kind: str, is_of_kind: Callable[[str], bool]) -> None:
-    """As `refuse_other_kind`, of a file that is written in place: a device or a pipe may take it, too."""
+    """As `refuse_other_kind`, for a file that is written in place, which may also be a device or a pipe."""
     if not file.exists() or file.is_file() or file.is_dir():
         refuse_other_kind(option, str(file), kind, is_of_kind)

@@ -17,7 +17,7 @@ from lynx_batch.outage import retry_while_unavailable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveredClip(StoredClip):
-    """A video that was just stored, and what that took."""
+    """A video that was just stored, and how long encoding and upload took."""
 
     encode_s: float
     upload_s: float
@@ -26,10 +26,10 @@ class DeliveredClip(StoredClip):
 def deliver(
     frames_FHWC: NDArray[np.uint8], *, output: str, clip_id: str, attempt: str, fps: int, crf: int
 ) -> DeliveredClip:
-    """Encodes the frames and uploads them with a poster; nobody else writes at an attempt's name.
+    """Encodes the frames and uploads the video with a poster. Nobody else writes to an attempt's file names.
 
     Raises:
-        StoreUnavailable: If for minutes the store does not take them, or holds another size than was sent.
+        StoreUnavailable: If for minutes the store does not accept them, or holds fewer or more bytes than were sent.
     """
     clip_uri, poster_uri = output_names.video_path(clip_id, attempt), output_names.poster_path(clip_id, attempt)
     started_s = time.perf_counter()

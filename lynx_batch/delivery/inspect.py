@@ -1,4 +1,4 @@
-"""A delivered video, read again: whether it still is what its commit says."""
+"""Checks a delivered video against its commit."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from lynx_batch.errors import MissingObject
 
 
 def find_faults(output: str, clip: StoredClip) -> list[str]:
-    """What is wrong with a clip in the store, by reading all of it; empty if nothing is.
+    """All differences between a stored clip and its commit, found by reading the whole video; empty if there are none.
 
     Raises:
-        StoreUnavailable, StoreRefused: If it cannot be read now, or not by this user; that is no fault of the clip.
+        StoreUnavailable, StoreRefused: If it cannot be read now, or not by this user, which says nothing about the clip.
     """
     try:
         content = storage.read_bytes(storage.join(output, clip.clip_uri))
@@ -32,7 +32,7 @@ def _compare_files(output: str, clip: StoredClip, content: bytes) -> Iterator[st
     if digest != clip.sha256:
         yield f"sha256={digest}: must be {clip.sha256}"
     if storage.stat(storage.join(output, clip.poster_uri)) is None:
-        yield f"{clip.poster_uri}: nothing lies there"
+        yield f"{clip.poster_uri}: does not exist"
 
 
 def _compare_pictures(clip: StoredClip, content: bytes) -> Iterator[str]:
@@ -45,7 +45,7 @@ def _compare_pictures(clip: StoredClip, content: bytes) -> Iterator[str]:
                 size, rate = (stream.width, stream.height), stream.average_rate
                 num_frames = sum(1 for _ in video.decode(stream))
         except (av.FFmpegError, IndexError) as error:
-            yield f"does not decode: {error}"
+            yield f"cannot be decoded: {error}"
             return
     if num_frames != clip.num_frames:
         yield f"num_frames={num_frames}: must be {clip.num_frames}"

@@ -1,4 +1,4 @@
-"""Frames -> an MP4 and a poster, made in memory: what is killed, or has no room on its disk, leaves no file behind."""
+"""Frames -> an MP4 and a poster, in memory, so that neither a kill nor a full disk leaves a file behind."""
 
 import io
 
@@ -11,9 +11,9 @@ JPEG_QUALITY = 90
 
 
 def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
-    """H.264 yuv420p in BT.709, with its index first so that it plays while it loads.
+    """H.264 yuv420p in BT.709, with the index first so that it plays while it downloads.
 
-    The same frames do not always give the same bytes: x264's macroblock tree differs now and then where AVX-512 is used.
+    The same frames do not always give the same bytes: with AVX-512, x264's macroblock tree differs now and then.
 
     Args:
         frames_FHWC: uint8 (F, H, W, 3) RGB; H and W even.
@@ -24,7 +24,7 @@ def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
     file = io.BytesIO()
 
     def read_again(url: str, flags: int, options: dict[str, str]) -> io.BytesIO:
-        """To move the index, ffmpeg reads what it wrote while it writes it once more."""
+        """To move the index to the front, ffmpeg reads its own output while it writes it again."""
         return io.BytesIO(file.getvalue())
 
     options = {"movflags": "+faststart"}

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import HeadLost, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
@@ -24,10 +23,10 @@ from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
 from lynx_batch.preparation.forecast import cost_model, ways_to_render
+from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.package import refuse_private_paths
 from lynx_batch.preparation.prepare import PreparedRun, Selection, describe_rejections, origin_of, prepare
-from lynx_batch.preparation.staging import find_model
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_batch.rendering.software import software_versions
 from lynx_batch.rendering.tasks import WorkerSettings
@@ -96,8 +95,8 @@ def render(
         recorder.settle_past()
         announce(_describe(run_id, config.output, prepared, recorder))
         if recorder.open_clips:
-            settings = _worker_settings(config, run_id, prepared.identity, is_store_safe=is_store_safe)
-            _drive(config, settings, recorder, watch)
+            settings = _worker_settings(config, run_id, prepared.model, is_store_safe=is_store_safe)
+            _drive(config, settings, prepared.model, recorder, watch)
 
     with beating(config.output, run_id):
         stopped_by, is_refused = _carry_out(render_open, recorder, prepared.outage)
@@ -167,24 +166,24 @@ def _probe(output: str, *, is_unsafe_allowed: bool) -> bool:
     return True
 
 
-def _worker_settings(
-    config: RunConfig, run_id: str, identity: RenderIdentity, *, is_store_safe: bool
-) -> WorkerSettings:
+def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, *, is_store_safe: bool) -> WorkerSettings:
     return WorkerSettings(
         run_id=run_id,
         output=config.output,
-        model=find_model(config.model),
+        model=model.source,
         faces=config.faces,
         inputs=config.inputs,
         engine=config.engine,
-        identity=identity,
+        identity=model.identity,
         plan=ParallelPlan(),
         crf=config.video.crf,
         is_store_safe=is_store_safe,
     )
 
 
-def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, watch: Watch) -> None:
+def _drive(
+    config: RunConfig, settings: WorkerSettings, model: CheckedModel, recorder: RunRecorder, watch: Watch
+) -> None:
     """Renders the open clips on the cluster, each on the group that the plan gives it."""
 
     def watch_and_write(progress: Progress) -> None:
@@ -193,7 +192,7 @@ def _drive(config: RunConfig, settings: WorkerSettings, recorder: RunRecorder, w
 
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
-    cost = cost_model(config, read_timings(config.output, settings.identity))
+    cost = cost_model(config.engine, model, read_timings(config.output, model.identity))
     driver = Driver(
         schedule=schedule,
         settings=settings,

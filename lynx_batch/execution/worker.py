@@ -13,7 +13,7 @@ import ray
 
 from lynx_batch.home import ensure_home
 from lynx_batch.output import DELIVERY_FOLDERS
-from lynx_batch.preparation.staging import fetch_weights, localized
+from lynx_batch.preparation.staging import fetch_model
 from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.tasks import Failed, FramesReady, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_batch.stages import Span, Stage
@@ -114,5 +114,5 @@ class Worker:
 
 def _with_staged_weights(settings: WorkerSettings) -> WorkerSettings:
     """`settings` whose weights are on this machine, all of them."""
-    model, faces = localized(settings.model, settings.faces, fetch_weights)
+    model, faces = fetch_model(settings.model, settings.faces)
     return replace(settings, model=model, faces=faces)

@@ -17,7 +17,7 @@ from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, explain_columns
 from lynx_batch.intake.tags import read_json
 from lynx_batch.storage import SizeLimit, explained, list_files, path_of, read_bytes, redact, resolve
-from lynx_batch.store_errors import Deed
+from lynx_batch.store_errors import Operation
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
 
     Local photos of a local manifest are relative to its folder, so that both can move together.
     """
-    with explained(Deed.PUT, manifest):
+    with explained(Operation.WRITE, manifest):
         folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
 
     def place(uri: str | None) -> str | None:

@@ -79,7 +79,7 @@ def _list_parts(uri: str) -> list[str]:
         return [uri]
     files = [file.uri for file in list_files(uri)]
     if not files:
-        raise MissingObject(f"manifest {redact(uri)}: nothing lies there")
+        raise MissingObject(f"manifest {redact(uri)}: does not exist")
     parts = sorted(file for file in files if not _is_hidden(_path_below(uri, file)))
     if not parts:
         raise ConfigError(f"manifest {redact(uri)}: must hold a Parquet file")

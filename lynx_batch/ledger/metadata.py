@@ -21,7 +21,7 @@ from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.output import METADATA, parse_metadata_part
 from lynx_batch.parquet import FAULTS, checked
 from lynx_batch.stages import CLIP_STAGES
-from lynx_batch.store_errors import Deed
+from lynx_batch.store_errors import Operation
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -146,7 +146,7 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
     if not parts:
         return READ_SCHEMA.empty_table().select(columns or READ_SCHEMA.names)
     filesystem, path = storage.arrow_filesystem(folder)
-    with storage.explained(Deed.READ, folder):
+    with storage.explained(Operation.READ, folder):
         dataset = ds.dataset(
             [storage.join(path, name) for name in parts],
             READ_SCHEMA,

@@ -1,14 +1,16 @@
 """How wide the group of each clip is, and on which node a group finds room.
 
 Throughput comes from the smallest group that fits memory. Wider groups are for urgent clips and for clips that would
-retry_while_unavailable the rest of the run.
+end after the rest of the run.
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lynx_batch.planning.cost import OTHER, CostModel, GpuType, Work
+from lynx_batch.errors import ConfigError
+from lynx_batch.planning.cost import GPU_TYPES, OTHER, CostModel, GpuType, Work
 
 GROUP_SIZES = (1, 2, 4, 8)
 
@@ -20,6 +22,9 @@ TOLERATED_EXCESS = 1.1
 
 NUM_HALVINGS = 40
 
+NODE_GPUS = 8
+POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
@@ -28,6 +33,22 @@ class Node:
     num_gpus: int
     gpu: GpuType
     usd_per_gpu_hour: float | None = None
+
+
+def parse_nodes(pools: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes of pools such as "64xH100@2.5" (USD per GPU-hour), with eight GPUs each. Raises ConfigError."""
+    types = {gpu.name.lower(): gpu for gpu in GPU_TYPES}
+    nodes = []
+    for pool in pools:
+        match = POOL.fullmatch(pool)
+        if match is None or match["gpu"].lower() not in types:
+            known = ", ".join(gpu.name for gpu in GPU_TYPES)
+            raise ConfigError(f"--gpus {pool!r}: must be such as 64xH100 or 64xH100@2.5, of one of {known}")
+        num, gpu = int(match["num"]), types[match["gpu"].lower()]
+        price = float(match["usd"]) if match["usd"] else None
+        sizes = [NODE_GPUS] * (num // NODE_GPUS) + [num % NODE_GPUS] * (num % NODE_GPUS > 0)
+        nodes += [Node(num_gpus=size, gpu=gpu, usd_per_gpu_hour=price) for size in sizes]
+    return tuple(nodes)
 
 
 class FreeGpus:

@@ -1,11 +1,11 @@
-"""What `plan` and `render` share: the cost model of a run file's model, and the ways to render its clips on some nodes."""
+"""What `plan` and `render` share: the cost model of a run, and the ways to render its clips on some nodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from lynx_batch.clip import ClipSpec, Rejection
-from lynx_batch.config import ClusterConfig, RunConfig
+from lynx_batch.config import ClusterConfig, EngineConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
@@ -13,18 +13,16 @@ from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
+from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import Selection, prepare
-from lynx_batch.preparation.staging import with_headers
-from lynx_model.checkpoints.adapter_spec import describe_adapters
-from lynx_model.engine.memory import ModelSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """What a run would find and take. `num_unreachable` rows wait for photos that their hosts do not give, as `outage` says.
+    """What a run would find, and how long it would take. Photos of `num_unreachable` rows are on hosts that are down, as `outage` says.
 
-    `num_timings` earlier clips corrected the shipped figures; for `num_unfit` clips no group has the memory, by the estimate; `ways`
-    is empty, and `chosen` None, if there is nothing to render.
+    `num_timings` earlier clips corrected the shipped figures. By the estimate, no group has enough memory for `num_unfit` clips.
+    If there is nothing to render, `ways` is empty and `chosen` is None.
     """
 
     num_rows: int
@@ -42,15 +40,15 @@ class RunForecast:
 
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
-    """What `render` would do on a cluster of `nodes`, by the code that it would use; writes nothing."""
+    """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
     prepared = prepare(config, selection, now)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = list_editions(config.output)
     committed = wanted.keys() & editions.in_force.keys()
     given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
-    timings = read_timings(config.output, prepared.identity)
-    cost = cost_model(config, timings)
+    timings = read_timings(config.output, prepared.model.identity)
+    cost = cost_model(config.engine, prepared.model, timings)
     ways = ways_to_render(clips, nodes, cost, config.cluster) if clips else []
     chosen = best(ways) if ways else None
     return RunForecast(
@@ -69,9 +67,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     )
 
 
-def cost_model(config: RunConfig, timings: Sequence[Timing]) -> CostModel:
-    """Shipped figures for the run's model and engine, corrected by what earlier runs took."""
-    engine = _engine(config)
+def cost_model(options: EngineConfig, model: CheckedModel, timings: Sequence[Timing]) -> CostModel:
+    """Shipped figures for the run's model and engine, corrected by how long earlier runs took."""
+    engine = Engine(size=model.size, setting=options.setting, has_image_guidance=model.adapters.has_image_guidance)
     works = works_of((timing.params for timing in timings), engine)
     observations = [
         Observation(gpu=gpu_type(t.device), group_size=t.group_size, work=work, seconds=t.seconds)
@@ -83,7 +81,7 @@ def cost_model(config: RunConfig, timings: Sequence[Timing]) -> CostModel:
 def ways_to_render(
     clips: Sequence[ClipSpec], nodes: tuple[Node, ...], cost: CostModel, cluster: ClusterConfig
 ) -> list[Option]:
-    """What each smallest group size that `cluster.gpus_per_group` leaves open comes to.
+    """One forecast for each smallest group size that `cluster.gpus_per_group` allows.
 
     Raises:
         ConfigError: If no node has as many GPUs as it asks for.
@@ -101,11 +99,3 @@ def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:
     if not most:
         raise ConfigError("cluster: must have a node with a GPU or a CPU core")
     return possible_sizes(nodes)
-
-
-def _engine(config: RunConfig) -> Engine:
-    source, _ = with_headers(config)
-    adapters = describe_adapters(source.id_adapter, source.ref_adapter)
-    return Engine(
-        size=ModelSize.of(source), setting=config.engine.setting, has_image_guidance=adapters.has_image_guidance
-    )

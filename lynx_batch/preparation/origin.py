@@ -1,6 +1,6 @@
-"""Where the manifest and the photos of a submitted job come from.
+"""Where the manifest and the photos of a submitted job came from.
 
-What a run keeps names them as their submitter does: a path in a job's package is another one at each submission.
+The records of a run name them as the submitter did, because their paths in a job's package differ with every submission.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ ORIGIN_FILE = "origin.json"
 
 
 class Origin(BaseModel):
-    """`manifest` is a URI; the relative photos in it start from `folder`. `photos` are the copies of photos that are read in their
-    place, by row, as paths below the folder of the run file.
+    """`manifest` is a URI; relative photos in it start from `folder`. `photos` maps rows to copies that are read instead, as paths
+    below the folder of the run file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +26,7 @@ class Origin(BaseModel):
 
 
 def read_origin(file: Path) -> Origin:
-    """The origin in a file that `submit` wrote, with absolute paths. Raises ConfigError if it is none."""
+    """Reads a file that `submit` wrote; its paths become absolute. Raises ConfigError if it is no such file."""
     try:
         origin = Origin.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:

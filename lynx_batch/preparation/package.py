@@ -1,8 +1,8 @@
-"""What travels with a submitted job: its run file, and the manifest and photos that lie on this machine.
+"""Packs a submitted job: its run file, and the manifest and photos that are on this machine.
 
-A photo travels only after it was decoded as a picture, so a row cannot make any other file travel. Any other path must be in a
-folder of `cluster.shared_paths`, or is refused. A run on several machines, where nothing travels, refuses photos outside of these
-folders, too.
+A photo is packed only after it was decoded as a picture, so a row cannot make any other file travel. Every other path must be
+inside a folder of `cluster.shared_paths`. A run on several machines that was not submitted refuses photos outside of these folders, too,
+because nothing travels with it.
 """
 
 import hashlib
@@ -27,8 +27,10 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
+from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import ORIGIN_FILE
-from lynx_batch.preparation.prepare import Selection, describe_problems, fit_to_model, identify_model, origin_of
+from lynx_batch.preparation.prepare import Selection, describe_problems, fit_to_base, origin_of
+from lynx_batch.preparation.staging import see_weights
 from lynx_model.errors import LynxError, MissingFile
 from lynx_model.faces.photo import read_photo
 
@@ -41,7 +43,7 @@ MAX_PACKAGE_BYTES = 90 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A job: a folder of files, the command to run in it, and what to note about it."""
+    """A job: a folder of files, the command to run in it, and the metadata to record with it."""
 
     run_id: str
     folder: Path
@@ -50,18 +52,18 @@ class Package:
 
 
 def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_allowed: bool = False) -> Package:
-    """Writes into `folder` a run file that means on the cluster what `config` means here, and what it needs beside it.
+    """Writes into `folder` a run file that means on the cluster what `config` means here, and the files that it needs.
 
     Raises:
-        ConfigError: If `render` would refuse the rows, a path is not the cluster's, or the photos are too many to travel.
-        InvalidParams, WeightsMismatch, EncoderMismatch, MissingObject: If the model can be seen from here, and is not fit.
+        ConfigError: If `render` would refuse the rows, the cluster may not have a path, or the photos are too large to travel.
+        InvalidParams, WeightsMismatch, EncoderMismatch, MissingObject: If the model can be read from here and is unfit.
     """
     now = datetime.now(UTC)
     refuse_private_paths(config)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
-    with suppress(MissingFile):  # what is not on this machine may be on the cluster's, and is checked there
-        identify_model(config)
+    with suppress(MissingFile):  # what this machine lacks the cluster may have; it is checked there
+        check_model(config)
     run_id, run_file = new_run_id(now), folder / RUN_FILE
     there = _localise(config, requests, folder)
     run_file.write_bytes(there.to_yaml())
@@ -89,8 +91,8 @@ def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
 
 
 def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> RunConfig:
-    """`config` on the cluster, with the whole manifest and the photos of `requests` that `folder` now holds, if any had to travel."""
-    shared_paths = (*config.cluster.shared_paths, ".")  # what travels is put to the same place on every node
+    """`config` for the cluster. Puts the whole manifest and the photos of `requests` into `folder` if any of them must travel."""
+    shared_paths = (*config.cluster.shared_paths, ".")  # what travels has the same path on every node
     cluster = config.cluster.model_copy(update={"address": "auto", "shared_paths": shared_paths})
     changes: dict[str, object] = {"cluster": cluster}
     private = {r.row: storage.path_of(r.subject_uri) for r in requests if _is_private(r.subject_uri, config)}
@@ -106,7 +108,7 @@ def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> R
 
 
 def _is_private(uri: str, config: RunConfig) -> bool:
-    """Whether `uri` means a file of this machine that the cluster's machines may not have."""
+    """Whether `uri` is a file of this machine that other machines of the cluster may not have."""
     path = storage.path_of(uri)
     if path is None:
         return False
@@ -114,17 +116,19 @@ def _is_private(uri: str, config: RunConfig) -> bool:
 
 
 def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
-    """Raises ConfigError if the run file or `photos` name files of this machine that the cluster's machines may not have."""
-    rule = "the cluster may not have it; take a bucket, or a folder that all nodes have and name it in cluster.shared_paths"
+    """Raises ConfigError if the run file or `photos` name files that other machines of the cluster may not have."""
+    rule = (
+        "the cluster may not have it; use a bucket, or a folder that all nodes have and that cluster.shared_paths names"
+    )
     named = chain(named_paths(config), (("subject_uri", photo) for photo in photos))
     faults = [f"{key}={uri!r}: {rule}" for key, uri in named if _is_private(uri, config)]
     if faults:
         more = [f"... and {len(faults) - MAX_FAULTS_SHOWN} more"] if len(faults) > MAX_FAULTS_SHOWN else []
-        raise ConfigError("\n  ".join(["the run names what is on this machine:", *faults[:MAX_FAULTS_SHOWN], *more]))
+        raise ConfigError("\n  ".join(["the run names files of this machine:", *faults[:MAX_FAULTS_SHOWN], *more]))
 
 
 def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> list[ClipRequest]:
-    """The requests of the good rows. Raises ConfigError if `selection` wants all of them to be good."""
+    """The requests of the good rows. Raises ConfigError for bad rows, unless `selection` allows them."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, folder_of(config.manifest))
     private = dict.fromkeys(r.subject_uri for r in requests if _is_private(r.subject_uri, config))
     faults = {uri: rule for uri in private if (rule := _explain_picture(uri, config.inputs)) is not None}
@@ -134,9 +138,10 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
         if request.subject_uri in faults
     ]
     try:
-        _, unfit, _ = fit_to_model(config, requests)
+        base = see_weights(config.model.base).path
+        _, unfit, _ = fit_to_base(base, config.defaults, requests)
         problems += unfit
-    except MissingFile:  # what is not on this machine may be on the cluster's, and is checked there
+    except MissingFile:  # what this machine lacks the cluster may have; it is checked there
         warn_of_long_texts(requests)
     if not selection.allow_duplicates:
         problems += find_duplicates(keys_of_requests(requests))
@@ -155,7 +160,7 @@ def _explain_picture(uri: str, inputs: InputsConfig) -> str | None:
 
 
 def _read_picture(uri: str, inputs: InputsConfig) -> bytes:
-    """The file of a photo, which was decoded. Raises LynxError if it is none that `inputs` lets be read."""
+    """The bytes of a photo that decodes. Raises LynxError if it does not, or if `inputs` does not allow it."""
     content = read_photo_file(uri, inputs)
     read_photo(content)
     return content
@@ -166,12 +171,12 @@ def _check_size(manifest: str, photos: set[Path]) -> None:
     if num_bytes > MAX_PACKAGE_BYTES:
         raise ConfigError(
             f"manifest={storage.redact(manifest)!r}: with {len(photos)} photos of this machine it has "
-            f"{num_bytes / 2**20:.0f} MiB, and at most {MAX_PACKAGE_BYTES // 2**20} travel with a job; take a bucket"
+            f"{num_bytes / 2**20:.0f} MiB, but a job takes at most {MAX_PACKAGE_BYTES // 2**20}; use a bucket"
         )
 
 
 def _pack_photos(photos: dict[int, Path], inputs: InputsConfig, folder: Path) -> dict[int, str]:
-    """Copies each distinct photo into `folder` once; gives each row's path in it."""
+    """Copies each distinct photo into `folder` once. Returns the path in it for each row."""
     (folder / "photos").mkdir()
     packed = {photo: _pack_photo(photo, inputs, folder) for photo in set(photos.values())}
     return {row: packed[photo] for row, photo in photos.items()}

@@ -1,8 +1,8 @@
-"""Weights that lie in a store, localized to this machine: whole for whoever renders, as outlines for whoever only checks.
+"""Copies weights from a store to this machine: all of them to render, or only their headers to check a model.
 
-A folder of a store must hold its `lynx-fingerprint.json`, and is kept by that fingerprint below the user's cache folder
-(`XDG_CACHE_HOME` moves it): it is fetched once, however many workers, runs and URIs ask for it. Each time it is asked for, files that
-are not what the fingerprint says are fetched again.
+A folder in a store must hold its `lynx-fingerprint.json`. Its copy lies below the user's cache folder (`XDG_CACHE_HOME` moves it)
+under the value of that fingerprint, so it is fetched once, however many workers, runs and URIs ask for it. Each request fetches
+again those files that differ from what the fingerprint says.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ import platformdirs
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.config import FacesConfig, ModelConfig, RunConfig
+from lynx_batch.config import FacesConfig
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_model.checkpoints.digests import FileDigest, digest_files
 from lynx_model.checkpoints.fingerprint import (
@@ -37,97 +37,86 @@ from lynx_model.checkpoints.names import below
 from lynx_model.checkpoints.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.identity import ARCFACE_HEAD_BYTES
-from lynx_model.spec import REF_FILE, ModelSource
+from lynx_model.spec import ModelSource
 
 log = structlog.get_logger()
 
 NUM_PARALLEL_FILES = 8
 
-Fetch = Callable[[str], str]
-"""The path on this machine of weights at a URI; a path stays as it is."""
+
+@dataclass(frozen=True, slots=True)
+class SeenWeights:
+    """Weights whose headers can be read at `path`: the folder or file itself, or a headers-only copy of one in a store."""
+
+    path: str
+    _stored: "_StoredWeights | None" = None
+
+    def fingerprint(self, found_at: Path | None = None) -> str:
+        """The fingerprint of the whole weights. Those of this machine are hashed, in `found_at` if `path` is only a name.
+
+        Raises:
+            MissingFile: If there is nothing, or nothing that can be read.
+            WeightsMismatch: If the weights are not what was fetched, or their fingerprint cannot be understood.
+        """
+        if self._stored is not None:
+            stored = self._stored
+            return stored.fingerprint.files[stored.file].sha256 if stored.file else stored.fingerprint.value
+        path = found_at or Path(self.path)
+        return fingerprint_file(path) if path.is_file() else fingerprint_folder(path)
 
 
-def find_model(model: ModelConfig) -> ModelSource:
-    """Where the weights of `model` lie, be it here or in a store."""
-    source, folder = model.source, model.adapters
-    if isinstance(folder, str) and not storage.is_local(folder) and storage.stat(storage.join(folder, REF_FILE)):
-        return replace(source, ref_adapter=folder)
-    return source
-
-
-def localized(model: ModelSource, faces: FacesConfig, fetch: Fetch) -> tuple[ModelSource, FacesConfig]:
-    """The same weights, on this machine."""
-    local_model = replace(
-        model,
-        base=fetch(model.base),
-        id_adapter=fetch(model.id_adapter),
-        ref_adapter=fetch(model.ref_adapter) if model.ref_adapter else None,
-        loras=tuple(replace(lora, file=fetch(lora.file)) for lora in model.loras),
-    )
-    return local_model, faces.model_copy(update={"pack": fetch(faces.pack), "identity": fetch(faces.identity)})
-
-
-def with_headers(config: RunConfig) -> tuple[ModelSource, FacesConfig]:
-    """The weights of a run, with headers-only copies of what lies in a store; raises as `fetch_headers` does."""
-    return localized(find_model(config.model), config.faces, fetch_headers)
+def fetch_model(model: ModelSource, faces: FacesConfig) -> tuple[ModelSource, FacesConfig]:
+    """The same weights on this machine, all of them. Raises as `fetch_weights` does."""
+    fetched = {uri: fetch_weights(uri) for uri in (*model.parts, faces.pack, faces.identity)}
+    local_faces = faces.model_copy(update={"pack": fetched[faces.pack], "identity": fetched[faces.identity]})
+    return model.moved(fetched), local_faces
 
 
 def fetch_weights(uri: str) -> str:
-    """A folder of weights, or one file of it, copied to this machine. Blocks while another process copies the same.
+    """Copies a folder of weights, or one file of it, to this machine and gives its path. A path stays as it is.
+
+    Blocks while another process copies the same weights.
 
     Raises:
-        MissingObject: If the folder, or its fingerprint, is not there.
+        MissingObject: If the folder, or its fingerprint, does not exist.
         WeightsMismatch: If the folder does not hold what its fingerprint says.
-        Transient: If the store fails or the disk is too small; another call goes on with the files that are missing.
+        Transient: If the store fails or the disk is too small. The next call fetches only the files that are still missing.
     """
-    return _fetch(uri, "weights", _copy_all)
+    return uri if storage.is_local(uri) else _fetch(_find(uri), "weights", _copy_all)
 
 
-def fetch_headers(uri: str) -> str:
-    """As `fetch_weights`, but a few megabytes instead of gigabytes: enough to check and fingerprint weights, not to load them.
+def see_weights(uri: str) -> SeenWeights:
+    """As `fetch_weights`, but a headers-only copy: megabytes instead of gigabytes, enough to check and fingerprint weights.
 
-    Files have their names and sizes; JSON is whole, safetensors files have their header, PyTorch's the names of their tensors,
-    and the rest is a hole.
+    Every file has its name and its size. JSON files are whole, safetensors files have their headers, PyTorch files the names
+    of their tensors, and the rest is a hole.
     """
-    return _fetch(uri, "headers", _copy_all_headers)
-
-
-def fingerprint(weights: str) -> str:
-    """What names a folder of weights, or one file of it, on this machine or in a store.
-
-    Raises:
-        MissingFile, MissingObject: If there is nothing, or nothing that can be read.
-        WeightsMismatch: If it is not what was fetched, or its fingerprint cannot be understood.
-    """
-    if storage.is_local(weights):
-        path = Path(weights)
-        return fingerprint_file(path) if path.is_file() else fingerprint_folder(path)
-    stored = _find(weights)
-    return stored.fingerprint.files[stored.file].sha256 if stored.file else stored.fingerprint.value
+    if storage.is_local(uri):
+        return SeenWeights(uri)
+    stored = _find(uri)
+    return SeenWeights(_fetch(stored, "headers", _copy_all_headers), stored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StoredWeights:
-    """Files of a folder in a store. `file` is the one that was asked for, empty if it was the folder."""
+    """Files of a folder in a store. `file` is the requested file; empty means the whole folder."""
 
     folder: str
     fingerprint: Fingerprint
     file: str = ""
 
 
-def _fetch(uri: str, kind: str, fill: Callable[[Path, _StoredWeights], bool]) -> str:
-    if storage.is_local(uri):
-        return uri
-    weights = _find(uri)
+def _fetch(weights: _StoredWeights, kind: str, fill: Callable[[Path, _StoredWeights], bool]) -> str:
+    shown = storage.redact(weights.folder)
     home = platformdirs.user_cache_path("lynx-batch") / kind / weights.fingerprint.value
     with _locked(home):
-        folder = below(home, PurePosixPath(weights.folder).name, source=storage.redact(uri))
+        folder = below(home, PurePosixPath(weights.folder).name, source=shown)
         folder.mkdir(exist_ok=True)
         started_s = time.perf_counter()
         if fill(folder, weights):
             keep_fingerprint(folder, weights.fingerprint)
             seconds = round(time.perf_counter() - started_s, 2)
-            log.info("weights_fetched", uri=storage.redact(uri), kind=kind, seconds=seconds)
+            log.info("weights_fetched", uri=shown, kind=kind, seconds=seconds)
     return str(folder / weights.file)
 
 
@@ -149,14 +138,14 @@ def _read(folder: str) -> _StoredWeights:
     try:
         text = storage.read_bytes(kept)
     except MissingObject as error:
-        advice = "`lynx-batch models check FOLDER` makes it: do that first, then copy the folder to the store"
+        advice = "run `lynx-batch models check FOLDER` to make it, then copy the folder to the store again"
         raise MissingObject(f"{error}; {advice}") from error
     return _StoredWeights(folder=folder, fingerprint=parse_fingerprint(text, source=storage.redact(kept)))
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    """Lets one process in at a time. The lock ends with the process that holds it, however that ends."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -164,7 +153,7 @@ def _locked(home: Path) -> Iterator[None]:
 
 
 def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
-    """Makes `folder` hold the files of `weights` and no other; whether there was anything to do."""
+    """Makes `folder` hold exactly the files of `weights`. Returns whether anything was fetched."""
     missing = _remove_others(folder, weights, _find_copies(folder, weights.fingerprint.files))
     needed_bytes = sum(weights.fingerprint.files[path].num_bytes for path in missing)
     free_bytes = shutil.disk_usage(folder).free
@@ -181,20 +170,20 @@ def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
 
 
 def _copy_all_headers(folder: Path, weights: _StoredWeights) -> bool:
-    """As `_copy_all`, with outlines of the files."""
+    """As `_copy_all`, with headers-only copies."""
     missing = _remove_others(folder, weights, _find_header_copies(folder, weights.fingerprint.files))
     _bring(folder, weights, missing, _copy_headers)
     return bool(missing)
 
 
 def _find_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
-    """The files of `digests` that are in `folder`, with their content."""
+    """The files of `digests` whose content is in `folder`."""
     found = digest_files(folder, [path for path in digests if (folder / path).is_file()])
     return {path for path, digest in found.items() if digest == digests[path]}
 
 
 def _find_header_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[str]:
-    """The outlines in `folder` of the files of `digests`: whole where a file is JSON, else of their size."""
+    """The files of `digests` that have a headers-only copy in `folder`: JSON files by content, others by size."""
     whole = {path: digest for path, digest in digests.items() if path.endswith(".json")}
     others = {path: folder / path for path in digests if path not in whole}
     return _find_copies(folder, whole) | {
@@ -203,7 +192,7 @@ def _find_header_copies(folder: Path, digests: Mapping[str, FileDigest]) -> set[
 
 
 def _remove_others(folder: Path, weights: _StoredWeights, good: set[str]) -> set[str]:
-    """Removes all weights in `folder` but the `good` ones; what of `weights` is missing then."""
+    """Removes all weights in `folder` except the `good` ones. Returns the files of `weights` that are still missing."""
     with suppress(MissingFile):
         for path in set(weight_files(folder)) - good:
             below(folder, path, source=str(folder)).unlink()
@@ -213,7 +202,7 @@ def _remove_others(folder: Path, weights: _StoredWeights, good: set[str]) -> set
 def _bring(
     folder: Path, weights: _StoredWeights, paths: set[str], bring: Callable[[str, Path, FileDigest], None]
 ) -> None:
-    """Calls `bring` with the URI, the place and the digest of each file, many at once."""
+    """Calls `bring` with the URI, the local path and the digest of each file, many at once."""
     source = storage.redact(storage.join(weights.folder, FINGERPRINT_FILE))
 
     def bring_in(path: str) -> None:
@@ -236,7 +225,7 @@ def _copy_headers(uri: str, file: Path, digest: FileDigest) -> None:
 
 
 def _read_headers(uri: str) -> bytes:
-    """What of a file tells how it is to be loaded."""
+    """The part of a file that says how it is loaded."""
     if uri.endswith(".json"):
         return storage.read_bytes(uri)
     if uri.endswith(".safetensors"):

@@ -13,9 +13,10 @@ from lynx_batch.config import RunConfig, override
 from lynx_batch.delivery.video import encode_mp4
 from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, Transient
 from lynx_batch.inputs import read_photo_file
+from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.prepare import Selection, prepare_rows
-from lynx_batch.preparation.staging import fetch_weights, find_model, localized
+from lynx_batch.preparation.staging import fetch_model
 from lynx_model.checkpoints.published import models_root
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
@@ -47,9 +48,10 @@ def render_one(
     Raises:
         Permanent: If the photo, the prompt, the model or `out` is unfit; before the model is loaded.
     """
-    clip = _identify(config, photo, face_index, prompt)
+    model = check_model(config)
+    clip = _identify(config, model, photo, face_index, prompt)
     _make_room(out)
-    source, faces = localized(find_model(config.model), config.faces, fetch_weights)
+    source, faces = fetch_model(model.source, config.faces)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
     (portrait,) = clip.portraits
     picture = read_photo(read_photo_file(portrait.uri, config.inputs), is_parity=faces.parity)
@@ -58,12 +60,10 @@ def render_one(
         announce(f"{photo}: {describe_turn(subject.turned_degrees)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     announce(f"loading {config.model.base} on {device}")
-    pipe = LynxPipeline.load(
-        base=source.base,
-        adapters={"id": source.id_adapter, "ref": source.ref_adapter},
+    pipe = LynxPipeline.load_source(
+        source,
         device=device,
         dtype=config.engine.dtype,
-        loras=source.loras,
         engine=config.engine.options,
     )
     frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))
@@ -80,11 +80,11 @@ def _make_room(out: Path) -> None:
         raise ConfigError(f"--out {out}: must be a file, but is a folder")
 
 
-def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str) -> ClipSpec:
+def _identify(config: RunConfig, model: CheckedModel, photo: str, face_index: int | None, prompt: str) -> ClipSpec:
     face = pa.array([face_index], pa.int64())
     row = pa.table({"row": [0], "subject_uri": [photo], "face_index": face, "prompt": [prompt]})
     origin = Origin(manifest="", folder=str(Path.cwd()))
-    prepared = prepare_rows(config, row, origin, Selection(), datetime.now(UTC))
+    prepared = prepare_rows(config, model, row, origin, Selection(), datetime.now(UTC))
     for rejection in prepared.rejections:
         is_passing = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
         raise (Transient if is_passing else ConfigError)(f"{rejection.error_type}: {rejection.error}")

@@ -78,13 +78,11 @@ class Renderer:
     def __init__(self, settings: WorkerSettings, *, rank: int, device: str) -> None:
         self._settings, self._rank = settings, rank
         faces = FaceReader.load(settings.faces.pack, settings.faces.identity, is_parity=settings.faces.parity)
-        self._pipe = LynxPipeline.load(
-            base=settings.model.base,
-            adapters={"id": settings.model.id_adapter, "ref": settings.model.ref_adapter},
+        self._pipe = LynxPipeline.load_source(
+            settings.model,
             device=device,
             dtype=settings.engine.dtype,
             faces=faces,
-            loras=settings.model.loras,
             plan=settings.plan,
             engine=settings.engine.options,
         )

@@ -24,7 +24,8 @@ from lynx_batch.execution.group import Group
 from lynx_batch.execution.placement import Placements
 from lynx_batch.execution.run import render
 from lynx_batch.planning import upkeep
-from lynx_batch.preparation.prepare import Selection, identify_model
+from lynx_batch.preparation.model import check_model
+from lynx_batch.preparation.prepare import Selection
 from tests.builders import row
 from tests.jobs import Job, decode, wait_until, worker_settings
 
@@ -229,7 +230,7 @@ def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
 def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cluster: Cluster) -> None:
     cluster.add_node(**{**NODE, "num_cpus": 2})
     config = load_run_config(make_job(1).folder / "run.yaml", {"cluster.address": cluster.address})
-    settings = worker_settings(config, identify_model(config), run_id=f"{datetime.now(UTC):%H%M%S}")
+    settings = worker_settings(config, check_model(config), run_id=f"{datetime.now(UTC):%H%M%S}")
     with connected(config.cluster) as slots:
         placements = Placements(slots)
         for number in range(20):

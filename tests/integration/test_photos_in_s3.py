@@ -113,7 +113,7 @@ def test_an_answer_that_is_shorter_than_the_object_is_asked_for_again_and_never_
     (problem,) = hash_photos(["s3://photos/a.jpg"], inputs).values()
     assert isinstance(problem, PhotoProblem)
     assert problem.is_transient
-    assert "4 of 10 bytes came" in problem.error
+    assert "4 of 10 bytes arrived" in problem.error
     unfit.num_cuts = 1
     assert [*hash_photos(["s3://photos/a.jpg"], inputs).values()] == [hashlib.sha256(PHOTO).hexdigest()]
 

@@ -34,7 +34,7 @@ def job(tmp_path: Path, face_pack: Path) -> Job:
 def load(job: Job) -> tuple[Renderer, list[ClipSpec]]:
     config = load_run_config(job.folder / "run.yaml", {})
     prepared = prepare(config, Selection(), datetime.now(UTC))
-    return Renderer(worker_settings(config, prepared.identity), rank=0, device="cpu"), prepared.clips
+    return Renderer(worker_settings(config, prepared.model), rank=0, device="cpu"), prepared.clips
 
 
 def num_frame_sets() -> int:
@@ -69,7 +69,7 @@ def test_the_commit_tells_that_the_face_lay_turned(job: Job) -> None:
 
 def test_a_subject_that_was_read_ahead_is_not_read_again(job: Job) -> None:
     renderer, (clip, *_) = load(job)
-    renderer.prefetch(clip)
+    renderer.prefetch(RenderTask(clip=clip, attempt="a0"))
     (job.folder / "photo.jpg").unlink()
     assert isinstance(renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None), FramesReady)
 
@@ -77,7 +77,7 @@ def test_a_subject_that_was_read_ahead_is_not_read_again(job: Job) -> None:
 def test_what_cannot_be_read_ahead_is_told_when_it_is_rendered(job: Job) -> None:
     renderer, (clip, *_) = load(job)
     (job.folder / "photo.jpg").unlink()
-    renderer.prefetch(clip)
+    renderer.prefetch(RenderTask(clip=clip, attempt="a0"))
     failed = renderer.render(RenderTask(clip=clip, attempt="a0"), lambda step, num_steps: None)
     assert isinstance(failed, Failed)
     assert (failed.error_type, failed.fault, [span.stage for span in failed.spans]) == (

@@ -81,7 +81,7 @@ def test_a_commit_that_is_another_clips_is_damaged(output: str, edition: int) ->
     assert "must be the commit of its name, but is edition 1 of aa11" in told.stdout
     assert list_editions(output).in_force == {"aa11": 1}
     table = invoke("status", output, "--clips").stdout
-    assert "no commit is in force any more: the next run renders it anew" in table
+    assert "its commit is no longer in force: the next run renders it again" in table
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "retry", "prune"])
@@ -144,8 +144,8 @@ def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> 
     assert result.exit_code == 3
     assert "clip aa11: sha256=" in result.stdout
     assert "clip bb22:" in result.stdout
-    assert "nothing lies there" in result.stdout
-    for fault in ("num_bytes=", "num_frames=1: must be 5", "cc33/run-1.jpg: nothing lies there"):
+    assert "does not exist" in result.stdout
+    for fault in ("num_bytes=", "num_frames=1: must be 5", "cc33/run-1.jpg: does not exist"):
         assert fault in result.stdout
     assert "3 of 3 clips read, 3 faulty" in result.stdout
 
@@ -244,11 +244,11 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
     repaired = invoke("verify", output, "--repair")
 
     assert repaired.exit_code == 3
-    assert "2 commits withdrawn; the next `lynx-batch render` renders these clips anew" in repaired.stdout
+    assert "2 commits withdrawn; the next `lynx-batch render` renders these clips again" in repaired.stdout
     editions = list_editions(output)
     assert (editions.in_force, editions.wanted("aa11"), editions.wanted("bb22")) == ({}, 2, 2)
     withdrawal = Withdrawal.model_validate_json(storage.read_bytes(f"{output}/commits/aa/aa11.e1.withdrawn.json"))
-    assert (withdrawal.command, "nothing lies there" in withdrawal.reason) == ("verify --repair", True)
+    assert (withdrawal.command, "does not exist" in withdrawal.reason) == ("verify --repair", True)
     frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
     delivered = deliver(frames, output=output, clip_id="aa11", attempt="run-2", fps=16, crf=30)
     commit(output, record("aa11").model_copy(update={"edition": 2, "attempt": "run-2", **asdict(delivered)}))
@@ -261,7 +261,7 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
 @pytest.mark.parametrize("command", ["status", "retry", "verify", "prune"])
 def test_a_place_without_a_run_is_refused(command: str, tmp_path: Path) -> None:
     refused = invoke(command, str(tmp_path / "mistyped"))
-    assert (refused.exit_code, "mistyped: must be a place that runs have written to" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "mistyped: must be an output location" in refused.stderr) == (2, True)
 
 
 def test_no_word_of_a_clip_acts_as_markup(output: str) -> None:

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+import lynx_batch
+import lynx_model
+
 HEAVY = {
     *("torch", "ray", "diffusers", "transformers", "xfuser", "insightface", "cv2", "onnx", "onnxruntime", "av"),
     *("huggingface_hub", "scipy", "skimage", "pandas"),
@@ -35,6 +38,20 @@ def test_intake_imports_nothing_heavy(module: str) -> None:
 
 def test_a_driver_imports_ray_and_nothing_of_the_model() -> None:
     assert modules_after("import lynx_batch.execution.run") & HEAVY == {"ray"}
+
+
+@pytest.mark.parametrize(
+    "code", ["import lynx_batch", "import lynx_model", "from lynx_batch import plan, render, read_metadata"]
+)
+def test_what_programs_import_is_light(code: str) -> None:
+    assert modules_after(code) & HEAVY == set()
+
+
+def test_what_programs_call_is_exported() -> None:
+    for package in (lynx_batch, lynx_model):
+        assert all(callable(getattr(package, name)) for name in package.__all__)
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing  # noqa: B018
 
 
 def test_planning_imports_nothing_heavy() -> None:

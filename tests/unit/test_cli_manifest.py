@@ -68,7 +68,7 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "-1"], "--seeds '-1': -1 must be between"),
         (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1_000"], "--seeds '1_000': must be whole numbers"),
         (["--photos", "none", "--prompts", PROMPTS], "photos none: must be a folder"),
-        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: nothing lies there"),
+        (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: does not exist"),
     ],
 )
 def test_what_cannot_be_built_ends_with_2_and_the_reason(arguments: list[object], message: str) -> None:
@@ -146,14 +146,14 @@ def test_a_run_files_model_limits_the_blocks() -> None:
     Path("run.yaml").write_text(run_file.format("nowhere"), encoding="utf-8")
     result = run("check", "m.parquet", "--run", "run.yaml")
     assert result.exit_code == 0
-    assert "are not compared with the model: " in result.stderr
+    assert "were not compared with the model: " in result.stderr
 
 
 def test_an_expired_consent_is_told_and_no_problem() -> None:
     write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
     result = run("check", "m.parquet")
     assert result.exit_code == 0
-    assert "1 row(s) will be rejected, because their consent has expired:" in result.stdout
+    assert "1 row(s) will be rejected because their consent has expired:" in result.stdout
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> No
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_a_manifest_that_is_none_ends_with_2_and_the_reason(command: str) -> None:
     result = run(command, "none.parquet")
-    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: nothing lies there\n")
+    assert (result.exit_code, result.stderr) == (2, "error: manifest none.parquet: does not exist\n")
 
 
 def test_a_faulty_where_ends_with_2_and_the_reason() -> None:
@@ -235,7 +235,7 @@ def test_the_command_that_lists_all_lists_all_that_a_plan_refuses(face_pack: Pat
     write_run(Path(), face_pack, manifest="m.parquet")
     refused = invoke("plan", "run.yaml")
     assert refused.exit_code == 2
-    pointer = "... and 1 more; `lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all to FILE"
+    pointer = "... and 1 more; `lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all of them to FILE"
     assert pointer in refused.stderr
     assert [problem["row"] for problem in problems_of("--run", "run.yaml", "--photos")] == list(range(1, 52))
 

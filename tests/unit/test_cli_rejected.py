@@ -46,7 +46,7 @@ def test_every_row_that_was_rejected_is_printed_and_keeps_its_inputs(run_file: P
     for told in (
         "  row 0: width=100: must be a positive multiple of 16 px",
         "  row 1: consent_expires_at=2020-01-01T00:00:00+00:00: must be in the future",
-        f"  row 2: subject_uri={photo}: nothing lies there",
+        f"  row 2: subject_uri={photo}: does not exist",
     ):
         assert told in result.stdout
     output = str(run_file.with_name("out"))
@@ -61,7 +61,7 @@ def test_every_row_that_was_rejected_is_printed_and_keeps_its_inputs(run_file: P
 
     listed = invoke("status", output, "--clips").stdout
     assert listed.count("rejected") >= 3
-    for told in ("wave", "She waves.", "width=100", "nothing lies there"):
+    for told in ("wave", "She waves.", "width=100", "does not exist"):
         assert told in listed
 
 
@@ -70,7 +70,7 @@ def test_a_rejected_row_is_listed_until_a_newer_run_takes_it_or_all_rows(run_fil
 
     def listed() -> list[str]:
         lines = invoke("status", output, "--clips").stdout.splitlines()
-        return [line.split()[1] for line in lines if "nothing lies" in line and line.startswith("│")]
+        return [line.split()[1] for line in lines if "does not exist" in line and line.startswith("│")]
 
     write(run_file, {"seed": 1}, {"seed": 2}, {"seed": 3})
     for options, expected in ((["--where", "seed < 3"], ["0", "1"]), (["--where", "seed > 1"], ["0", "1", "2"])):
@@ -85,11 +85,11 @@ def test_more_rejected_rows_than_a_screen_holds_are_in_the_list_that_is_named(ru
     num = MAX_PROBLEMS_SHOWN + 7
     write(run_file, *({"seed": seed} for seed in range(num)))
     told = invoke("render", str(run_file)).stdout
-    assert told.count(": nothing lies there") == MAX_PROBLEMS_SHOWN
+    assert told.count(": does not exist") == MAX_PROBLEMS_SHOWN
     output = str(run_file.with_name("out"))
     assert f"... and 7 more: `lynx-batch status {output} --clips` lists all" in told
     listed = invoke("status", output, "--clips").stdout.splitlines()
-    assert sum("nothing lies there" in line for line in listed if line.startswith("│")) == num
+    assert sum("does not exist" in line for line in listed if line.startswith("│")) == num
 
 
 @pytest.mark.parametrize("command", [["render"], ["plan"], ["submit"], ["manifest", "show"]])

@@ -190,9 +190,9 @@ def test_yes_and_no_are_text_and_mean_true_and_false_where_that_is_asked_for(tmp
 
 def test_a_key_that_comes_twice_is_an_error_in_run_files_and_overrides(tmp_path: Path) -> None:
     text = MINIMAL + "defaults: {width: 480}\nvideo: {crf: 20}\ndefaults: {height: 480}\n"
-    with pytest.raises(ConfigError, match=r"(?s)run\.yaml: key 'defaults': must not come twice.*line 6"):
+    with pytest.raises(ConfigError, match=r"(?s)run\.yaml: key 'defaults': must not appear twice.*line 6"):
         load_run_config(write(tmp_path, text), {})
-    with pytest.raises(ConfigError, match=r"(?s)--set 'defaults=.*key 'seed': must not come twice"):
+    with pytest.raises(ConfigError, match=r"(?s)--set 'defaults=.*key 'seed': must not appear twice"):
         parse_override("defaults={seed: 1, seed: 2}")
     assert parse_overrides(["defaults.seed=1", "defaults.seed=2"]) == {"defaults.seed": 2}, "as options do"
 

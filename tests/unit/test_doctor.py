@@ -12,9 +12,10 @@ from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
 from lynx_batch.config import EngineConfig, FacesConfig, RunConfig, load_run_config
+from lynx_batch.preparation.model import locate_model
 from lynx_model.checkpoints.fingerprint import fingerprint_folder
 from lynx_model.engine.machine import Gpu, Machine
-from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize
+from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize
 from lynx_model.engine.precision import missing_fp8_need
 from tests.models import BASE, MODEL, ROOT
 from tests.stores import put, refusing_store
@@ -40,7 +41,9 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["doctor", *demo])
     assert result.exit_code == 0, result.output
     told = " ".join(result.output.replace("│", "").split())
-    assert "takes what a run puts, create-only puts included" in told, "wherever a long path makes the line break"
+    assert "accepts everything that a run writes, including create-only puts" in told, (
+        "wherever a long path makes the line break"
+    )
     assert "complete, and its parts fit each other; face pack free-yunet-sface" in result.output
     assert "this run, 17 frames of 160x96, float32" in result.output
     assert not list((tmp_path / "out").rglob("_probe-*"))
@@ -49,7 +52,7 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
-        ("manifest", "nowhere.parquet", "nothing lies there"),
+        ("manifest", "nowhere.parquet", "does not exist"),
         ("faces.pack", "nowhere", "face pack 'nowhere'"),
         ("model.base", "nowhere", "no such file"),
         ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),
@@ -108,8 +111,9 @@ def test_what_fits_is_told_and_what_to_change(free_gib: float, text: str) -> Non
 
 
 def test_a_run_that_does_not_fit_is_a_fault() -> None:
-    assert fit_run(full_run(), machine(139)).level is Level.OK
-    misfit = fit_run(full_run(), machine(1.6))
+    size = ModelSize.of(locate_model(full_run().model))
+    assert fit_run(full_run(), size, machine(139)).level is Level.OK
+    misfit = fit_run(full_run(), size, machine(1.6))
     assert misfit.level is Level.FAULT
     assert "does not fit" in misfit.text
 

@@ -260,7 +260,7 @@ def test_an_output_whose_run_was_killed_before_its_first_metadata_can_be_exporte
 @pytest.mark.parametrize("below", ["", "clips", "clips/aa", "new"])
 def test_nothing_is_exported_into_the_output_itself(team: Place, below: str) -> None:
     told = team.export(Path(team.output, below))
-    assert (told.exit_code, "must not lie in OUT" in told.stderr) == (2, True)
+    assert (told.exit_code, "must not be inside OUT" in told.stderr) == (2, True)
 
 
 def test_a_row_that_lost_its_consent_together_with_its_prompt_gives_no_older_clip_its_name(place: Place) -> None:

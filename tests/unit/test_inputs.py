@@ -74,7 +74,7 @@ def test_a_link_that_this_user_may_not_follow_is_refused() -> None:
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    refused = "StoreRefused /proc/1/root/etc/x.jpg: cannot read: Permission denied; this needs the right to read there"
+    refused = "StoreRefused /proc/1/root/etc/x.jpg: cannot read: Permission denied; this needs permission to read there"
     assert told.splitlines() == [refused] * 2
 
 
@@ -87,8 +87,8 @@ def test_an_error_that_nobody_foresaw_is_the_photos_and_is_logged_once(tmp_path:
             Path(uri).write_bytes(b"photo")
             with pytest.raises(InputRefused, match=f"{uri}: cannot be read: TypeError: "):
                 read_photo_file(uri, unchecked)
-    assert [entry["event"] for entry in logs] == ["photo_reading_broke"]
-    assert "_read_regular" in logs[0]["traceback"]
+    assert [entry["event"] for entry in logs] == ["unforeseen_photo_error"]
+    assert "read_whole" in logs[0]["traceback"]
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_a_link_leads_to_must_lie_in_an_allowed_place(tmp_path: Path) -> No
         narrow = InputsConfig(allow=[str(tmp_path / place)])
         assert read_photo_file(str(tmp_path / place / "a.jpg"), narrow) == b"photo"
         for name in ("out.jpg", "../secret.jpg", "nowhere/../../secret.jpg"):
-            with pytest.raises(InputRefused, match=r"must lie at or below one of inputs\.allow"):
+            with pytest.raises(InputRefused, match=r"must be in or below one of the places in inputs\.allow"):
                 read_photo_file(str(tmp_path / place / name), narrow)
 
 

@@ -41,7 +41,7 @@ def test_a_store_that_is_not_set_up_stops_a_run_only_if_most_photos_lie_there(
     found = hash_photos([str(here), "s3://bucket/b.jpg"], InputsConfig())
     assert isinstance(found[str(here)], str)
     assert found["s3://bucket/b.jpg"].error_type == "StoreUnready"
-    with pytest.raises(StoreUnready, match=r"AWS_CA_BUNDLE=.*must be a file that can be read"):
+    with pytest.raises(StoreUnready, match=r"AWS_CA_BUNDLE=.*must be a readable file"):
         hash_photos([str(here), "s3://bucket/b.jpg", "s3://bucket/c.jpg"], InputsConfig())
 
 

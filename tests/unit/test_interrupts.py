@@ -31,7 +31,7 @@ except KeyboardInterrupt:
 HOLDS = """
 with held():
     print("waits", flush=True)
-    while not _State.num_told:  # the signal may come before anything that waits for one
+    while not _State.num_received:  # the signal may come before anything that waits for one
         time.sleep(0.01)
 print("came to its end", flush=True)
 """

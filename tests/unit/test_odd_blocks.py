@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from lynx_batch.config import parse_run_config
-from lynx_batch.preparation.prepare import identify_model
+from lynx_batch.preparation.model import check_model
 from lynx_model import sampler
 from lynx_model.checkpoints.adapter_spec import check_fit, describe_adapters
 from lynx_model.errors import WeightsMismatch
@@ -143,4 +143,4 @@ def test_a_run_takes_lynx_lite_on_an_odd_number_of_blocks(tmp_path: Path, face_p
     }
     faces = {"pack": str(face_pack), "identity": "pack"}
     run = {"manifest": "m", "output": "o", "model": model, "faces": faces}
-    assert identify_model(parse_run_config(run, source="test")).id_adapter
+    assert check_model(parse_run_config(run, source="test")).identity.id_adapter

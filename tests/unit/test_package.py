@@ -211,7 +211,7 @@ def test_photos_of_a_narrow_place_are_allowed_where_they_travel_to(home: Path, f
     config = run_config(home, face_pack, [row("photos/eileen-collins.jpg")], inputs={"allow": [str(home / "photos")]})
     package = pack(config, Selection(), folder)
     assert len(prepared_there(package, Selection()).clips) == 1
-    with pytest.raises(ConfigError, match=r"must lie at or below one of inputs\.allow"):
+    with pytest.raises(ConfigError, match=r"must be in or below one of the places in inputs\.allow"):
         pack(run_config(home, face_pack, [row(HOPPER)], inputs={"allow": [str(home)]}), Selection(), folder)
 
 

@@ -87,7 +87,7 @@ def test_a_place_is_itself_and_all_below_it(entry: str, inside: list[str], outsi
     assert explain_entry(entry) is None
     assert [explain_photo(uri, [entry]) for uri in inside] == [None] * len(inside)
     rules = [explain_photo(uri, [entry]) for uri in outside]
-    assert all(rule is not None and "must lie at or below one of inputs.allow" in rule for rule in rules)
+    assert all(rule is not None and "must be in or below one of the places in inputs.allow" in rule for rule in rules)
 
 
 @pytest.mark.parametrize(

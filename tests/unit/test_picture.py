@@ -11,7 +11,7 @@ def test_flat_frames_are_refused() -> None:
     frames = np.zeros((5, 48, 64, 3), np.uint8)
     frames[:] = np.arange(5, dtype=np.uint8)[:, None, None, None]
     frames[..., 0] = 200
-    with pytest.raises(ImplausibleResult, match="all 5 are of one flat colour"):
+    with pytest.raises(ImplausibleResult, match="each of the 5 has one flat colour"):
         check_picture(frames)
 
 

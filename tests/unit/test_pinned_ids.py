@@ -8,6 +8,7 @@ import pytest
 
 from lynx_batch.config import RunConfig
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
+from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.prepare import Selection, prepare_rows
 from tests.builders import SUBJECTS, tiny_run
@@ -70,8 +71,10 @@ def name_clips(face_pack: Path, adapters: str) -> list[str]:
     rows = [{"row": row, "subject_uri": photos[row % 2], **cells} for row, cells in enumerate(ROWS)]
     manifest = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA.insert(0, pa.field("row", pa.int64())))
     place = Origin(manifest="m.parquet", folder=str(SUBJECTS))
+    config = RunConfig.model_validate(run)
     prepared = prepare_rows(
-        RunConfig.model_validate(run),
+        config,
+        check_model(config),
         manifest,
         place,
         Selection(allow_duplicates=True),

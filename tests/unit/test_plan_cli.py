@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import lynx_batch
 from lynx_batch.cli.options import parse_duration
-from lynx_batch.cli.plan import parse_nodes
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
-from lynx_batch.preparation.prepare import identify_model
+from lynx_batch.planning.layout import parse_nodes
+from lynx_batch.preparation.model import check_model
 from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
 from tests.jobs import invoke
 from tests.stores import put_naming, refusing_store
@@ -59,7 +60,7 @@ def test_a_deadline_that_no_number_of_gpus_can_meet_is_told(run_file: Path) -> N
 
 def test_clips_that_no_group_has_the_memory_for_are_told(run_file: Path) -> None:
     output = run(str(run_file), "--set", "defaults.width=16000", "--set", "defaults.height=16000", "--limit", "2")
-    assert "no group can hold 2 of the clips" in output
+    assert "2 of the clips fit no group" in output
 
 
 def test_json_holds_the_same(run_file: Path) -> None:
@@ -76,6 +77,13 @@ def test_a_fixed_group_size_is_the_only_one_told(run_file: Path) -> None:
     assert [option["groups"] for option in told["options"]] == [{"2": 4}]
 
 
+def test_python_gets_the_same_forecast(run_file: Path) -> None:
+    forecast = lynx_batch.plan(run_file, ["8xh100"], limit=3)
+    assert forecast.num_to_render == 3
+    assert forecast.chosen is not None
+    assert forecast.chosen.sizes[0] == 2, "three clips on eight GPUs"
+
+
 def test_nothing_to_render_is_no_error(run_file: Path) -> None:
     assert "0 rows: 0 to render" in run(str(run_file), "--limit", "0")
 
@@ -83,7 +91,7 @@ def test_nothing_to_render_is_no_error(run_file: Path) -> None:
 def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> None:
     before = json.loads(run(str(run_file), "--json"))
     config = load_run_config(run_file, {})
-    identity = identify_model(config)
+    identity = check_model(config).identity
     outcomes = [
         RowOutcome(
             row=row,

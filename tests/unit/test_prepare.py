@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from lynx_batch.config import DefaultsConfig, RunConfig
 from lynx_batch.errors import ConfigError
+from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import Origin
-from lynx_batch.preparation.prepare import PreparedRun, Selection, identify_model, prepare_rows
+from lynx_batch.preparation.prepare import PreparedRun, Selection, prepare_rows
 from lynx_model.checkpoints.adapter_spec import DECLARATION_FILE
 from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
@@ -55,13 +56,13 @@ def write_lora(file: Path, value: float = 0.0, name: str = "transformer.proj_out
 def test_a_model_is_identified_by_its_loras_and_their_scales(face_pack: Path, tmp_path: Path) -> None:
     first, second = (write_lora(tmp_path / f"{value}.safetensors", value) for value in (1.0, 2.0))
     choices = [(), (first,), (second,), (first, second), ({"file": first, "scale": 0.5},)]
-    identities = [identify_model(make_config(face_pack, *loras)) for loras in choices]
+    identities = [check_model(make_config(face_pack, *loras)).identity for loras in choices]
     assert identities[0].loras is None
     assert len({identity.loras for identity in identities}) == len(choices)
 
     (tmp_path / "moved").mkdir()
     moved = write_lora(tmp_path / "moved" / "renamed.safetensors", 1.0)
-    assert identify_model(make_config(face_pack, {"file": moved, "scale": 1})) == identities[1]
+    assert check_model(make_config(face_pack, {"file": moved, "scale": 1})).identity == identities[1]
 
 
 def test_an_alpha_that_is_declared_beside_a_lora_is_part_of_its_name(face_pack: Path, tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_an_alpha_that_is_declared_beside_a_lora_is_part_of_its_name(face_pack: 
     names = set()
     for alpha in (4, 8):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
-        names.add(identify_model(make_config(face_pack, str(tmp_path / "a.safetensors"))).loras)
+        names.add(check_model(make_config(face_pack, str(tmp_path / "a.safetensors"))).identity.loras)
     assert len(names) == 2
 
 
@@ -110,22 +111,22 @@ def test_weights_that_are_swapped_with_their_time_kept_give_clips_another_name(
         (full / DECLARATION_FILE).unlink()
     lora = write_lora(tmp_path / "lora.safetensors", 1.5)
     config = make_config(pack, lora, base=base, adapters=full, identity=identity)
-    before = identify_model(config)
-    assert identify_model(config) == before
+    before = check_model(config).identity
+    assert check_model(config).identity == before
 
     swap((tmp_path if part == "loras" else folder) / name)
 
-    after = identify_model(config)
+    after = check_model(config).identity
     assert getattr(after, part) != getattr(before, part)
-    assert identify_model(config) == after
+    assert check_model(config).identity == after
 
 
 def test_a_lora_that_does_not_fit_is_told_before_anything_starts(face_pack: Path, tmp_path: Path) -> None:
     surplus = write_lora(tmp_path / "a.safetensors", name="transformer.nothing.diff_b")
     with pytest.raises(WeightsMismatch, match=r"a\.safetensors: tensor transformer\.nothing\.diff_b"):
-        identify_model(make_config(face_pack, surplus))
+        check_model(make_config(face_pack, surplus))
     with pytest.raises(MissingFile, match="nowhere"):
-        identify_model(make_config(face_pack, str(tmp_path / "nowhere.safetensors")))
+        check_model(make_config(face_pack, str(tmp_path / "nowhere.safetensors")))
 
 
 def without_index_map(folder: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_base_that_is_not_complete_is_refused_and_gets_no_fingerprint(
     base = shutil.copytree(BASE, tmp_path / "base", ignore=shutil.ignore_patterns(FINGERPRINT_FILE))
     damage(base)
     with pytest.raises((MissingFile, WeightsMismatch), match=message):
-        identify_model(make_config(face_pack, base=base))
+        check_model(make_config(face_pack, base=base))
     assert not (base / FINGERPRINT_FILE).exists()
 
 
@@ -161,7 +162,7 @@ def test_adapters_of_another_base_are_refused(face_pack: Path, tmp_path: Path) -
     config = base / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 8}))
     with pytest.raises(WeightsMismatch, match="made for 96 channels, but the base model has 192"):
-        identify_model(make_config(face_pack, base=base))
+        check_model(make_config(face_pack, base=base))
 
 
 def test_a_file_that_is_no_arcface_network_is_refused(face_pack: Path, tmp_path: Path) -> None:
@@ -170,21 +171,21 @@ def test_a_file_that_is_no_arcface_network_is_refused(face_pack: Path, tmp_path:
     file = tmp_path / "arcface.pth"
     config = make_config(face_pack, adapters=adapters, identity=str(file))
     with pytest.raises(MissingFile, match="lynx-batch models pull arcface"):
-        identify_model(config)
+        check_model(config)
     file.write_bytes(b"weights")
     with pytest.raises(WeightsMismatch, match=r"arcface\.pth: must be a PyTorch file of an ArcFace"):
-        identify_model(config)
+        check_model(config)
 
 
 def test_edge_blocks_must_leave_some_of_the_runs_model_in_fp8(face_pack: Path) -> None:
     with pytest.raises(InvalidParams, match=r"num_bf16_edge_blocks=2: must leave some of the model's 4 blocks"):
-        identify_model(make_config(face_pack, engine={"precision": "fp8", "num_bf16_edge_blocks": 2}))
+        check_model(make_config(face_pack, engine={"precision": "fp8", "num_bf16_edge_blocks": 2}))
 
 
 def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path) -> None:
     rows = pa.table({"row": [0, 1], "subject_uri": ["a", "a"], "prompt": ["x", "y"], "ip_blocks": [None, "0-4"]})
     with pytest.raises(ConfigError, match=r"row 1: ip_blocks='0-4': must lie within the model's blocks, 0-3"):
-        prepare_rows(make_config(face_pack), rows, PLACE, SELECTION, NOW)
+        prepare_rows(make_config(face_pack), check_model(make_config(face_pack)), rows, PLACE, SELECTION, NOW)
 
 
 def test_a_rows_flow_shift_names_the_clip_as_the_same_default_does(face_pack: Path) -> None:
@@ -203,7 +204,7 @@ def prepare_prompts(
     rows = pa.table({"row": range(len(prompts)), "subject_uri": [str(COLLINS)] * len(prompts), "prompt": prompts})
     config = make_config(face_pack)
     defaulted = config.model_copy(update={"defaults": DefaultsConfig(**defaults)})
-    return prepare_rows(defaulted, rows, PLACE, selection, NOW)
+    return prepare_rows(defaulted, check_model(config), rows, PLACE, selection, NOW)
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_rejected_or_cut(face_pack: Path) -> None:
@@ -224,5 +225,8 @@ def test_prompts_that_are_cleaned_to_the_same_text_ask_for_the_same_clip(face_pa
 def test_a_lora_of_scale_zero_is_no_part_of_the_name(face_pack: Path, tmp_path: Path) -> None:
     first, second = (write_lora(tmp_path / f"{value}.safetensors", value) for value in (1.0, 2.0))
     off = {"file": first, "scale": 0}
-    assert identify_model(make_config(face_pack, off)) == identify_model(make_config(face_pack))
-    assert identify_model(make_config(face_pack, off, second)) == identify_model(make_config(face_pack, second))
+    assert check_model(make_config(face_pack, off)).identity == check_model(make_config(face_pack)).identity
+    assert (
+        check_model(make_config(face_pack, off, second)).identity
+        == check_model(make_config(face_pack, second)).identity
+    )

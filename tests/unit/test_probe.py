@@ -55,19 +55,22 @@ def test_a_multi_part_upload_is_refused_as_a_put_is(store: Refusals) -> None:
 
 
 def test_a_read_only_folder_is_refused_at_once(tmp_path: Path) -> None:
-    with read_only(tmp_path), pytest.raises(StoreRefused, match="Permission denied; this needs the right to put there"):
+    with (
+        read_only(tmp_path),
+        pytest.raises(StoreRefused, match="Permission denied; this needs permission to write there"),
+    ):
         probe_rights(str(tmp_path / "out"))
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(StoreRefused, match="cannot put"):
+    with pytest.raises(StoreRefused, match="cannot write"):
         probe_rights(str(tmp_path / "out"))
 
 
 def test_a_store_without_room_can_be_mended(store: Refusals) -> None:
     store.method, store.status, store.code = "PUT", 507, "XMinioStorageFull"
-    with pytest.raises(StoreUnready, match="make room"):
+    with pytest.raises(StoreUnready, match="free some space"):
         probe_rights("s3://bucket/out")
 
 

@@ -1,4 +1,4 @@
-"""Weights in a store: with_headers for who checks them, staged once for who renders."""
+"""Weights in a store: headers-only copies to check them, whole copies to render, each fetched once."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, parse_run_config
 from lynx_batch.errors import ConfigError, MissingObject, Transient
-from lynx_batch.preparation.prepare import identify_model
-from lynx_batch.preparation.staging import fetch_headers, fetch_weights, find_model, fingerprint
+from lynx_batch.preparation.model import check_model, locate_model
+from lynx_batch.preparation.staging import fetch_weights, see_weights
 from lynx_model.checkpoints.digests import digest_files
 from lynx_model.checkpoints.fingerprint import (
     FINGERPRINT_FILE,
@@ -42,6 +42,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield "s3://bucket/models"
 
 
+def headers_of(uri: str) -> str:
+    return see_weights(uri).path
+
+
+def fingerprint(uri: str) -> str:
+    return see_weights(uri).fingerprint()
+
+
 def run_config(base: str, adapters: str, pack: str) -> RunConfig:
     faces = {"pack": pack, "identity": "pack"}
     model = {"base": base, "adapters": adapters}
@@ -51,7 +59,7 @@ def run_config(base: str, adapters: str, pack: str) -> RunConfig:
 def test_a_model_in_a_store_has_the_identity_of_the_same_folders_here(store: str, face_pack: Path) -> None:
     fingerprint_folder(face_pack)
     here, there = (run_config(*map(place, (BASE, FULL, face_pack))) for place in (str, lambda f: put(f, store)))
-    assert identify_model(there) == identify_model(here)
+    assert check_model(there).identity == check_model(here).identity
 
 
 def test_a_model_in_a_store_must_be_complete(store: str, face_pack: Path, tmp_path: Path) -> None:
@@ -59,10 +67,10 @@ def test_a_model_in_a_store_must_be_complete(store: str, face_pack: Path, tmp_pa
     for folder in (base, face_pack):
         fingerprint_folder(folder)
     with pytest.raises(MissingFile, match="must hold tokenizer"):
-        identify_model(run_config(*(put(folder, store) for folder in (base, FULL, face_pack))))
+        check_model(run_config(*(put(folder, store) for folder in (base, FULL, face_pack))))
 
 
-@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
+@pytest.mark.parametrize("bring", [headers_of, fetch_weights])
 def test_a_lora_in_a_store_comes_with_the_peft_configuration_beside_it(
     store: str, tmp_path: Path, bring: Callable[[str], str]
 ) -> None:
@@ -78,24 +86,24 @@ def test_a_lora_in_a_store_comes_with_the_peft_configuration_beside_it(
     assert fingerprint(str(localized)) == fingerprint(str(folder / localized.name))
 
 
-def test_an_arcface_file_in_a_store_is_checked_by_its_outline(store: str, tmp_path: Path) -> None:
+def test_an_arcface_file_in_a_store_is_checked_by_its_headers(store: str, tmp_path: Path) -> None:
     (tmp_path / "arcface").mkdir()
     file = tmp_path / "arcface" / "a.pth"
     file.write_bytes(" ".join(ARCFACE_TENSORS).encode() + bytes(ARCFACE_HEAD_BYTES))
     fingerprint_folder(file.parent)
-    with_headers = Path(fetch_headers(storage.join(put(file.parent, store), file.name)))
+    with_headers = Path(headers_of(storage.join(put(file.parent, store), file.name)))
     check_arcface(with_headers)
     assert with_headers.stat().st_size == file.stat().st_size
 
 
 def test_which_adapters_a_folder_holds_is_seen_in_the_store(store: str) -> None:
     full, lite = (put(folder, store) for folder in (FULL, MODEL / "lynx_lite"))
-    assert find_model(run_config("base", full, "free").model).ref_adapter == full
-    assert find_model(run_config("base", lite, "free").model).ref_adapter is None
+    assert locate_model(run_config("base", full, "free").model).ref_adapter == full
+    assert locate_model(run_config("base", lite, "free").model).ref_adapter is None
 
 
-def test_an_outline_takes_no_room_for_weights(store: str) -> None:
-    folder = Path(fetch_headers(put(BASE, store)))
+def test_a_headers_only_copy_takes_no_room_for_weights(store: str) -> None:
+    folder = Path(headers_of(put(BASE, store)))
     weights = folder / TRANSFORMER
     assert weights.stat().st_size == (BASE / TRANSFORMER).stat().st_size
     assert weights.stat().st_blocks * 512 < weights.stat().st_size / 2
@@ -149,7 +157,7 @@ def test_a_file_of_another_size_is_refused_before_anything_is_fetched(store: str
     uri = put(FULL, store)
     storage.write_bytes(storage.join(uri, "ip_layers.safetensors"), b"short")
     with pytest.raises(WeightsMismatch, match="found 5 bytes"):
-        fetch_headers(uri)
+        headers_of(uri)
 
 
 def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: str, tmp_path: Path) -> None:
@@ -162,7 +170,7 @@ def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: st
         fetch_weights(put(tmp_path / "huge", store))
 
 
-@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
+@pytest.mark.parametrize("bring", [headers_of, fetch_weights])
 @pytest.mark.parametrize(
     "name", ["../../x/y.pth", "../../../../../../x.json", "{tmp}/x.json", "vae/../../x.json", "..\\x.json", "./x.json"]
 )
@@ -175,7 +183,7 @@ def test_a_name_in_a_stored_fingerprint_leads_nowhere_else(
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
+@pytest.mark.parametrize("bring", [headers_of, fetch_weights])
 @pytest.mark.parametrize("name", [".x.json", "vae/.x/y.json", "x.py", "x.json.part", "vae/lynx-fingerprint.json"])
 def test_a_stored_fingerprint_names_weights_only(
     store: str, tmp_path: Path, bring: Callable[[str], str], name: str
@@ -185,7 +193,7 @@ def test_a_stored_fingerprint_names_weights_only(
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("bring", [fetch_headers, fetch_weights])
+@pytest.mark.parametrize("bring", [headers_of, fetch_weights])
 def test_a_link_planted_in_the_cache_is_not_written_through(
     store: str, tmp_path: Path, bring: Callable[[str], str]
 ) -> None:
@@ -242,10 +250,10 @@ def test_staged_weights_are_trusted_for_their_content_only(store: str, damage: C
 @pytest.mark.parametrize("name", ["transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"])
 def test_an_outline_that_was_damaged_is_made_anew(store: str, name: str) -> None:
     uri = put(BASE, store)
-    folder = Path(fetch_headers(uri))
+    folder = Path(headers_of(uri))
     before = read_folder(folder)
     (swap if name.endswith(".json") else Path.unlink)(folder / name)
-    assert read_folder(Path(fetch_headers(uri))) == before
+    assert read_folder(Path(headers_of(uri))) == before
 
 
 def test_weights_in_a_store_are_named_by_what_is_kept_there(store: str) -> None:
@@ -266,6 +274,6 @@ def test_a_folder_without_fingerprint_says_how_to_make_one(store: str) -> None:
 
 
 def test_what_is_on_this_machine_stays_where_it_is(tmp_path: Path) -> None:
-    assert fetch_weights(str(tmp_path)) == fetch_headers(str(tmp_path)) == str(tmp_path)
+    assert fetch_weights(str(tmp_path)) == headers_of(str(tmp_path)) == str(tmp_path)
     assert fetch_weights("free") == "free"
     assert os.listdir(tmp_path) == []

@@ -86,7 +86,7 @@ def test_only_the_first_create_only_put_is_told_that_it_created(folder: str) -> 
 
 def test_nothing_is_left_of_a_put_that_failed(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreRefused, match="cannot put"):
+    with pytest.raises(StoreRefused, match="cannot write"):
         storage.write_bytes(str(tmp_path / "file" / "below"), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

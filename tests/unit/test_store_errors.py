@@ -10,7 +10,7 @@ import s3fs
 
 from lynx_batch import storage
 from lynx_batch.errors import LynxError, MissingObject, StoreRefused, StoreUnavailable, StoreUnready
-from lynx_batch.store_errors import Deed, explain, kind_of
+from lynx_batch.store_errors import Operation, explain, kind_of
 from tests.stores import refusing_server, refusing_store, use_endpoint
 
 SECRET = "geheim"
@@ -69,7 +69,7 @@ def test_a_client_that_is_badly_set_up_is_told_with_the_variable(
         (403, "SignatureDoesNotMatch", StoreUnready, "AWS_SECRET_ACCESS_KEY"),
         (400, "ExpiredToken", StoreUnready, "AWS_SESSION_TOKEN"),
         (403, "RequestTimeTooSkewed", StoreUnready, "clock"),
-        (403, "QuotaExceeded", StoreUnready, "make room"),
+        (403, "QuotaExceeded", StoreUnready, "free some space"),
         (403, "AccessDenied", StoreRefused, "needs s3:"),
         (400, "InvalidBucketName", StoreRefused, "cannot"),
     ],
@@ -132,7 +132,7 @@ def test_a_file_of_credentials_that_is_not_there_is_named(monkeypatch: pytest.Mo
 )
 def test_a_local_file_system_speaks_in_numbers(number: int, kind: type[LynxError]) -> None:
     error = OSError(number, "words of the system", "/out/.0123.tmp")
-    told = explain(error, "/out/a", "", Deed.PUT)
+    told = explain(error, "/out/a", "", Operation.WRITE)
     assert type(told) is kind
     assert str(told).startswith("/out/a: ")
     assert "words of the system" in str(told)
@@ -176,7 +176,7 @@ def wrapped(cause: Exception) -> Exception:
     ],
 )
 def test_other_stores_say_the_same_in_other_ways(scheme: str, error: Exception, kind: type[LynxError]) -> None:
-    assert kind_of(error, scheme, Deed.PUT) is kind
+    assert kind_of(error, scheme, Operation.WRITE) is kind
 
 
 def touch_with(settings: dict[str, str], aws: pytest.MonkeyPatch) -> str:
@@ -197,7 +197,7 @@ def test_white_space_around_a_key_is_told_before_the_store_is_asked(
     aws: pytest.MonkeyPatch, name: str, stray: str
 ) -> None:
     told = touch_with({name: stray.format(SECRET)}, aws)
-    assert told.startswith(f"{name}: must have no white space")
+    assert told.startswith(f"{name}: must not begin or end with white space")
     assert SECRET not in told
 
 
@@ -229,10 +229,10 @@ def test_credentials_of_a_host_that_gives_none_are_told_with_the_variable(aws: p
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("s3 = hello", "cannot be used; look"),
-        ("credential_process = echo hi", "cannot be used; look"),
-        ("credential_process = echo []", "cannot be used; look"),
-        ("credential_process = nosuchprogram", "cannot be used: nosuchprogram: No such file"),
+        ("s3 = hello", "cannot use its configuration; check"),
+        ("credential_process = echo hi", "cannot use its configuration; check"),
+        ("credential_process = echo []", "cannot use its configuration; check"),
+        ("credential_process = nosuchprogram", "a file that it needs: nosuchprogram: No such file"),
         ("credential_process = {folder}/config/a", "/config/a: Not a directory"),
         ("credential_process = {folder}/config", "/config: Permission denied"),
         ("role_arn = arn:aws:iam::1:role/a\nweb_identity_token_file = /nowhere/token", "/nowhere/token: No such file"),
@@ -248,7 +248,7 @@ def test_a_fault_of_the_config_file_is_no_missing_object(
     text = touch_with({"AWS_CONFIG_FILE": str(tmp_path / "config")}, aws)
     assert told in text
     assert "AWS_CONFIG_FILE" in text
-    assert "nothing lies there" not in text
+    assert "does not exist" not in text
     assert "Error" not in text, "no words of Python"
 
 
@@ -283,15 +283,15 @@ def test_tls_with_a_port_that_speaks_none_is_told_with_the_variable(aws: pytest.
 )
 def test_a_certificate_of_an_unknown_signer_needs_a_bundle(reason: str, is_bundle_told: bool) -> None:
     words = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason} (_ssl.c:1006)"
-    told = explain(ssl.SSLCertVerificationError(1, words), "s3://bucket/a", "s3", Deed.READ)
+    told = explain(ssl.SSLCertVerificationError(1, words), "s3://bucket/a", "s3", Operation.READ)
     assert isinstance(told, StoreUnready)
-    assert ("must hold that of who signed" in str(told)) is is_bundle_told
+    assert ("must contain the CA" in str(told)) is is_bundle_told
     assert "_ssl.c" not in str(told)
 
 
 def test_a_tls_connection_that_breaks_may_pass() -> None:
     for words in ("EOF occurred in violation of protocol", "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]"):
-        assert kind_of(ssl.SSLError(1, words), "s3", Deed.READ) is StoreUnavailable
+        assert kind_of(ssl.SSLError(1, words), "s3", Operation.READ) is StoreUnavailable
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:abc", "socks5://127.0.0.1:9"])
@@ -302,10 +302,10 @@ def test_a_proxy_that_is_none_is_told_with_the_variable(aws: pytest.MonkeyPatch,
 def test_a_proxy_that_does_not_answer_may_pass_and_is_named(aws: pytest.MonkeyPatch) -> None:
     aws.setenv("http_proxy", "127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(StoreUnavailable, match="look at http_proxy"):
+    with pytest.raises(StoreUnavailable, match="check http_proxy"):
         storage.stat("s3://bucket/a", max_tries=1)
 
 
 def test_a_missing_object_of_azure_is_no_file_of_this_machine() -> None:
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "container/a")  # as adlfs raises it
-    assert kind_of(error, "az", Deed.READ) is MissingObject
+    assert kind_of(error, "az", Operation.READ) is MissingObject

@@ -122,7 +122,7 @@ def test_a_host_that_gives_hardly_any_photo_abandons_its_rows_and_the_run_is_to_
 
     assert rendered.exit_code == 4
     reason = f"5 of 6 photos of {server.url} cannot be read (HTTP 503)"
-    assert f"stopped: {reason}. Run the same command again to go on." in rendered.stdout
+    assert f"stopped: {reason}. Run the same command again to continue." in rendered.stdout
     rows = sorted(read_metadata(job.output).to_pylist(), key=lambda told: told["row"])
     assert [told["outcome"] for told in rows] == ["abandoned"] * 5 + ["rejected"] * 2
     assert [told["error_type"] for told in rows] == ["PhotoUnreachable"] * 5 + ["MissingObject"] * 2
@@ -130,7 +130,7 @@ def test_a_host_that_gives_hardly_any_photo_abandons_its_rows_and_the_run_is_to_
     assert ended.end is not None
     assert (ended.end.stopped_by, ended.end.counts) == (reason, {"abandoned": 5, "rejected": 2})
     planned = run("plan", job.folder / "run.yaml")
-    assert f"5 rows wait for their photos: {reason}" in planned.stdout
+    assert f"5 rows cannot start because their photos cannot be read: {reason}" in planned.stdout
 
 
 def test_text_files_are_read_within_a_bound(make_job: Callable[..., Job], tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_run_file_that_names_a_wrong_place_is_told_without_its_password(tmp_pa
     text = "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\ninputs: {allow: ['https://me:hunter2@host/']}\n"
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     refused = run("render", tmp_path / "run.yaml")
-    assert "inputs.allow: must not hold a user" in refused.stderr
+    assert "inputs.allow: must not contain a user" in refused.stderr
     assert "hunter2" not in refused.stderr
 
 

@@ -47,7 +47,7 @@ def test_a_photo_comes_as_it_is(server: WebServer) -> None:
     uri = server.put("/a.jpg", b"photo", headers={"ETag": '"1"'})
     answer = fetch(uri, inputs(server))
     assert (answer.content, answer.num_bytes, answer.version) == (b"photo", 5, '"1"')
-    assert fetch(uri, inputs(server), is_head_enough=True).content == b""
+    assert fetch(uri, inputs(server), is_head_only=True).content == b""
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,9 @@ def test_a_redirect_may_spell_its_scheme_in_capitals(server: WebServer) -> None:
 
 def test_a_redirect_leaves_no_place_that_is_narrow(server: WebServer) -> None:
     uri = server.put("/faces/a.jpg", status=302, headers={"Location": "/other/a.jpg"})
-    with pytest.raises(InputRefused, match=r"which redirects to .*must lie at or below one of inputs\.allow"):
+    with pytest.raises(
+        InputRefused, match=r"which redirects to .*must be in or below one of the places in inputs\.allow"
+    ):
         fetch(uri, inputs(f"{server.url}/faces/"))
 
 

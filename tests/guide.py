@@ -1,0 +1,242 @@
+"""The generated sections of the user's guide, `jobs/README.md`: reference tables, written from the schemas in the code.
+
+`python -m tests.guide` (`make docs`) rewrites them; `tests/unit/test_guide.py` fails while one is stale. A section stands
+between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from textwrap import fill, shorten
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from lynx_batch import exits
+from lynx_batch.config import RunConfig
+from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, REQUIRED
+from lynx_batch.ledger.metadata import READ_SCHEMA
+from lynx_batch.planning.layout import URGENT_PRIORITY
+from lynx_batch.stages import CLIP_STAGES
+from lynx_model.parameters import PARAMETERS, Parameter
+from lynx_model.spec import NUM_TEXT_TOKENS
+from tests.models import ROOT
+
+GUIDE = ROOT / "jobs" / "README.md"
+SECTION = re.compile(r"(?<=<!-- generated: )(?P<name>[a-z ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
+MAX_DEFAULT_LENGTH = 60
+LINE_LENGTH = 140
+
+WORDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", NoneType: "`null`"}
+"""Python types in the words of a user."""
+
+MANIFEST_HELP = {
+    "subject_uri": "The photo: a path or a URI that `inputs.allow` permits. A relative path starts at the manifest's folder.",
+    "prompt": f"What the person does, and where. At most {NUM_TEXT_TOKENS} tokens, unless `defaults.truncate_prompts` is true.",
+    "clip_name": "A readable name for `export`, unique within its `subject_id`. A relative path: slashes make folders.",
+    "subject_id": "Your name for the person.",
+    "num_guidance_branches": "Forwards per guided step. 1: no guidance. 2: `guidance_scale_image` is null. 3: both scales are needed. "
+    "A scale in the same row must not contradict it.",
+    "priority": f"Higher values are rendered first. Null is 0. From {URGENT_PRIORITY} on, a clip gets the largest group of GPUs.",
+    "face_index": "Which face of the photo, counted from 0 at the left. Needed only if the photo shows several.",
+    "consent_ref": "Your reference to the person's consent.",
+    "consent_expires_at": "When the consent ends. An expired consent rejects the row, and `export` withholds the clip.",
+    "tags": "Anything that you want to find again in the metadata.",
+}
+"""Columns of the manifest that are no parameters, and the prompt."""
+
+METADATA_HELP = {
+    "row": "Row of the manifest, counted from 0.",
+    "clip_id": "Digest of everything that changes the picture. Null if the row never became a clip.",
+    "edition": "1, or higher if `verify --repair` withdrew earlier editions.",
+    "outcome": "`rendered`, `rejected` (bad input or consent), `failed` (out of attempts) or `abandoned` (the run ended first).",
+    "rendered_by_run": "The run that rendered the clip: an earlier one if the clip was committed already.",
+    "attempts": "Attempts that counted against the clip.",
+    "error_type": "Kind of the error that ended the row.",
+    "error": "Message of that error.",
+    "ended_at": "When the row got its outcome.",
+    "subject_uri": "The photo's absolute URI, without credentials and query.",
+    "photo_sha256": "SHA-256 of the photo's bytes.",
+    "attempt": "The attempt whose video is committed.",
+    "committed_at": "When it was committed.",
+    "clip_uri": "The MP4, relative to the output location.",
+    "poster_uri": "A JPEG of one frame, relative to the output location.",
+    "sha256": "SHA-256 of the MP4.",
+    "num_bytes": "Size of the MP4.",
+    "face_turned_degrees": "How far the face is rotated clockwise in the photo; it was read upright.",
+    "group_size": "Number of GPUs that rendered the clip.",
+    "device": "Their type.",
+    "model": "Fingerprints of the weights, and the precision.",
+    "software": "Versions of Python and of the main packages.",
+    "run": "The run. It stands in the folder's name, `run=<run_id>`, not in the file.",
+}
+
+MANIFEST_MEANINGS = dict.fromkeys(PARAMETERS, "Parameter. Null takes the run's default.") | MANIFEST_HELP
+METADATA_MEANINGS = {
+    **dict.fromkeys(MANIFEST_HELP, "From the manifest."),
+    **dict.fromkeys(PARAMETERS, "Parameter, as used."),
+    **{stage.column: f"Seconds that the stage `{stage}` took." for stage in CLIP_STAGES},
+    **METADATA_HELP,
+}
+"""What each column means; a new column has no entry here until somebody explains it."""
+
+
+def write_guide(text: str) -> str:
+    """`text` with each generated section written anew."""
+    return SECTION.sub(lambda match: f"{match['name']} -->\n\n{SECTIONS[match['name']]()}\n\n", text)
+
+
+def run_file() -> str:
+    return "\n\n".join(_section(name, model) for name, model in _config_sections(RunConfig))
+
+
+def parameters() -> str:
+    """What a run file says under `defaults` and a manifest row may override."""
+    defaults: type[BaseModel] = RunConfig.model_fields["defaults"].annotation
+    rows = (
+        (f"`{name}`", _type(info.annotation), _default(info), _rule(PARAMETERS[name]), str(info.description))
+        for name, info in defaults.model_fields.items()
+        if name in PARAMETERS
+    )
+    return _table(("parameter", "type", "default", "allowed", "meaning"), rows)
+
+
+def manifest() -> str:
+    rows = (
+        (f"`{field.name}`", EXPECTATIONS[field.type], _required(field.name) + MANIFEST_MEANINGS[field.name])
+        for field in sorted(MANIFEST_SCHEMA, key=lambda field: field.name not in REQUIRED)
+    )
+    return _table(("column", "takes", "meaning"), rows)
+
+
+def metadata() -> str:
+    rows = ((f"`{field.name}`", f"`{field.type}`", METADATA_MEANINGS[field.name]) for field in READ_SCHEMA)
+    return _table(("column", "type", "meaning"), rows)
+
+
+def exit_codes() -> str:
+    return _table(
+        ("code", "meaning"), ((str(getattr(exits, name)), text) for name, text in _documented(exits.__file__))
+    )
+
+
+SECTIONS: Mapping[str, Callable[[], str]] = {
+    "run file": run_file,
+    "parameters": parameters,
+    "manifest": manifest,
+    "metadata": metadata,
+    "exit codes": exit_codes,
+}
+
+
+def _rule(parameter: Parameter) -> str:
+    return "any value" if parameter.rule is None else parameter.rule.text
+
+
+def _required(column: str) -> str:
+    return "**Required.** " if column in REQUIRED else ""
+
+
+def _config_sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each section of a run file after the one that holds it, with its dotted name."""
+    yield prefix, model
+    for name, info in model.model_fields.items():
+        for inner in _models_in(info.annotation):
+            yield from _config_sections(inner, f"{prefix}.{name}" if prefix else name)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if _is_model(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def _section(name: str, model: type[BaseModel]) -> str:
+    rows = (
+        (f"`{key}`", _type(info.annotation), _default(info), ", ".join(map(_bound, info.metadata)))
+        for key, info in model.model_fields.items()
+        if not isinstance(info.default, BaseModel) and key not in PARAMETERS
+    )
+    title = f"#### `{name}`" if name else "#### Top level"
+    return "\n\n".join(
+        filter(None, [title, _prose(model.__doc__), _table(("key", "type", "default", "allowed"), rows)])
+    )
+
+
+def _type(annotation: Any) -> str:
+    """A type in words, such as "number or `null`"."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(_value(part) for part in parts)
+    if origin is tuple:
+        return f"list of {_type(parts[0])}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type, parts))
+    if _is_model(annotation):
+        return f"`{{{', '.join(annotation.model_fields)}}}`"
+    return WORDS[annotation]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _default(info: FieldInfo) -> str:
+    return "required" if info.is_required() else _value(info.default)
+
+
+def _bound(rule: object) -> str:
+    """A constraint of pydantic in words."""
+    match rule:
+        case Ge(ge=bound):
+            return f"at least {bound}"
+        case Gt(gt=bound):
+            return f"above {bound}"
+        case Le(le=bound):
+            return f"at most {bound}"
+        case MinLen(min_length=bound):
+            return f"at least {bound} item(s)"
+    raise TypeError(f"{rule!r}: say here what it means")
+
+
+def _value(value: object) -> str:
+    """A value as YAML would have it; a long one is cut."""
+    return f"`{shorten(json.dumps(value), MAX_DEFAULT_LENGTH, placeholder=' ...')}`"
+
+
+def _prose(docstring: str | None) -> str:
+    """A docstring as Markdown."""
+    paragraphs = re.split(r"\n\s*\n", docstring or "")
+    return "\n\n".join(
+        fill(" ".join(paragraph.split()), LINE_LENGTH, break_on_hyphens=False) for paragraph in paragraphs
+    )
+
+
+def _documented(module: str) -> Iterator[tuple[str, str]]:
+    """The names that a module assigns, with the docstring below each."""
+    body = ast.parse(Path(module).read_text()).body
+    for statement, below in pairwise(body):
+        if isinstance(statement, ast.Assign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            (target,) = statement.targets
+            yield ast.unparse(target), " ".join(str(below.value.value).split())
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    GUIDE.write_text(write_guide(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
