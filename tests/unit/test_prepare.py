@@ -193,7 +193,7 @@ def test_a_rows_flow_shift_names_the_clip_as_the_same_default_does(face_pack: Pa
     photos = [str(COLLINS)] * 3
     rows = pa.table({"row": range(3), "subject_uri": photos, "prompt": ["waves"] * 3, "flow_shift": shifts})
     config = make_config(face_pack).model_copy(update={"defaults": DefaultsConfig(**{"flow_shift": 4.0})})
-    prepared = prepare_rows(config, rows, PLACE, Selection(allow_duplicates=True), NOW)
+    prepared = prepare_rows(config, check_model(config), rows, PLACE, Selection(allow_duplicates=True), NOW)
     by_default, same, other = (clip.clip_id for clip in prepared.clips)
     assert by_default == same != other
 
