@@ -146,7 +146,7 @@ def _default(parameter: Parameter) -> tuple[Any, Any]:
     return parameter.annotation, Field(default=parameter.default, description=parameter.help)
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a type checker cannot see the keys that `create_model` adds
 
     class _ParameterDefaults(_Section):
         def __getattr__(self, name: str) -> Any: ...

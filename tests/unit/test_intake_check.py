@@ -245,7 +245,7 @@ def test_a_name_that_two_clips_of_a_subject_share_is_a_problem_of_the_later_row(
         {"seed": 3},
     )
     (problem,) = find_shared_names(keys_of_requests(requests))
-    assert str(problem) == "row 11: clip_name='a': must not be the name of row 10, too, which asks for another clip"
+    assert str(problem) == "row 11: clip_name='a': must not also be the name of row 10, which asks for another clip"
 
 
 def test_a_consent_holds_until_it_expires() -> None:

@@ -74,7 +74,7 @@ def test_an_error_that_nobody_foresaw_costs_the_other_photos_nothing(face_pack: 
     assert found[COLLINS, "first"].error_type == "UnreadableImage"
     assert "cannot be searched for faces: TypeError" in found[COLLINS, "first"].error
     assert found[HOPPER, 9].error_type == "NoFaceFound"
-    assert [entry["event"] for entry in logs] == ["photo_search_broke"]
+    assert [entry["event"] for entry in logs] == ["photo_search_failed"]
 
 
 def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None:
