@@ -1,24 +1,24 @@
-"""The batch's own leaves of the tree that `lynx_model.errors` draws.
+"""The errors of the batch renderer. They extend the tree in `lynx_model.errors`.
 
 Permanent
 ├── ConfigError            a run file, manifest or argument breaks a rule (exit code 2)
-├── ConsentExpired         the subject's consent has run out
-├── InputRefused           a photo or text file lies where it may not, is too large or is no regular file
-├── PhotoChanged           the photo is not the one that the run was planned with
-├── PhotoRefused           the store will not give the photo any more
-├── MissingObject          nothing lies at the URI
-├── StoreRefused           the store will not let us do what was asked, or cannot do it
-│   └── StoreUnready           it would, but for credentials, the client's configuration or room
-├── UnreadableRecord       a record of the ledger is not one that this version can read
+├── ConsentExpired         the subject's consent has expired
+├── InputRefused           a photo or text file is in a place that is not allowed, too large or not a regular file
+├── PhotoChanged           the photo has changed since the run was planned
+├── PhotoRefused           the store no longer gives us the photo
+├── MissingObject          nothing exists at the URI
+├── StoreRefused           the store refuses an operation, or cannot do it
+│   └── StoreUnready           because of credentials, the client's configuration or missing space
+├── UnreadableRecord       this version cannot read a record of the ledger
 └── UnsafeStore            the store does not honour create-only puts
 Transient
 ├── GroupLost              a rank of the group died
 ├── HeadLost               the head of the Ray cluster, or the only node of a local one, does not answer (exit code 4)
-├── UnfitState             what was saved of a paused clip is not there, or not this clip's
-├── PhotoUnreachable       a web server did not give a photo, which may pass
-├── ImplausibleResult      a picture that is flat or not a number, or one that took no time
-├── TooManyFaults          machines or clips fail again and again, so the run stopped (exit code 4)
-└── StoreUnavailable       the store cannot be reached, or does not take what is written to it
+├── UnfitState             the saved state of a paused clip is missing, or belongs to another clip
+├── PhotoUnreachable       a web server did not deliver a photo; a retry may help
+├── ImplausibleResult      a picture that is flat or NaN, or was rendered impossibly fast
+├── TooManyFaults          machines or clips kept failing, so the run stopped (exit code 4)
+└── StoreUnavailable       the store cannot be reached, or does not accept a write
 """
 
 from enum import StrEnum
@@ -54,9 +54,9 @@ __all__ = [
 class Fault(StrEnum):
     """Whose fault a failed attempt is.
 
-    input: the clip's input is bad, and another try cannot help. clip: the clip's. memory: it did not fit the GPUs' memory.
-    machine: the node, the store or the cluster failed. unclear: the group broke on a node that lives, through the machine or any
-    of the clips aboard. lethal: the same, with this clip alone aboard. drain: nobody's; its node is taken away, as announced.
+    input: the clip's input is bad; a retry cannot help. clip: the clip is to blame. memory: it did not fit in GPU memory.
+    machine: the node, the store or the cluster failed. unclear: the group died on a node that is still up, because of the machine or
+    any clip that it held. lethal: the same, but it held only this clip. drain: nobody; the node is being taken away, as announced.
     """
 
     INPUT = "input"
@@ -73,71 +73,71 @@ class ConfigError(Permanent):
 
 
 class ConsentExpired(Permanent):
-    """The subject's consent has run out."""
+    """The subject's consent has expired."""
 
 
 class InputRefused(Permanent):
-    """A photo or text file lies where `inputs.allow` has no place for it, is too large or is no regular file.
+    """A photo or text file is outside `inputs.allow`, too large or not a regular file.
 
-    Or reading the photo failed in a way that nobody foresaw.
+    Also raised for an unforeseen error while reading a photo.
     """
 
 
 class PhotoChanged(Permanent):
-    """The bytes of the photo are not those that the run was planned with."""
+    """The photo's bytes have changed since the run was planned."""
 
 
 class PhotoRefused(Permanent):
-    """The store of the photo gave it when the run was planned, and will not do so any more."""
+    """The photo's store gave it when the run was planned, but now refuses."""
 
 
 class MissingObject(Permanent):
-    """Nothing lies at the URI."""
+    """Nothing exists at the URI."""
 
 
 class StoreRefused(Permanent):
-    """The store will not let us read, list, put or delete what lies at the URI, or cannot."""
+    """The store refuses to read, list, write or delete the object, or cannot do so."""
 
 
 class StoreUnready(StoreRefused):
-    """Credentials, the client's configuration or the store's room must be mended first; then running again goes on."""
+    """Somebody must first fix the credentials, the client's configuration or the store's free space; running again then continues."""
 
 
 class UnreadableRecord(Permanent):
-    """A record of the ledger is not one that this version can read."""
+    """This version cannot read a record of the ledger."""
 
 
 class UnsafeStore(Permanent):
-    """The store does not honour create-only puts, so commits could be doubled."""
+    """The store does not honour create-only puts, so a clip could be committed twice."""
 
 
 class GroupLost(Transient):
-    """A worker of the group died, so the group cannot go on."""
+    """A worker of the group died, so the group cannot continue."""
 
 
 class HeadLost(Transient):
-    """The head of the Ray cluster, or the only node of a local one, does not answer; the bucket knows what is committed."""
+    """The head of the Ray cluster, or the only node of a local one, does not answer. The store still has all commits."""
 
 
 class PhotoUnreachable(Transient):
-    """A web server did not give a photo, however often it was asked. The text begins with the redacted URI and the cause."""
+    """A web server did not deliver a photo in any of the tries. The message begins with the redacted URI and the cause."""
 
 
 class ImplausibleResult(Transient):
-    """What was rendered cannot be right: another group may do better."""
+    """The rendered result cannot be right. Another group may do better."""
 
 
 class UnfitState(Transient):
-    """What was saved of a paused clip is not there, is not this clip's, or is other software's; the clip begins anew."""
+    """The saved state of a paused clip is missing, or belongs to another clip or other software; the clip starts over."""
 
 
 class TooManyFaults(Transient):
-    """Machines or clips fail again and again, so the run stopped; running again goes on."""
+    """Machines or clips kept failing, so the run stopped. Running again continues it."""
 
 
 class StoreUnavailable(Transient):
-    """The store cannot be reached, or does not take what is written to it: never the fault of a clip."""
+    """The store cannot be reached, or does not accept a write. Never the fault of a clip."""
 
 
 STORE_FAULTS = (StoreRefused, StoreUnavailable)
-"""What any access to a store may end with, whatever lies there."""
+"""Errors that any access to a store may raise, apart from MissingObject."""

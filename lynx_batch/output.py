@@ -1,8 +1,8 @@
-"""Every folder and file name of an output location, said once.
+"""Every folder and file name of an output location.
 
     clips/<kk>/<clip_id>/<attempt>.mp4, .jpg            one attempt's video and its poster; <kk> is the start of the id
-    commits/<kk>/<clip_id>.json                         edition 1 of a clip is finished
-    commits/<kk>/<clip_id>.e<n>.json                    edition n is
+    commits/<kk>/<clip_id>.json                         edition 1 of a clip is committed
+    commits/<kk>/<clip_id>.e<n>.json                    edition n is committed
     commits/<kk>/<clip_id>.e<n>.withdrawn.json          edition n is withdrawn
     events/run=<run_id>/<time>-<clip_id>-<attempt>.json
     events/retries/<time>-<random>.json

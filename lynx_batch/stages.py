@@ -1,4 +1,4 @@
-"""The stages of an attempt at a clip, said once: their names, the lane that each runs in, and their times."""
+"""The stages of an attempt at a clip: names, lanes and times. A new stage is added here alone."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,10 +12,10 @@ class Lane(StrEnum):
 
 
 class Stage(StrEnum):
-    """What a group is at.
+    """One step of a group's work.
 
-    `lane` is where the trace shows it. `is_of_clip` says that its seconds are a column of the metadata, `<name>_s`; loading and
-    waiting belong to no clip, and the commit is written before its own time is known.
+    `lane` is the lane in which the group does it, and in which the trace shows it. `is_of_clip` says whether its seconds are a
+    column of the metadata, `<name>_s`: loading and waiting belong to no clip, and the commit is written before its own time is known.
     """
 
     LOAD = "load", Lane.RENDER, False
@@ -38,7 +38,7 @@ class Stage(StrEnum):
 
     @property
     def column(self) -> str:
-        """Its column in the metadata table, and its key in a commit: seconds."""
+        """The name of its seconds in the metadata table and in a commit."""
         return f"{self}_s"
 
 
@@ -46,7 +46,7 @@ CLIP_STAGES = tuple(stage for stage in Stage if stage.is_of_clip)
 """The stages whose times the metadata keeps."""
 
 BUSY_STAGES = tuple(stage for stage in CLIP_STAGES if stage.lane is Lane.RENDER)
-"""What a group does for one clip at a time; the others run beside the next clip."""
+"""The stages that keep a group busy. The others run while it renders the next clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

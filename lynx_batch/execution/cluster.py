@@ -1,4 +1,4 @@
-"""The Ray cluster that a run works on, and what its nodes offer."""
+"""The Ray cluster of a run: connecting to it, and the slots that its nodes offer."""
 
 import math
 import os
@@ -26,22 +26,22 @@ log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 2.0
-AWAIT_EVERY_S = 2.0
+CHECK_EVERY_S = 2.0
 
 INIT_TIMEOUT_S = 45.0
-"""Ray raises within 40 s of the head's death where it raises at all, and ends the process after 60 s where it does not."""
+"""When the head dies, Ray either raises within 40 s or ends the process after 60 s."""
 
 NO_LOCAL_NODE = "cluster.address='local': the Ray of this run has lost its only node"
 
 
-LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never travel through Ray, so a small store is plenty
+LOCAL_OBJECT_STORE_BYTES = 128 * 2**20  # pixels never pass through Ray, so a small store is enough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slots:
-    """Where workers can run: GPUs, or CPU cores in a cluster without GPUs; the nodes by their Ray id.
+    """Where workers can run: on GPUs, or on CPU cores in a cluster without GPUs. `nodes` are keyed by Ray's node id.
 
-    `draining`: nodes that live, but are taken away soon, and when, in seconds since 1970.
+    `draining`: nodes that are still alive but will be taken away, with the time in seconds since 1970.
     """
 
     resource: str
@@ -49,28 +49,28 @@ class Slots:
     draining: dict[str, float]
 
     def bundle(self) -> dict[str, float]:
-        """What one worker takes from its node; a node may have fewer cores than GPUs, so that it asks for none beside one."""
+        """What one worker takes from its node. With a GPU it asks for no CPU, because a node may have fewer cores than GPUs."""
         return {self.resource: 1}
 
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[Slots]:
-    """A connection to the cluster for the time of a run.
+    """Connects to the cluster for the duration of a run; yields its slots.
 
-    `address: local` always starts a Ray of its own, whatever clusters this machine belongs to, and ends it. A cluster that
-    has only begun to start is waited for: its head answers minutes before the first node with GPUs does.
+    `address: local` always starts its own Ray and ends it, even on a machine that belongs to a cluster. If the cluster has no
+    slots yet, this waits for them: a head answers minutes before its first GPU node joins.
 
     Raises:
-        ConfigError: If no cluster answers at `config.address`, or it will not have us.
-        HeadLost: If Ray fails while it starts, or later.
+        ConfigError: If no cluster answers at `config.address`, or it does not accept us.
+        HeadLost: If Ray fails, now or later.
     """
     if not config.is_local:
-        _refuse_unreachable(config.address)
+        _check_address(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # workers have an environment of their own, so none of those would be used that Ray starts ahead, one for each core
+    # Ray would start one idle worker per core, none of which we could use: ours have a runtime environment of their own
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
-        with _not_without_its_head(config.address), _keeping_our_sigterm():
+        with _exiting_if_head_dies(config.address), _our_sigterm_kept():
             _init(config)
         yield _await_slots(config)
     except ray.exceptions.RayError as error:
@@ -80,18 +80,20 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
 
 
 @contextmanager
-def _not_without_its_head(address: str) -> Iterator[None]:
-    """Ends this process, with exit code 4, if the head dies while `ray.init` goes on and that raises nothing.
+def _exiting_if_head_dies(address: str) -> Iterator[None]:
+    """Ends this process with exit code 4 if the head dies during `ray.init` and that does not raise.
 
-    Such a call neither returns nor can be interrupted; after 60 s Ray ends the process, as if it were faulty.
+    Such a call neither returns nor can be interrupted, and after 60 s Ray would crash the process.
     """
     is_over = threading.Event()
 
     def watch() -> None:
-        while not is_over.wait(AWAIT_EVERY_S):
+        while not is_over.wait(CHECK_EVERY_S):
             if _is_head_gone(address) and not is_over.wait(INIT_TIMEOUT_S):
-                told = f"error: cluster.address={address!r}: the head of the Ray cluster died while this run connected to it"
-                print(f"{told}. Run the same command again to go on.", file=sys.stderr, flush=True)
+                problem = (
+                    f"cluster.address={address!r}: the head of the Ray cluster died while this run connected to it"
+                )
+                print(f"error: {problem}. Run the same command again to go on.", file=sys.stderr, flush=True)
                 os._exit(exits.STOPPED)
 
     watching = threading.Thread(target=watch, name="ray-start", daemon=True)
@@ -104,8 +106,8 @@ def _not_without_its_head(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _keeping_our_sigterm() -> Iterator[None]:
-    """Ray puts a handler of its own in place of ours, which exits; for that long, its exit is the interrupt that ours would be."""
+def _our_sigterm_kept() -> Iterator[None]:
+    """Restores our SIGTERM handler after `ray.init`, which installs its own. That one exits; meanwhile its exit counts as an interrupt."""
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -120,15 +122,15 @@ def _is_head_gone(address: str) -> bool:
         children = psutil.Process().children()
         return any(child.name() == "gcs_server" and child.status() == psutil.STATUS_ZOMBIE for child in children)
     try:
-        _refuse_unreachable(address)
+        _check_address(address)
     except ConfigError:
         return True
     return False
 
 
 def _init(config: ClusterConfig) -> None:
-    """Connects this process, if need be to a Ray that it starts. Ray raises any exception here, even a bare one."""
-    place = f"cluster.address={config.address!r}"
+    """Connects this process, to a Ray that it starts if the address is local. Ray may raise any exception here, even a bare one."""
+    setting = f"cluster.address={config.address!r}"
     local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
         ray.init(
@@ -140,16 +142,19 @@ def _init(config: ClusterConfig) -> None:
         )
     except (ValueError, ray.exceptions.AuthenticationError) as error:
         raise ConfigError(
-            f"{place}: must be 'local', 'auto' or host:port of a cluster that lets us in: {error}"
+            f"{setting}: must be 'local', 'auto' or host:port of a cluster that accepts our token: {error}"
         ) from error
     except Exception as error:
         if isinstance(error, ConnectionError) and not config.is_local:
-            raise ConfigError(f"{place}: no Ray cluster answers there: {error}") from error
-        raise HeadLost(f"{place}: Ray failed: {error}") from error
+            raise ConfigError(f"{setting}: no Ray cluster answers there: {error}") from error
+        raise HeadLost(f"{setting}: Ray failed: {error}") from error
 
 
 def _await_slots(config: ClusterConfig) -> Slots:
-    """The cluster's slots as soon as it has any, else none after a while; a local one that has none will never have any."""
+    """Waits up to `config.ready_within_s` for the cluster's first node; returns empty slots if none comes.
+
+    A local cluster without a node has lost it, so that raises HeadLost.
+    """
     slots, ends_s = find_slots(), time.monotonic() + config.ready_within_s
     if slots.nodes:
         return slots
@@ -157,13 +162,13 @@ def _await_slots(config: ClusterConfig) -> Slots:
         raise HeadLost(NO_LOCAL_NODE)
     log.warning("first_node_awaited", within_s=config.ready_within_s)
     while not slots.nodes and time.monotonic() < ends_s:
-        time.sleep(AWAIT_EVERY_S)
+        time.sleep(CHECK_EVERY_S)
         slots = find_slots()
     return slots
 
 
-def _refuse_unreachable(address: str) -> None:
-    """Asks once whether anybody answers at a `host:port`; Ray itself would go on asking for minutes."""
+def _check_address(address: str) -> None:
+    """Raises ConfigError if nothing listens at a `host:port`. Ray itself would keep trying for minutes."""
     if not address.rpartition(":")[2].isdigit():
         return
     try:
@@ -173,7 +178,7 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def find_head(*, is_local: bool) -> Head:
-    """The head of the connected cluster; a local one has but one node, so that nothing works without that, either."""
+    """The head of the connected cluster. A local one cannot work without its only node either, so that must answer too."""
     gcs = ray.get_runtime_context().gcs_address
     if not is_local:
         return Head(gcs, max_silence_s=MAX_SILENCE_S)
@@ -181,7 +186,7 @@ def find_head(*, is_local: bool) -> Head:
 
 
 def node_answers(node_id: str) -> bool:
-    """Whether Ray's daemon on a node is there: the cluster notices some seconds late that it is not."""
+    """Whether the Ray daemon of a node answers now. The cluster itself notices a lost node some seconds late."""
     node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
     try:
         if node is not None:
@@ -200,7 +205,7 @@ def has_several_machines() -> bool:
 
 
 def find_slots(resource: str | None = None) -> Slots:
-    """The slots of the connected cluster's lasting nodes: of a `resource`, else GPUs if there are any, else CPU cores."""
+    """The slots of the cluster's nodes that are alive and not draining: of `resource` if given, else GPUs if any, else CPU cores."""
     notices_ms = ray._private.state.state.get_draining_nodes()
     draining = {node_id: ms / 1000 if ms else math.inf for node_id, ms in notices_ms.items()}
     offers = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
@@ -214,5 +219,5 @@ def find_slots(resource: str | None = None) -> Slots:
 
 
 def _gpu_of(offer: dict[str, float]) -> GpuType:
-    """Ray offers a resource named after the type of a node's GPUs, such as "accelerator_type:H200"."""
+    """Ray names one of a node's resources after its GPU type, for example "accelerator_type:H200"."""
     return next((gpu_type(name) for name in offer if name.startswith("accelerator_type:")), OTHER)

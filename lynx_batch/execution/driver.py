@@ -1,4 +1,4 @@
-"""The main loop of a run: assign clips to groups, start them, record what came of them."""
+"""The main loop of a run: assign clips to groups, start them, record their results."""
 
 import itertools
 import time
@@ -29,8 +29,9 @@ from lynx_batch.execution.placement import Placements
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.output import DELIVERY_FOLDERS, new_attempt
 from lynx_batch.planning.cost import CostModel
+from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import PlannedClip
-from lynx_batch.planning.schedule import ClipState, Schedule
+from lynx_batch.planning.schedule import ClipState, Schedule, has_used_attempt
 from lynx_batch.planning.upkeep import is_time_to_save
 from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.resume import delete_saved, find_saved
@@ -41,15 +42,21 @@ log = structlog.get_logger()
 
 POLL_S = 0.5
 
-NO_ROOM = Failed(error_type="GroupLost", error="no node has room for a group that clips wait for", fault=Fault.MACHINE)
-BROKEN = Failed(error_type="GroupLost", error="the group broke at the clip before", fault=Fault.MACHINE)
+NO_ROOM = Failed(
+    error_type="GroupLost", error="no node has room for a group that the waiting clips need", fault=Fault.MACHINE
+)
+BROKEN = Failed(
+    error_type="GroupLost", error="the group ended because another of its clips failed", fault=Fault.MACHINE
+)
 HEAD_LOST = Failed(error_type="HeadLost", error="the Ray cluster is gone", fault=Fault.MACHINE)
-DRAINED = Failed(error_type="NodeDrained", error="the node is taken away before the clip was begun", fault=Fault.DRAIN)
+DRAINED = Failed(
+    error_type="NodeDrained", error="the node is going away; the clip had not been started", fault=Fault.DRAIN
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is, for whoever watches it. `running` holds (clip name, steps done, steps in all)."""
+    """How far a run is. `running` holds (clip name, steps done, steps in all)."""
 
     num_rendered: int
     num_rejected: int
@@ -60,9 +67,9 @@ class Progress:
 
 
 class Recorder(Protocol):
-    """Told of each group that is ready and of each ended attempt.
+    """Records each group that becomes ready and each attempt that ends.
 
-    `attempts` are those that the clip has used up, `deaths` the groups that broke with it alone aboard.
+    `attempts` is how many the clip has used up, `deaths` how many groups broke while it was the only clip aboard.
     """
 
     def loaded(self, group: str, answer: Loaded) -> None: ...
@@ -75,10 +82,10 @@ class Recorder(Protocol):
 
 
 class Driver:
-    """Renders every clip of a schedule on the groups that it asks for, as far as they fit.
+    """Renders every clip of a schedule, on the groups that the schedule asks for and that fit the cluster.
 
-    Whatever ends `run`, a finished schedule or an exception, no actor and no placement group is left. After `HeadLost` it may be
-    called again, with another cluster of the same kind.
+    However `run` ends, it leaves no actor and no placement group behind. After `HeadLost` it may be called again with another
+    cluster of the same kind.
     """
 
     _head: Head
@@ -97,6 +104,7 @@ class Driver:
     ) -> None:
         self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
         self._cluster, self._recorder, self._watch = cluster, recorder, watch
+        self._faults = FaultBudget()
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
@@ -107,95 +115,95 @@ class Driver:
 
         Raises:
             HeadLost: If the head of the cluster, or the only node of a local one, is gone.
-            TooManyFaults: If too many clips fail, or nothing but the machine for too long.
-            StoreRefused: If the store refuses what is rendered.
-            Permanent: If the model cannot be loaded, and never was.
+            TooManyFaults: If too many clips fail, or if nothing but machine faults comes for too long.
+            StoreRefused: If the store refuses to take rendered clips.
+            Permanent: If the model cannot be loaded and no group ever loaded it.
         """
         self._head, self._placements = head, Placements(slots)
         try:
             while not self._schedule.is_finished:
                 self._head.check()
-                if self._placements.look():
-                    self._tend()
+                if self._placements.refresh():
+                    self._check_groups()
                 self._assign()
-                for group, ref in self._answered():
-                    self._record(group, ref)
+                for group, ref in self._await_answers():
+                    self._handle_answer(group, ref)
                 self._watch(self._progress())
         except (HeadLost, ray.exceptions.RayError):
-            self._forget()
+            self._drop_groups()
             raise
         finally:
             for group in self._groups:
                 group.end()
-            self._placements.give_back()
+            self._placements.remove_all()
 
-    def _forget(self) -> None:
-        """Lets go of groups that are gone with their cluster, without asking Ray, which would block."""
+    def _drop_groups(self) -> None:
+        """Drops all groups after their cluster is gone. It must not ask Ray, because that would block."""
         for group in self._groups:
-            self._fail_all(group, HEAD_LOST)
+            self._record_failures(group, HEAD_LOST)
             self._schedule.leave(group.name)
         self._groups.clear()
         self._placements.forget()
 
-    def _tend(self) -> None:
-        """Ends groups that are stuck or whose node is gone, and clears nodes that are taken away."""
+    def _check_groups(self) -> None:
+        """Ends groups that are stuck or whose node is gone, and drains nodes that are going away."""
         slots = self._placements.slots
         if self._cluster.is_local and not slots.nodes:
             raise HeadLost(NO_LOCAL_NODE)
         for group in list(self._groups):
             node = group.placement.node
             if reason := group.why_stuck():
-                self._give_up(group, GroupLost(reason))
-            elif (drained_s := slots.draining.get(node)) is not None:
-                self._clear(group, drained_s)
+                self._end_stuck(group, GroupLost(reason))
+            elif (gone_at_s := slots.draining.get(node)) is not None:
+                self._drain(group, gone_at_s)
             elif node not in slots.nodes:
-                self._lose(group, GroupLost(f"group {group.name}: its node is gone"))
+                self._end_lost(group, GroupLost(f"group {group.name}: its node is gone"))
         if not self._groups and self._schedule.wanted_size(self._placements.largest) is None:
             self._wait_for_room()
 
     def _wait_for_room(self) -> None:
-        """A fault of the machines at each end of a pause: they are asked for, and told of, ever more seldom."""
-        if not self._schedule.is_paused(time.monotonic()):
+        """Counts a machine fault whenever no pause is on, so that warnings and retries become less and less frequent."""
+        if not self._faults.is_paused(time.monotonic()):
             log.warning("no_room", nodes=len(self._placements.slots.nodes), largest=self._placements.largest)
-            self._stop_if_hopeless(NO_ROOM)
+            self._stop_if_too_many_faults(NO_ROOM)
 
-    def _give_up(self, group: Group, loss: GroupLost) -> None:
-        if not group.is_ready:
-            self._schedule.waited_in_vain()
-        self._lose(group, loss)
+    def _end_stuck(self, group: Group, loss: GroupLost) -> None:
+        if not group.state.is_ready:
+            self._faults.record_load_timeout()
+        self._end_lost(group, loss)
 
-    def _clear(self, group: Group, drained_s: float) -> None:
-        """Gives nothing new to a group whose node is taken away; what it is at ends, or is saved just in time."""
-        if (task := group.close()) is not None:
-            self._fail(task, group, DRAINED)
-        if not group.tasks:
+    def _drain(self, group: Group, gone_at_s: float) -> None:
+        """Gives no new clip to a group whose node is going away. The current clip finishes, or is saved just in time."""
+        if (task := group.state.close()) is not None:
+            self._record_failure(task, group, DRAINED)
+        if not group.state.tasks:
             self._remove(group)
-        elif is_time_to_save(time.time(), drained_s, step_s=group.step_s):
+        elif is_time_to_save(time.time(), gone_at_s, step_s=group.state.step_s(time.monotonic())):
             group.pause()
 
     def _assign(self) -> None:
-        """Forms the groups that clips wait for, and gives each the next clip, or its slots to another."""
-        if self._schedule.is_paused(time.monotonic()):
+        """Gives each group its next clip, ends groups that are no longer useful, and forms the ones that clips need."""
+        if self._faults.is_paused(time.monotonic()):
             return
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
-                group.take(self._task(planned, group.size))
-            elif group.is_idle and (group.is_closing or self._schedule.is_useless(group.name)):
+                group.take(self._make_task(planned, group.size))
+            elif group.state.is_idle and (group.state.is_closing or self._schedule.is_useless(group.name)):
                 self._remove(group)
         while self._cluster.max_groups is None or len(self._groups) < self._cluster.max_groups:
             size = self._schedule.wanted_size(self._placements.largest)
             if size is None:
                 break
             self._form(size)
-        self._placements.give_back_spare()
+        self._placements.remove_spare()
 
     def _wants_clip(self, group: Group) -> bool:
-        """A group gets its next clip early, unless so few wait that a group which is idle sooner would miss it."""
-        is_free = group.rendering is None
-        return group.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
+        """A group that is rendering gets its next clip early, unless so few clips wait that another group would run dry."""
+        is_free = group.state.rendering is None
+        return group.state.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
 
-    def _task(self, planned: PlannedClip, group_size: int) -> RenderTask:
-        """An attempt at a clip; what is impossible on the cluster's fastest GPU, or too long on its slowest, is so on any."""
+    def _make_task(self, planned: PlannedClip, group_size: int) -> RenderTask:
+        """An attempt at a clip. Its shortest plausible time is that of the fastest GPU here, its deadline that of the slowest."""
         gpus = {node.gpu for node in self._placements.slots.nodes.values()}
         are_known = bool(gpus) and all(map(self._cost.is_known, gpus))
         predicted_s = [self._cost.seconds(planned.work, group_size, gpu) for gpu in gpus]
@@ -216,8 +224,8 @@ class Driver:
         self._schedule.join(group.name, size)
         self._groups.append(group)
 
-    def _answered(self) -> list[tuple[Group, Any]]:
-        """Waits a moment for answers of the workers."""
+    def _await_answers(self) -> list[tuple[Group, Any]]:
+        """Waits up to `POLL_S` for answers of workers."""
         awaited = {ref: group for group in self._groups for ref in group.refs}
         if not awaited:
             time.sleep(POLL_S)
@@ -225,70 +233,76 @@ class Driver:
         ready, _ = ray.wait(list(awaited), timeout=POLL_S)
         return [(awaited[ref], ref) for ref in ready]
 
-    def _record(self, group: Group, ref: Any) -> None:
+    def _handle_answer(self, group: Group, ref: Any) -> None:
         try:
             answer = group.receive(ref)
         except GroupLost as loss:
-            self._lose(group, loss)
+            self._end_lost(group, loss)
             return
         except Permanent as error:
-            if not self._schedule.has_loaded and not isinstance(error, StoreRefused):
+            if not self._faults.has_loaded and not isinstance(error, StoreRefused):
                 raise
-            self._lose(group, GroupLost(f"group {group.name}: {error}"))
+            self._end_lost(group, GroupLost(f"group {group.name}: {error}"))
             return
         if isinstance(answer, Loaded):
-            self._schedule.loaded()
+            self._faults.record_loaded()
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
-            self._end(answer, group)
-        if group in self._groups and group.is_spent:
-            self._dissolve(group, _beside(group.broken_by))
+            self._record_end(answer, group)
+        if group in self._groups and group.state.is_spent:
+            self._dissolve(group, _failure_of_others(group.state.broken_by))
 
-    def _lose(self, group: Group, loss: GroupLost) -> None:
-        """Ends a group; its clips are tried again, unless one of them has broken too many."""
+    def _end_lost(self, group: Group, loss: GroupLost) -> None:
+        """Ends a lost group. Its clips are tried again, except one that has broken too many groups."""
         log.warning("group_lost", group=group.name, error=str(loss))
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=self._fault_of_break(group))
         self._dissolve(group, failure)
-        self._stop_if_hopeless(failure)
+        self._stop_if_too_many_faults(failure)
 
     def _fault_of_break(self, group: Group) -> Fault:
-        """The node's if that is taken away or gone, the machine's if the group never was ready; else perhaps that of a clip aboard."""
-        is_node_there = self._placements.has(group.placement.node)
+        """Whose fault it is that a group broke.
+
+        DRAIN if its node is going away; MACHINE if the node is gone or the group was never ready; else a clip aboard may be the cause.
+        """
+        is_node_there = self._placements.has_node(group.placement.node)
         if group.placement.node in self._placements.slots.draining:
             return Fault.DRAIN
         if not is_node_there:
             return Fault.MACHINE
-        if not group.is_ready:
-            self._schedule.load_failed(time.monotonic(), formed_s=group.formed_s)
+        if not group.state.is_ready:
+            self._faults.record_failed_load(time.monotonic(), formed_s=group.formed_s)
             return Fault.MACHINE
         return self._schedule.fault_of_break(group.name)
 
     def _dissolve(self, group: Group, failure: Failed) -> None:
-        self._fail_all(group, failure)
+        self._record_failures(group, failure)
         self._remove(group)
 
-    def _fail_all(self, group: Group, failure: Failed) -> None:
-        for task in group.tasks:
-            self._fail(task, group, failure)
+    def _record_failures(self, group: Group, failure: Failed) -> None:
+        for task in group.state.tasks:
+            self._record_failure(task, group, failure)
 
-    def _end(self, ended: Ended, group: Group) -> None:
+    def _record_end(self, ended: Ended, group: Group) -> None:
         if isinstance(ended.result, Rendered):
             clip_id = ended.task.clip.clip_id
             self._schedule.rendered(clip_id)
+            self._faults.record_progress()
             self._recorder.rendered(ended.task, group.name, ended.result, attempts=self._schedule.attempts(clip_id))
         else:
             failure = ended.result
             if failure.fault is Fault.UNCLEAR:
                 failure = replace(failure, fault=self._fault_of_break(group))
-            self._keep_saved(ended.task, failure)
-            self._fail(ended.task, group, failure)
+            self._update_saved(ended.task, failure)
+            self._record_failure(ended.task, group, failure)
             if failure.is_refused:
-                self._face_refusal(group, failure)
-            self._stop_if_hopeless(failure)
+                self._handle_refusal(group, failure)
+            self._stop_if_too_many_faults(failure)
 
-    def _face_refusal(self, group: Group, failure: Failed) -> None:
-        """Raises what the store refused to a worker, unless it is the first time and the driver is not refused: then it may be
-        the worker's node, and its group begins anew, as each does by trying to put something.
+    def _handle_refusal(self, group: Group, failure: Failed) -> None:
+        """Stops the run because the store refused a worker, unless only the worker's node may be to blame.
+
+        That is assumed the first time, if the store does not refuse the driver. The group is then formed anew; each group probes
+        its rights when it loads.
         """
         if failure.error_type == StoreUnready.__name__:
             raise StoreUnready(failure.error)
@@ -299,19 +313,23 @@ class Driver:
             probe_rights(self._settings.output, DELIVERY_FOLDERS)
         self._dissolve(group, BROKEN)
 
-    def _keep_saved(self, task: RenderTask, failure: Failed) -> None:
-        """Remembers where a clip can go on; what it cannot go on from is forgotten."""
+    def _update_saved(self, task: RenderTask, failure: Failed) -> None:
+        """Remembers after which step a clip can resume, and deletes a saved state that it cannot resume from."""
         if failure.num_steps_saved:
             self._num_steps_saved[task.clip.clip_id] = failure.num_steps_saved
-        elif failure.is_to_begin_anew and self._num_steps_saved.pop(task.clip.clip_id, 0):
+        elif failure.must_restart and self._num_steps_saved.pop(task.clip.clip_id, 0):
             with suppress(*STORE_FAULTS):
                 delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
 
-    def _fail(self, task: RenderTask, group: Group, failure: Failed) -> None:
+    def _record_failure(self, task: RenderTask, group: Group, failure: Failed) -> None:
         clip_id = task.clip.clip_id
         state = self._schedule.failed(clip_id, failure.fault)
+        if has_used_attempt(failure.fault, state):
+            self._faults.record_progress()
         if failure.fault is Fault.MEMORY and state is ClipState.FAILED:
-            failure = replace(failure, error=f"no group wider than {group.size} is possible here: {failure.error}")
+            failure = replace(
+                failure, error=f"no group wider than {group.size} is possible on this cluster: {failure.error}"
+            )
         attempts, deaths = self._schedule.attempts(clip_id), self._schedule.deaths(clip_id)
         if failure.fault is Fault.LETHAL and state is ClipState.FAILED:
             failure = replace(
@@ -319,19 +337,21 @@ class Driver:
             )
         self._recorder.failed(task, group.name, failure, state, attempts=attempts, deaths=deaths)
 
-    def _stop_if_hopeless(self, failure: Failed) -> None:
-        """Counts a fault of the machine once, however many clips it hit; stops the run if too much fails."""
+    def _stop_if_too_many_faults(self, failure: Failed) -> None:
+        """Counts a machine fault once, however many clips it hit; stops the run if too many clips or machines failed."""
         now_s = time.monotonic()
         if failure.fault in (Fault.MACHINE, Fault.UNCLEAR):
-            self._schedule.machine_failed(now_s)
-        if reason := self._schedule.reason_to_stop(now_s):
+            self._faults.record_fault(now_s)
+        give_up_after_s = self._schedule.give_up_after_s
+        reason = self._schedule.reason_to_stop() or self._faults.reason_to_stop(now_s, give_up_after_s=give_up_after_s)
+        if reason is not None:
             raise TooManyFaults(f"{reason}; the last: {failure.error}")
 
     def _remove(self, group: Group) -> None:
         self._groups.remove(group)
         self._schedule.leave(group.name)
         group.end()
-        self._placements.leave(group.placement)
+        self._placements.release(group.placement)
 
     def _progress(self) -> Progress:
         for group in self._groups:
@@ -341,12 +361,12 @@ class Driver:
             num_rejected=self._schedule.count(ClipState.REJECTED),
             num_failed=self._schedule.count(ClipState.FAILED),
             num_left=self._schedule.num_unfinished,
-            running=tuple(clip for group in self._groups for clip in group.running()),
-            num_groups_loading=sum(not group.is_ready for group in self._groups),
+            running=tuple(clip for group in self._groups for clip in group.state.running()),
+            num_groups_loading=sum(not group.state.is_ready for group in self._groups),
         )
 
 
-def _beside(broken_by: Failed | None) -> Failed:
-    """What becomes of the clips aboard with the one at which their group broke: if that was unclear, they may be the cause."""
+def _failure_of_others(broken_by: Failed | None) -> Failed:
+    """The failure of the other clips aboard a group that broke. If the cause is unclear, they may be the cause too."""
     is_unclear = broken_by is not None and broken_by.fault is Fault.UNCLEAR
     return replace(BROKEN, fault=Fault.UNCLEAR) if is_unclear else BROKEN

@@ -1,8 +1,7 @@
-"""A group: the workers that render one clip together. It lives and dies as one."""
+"""A group: the workers that render one clip together. If one of them dies, the group is lost."""
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -10,35 +9,36 @@ import ray
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import GroupLost, LynxError, Permanent
+from lynx_batch.execution.group_state import (
+    Command,
+    Deliver,
+    GroupState,
+    Pause,
+    Prefetch,
+    Render,
+    Report,
+    StopWaiting,
+)
 from lynx_batch.execution.placement import Placement
-from lynx_batch.planning.upkeep import has_leak
-from lynx_batch.rendering.tasks import Ended, Failed, FramesReady, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.rendering.tasks import Loaded, RenderTask, WorkerSettings
 
 
 class Group:
-    """One worker per slot of a placement, loading from the start and then rendering clip after clip.
+    """One worker per slot of a placement: they load the model, then render clip after clip.
 
-    A clip passes through three places, each of which holds one at most: `next` (its photo is read), `rendering` (the
-    model's, decoding included) and `delivering` (encoding, upload, commit). `refs` are the answers that are awaited: the
-    driver waits for them and hands each to `receive`. A group that is closing takes no more clips.
+    `state` decides what the workers do next; this class sends them the commands and collects their answers. The driver waits
+    for `refs`, the answers to come, and passes each to `receive`.
     """
 
     def __init__(self, name: str, settings: WorkerSettings, placement: Placement, config: ClusterConfig) -> None:
         self.name, self.placement, self._config = name, placement, config
-        self.next: RenderTask | None = None
-        self.rendering: RenderTask | None = None
-        self.delivering: RenderTask | None = None
-        self.is_ready = self.is_closing = self._is_pausing = False
-        self.broken_by: Failed | None = None
-        self.formed_s = self._changed_s = time.monotonic()
-        self._num_taken, self._memory_gib = 0, list[float]()
-        self._step = (0, 0)
-        self._early: Rendered | Failed | None = None
-        self._step_ref: Any = None
+        self.formed_s = time.monotonic()
+        self.state = GroupState(num_ranks=placement.size, max_clips=config.max_clips_per_group, now_s=self.formed_s)
         self._workers = [placement.start_worker(settings, rank) for rank in range(placement.size)]
         address = self._workers[0].address.remote()
-        self._render_refs = [worker.load.remote(address) for worker in self._workers]
+        self._rank_refs = [worker.load.remote(address) for worker in self._workers]
         self._deliver_refs: list[Any] = []
+        self._step_ref: Any = None
 
     @property
     def size(self) -> int:
@@ -46,78 +46,69 @@ class Group:
 
     @property
     def refs(self) -> list[Any]:
-        return self._render_refs + self._deliver_refs
-
-    @property
-    def tasks(self) -> list[RenderTask]:
-        """The attempts that would be lost with the group."""
-        return [task for task in (self.delivering, self.rendering, self.next) if task is not None]
-
-    @property
-    def is_idle(self) -> bool:
-        return self.is_ready and not self.tasks
-
-    @property
-    def has_room(self) -> bool:
-        return self.is_ready and not self.is_broken and not self.is_closing and self.next is None
-
-    @property
-    def is_broken(self) -> bool:
-        return self.broken_by is not None
-
-    @property
-    def is_spent(self) -> bool:
-        """Broken, and what it can still deliver is delivered."""
-        return self.is_broken and self.delivering is None
-
-    @property
-    def step_s(self) -> float:
-        """How long a step of the clip being rendered takes, so far; those that were saved cost nothing here."""
-        num_steps_saved = self.rendering.num_steps_saved if self.rendering is not None else 0
-        return (time.monotonic() - self._changed_s) / max(1, self._step[0] - num_steps_saved)
-
-    def why_stuck(self) -> str | None:
-        """What the group has been at for too long, if it has."""
-        limit_s = max((task.deadline_s for task in self.tasks), default=math.inf)
-        limit_s = limit_s if self.is_ready else self._config.ready_within_s
-        if time.monotonic() - self._changed_s <= limit_s:
-            return None
-        if self.is_ready:
-            return f"group {self.name}: {limit_s:.0f} s without an answer, at step {self._step[0]} of {self._step[1]}"
-        state = self.placement.state
-        return f"group {self.name}: not ready after cluster.ready_within_s={limit_s:g}; its placement group is {state}"
-
-    def close(self) -> RenderTask | None:
-        """Takes no more clips; gives back the one that was not begun."""
-        self.is_closing = True
-        returned, self.next = self.next, None
-        return returned
-
-    def pause(self) -> None:
-        """Has the clip being rendered saved after the step that it is at, on the first rank: the group must end then."""
-        if self.rendering is not None and not self._is_pausing:
-            self._is_pausing = True
-            self._workers[0].pause.remote()
+        return self._rank_refs + self._deliver_refs
 
     def take(self, task: RenderTask) -> None:
-        """Renders a clip as soon as it can; until then its photo is read."""
-        assert self.has_room
-        self.next, self._num_taken = task, self._num_taken + 1
-        self.is_closing = self._num_taken == self._config.max_clips_per_group
-        self._advance()
-        if self.next is not None:
-            for worker in self._workers:
-                worker.prefetch.remote(task)
+        """Renders a clip as soon as possible. The group must have room."""
+        self._execute(self.state.accept(task, time.monotonic()))
 
-    def receive(self, ref: Any) -> Loaded | Ended | None:
-        """Takes one worker's answer; tells when it was the last of all workers' loading, or ends an attempt.
+    def pause(self) -> None:
+        """Saves the clip being rendered after its current step. The group must be closing, and end afterwards."""
+        self._execute(self.state.pause())
+
+    def receive(self, ref: Any) -> Report | None:
+        """Handles the answer of one worker; returns `Loaded` when the last one has loaded, `Ended` when an attempt is over.
 
         Raises:
             GroupLost: If the worker died.
-            Permanent: If the model cannot be loaded, which another group could do only if its node is better.
+            Permanent: If the model cannot be loaded. A group on another node may still be able to.
         """
+        answer = self._fetch(ref)
+        if ref in self._deliver_refs:
+            self._deliver_refs.remove(ref)
+            return self._execute(self.state.delivered(answer, time.monotonic()))
+        self._rank_refs.remove(ref)
+        if isinstance(answer, Loaded):
+            return self._execute(self.state.rank_loaded(answer))
+        return self._execute(self.state.rank_rendered(answer, time.monotonic()))
+
+    def why_stuck(self) -> str | None:
+        """What the group has taken too long for, or None."""
+        limit_s = self.state.exceeded_limit_s(time.monotonic(), ready_within_s=self._config.ready_within_s)
+        if limit_s is None:
+            return None
+        if self.state.is_ready:
+            done, total = self.state.step
+            return f"group {self.name}: {limit_s:.0f} s without an answer, at step {done} of {total}"
+        reserved = self.placement.state
+        return (
+            f"group {self.name}: not ready after cluster.ready_within_s={limit_s:g}; its placement group is {reserved}"
+        )
+
+    def poll_step(self) -> None:
+        """Asks the first worker for its current step, and notes its answer to the last request. Never waits."""
+        if self.state.rendering is None:
+            return
+        if self._step_ref is None:
+            self._step_ref = self._workers[0].progress.remote()
+        if ray.wait([self._step_ref], timeout=0)[0]:
+            try:
+                self.state.step = ray.get(self._step_ref)
+            except ray.exceptions.RayError:
+                return  # the worker died; its awaited answer reports that
+            self._step_ref = None
+
+    def end(self) -> None:
+        """Kills every worker; the placement stays."""
+        for worker in self._workers:
+            with suppress(
+                ray.exceptions.RaySystemError
+            ):  # raised if its creation was cancelled: there is nothing to kill
+                ray.kill(worker)
+
+    def _fetch(self, ref: Any) -> Any:
         try:
-            answer = ray.get(ref)
+            return ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Permanent):
                 raise error.cause from error
@@ -125,82 +116,23 @@ class Group:
             raise GroupLost(f"group {self.name}: {reason}") from error
         except ray.exceptions.RayError as error:
             raise GroupLost(f"group {self.name}: {error}") from error
-        if ref in self._deliver_refs:
-            return self._receive_delivery(answer)
-        self._render_refs.remove(ref)
-        return self._receive_loaded(answer) if isinstance(answer, Loaded) else self._receive_frames(answer)
 
-    def poll_step(self) -> None:
-        """Asks the first worker how far it is, and takes its last answer; never waits."""
-        if self.rendering is None:
-            return
-        if self._step_ref is None:
-            self._step_ref = self._workers[0].progress.remote()
-        if ray.wait([self._step_ref], timeout=0)[0]:
-            try:
-                self._step = ray.get(self._step_ref)
-            except ray.exceptions.RayError:
-                return  # the awaited answer of the same worker tells that it died
-            self._step_ref = None
-
-    def running(self) -> Iterator[tuple[str, int, int]]:
-        """(clip name, steps done, steps in all) of each clip that is rendered or delivered."""
-        if self.rendering is not None:
-            yield self.rendering.clip.name, *self._step
-        if self.delivering is not None:
-            num_steps = self.delivering.clip.params.num_inference_steps
-            yield self.delivering.clip.name, num_steps, num_steps
-
-    def end(self) -> None:
-        """Kills every worker; the placement stays."""
-        for worker in self._workers:
-            with suppress(ray.exceptions.RaySystemError):  # one whose creation was cancelled is no more
-                ray.kill(worker)
-
-    def _receive_loaded(self, answer: Loaded) -> Loaded | None:
-        self.is_ready = not self._render_refs
-        return answer if self.is_ready else None
-
-    def _receive_frames(self, answer: FramesReady | Rendered | Failed) -> Ended | None:
-        """The first result other than a share of the frames is the group's: the clip failed, or was committed meanwhile.
-
-        It is told when all ranks have answered, or at once if they may never do.
-        """
-        if isinstance(answer, FramesReady):
-            self._memory_gib[-1] += answer.memory_gib
-        elif self._early is None:
-            self._early = answer
-            self.broken_by = answer if isinstance(answer, Failed) and answer.breaks_group else None
-        if self.is_broken:
-            self._render_refs.clear()
-        ended = None
-        if not self._render_refs and self._early is not None:
-            assert self.rendering is not None
-            ended, self.rendering = Ended(task=self.rendering, result=self._early), None
-            self._memory_gib.pop()  # not all ranks have told theirs
-        elif not self._render_refs and has_leak(self._memory_gib, num_ranks=self.size):
-            self.is_closing = True
-        self._advance()
-        return ended
-
-    def _receive_delivery(self, answer: Rendered | Failed) -> Ended:
-        assert self.delivering is not None
-        self._deliver_refs.clear()
-        ended, self.delivering = Ended(task=self.delivering, result=answer), None
-        self._advance()
-        return ended
-
-    def _advance(self) -> None:
-        """Moves each clip on to the next place, if it is done where it is and that place is free."""
-        if self.is_broken or self._render_refs:
-            return
-        if self.rendering is not None and self.delivering is None:
-            self.delivering, self.rendering = self.rendering, None
-            self._changed_s = time.monotonic()
-            self._deliver_refs = [self._workers[0].deliver.remote(self.delivering)]
-        if self.next is not None and self.rendering is None:
-            self.rendering, self.next, self._early = self.next, None, None
-            self._changed_s = time.monotonic()
-            self._memory_gib.append(0.0)
-            self._step = (0, self.rendering.clip.params.num_inference_steps)
-            self._render_refs = [worker.render.remote(self.rendering) for worker in self._workers]
+    def _execute(self, commands: Iterable[Command | Report]) -> Report | None:
+        """Carries out each command; returns the report among them, if there is one."""
+        report = None
+        for command in commands:
+            match command:
+                case Prefetch(task=task):
+                    for worker in self._workers:
+                        worker.prefetch.remote(task)
+                case Render(task=task):
+                    self._rank_refs = [worker.render.remote(task) for worker in self._workers]
+                case Deliver(task=task):
+                    self._deliver_refs = [self._workers[0].deliver.remote(task)]
+                case Pause():
+                    self._workers[0].pause.remote()
+                case StopWaiting():
+                    self._rank_refs.clear()
+                case _:
+                    report = command
+        return report

@@ -1,4 +1,4 @@
-"""Whether that part of a Ray cluster answers without which nothing works."""
+"""Checks that the head of a Ray cluster answers; nothing works without it."""
 
 import socket
 import time
@@ -8,33 +8,30 @@ from lynx_batch.errors import HeadLost
 CHECK_EVERY_S = 2.0
 
 MAX_SILENCE_S = 20.0
-"""Well below the 60 s after which Ray ends a process that has lost the head, without a chance to write or say anything."""
+"""Well below 60 s, after which Ray kills a process that has lost the head, before it can write or print anything."""
 
 LOCAL_MAX_SILENCE_S = 3.0
-"""What was on this machine and does not answer has died; nobody starts it again."""
+"""A head on this machine that does not answer has died, and nothing restarts it."""
 
 
 def check_reachable(address: str, timeout_s: float) -> None:
-    """Raises OSError unless somebody listens at `host:port`."""
+    """Raises OSError unless something listens at `host:port`."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.rpartition("/")[2], int(port)), timeout=timeout_s).close()
 
 
 class Head:
-    """The head of the cluster that this process is connected to: the `addresses` that must answer.
-
-    Silence for `max_silence_s` is taken for a loss.
-    """
+    """The head of the connected cluster: all `addresses` must answer. It is lost once one was silent for `max_silence_s`."""
 
     def __init__(self, *addresses: str, max_silence_s: float) -> None:
         self._addresses, self._max_silence_s = addresses, max_silence_s
         self._answered_s = time.monotonic()
 
     def check(self) -> None:
-        """Asks every now and then whether the head is there, and waits while it is not: nothing works without it.
+        """Checks the head every `CHECK_EVERY_S`; if it does not answer, blocks until it does.
 
         Raises:
-            HeadLost: If it does not come back.
+            HeadLost: If it does not answer within `max_silence_s`.
         """
         while time.monotonic() - self._answered_s > CHECK_EVERY_S:
             try:

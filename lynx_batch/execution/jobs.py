@@ -1,4 +1,4 @@
-"""Runs as jobs of a Ray cluster, through its dashboard: submitted, followed, cancelled."""
+"""Submits, follows and cancels runs as jobs of a Ray cluster, through its dashboard."""
 
 import asyncio
 import os
@@ -18,30 +18,30 @@ from lynx_batch.preparation.package import Package
 POLL_S = 0.5
 
 STOP_WAIT_S = 120
-"""How long a cancelled run may take to abandon its clips and write its metadata before it is killed."""
+"""How long a cancelled run has to abandon its clips and write its metadata before Ray kills it."""
 
 
 class Jobs:
     """The jobs of the cluster whose dashboard is at `address`.
 
     Raises:
-        ConfigError: If no dashboard answers there, or it wants another token.
+        ConfigError: If no dashboard answers there, or it requires another token.
     """
 
     def __init__(self, address: str) -> None:
         self._address = address if "://" in address else f"http://{address}"
-        os.environ["RAY_API_SERVER_ADDRESS"] = self._address  # Ray lets the environment win over the argument
-        with self._explained(ConfigError):
+        os.environ["RAY_API_SERVER_ADDRESS"] = self._address  # Ray prefers the environment to the argument
+        with self._ray_errors_mapped(ConfigError):
             self._client = JobSubmissionClient(self._address)
 
     def submit(self, package: Package, name: str) -> str:
-        """Starts a job; gives its id, which begins with `name` and is new each time.
+        """Starts a job; returns its id, which begins with `name` and is unique.
 
         Raises:
             ConfigError: If the cluster refuses it.
         """
         env_vars = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
-        with self._explained(HeadLost):
+        with self._ray_errors_mapped(HeadLost):
             job_id: str = self._client.submit_job(
                 entrypoint=f"exec {shlex.join(package.command)}",
                 submission_id=f"{re.sub('[^A-Za-z0-9_-]', '-', name)}-{package.run_id}",
@@ -51,26 +51,28 @@ class Jobs:
         return job_id
 
     def follow(self, job_id: str, echo: Callable[[str], None]) -> int | None:
-        """Hands what the job prints to `echo` until it ends; gives its exit code, None if it did not live to have one.
+        """Passes the job's output to `echo` until it ends; returns its exit code, or None if it was killed before it had one.
 
         Raises:
             HeadLost: If the connection breaks.
         """
-        with self._explained(HeadLost):
+        with self._ray_errors_mapped(HeadLost):
             try:
                 asyncio.run(self._tail(job_id, echo))
-            except RuntimeError as error:  # how Ray says that the connection broke
-                raise HeadLost(f"job {job_id}: {error}; it may go on, else submit again") from error
+            except RuntimeError as error:  # Ray raises this if the connection breaks
+                raise HeadLost(
+                    f"job {job_id}: {error}; the job may still be running, otherwise submit it again"
+                ) from error
         exit_code: int | None = self._await_end(job_id).driver_exit_code
         return exit_code
 
     def cancel(self, job_id: str) -> str:
-        """Asks the run to stop and waits until it has; gives Ray's word for how the job ended.
+        """Stops the run and waits until it has ended; returns Ray's final status of the job.
 
         Raises:
             ConfigError: If there is no such job.
         """
-        with self._explained(HeadLost):
+        with self._ray_errors_mapped(HeadLost):
             self._client.stop_job(job_id)
         return str(self._await_end(job_id).status)
 
@@ -79,14 +81,14 @@ class Jobs:
             echo(text)
 
     def _await_end(self, job_id: str) -> JobDetails:
-        with self._explained(HeadLost):
+        with self._ray_errors_mapped(HeadLost):
             while not (details := self._client.get_job_info(job_id)).status.is_terminal():
                 time.sleep(POLL_S)
         return details
 
     @contextmanager
-    def _explained(self, silence: type[ConfigError | HeadLost]) -> Iterator[None]:
-        """Turns Ray's errors into ours; `silence` is what it means that nobody answers."""
+    def _ray_errors_mapped(self, unreachable: type[ConfigError | HeadLost]) -> Iterator[None]:
+        """Turns Ray's errors into ours; `unreachable` is the error to raise if nothing answers."""
         try:
             yield
         except ray.exceptions.AuthenticationError as error:
@@ -94,6 +96,6 @@ class Jobs:
                 f"--address {self._address}: the cluster wants another token; put it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
             ) from error
         except (OSError, aiohttp.ClientError) as error:
-            raise silence(f"--address {self._address}: no Ray dashboard answers there: {error}") from error
+            raise unreachable(f"--address {self._address}: no Ray dashboard answers there: {error}") from error
         except RuntimeError as error:
             raise ConfigError(f"--address {self._address}: {error}") from error

@@ -1,4 +1,4 @@
-"""What becomes of each row of a run: settled once, from earlier runs or this one's attempts, and written at once or soon."""
+"""The outcome of each row of a run: settled once, from earlier runs or from this run's attempts, and then written."""
 
 import time
 from collections import Counter
@@ -38,7 +38,7 @@ OUTCOME_OF_FAILURE = {ClipState.REJECTED: Outcome.REJECTED, ClipState.FAILED: Ou
 
 
 class Reason(NamedTuple):
-    """Why something did not succeed, if it did not."""
+    """Why something failed; both fields are None if it did not."""
 
     error_type: str | None
     error: str | None
@@ -52,11 +52,11 @@ VANISHED = Reason(MissingObject.__name__, "its commit has vanished or was withdr
 
 
 class RunRecorder:
-    """Writes an event for every ended attempt, beside the main loop, and the rows of ended clips every few minutes.
+    """Writes an event for every ended attempt, in the background, and the rows of ended clips every few minutes.
 
-    First `settle_past`, then any number of attempts, at last `close`. Until then no trouble of the store raises.
-    `counts` are rows by outcome, `num_rendered_elsewhere` those rendered by other runs; `trace` is what each group did when.
-    `editions` are those of the start; the edition that each clip wanted then finishes it. `clips_gone` are as in `RunEnd`.
+    Call `settle_past` first, then report any number of attempts, then `close`; in between, store errors are logged, not raised.
+    `counts` are rows by outcome, `num_rendered_elsewhere` counts rows rendered by other runs, `trace` is what each group did when.
+    `editions` are those at the start; a clip is finished by the edition that it wanted then. `clips_gone` are as in `RunEnd`.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun) -> None:
@@ -79,11 +79,11 @@ class RunRecorder:
 
     @property
     def open_clips(self) -> list[ClipSpec]:
-        """The clips that have not ended, each once."""
+        """The clips that have not ended, without duplicates."""
         return [rows[0] for rows in self._open.values()]
 
     def settle_past(self) -> None:
-        """Settles and writes rows that never became clips, and clips that earlier runs committed or gave up."""
+        """Settles and writes the rows that never became clips, and the clips that earlier runs committed or gave up."""
         self._settle_unplanned()
         self.editions = list_editions(self._output)
         finished = self._finished(self.editions)
@@ -122,17 +122,17 @@ class RunRecorder:
             self._settle(clip_id, OUTCOME_OF_FAILURE[state], datetime.now(UTC), why)
 
     def write_due(self) -> None:
-        """Writes metadata if it is time to; to be called now and then."""
+        """Writes metadata if it is due. Call this regularly."""
         self._parts.write_due(time.monotonic())
 
     def close(self, stopped_by: str) -> str:
-        """Settles what is left and writes all that is not written; a clip is rendered exactly if a commit of it is in force.
+        """Settles the remaining rows and writes everything not yet written. A clip counts as rendered exactly if it has a commit in force.
 
-        Gives what stopped the run: `stopped_by`, else that commits are in force no more, else nothing.
+        Returns what stopped the run: `stopped_by` if given, else a message about commits that have vanished, else "".
 
         Raises:
-            StoreRefused, StoreUnavailable: If the store refuses, or stays away for minutes; commits and events tell what was done
-                all the same.
+            StoreRefused, StoreUnavailable: If the store refuses, or is unavailable for minutes. Commits and events still record
+                what was done.
         """
         try:
             editions = retry_while_unavailable(lambda: list_editions(self._output))
@@ -153,7 +153,7 @@ class RunRecorder:
         return stopped_by
 
     def _finished(self, editions: Editions) -> dict[str, int]:
-        """The editions in force of the open clips that have the edition that they want."""
+        """The edition in force of each open clip that already has the edition that it wants."""
         return {
             clip_id: editions.in_force[clip_id]
             for clip_id in self._open
@@ -161,8 +161,9 @@ class RunRecorder:
         }
 
     def _abandon_vanished(self, editions: Editions) -> int:
-        """Rows that were settled as rendered, whose commits are in force no more: those that no part holds yet are abandoned, and
-        the clips of the others are told. Gives the number of clips.
+        """Finds clips that were settled as rendered but whose commit is no longer in force; returns their number.
+
+        Their rows are abandoned if no metadata part holds them yet; the other clips are listed in `clips_gone`.
         """
         vanished = {
             clip_id for clip_id, edition in self._rendered.items() if not editions.is_finished(clip_id, edition)
@@ -182,7 +183,7 @@ class RunRecorder:
         return len(vanished)
 
     def _settle_unplanned(self) -> None:
-        """Settles rows that never became clips, each once however often it is called."""
+        """Settles rows that never became clips. Safe to call again: each row is settled once."""
         while self._unplanned:
             outcome, rejection = self._unplanned.pop()
             self._add(
@@ -219,7 +220,7 @@ class RunRecorder:
         why: Reason = NOTHING_WRONG,
         commit: CommitRecord | None = None,
     ) -> None:
-        """Ends all rows that ask for a clip."""
+        """Ends all rows that ask for the clip."""
         for clip in self._open.pop(clip_id):
             self._add(
                 RowOutcome(
@@ -257,7 +258,7 @@ class RunRecorder:
         self._event_writers.submit(self._write_event, event)
 
     def _write_event(self, event: AttemptEvent) -> None:
-        """What an event tells comes to the metadata, too, so that a lost one is no reason to stop."""
+        """The metadata will contain the same facts, so losing an event is no reason to stop."""
         try:
             retry_while_unavailable(lambda: write_event(self._output, event))
         except STORE_FAULTS as error:

@@ -1,4 +1,4 @@
-"""Where groups are: slots of one node, reserved together, in which group after group may be formed."""
+"""Where groups run: slots of one node, reserved together, in which one group after another can be formed."""
 
 import time
 from collections.abc import Collection
@@ -16,7 +16,7 @@ from lynx_batch.rendering.tasks import WorkerSettings
 LOOK_EVERY_S = 2.0
 
 ALL_GPUS_VISIBLE = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
-"""With a mask of one GPU each, ranks cannot use each other's memory directly."""
+"""If each rank saw only its own GPU, ranks could not access each other's memory directly."""
 
 
 class Placement:
@@ -24,22 +24,24 @@ class Placement:
 
     def __init__(self, slots: Slots, node: str, size: int) -> None:
         self.node, self.size, self._bundle = node, size, slots.bundle()
-        # A wish only: should the node be gone by now, Ray finds another.
-        self._reserved = placement_group([self._bundle] * size, strategy="STRICT_PACK", _soft_target_node_id=node)
+        # The target node is only a preference: if it is gone by now, Ray uses another.
+        self._placement_group = placement_group(
+            [self._bundle] * size, strategy="STRICT_PACK", _soft_target_node_id=node
+        )
 
     @property
     def state(self) -> str:
         """PENDING, CREATED, RESCHEDULING or REMOVED."""
-        return str(placement_group_table(self._reserved)["state"])
+        return str(placement_group_table(self._placement_group)["state"])
 
-    def is_whole(self, nodes: Collection[str]) -> bool:
-        """Whether it lies where it was meant to, on one of `nodes`. Ray moves the slots of a lost node elsewhere, perhaps one by one."""
-        table = placement_group_table(self._reserved)
+    def is_intact(self, nodes: Collection[str]) -> bool:
+        """Whether all slots are on the requested node and it is one of `nodes`. Ray moves slots of a lost node, perhaps one by one."""
+        table = placement_group_table(self._placement_group)
         used = set(table["bundles_to_node_id"].values())
         return table["state"] == "CREATED" and used == {self.node} and self.node in nodes
 
     def start_worker(self, settings: WorkerSettings, rank: int) -> Any:
-        strategy = PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=rank)
+        strategy = PlacementGroupSchedulingStrategy(self._placement_group, placement_group_bundle_index=rank)
         return Worker.options(  # type: ignore[attr-defined]
             num_cpus=self._bundle.get("CPU", 0),
             num_gpus=self._bundle.get("GPU", 0),
@@ -47,87 +49,90 @@ class Placement:
             runtime_env=ALL_GPUS_VISIBLE,
         ).remote(settings, rank)
 
-    def give_back(self) -> None:
-        remove_placement_group(self._reserved)
+    def remove(self) -> None:
+        remove_placement_group(self._placement_group)
 
 
 class Placements:
-    """All placements of a run, the spare ones of ended groups among them, and what room the cluster has beside them."""
+    """All placements of a run, including the spare ones of ended groups, and the free GPUs of the cluster."""
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self._taken: list[Placement] = []
         self._spare: list[Placement] = []
-        self._silent: set[str] = set()
-        self._looked_s = float("-inf")
-        self.look()
+        self._unreachable: set[str] = set()
+        self._refreshed_s = float("-inf")
+        self.refresh()
 
     @property
     def largest(self) -> int:
         """The size of the widest group that can be formed."""
         return max([self._free_gpus.largest, *(placement.size for placement in self._spare)])
 
-    def look(self, *, is_urgent: bool = False) -> bool:
-        """Sees which nodes are there now, unless that was a moment ago; a cluster without its GPUs offers no CPU cores."""
-        if not is_urgent and time.monotonic() - self._looked_s < LOOK_EVERY_S:
+    def refresh(self, *, is_urgent: bool = False) -> bool:
+        """Looks up the nodes of the cluster, and returns True, unless the last look-up was less than `LOOK_EVERY_S` ago.
+
+        The resource stays the same: a GPU cluster that has lost its GPUs offers no CPU slots instead.
+        """
+        if not is_urgent and time.monotonic() - self._refreshed_s < LOOK_EVERY_S:
             return False
         known, found = self.slots, find_slots(self.slots.resource)
-        self._silent = {node for node in self._silent & found.nodes.keys() if not node_answers(node)}
+        self._unreachable = {node for node in self._unreachable & found.nodes.keys() if not node_answers(node)}
         self.slots = replace(
-            found, nodes={node: room for node, room in found.nodes.items() if node not in self._silent}
+            found, nodes={node: room for node, room in found.nodes.items() if node not in self._unreachable}
         )
-        self._looked_s = time.monotonic()
+        self._refreshed_s = time.monotonic()
         if known.nodes.keys() != self.slots.nodes.keys():
-            self.give_back_spare()
-        self._measure()
+            self.remove_spare()
+        self._count_free_gpus()
         return True
 
-    def has(self, node: str) -> bool:
-        """Whether a node is there now. The cluster notices some seconds late that it is not, and would form groups on it till then."""
-        self.look(is_urgent=True)
+    def has_node(self, node: str) -> bool:
+        """Whether a node is there now. Asks it directly, because the cluster reports a lost node some seconds late."""
+        self.refresh(is_urgent=True)
         if node in self.slots.nodes and not node_answers(node):
-            self._silent.add(node)
-            self.look(is_urgent=True)
+            self._unreachable.add(node)
+            self.refresh(is_urgent=True)
         return node in self.slots.nodes
 
     def take(self, size: int) -> Placement:
-        """A spare placement of `size`, else a new one; there must be room for it, if need be in place of spare ones."""
+        """A spare placement of `size`, else a new one. There must be room for it, once spare ones are removed if necessary."""
         placement = next((spare for spare in self._spare if spare.size == size), None)
         if placement is None:
-            self.give_back_spare()
+            self.remove_spare()
             placement = Placement(self.slots, self._free_gpus.take(size), size)
         else:
             self._spare.remove(placement)
         self._taken.append(placement)
         return placement
 
-    def leave(self, placement: Placement) -> None:
-        """Its group has ended: another can be formed in it, if its node lives on."""
+    def release(self, placement: Placement) -> None:
+        """Takes back the placement of a group that has ended. Another group can use it if its node is still there."""
         self._taken.remove(placement)
-        if placement.is_whole(self.slots.nodes):
+        if placement.is_intact(self.slots.nodes):
             self._spare.append(placement)
         else:
-            placement.give_back()
-        self._measure()
+            placement.remove()
+        self._count_free_gpus()
 
-    def give_back_spare(self) -> None:
+    def remove_spare(self) -> None:
         for placement in self._spare:
-            placement.give_back()
+            placement.remove()
         self._spare.clear()
-        self._measure()
+        self._count_free_gpus()
 
-    def give_back(self) -> None:
-        """All of them; the run is over."""
+    def remove_all(self) -> None:
+        """Removes every placement, at the end of a run."""
         for placement in (*self._taken, *self._spare):
-            placement.give_back()
+            placement.remove()
         self.forget()
 
     def forget(self) -> None:
-        """With the head of the cluster, everything is gone that could be given back, and asking would block."""
+        """Drops all placements without asking Ray: with the head gone they are gone too, and asking would block."""
         self._taken.clear()
         self._spare.clear()
 
-    def _measure(self) -> None:
+    def _count_free_gpus(self) -> None:
         self._free_gpus = FreeGpus({node_id: node.num_gpus for node_id, node in self.slots.nodes.items()})
         for placement in (*self._taken, *self._spare):
             self._free_gpus.fill(placement.node, placement.size)

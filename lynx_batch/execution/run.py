@@ -39,10 +39,10 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """How a run ended: rows by outcome, and why before its end (empty if it came there).
+    """How a run ended: rows by outcome, and what stopped it early (empty if nothing did).
 
-    `clips_gone` are as in `RunEnd`, `busy_shares` are `Trace.busy_shares`. `is_refused` says that the store refused a right, so that
-    running again helps only once it is granted.
+    `clips_gone` are as in `RunEnd`, `busy_shares` as in `Trace.busy_shares`. `is_refused`: the store refused a right, so running again
+    helps only once that is granted.
     """
 
     run_id: str
@@ -68,10 +68,10 @@ def render(
     run_id: str | None = None,
     origin: Origin | None = None,
 ) -> RunSummary:
-    """Renders every row of the manifest that is not committed yet; `origin` tells where that of a submitted job lay.
+    """Renders every row of the manifest that is not committed yet. `origin` is where the manifest of a submitted job came from.
 
     Raises:
-        Permanent: If the run file, manifest, model, store or cluster is unfit, before a clip is rendered.
+        Permanent: If the run file, manifest, model, store or cluster is unusable; raised before any clip is rendered.
         StoreUnavailable: If the store cannot be reached at the start, or for minutes at the end.
     """
     now = datetime.now(UTC)
@@ -88,7 +88,9 @@ def render(
     )
     _write_record(config, run_id, record, prepared)
     for rival, beat in living_runs(config.output, storage.clock(config.output)).items():
-        announce(f"run {rival} works here, too (process {beat.process_id} on {beat.host}): what it commits is left out")
+        announce(
+            f"run {rival} works here, too (process {beat.process_id} on {beat.host}): clips that it commits are not rendered again"
+        )
     recorder = RunRecorder(config.output, run_id, prepared)
 
     def render_open() -> None:
@@ -112,7 +114,7 @@ def render(
 
 
 def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: PreparedRun) -> None:
-    """Writes what this run is, without the secrets of its run file."""
+    """Writes the run record, with the secrets of the run file redacted."""
     write_run_record(
         config.output,
         run_id,
@@ -123,14 +125,16 @@ def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: P
     )
 
 
-def _carry_out(do: Callable[[], None], recorder: RunRecorder, outage: str) -> tuple[str, bool]:
-    """Does what there is to do, as far as it comes, and ends the run; tells what stopped it, if anything did, and whether that is a
-    right that the store refuses. Photos that a host did not give, an `outage`, stop it at its end, so that it is run again.
+def _carry_out(render_open: Callable[[], None], recorder: RunRecorder, outage: str) -> tuple[str, bool]:
+    """Calls `render_open` and closes the run, however that ends.
+
+    Returns what stopped the run ("" if nothing did), and whether that was a right that the store refused. An `outage` of a photo
+    host counts as having stopped the run, so that the user runs it again.
     """
     refusal: StoreRefused | None = None
     stopped_by = "an error"
     try:
-        do()
+        render_open()
         stopped_by = outage
     except KeyboardInterrupt:
         stopped_by = "interrupted"
@@ -145,7 +149,7 @@ def _carry_out(do: Callable[[], None], recorder: RunRecorder, outage: str) -> tu
 
 
 def _close(recorder: RunRecorder, stopped_by: str, refusal: StoreRefused | None) -> tuple[str, StoreRefused | None]:
-    """Ends the run's records. What the store refuses of them stopped the run, too: its commits tell of every clip all the same."""
+    """Closes the run's records. If the store refuses them, that stopped the run too; the commits still record every clip."""
     try:
         return recorder.close(stopped_by), refusal
     except StoreRefused as error:
@@ -154,7 +158,7 @@ def _close(recorder: RunRecorder, stopped_by: str, refusal: StoreRefused | None)
 
 
 def _probe(output: str, *, is_unsafe_allowed: bool) -> bool:
-    """Whether the store honours create-only puts. Raises UnsafeStore if it does not and must, StoreRefused if a right is missing."""
+    """Whether the store honours create-only puts. Raises UnsafeStore if it does not but must, StoreRefused if a right is missing."""
     probe_rights(output)
     try:
         probe_create_only(output)
@@ -219,7 +223,7 @@ def _drive(
 
 
 def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: Slots, cost: CostModel) -> None:
-    """Plans the open clips on the nodes that are there."""
+    """Plans the open clips on the nodes that the cluster has now."""
     if has_several_machines():
         refuse_private_paths(
             config, dict.fromkeys(portrait.uri for clip in recorder.open_clips for portrait in clip.portraits)
@@ -231,7 +235,7 @@ def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: S
 
 
 def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
-    """How many rows there are of each kind, and which are rejected and why."""
+    """How many rows there are of each kind, and which ones are rejected and why."""
     parts = [
         f"{prepared.manifest.num_rows} rows",
         f"{len(recorder.open_clips)} to render",
@@ -248,5 +252,5 @@ def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunReco
     line = f"run {run_id}: {', '.join(parts)}"
     if not prepared.rejections:
         return line
-    who_lists_all = f"`lynx-batch status {storage.redact(output)} --clips` lists all"
-    return f"{line}\n{describe_rejections(prepared.rejections, who_lists_all)}"
+    hint = f"`lynx-batch status {storage.redact(output)} --clips` lists all"
+    return f"{line}\n{describe_rejections(prepared.rejections, hint)}"

@@ -1,6 +1,6 @@
 """The Ray actor: one rank of a group, on one GPU (or one CPU slot where there are no GPUs).
 
-A driver places workers and needs nothing of what they need, so that is imported when a worker loads its model.
+The driver imports this module only to start workers, so the renderer is imported when a worker loads its model.
 """
 
 import os
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from lynx_batch.rendering.renderer import Renderer
 
 COLLECTIVE_TIMEOUT_S = 600.0
-"""After how long a rank gives up on the others: longer than any one step or decode takes."""
+"""How long a rank waits for the others in a collective operation: longer than any step or decode takes."""
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1, "reading": 1, "delivery": 1})
 class Worker:
-    """Renders its share of every clip that its group is given; never restarted alone, for its group dies with it.
+    """Renders its share of each clip of its group. It is never restarted alone: its group is lost with it.
 
-    `progress` and `pause`, `prefetch`, and `deliver` have a thread each: while a clip is rendered, its step can be asked for, the next
-    clip's photo is read and the clip before is delivered.
+    Besides the thread that renders, there is one for `progress` and `pause`, one for `prefetch` and one for `deliver`: they answer
+    about the current step, read the next clip's photo, and deliver the previous clip.
     """
 
     _renderer: "Renderer"
@@ -43,19 +43,19 @@ class Worker:
         self._step = (0, 0)
 
     def address(self) -> str:
-        """Where the group's ranks meet: a free port on this node."""
+        """Where the ranks of the group connect to each other: a free port on this node."""
         host = ray.util.get_node_ip_address() if self._settings.plan.num_ranks > 1 else "127.0.0.1"
         with socket.socket() as probe:
             probe.bind((host, 0))
             return f"tcp://{host}:{probe.getsockname()[1]}"
 
     def load(self, address: str) -> Loaded:
-        """Tries whether this node may deliver, brings the weights to it, meets the other ranks at `address` and loads the model."""
+        """Checks that this node may deliver, fetches the weights, connects to the other ranks at `address` and loads the model."""
         from lynx_batch.rendering.renderer import Renderer
         from lynx_model.engine import parallel
 
         start_s = time.time()
-        if self._rank == 0:  # which delivers
+        if self._rank == 0:  # the only rank that delivers
             probe_rights(self._settings.output, DELIVERY_FOLDERS)
         settings = _with_staged_weights(self._settings)
         device = self._claim_device()
@@ -91,14 +91,14 @@ class Worker:
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     def pause(self) -> None:
-        """The clip being rendered is saved after the step that it is at, and ends there."""
+        """Saves the clip being rendered after its current step; its attempt ends there."""
         self._renderer.pause()
 
     def _note_step(self, step: int, num_steps: int) -> None:
         self._step = (step, num_steps)
 
     def _claim_device(self) -> str:
-        """This rank's own device. All GPUs of the node stay visible to it, so that ranks can reach each other's memory."""
+        """Selects this rank's device. All GPUs of the node stay visible, so that ranks can access each other's memory."""
         import torch
 
         if not torch.cuda.is_available():
@@ -113,6 +113,6 @@ class Worker:
 
 
 def _with_staged_weights(settings: WorkerSettings) -> WorkerSettings:
-    """`settings` whose weights are on this machine, all of them."""
+    """`settings` with the paths of local copies of all weights."""
     model, faces = fetch_model(settings.model, settings.faces)
     return replace(settings, model=model, faces=faces)

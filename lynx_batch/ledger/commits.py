@@ -1,6 +1,6 @@
-"""The commit: the record that makes a clip finished, and its withdrawal. Both are put create-only.
+"""The commit: the record that makes a clip finished, and its withdrawal. Both are create-only puts.
 
-`output` says how they are named, `editions` which commit is in force.
+`output` names them, `editions` says which commit is in force.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +19,9 @@ SCHEMA_VERSION = 1
 
 
 class CommitRecord(BaseModel):
-    """What is known of a finished clip. URIs are relative to the output location.
+    """A finished clip. URIs are relative to the output location.
 
-    `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records written before this field.
+    `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -50,7 +50,7 @@ class CommitRecord(BaseModel):
 
 
 class Withdrawal(BaseModel):
-    """That an edition of a clip is in force no more: why, since when, and by which command."""
+    """An edition of a clip is no longer in force: why, since when, and by which command."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -63,47 +63,47 @@ class Withdrawal(BaseModel):
 
 
 def commit(output: str, record: CommitRecord, *, is_store_safe: bool = True) -> CommitRecord:
-    """Makes the clip finished; gives the record that did, which is another attempt's if that came first.
+    """Makes the clip finished. Returns the record in the store, which is another attempt's if that committed first.
 
-    A put whose answer was lost is no loss: the record that is there tells whose it is. A store that is not safe has no
-    create-only put: there the last of two attempts that commit in the same moment stays, and both are told that they did.
+    A put whose response was lost does no harm: the record in the store says which attempt won. A store that is not safe has no
+    create-only put: if two attempts commit at the same moment, the last one stays, and both believe that they won.
     """
     put = storage.create_only if is_store_safe else _put_unless_seen
     return retry_while_unavailable(lambda: _commit(output, record, put))
 
 
 def withdraw(output: str, withdrawal: Withdrawal) -> None:
-    """Takes a commit out of force; the next run renders the clip as its next edition. One withdrawn before stays so."""
+    """Takes a commit out of force, so that the next run renders the clip as its next edition. An earlier withdrawal stays as it is."""
     uri = withdrawal_uri(output, withdrawal.clip_id, withdrawal.edition)
     storage.create_only(uri, canonical_json(withdrawal.model_dump(mode="json")))
 
 
 def read_commit(output: str, clip_id: str, edition: int) -> CommitRecord:
-    """Raises MissingObject if there is no such commit, UnreadableRecord if its record is not one of ours."""
+    """Raises MissingObject if there is no such commit, UnreadableRecord if it is damaged or belongs to another clip or edition."""
     uri = commit_uri(output, clip_id, edition)
     record = parse(CommitRecord, uri, storage.read_bytes(uri))
-    if not _is_named(output, uri, record):
-        raise UnreadableRecord(_misnamed(uri, record))
+    if not _fits_name(output, uri, record):
+        raise UnreadableRecord(_describe_misnamed(uri, record))
     return record
 
 
 def read_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
-    """The commits of these editions of clips; a damaged one is named in a warning and left out."""
+    """The commits of these editions of clips. A damaged one is named in a warning and left out."""
     uris = [commit_uri(output, clip_id, edition) for clip_id, edition in editions.items()]
     for uri, record in read_records(CommitRecord, uris):
-        if _is_named(output, uri, record):
+        if _fits_name(output, uri, record):
             yield record
         else:
-            warn_left_out(_misnamed(uri, record))
+            warn_left_out(_describe_misnamed(uri, record))
 
 
-def _is_named(output: str, uri: str, record: CommitRecord) -> bool:
-    """Whether a record is that of its name: one that was copied or restored to another would give out another clip's video."""
+def _fits_name(output: str, uri: str, record: CommitRecord) -> bool:
+    """Whether a record lies under its own name. One that was copied to another name would hand out the wrong clip's video."""
     return uri == commit_uri(output, record.clip_id, record.edition)
 
 
-def _misnamed(uri: str, record: CommitRecord) -> str:
-    return f"{storage.redact(uri)}: must be the commit of its name, but is edition {record.edition} of {record.clip_id}"
+def _describe_misnamed(uri: str, record: CommitRecord) -> str:
+    return f"{storage.redact(uri)}: must hold the commit of its name, but holds edition {record.edition} of {record.clip_id}"
 
 
 def _commit(output: str, record: CommitRecord, put: Callable[[str, bytes], bool]) -> CommitRecord:

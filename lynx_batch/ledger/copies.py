@@ -1,4 +1,4 @@
-"""Copies of committed clips in a place of somebody's own, where nothing else is touched."""
+"""Copies committed clips to a folder of the user's, and touches nothing else there."""
 
 import hashlib
 import os
@@ -17,25 +17,26 @@ from lynx_batch.ledger.metadata import read_metadata
 NUM_PARALLEL_COPIES = 16
 MAX_OBSTACLES_SHOWN = 20
 FOREIGN = ""
+"""In place of a hash: something at this name is not a clip of ours."""
 
 Contents = Mapping[int, Set[str]]
-"""Hashes of files by their number of bytes."""
+"""Hashes of files, by the number of bytes."""
 
 
 def copy_clips(output: str, clips: Mapping[str, CommitRecord], destination: str) -> dict[str, str]:
-    """Puts a copy of every clip at its name below `destination`, many at once; gives why some are left out, by name.
+    """Copies every clip to its name below `destination`, many at once. Returns why some were left out, by name.
 
-    A copy has the bytes that were committed, or there is none. It replaces a file only if that holds a clip of this output, as an
-    earlier export has left it: anything else is somebody's own.
+    Each copy has exactly the committed bytes. It replaces a file only if that still holds a clip of this output, left by an earlier
+    export: any other file is the user's own.
 
     Raises:
-        ConfigError: If something else is in the way; nothing was copied then.
+        ConfigError: If such a file, or a folder, is in the way. Nothing was copied then.
     """
     _refuse_file(destination)
-    own = _contents(output, clips.values())
+    own = _known_contents(output, clips.values())
     with ThreadPoolExecutor(NUM_PARALLEL_COPIES, thread_name_prefix="export") as pool:
-        found = dict(zip(clips, pool.map(partial(_look, destination, own), clips), strict=True))
-        if obstacles := [name for name, there in found.items() if there == FOREIGN]:
+        found = dict(zip(clips, pool.map(partial(_hash_existing, destination, own), clips), strict=True))
+        if obstacles := [name for name, sha256 in found.items() if sha256 == FOREIGN]:
             raise ConfigError(_describe(obstacles, output, destination))
         missing = {name: clip for name, clip in clips.items() if found[name] != clip.sha256}
         faults = pool.map(partial(_copy, output), missing.values(), [storage.join(destination, n) for n in missing])
@@ -49,8 +50,8 @@ def _refuse_file(destination: str) -> None:
         raise ConfigError(f"DEST {storage.redact(destination)}: must be a folder, but is a file")
 
 
-def _contents(output: str, commits: Iterable[CommitRecord]) -> Contents:
-    """Those of `commits`, and of all clips that were ever rendered at an output, as far as the metadata tells."""
+def _known_contents(output: str, commits: Iterable[CommitRecord]) -> Contents:
+    """The contents of `commits`, and of every other clip that the metadata of an output knows."""
     contents: dict[int, set[str]] = defaultdict(set)
     videos = read_metadata(output, ["num_bytes", "sha256"], pc.field("sha256").is_valid())
     for num_bytes, sha256 in zip(videos["num_bytes"].to_pylist(), videos["sha256"].to_pylist(), strict=True):
@@ -60,20 +61,20 @@ def _contents(output: str, commits: Iterable[CommitRecord]) -> Contents:
     return contents
 
 
-def _look(destination: str, own: Contents, name: str) -> str | None:
-    """The hash of the clip at a name, FOREIGN if anything else lies there, None if nothing does."""
+def _hash_existing(destination: str, own: Contents, name: str) -> str | None:
+    """The hash of the clip at a name, FOREIGN if anything else is there, None if nothing is."""
     uri = storage.join(destination, name)
-    there = storage.stat(uri)
-    if there is None:
+    file = storage.stat(uri)
+    if file is None:
         return FOREIGN if _is_blocked(uri, name) else None
-    if there.num_bytes not in own:
+    if file.num_bytes not in own:
         return FOREIGN
     sha256 = _hash(storage.read_bytes(uri))
-    return sha256 if sha256 in own[there.num_bytes] else FOREIGN
+    return sha256 if sha256 in own[file.num_bytes] else FOREIGN
 
 
 def _is_blocked(uri: str, name: str) -> bool:
-    """Whether a folder, or a link to nowhere, lies at a local name, or a file where it needs a folder."""
+    """Whether a local name is taken by a folder or a dangling link, or needs a folder where there is a file."""
     path = storage.path_of(uri)
     if path is None:
         return False
@@ -84,21 +85,23 @@ def _is_blocked(uri: str, name: str) -> bool:
 def _describe(obstacles: list[str], output: str, destination: str) -> str:
     rule = f"must be free, or a clip of {storage.redact(output)}"
     hidden = len(obstacles) - MAX_OBSTACLES_SHOWN
-    lines = [f"DEST {storage.redact(destination)}: nothing was exported, as it holds what `export` did not put there:"]
+    lines = [
+        f"DEST {storage.redact(destination)}: nothing was exported, because it holds files that `export` did not write:"
+    ]
     lines += [f"  {name}: {rule}" for name in obstacles[:MAX_OBSTACLES_SHOWN]]
     lines += [f"  ... and {hidden} more"] if hidden > 0 else []
-    return "\n".join([*lines, "Move that away, or take another DEST or --name."])
+    return "\n".join([*lines, "Move them away, or choose another DEST or --name."])
 
 
 def _copy(output: str, commit: CommitRecord, target: str) -> str | None:
-    """Why a clip was not copied, if it was not."""
+    """Copies one clip. Returns why not, if it could not."""
     source = storage.join(output, commit.clip_uri)
     try:
         content = storage.read_bytes(source)
     except LynxError as error:
         return str(error)
     if _hash(content) != commit.sha256:
-        return f"{storage.redact(source)}: sha256 must be that of its commit, {commit.sha256}"
+        return f"{storage.redact(source)}: sha256 must be {commit.sha256}, as in its commit"
     storage.write_bytes(target, content)
     return None
 

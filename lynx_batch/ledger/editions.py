@@ -1,4 +1,4 @@
-"""Editions: a listing of `commits/` alone says which commit of each clip is in force.
+"""Editions: which commit of each clip is in force, from a listing of `commits/` alone.
 
 Commits and withdrawals are created once and never change. The commit in force is the highest edition, unless that is withdrawn.
 """
@@ -13,7 +13,7 @@ from lynx_batch.output import COMMITS, CommitName, parse_commit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Editions:
-    """What a listing says: the edition in force of each finished clip, and the last edition of each withdrawn one."""
+    """The edition in force of each finished clip, and the last edition of each withdrawn clip."""
 
     in_force: Mapping[str, int]
     withdrawn: Mapping[str, int]
@@ -28,7 +28,7 @@ class Editions:
 
 
 def list_editions(output: str) -> Editions:
-    """The editions at an output location. A foreign file is named in a warning and left out."""
+    """The editions at an output location. Foreign files are named in a warning and ignored."""
     committed: dict[str, int] = {}
     withdrawn: dict[str, int] = {}
     for clip_id, edition, is_withdrawal in _listed(output):
@@ -41,7 +41,7 @@ def list_editions(output: str) -> Editions:
 
 
 def _listed(output: str) -> Iterator[CommitName]:
-    """Each name that is one of ours."""
+    """The names of all commits and withdrawals."""
     folder = storage.join(output, COMMITS)
     for file in storage.list_files(folder):
         name = parse_commit(file.uri.removeprefix(folder).strip("/"))

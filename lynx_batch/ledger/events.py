@@ -1,4 +1,4 @@
-"""Events: one small immutable object for each ended attempt, there from its end on; metadata follows minutes later."""
+"""Events: one small immutable object per ended attempt, written at once; the metadata follows minutes later."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class EventKind(StrEnum):
-    """What an attempt came to: `retried` means that the clip is tried again in the same run."""
+    """How an attempt ended. `retried`: the same run tries the clip again."""
 
     RENDERED = "rendered"
     RETRIED = "retried"
@@ -24,9 +24,10 @@ class EventKind(StrEnum):
 
 
 class AttemptEvent(BaseModel):
-    """`row` is the clip's first row in the run's manifest, `group` the workers that tried.
+    """The end of one attempt.
 
-    `deaths` is how many groups have broken so far with this clip alone aboard, in earlier runs, too.
+    `row` is the clip's first row in the run's manifest, `group` the name of the group that tried. `deaths` counts the groups that broke
+    so far with this clip alone on them, earlier runs included.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,16 +52,16 @@ def write_event(output: str, event: AttemptEvent) -> None:
 
 
 def read_events(output: str, run_id: str, is_wanted: Callable[[str], bool] = bool) -> list[AttemptEvent]:
-    """The events of a run in the order of their time; those of clips whose id is not wanted are listed, but not read.
+    """The events of a run, oldest first. Events of clips whose id is not wanted are listed, but not read.
 
-    A damaged or foreign one is named in a warning and left out.
+    Damaged and foreign objects are named in a warning and left out.
     """
     uris = [uri for uri, clip_id in _listed(output, run_id) if is_wanted(clip_id)]
     return sorted((event for _, event in read_records(AttemptEvent, uris)), key=lambda event: event.at)
 
 
 def _listed(output: str, run_id: str) -> Iterator[tuple[str, str]]:
-    """URI and clip of each event."""
+    """The URI and the ClipId of each event."""
     for file in storage.list_files(events_uri(output, run_id)):
         clip_id = parse_event(file.uri.rpartition("/")[2])
         if clip_id is None:

@@ -1,4 +1,4 @@
-"""Rendered clips under names that people can read: names from the metadata, videos from the commits in force."""
+"""Readable names for rendered clips: names from the metadata, videos from the commits in force."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -11,25 +11,25 @@ from typing import NamedTuple
 from lynx_batch import storage
 from lynx_batch.clip import explain_file_name
 from lynx_batch.errors import ConfigError
-from lynx_batch.ledger.asked import Row, describe, find_asked
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
+from lynx_batch.ledger.requested import Row, describe, find_requested
 from lynx_batch.output import commit_uri
 from lynx_batch.spelling import nearest
 
 MAX_PROBLEMS_SHOWN = 20
 
 TOO_WIDE = re.compile(r"[0-9]{4}")
-"""A width or precision in a format that no file name has room for, and a memory may not either."""
+"""A width or precision that is too large for a file name, and perhaps for memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedClips:
-    """`clips` are those to hand out, by their names below the destination.
+    """`clips` are those to export, by their names below the destination.
 
-    The reasons for others: `withheld` by clip, and `lost` by name, for clips that were rendered but have no commit any more.
+    Reasons for the others: `withheld` by clip; `lost` by name, for clips that were rendered but no longer have a commit.
     """
 
     clips: Mapping[str, CommitRecord]
@@ -38,7 +38,7 @@ class NamedClips:
 
 
 class Claim(NamedTuple):
-    """A name for the clip of a row; the clip of a withheld one must not be handed out, but keeps its name from older ones."""
+    """A row claims a name for its clip. A withheld clip is not exported, but no older clip gets its name."""
 
     name: str
     row: Row
@@ -46,32 +46,32 @@ class Claim(NamedTuple):
 
 
 def name_clips(output: str, template: str, now: datetime) -> NamedClips:
-    """Which clip every name stands for. Of several clips with one name in one manifest, the newest run's has it.
+    """The clip of each name. If clips of one manifest share a name, the newest run's clip has it.
 
     Args:
         output: The output location.
-        template: Such as `{subject_id}/{clip_name}.mp4`, with columns of the metadata in braces.
-        now: When a consent must not have expired.
+        template: A name with columns of the metadata in braces, for example `{subject_id}/{clip_name}.mp4`.
+        now: The time at which consents must not have expired.
 
     Raises:
-        ConfigError: If the template names no column, or rows have no name of their own; every row and rule is told.
+        ConfigError: If the template names a column that does not exist, or rows have no name of their own; lists all rows and rules.
     """
     columns = _columns_of(template)
-    asked, editions = find_asked(output, columns, now), list_editions(output)
+    requested, editions = find_requested(output, columns, now), list_editions(output)
     commits = {commit.clip_id: commit for commit in known_commits(output, editions.in_force)}
     rows = [
         row | (_results(commits[row["clip_id"]], columns) if row["clip_id"] in commits else {})
-        for row in asked.rows
-        if row["clip_id"] is None or row["clip_id"] in asked.withheld or _was_rendered(row, editions)
+        for row in requested.rows
+        if row["clip_id"] is None or row["clip_id"] in requested.withheld or _was_rendered(row, editions)
     ]
-    claims, problems = _claim(rows, template, columns, asked.withheld.keys())
+    claims, problems = _claim(rows, template, columns, requested.withheld.keys())
     owners, conflicts = _settle(claims)
     problems += [*conflicts, *_explain_folders(owners)]
     if problems:
         raise ConfigError(_describe(problems, template))
     return NamedClips(
         clips={name: commits[row["clip_id"]] for name, row in owners.items() if row["clip_id"] in commits},
-        withheld={clip_id: why for clip_id, why in asked.withheld.items() if clip_id in editions.in_force},
+        withheld={clip_id: why for clip_id, why in requested.withheld.items() if clip_id in editions.in_force},
         lost={
             name: _explain_lost(output, row["clip_id"], editions)
             for name, row in owners.items()
@@ -89,13 +89,13 @@ def _columns_of(template: str) -> list[str]:
     for name, spec in fields:
         if name not in FILTER_COLUMNS:
             raise ConfigError(
-                f"--name {template!r}: {name!r} must be a column of the metadata, the nearest of which is "
-                f"{nearest(name, FILTER_COLUMNS)!r}: {', '.join(FILTER_COLUMNS)}"
+                f"--name {template!r}: {name!r} must be a column of the metadata (the nearest is "
+                f"{nearest(name, FILTER_COLUMNS)!r}): {', '.join(FILTER_COLUMNS)}"
             )
         if spec and "{" in spec:
-            raise ConfigError(f"--name {template!r}: the format of {name!r} must not hold braces")
+            raise ConfigError(f"--name {template!r}: the format of {name!r} must not contain braces")
         if spec and TOO_WIDE.search(spec):
-            raise ConfigError(f"--name {template!r}: the format of {name!r} must not hold a number above 999")
+            raise ConfigError(f"--name {template!r}: the format of {name!r} must not contain a number above 999")
     return [name for name, _ in fields]
 
 
@@ -105,7 +105,7 @@ def _was_rendered(row: Row, editions: Editions) -> bool:
 
 
 def _results(commit: CommitRecord, columns: Iterable[str]) -> Row:
-    """What a commit in force tells in place of a row, which may tell of an earlier edition or of none."""
+    """The values of a commit in force, for a row whose own values may be of an earlier edition or missing."""
     results = dict(results_of(commit))
     return {name: results[name] for name in columns if name in results}
 
@@ -113,13 +113,13 @@ def _results(commit: CommitRecord, columns: Iterable[str]) -> Row:
 def _claim(
     rows: Iterable[Row], template: str, columns: Iterable[str], withheld: Set[str]
 ) -> tuple[list[Claim], list[str]]:
-    """The names of all rows, and the problems of those that need one and have none."""
+    """The names of all rows, and the problems of rows that need a name and have none."""
     claims, problems = [], []
     for row in rows:
         is_withheld = row["clip_id"] is None or row["clip_id"] in withheld
         try:
             name = _name(row, template, columns)
-        except (ValueError, OverflowError) as rule:  # the latter of a number that is to be a letter
+        except (ValueError, OverflowError) as rule:  # OverflowError: the format asks for a number as a character
             problems += [] if is_withheld else [f"{describe(row)}: {rule}"]
         else:
             claims.append(Claim(name, row, is_withheld))
@@ -127,7 +127,7 @@ def _claim(
 
 
 def _name(row: Row, template: str, columns: Iterable[str]) -> str:
-    """Raises ValueError with the rule that it breaks: a name must stay below the destination on every store."""
+    """The name of one row. Raises ValueError with the broken rule: a name must stay below the destination on every store."""
     for column in columns:
         if row[column] is None:
             raise ValueError(f"{column} must not be null")
@@ -138,7 +138,7 @@ def _name(row: Row, template: str, columns: Iterable[str]) -> str:
 
 
 def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:
-    """Whose each name is that is not withheld, and the problems; `claims` has the newest run first."""
+    """The row that owns each name, without withheld ones, and the conflicts; `claims` has the newest run first."""
     newest: dict[tuple[str | None, str], Claim] = {}
     problems = []
     for claim in claims:
@@ -148,7 +148,7 @@ def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:
             if first.is_withheld:
                 newest[key] = claim
             elif not _is_same_clip(first, claim):
-                rule = f"{claim.name!r} must not be the name of row {first.row['row']}, too"
+                rule = f"{claim.name!r} must not also be the name of row {first.row['row']}"
                 problems.append(f"{describe(claim.row)}: {rule}")
     owners: dict[str, Claim] = {}
     for claim in newest.values():
@@ -158,9 +158,9 @@ def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:
         if first.is_withheld:
             owners[claim.name] = claim
         elif not claim.is_withheld:
-            rule = f"{claim.name!r} must not be the name of {describe(first.row)}, too, which is of another manifest"
+            rule = f"{claim.name!r} must not also be the name of {describe(first.row)}, which is of another manifest"
             problems.append(
-                f"{describe(claim.row)}: {rule}; tell them apart by more columns, such as {{rendered_by_run}}"
+                f"{describe(claim.row)}: {rule}; add a column that tells them apart, for example {{rendered_by_run}}"
             )
     return {name: claim.row for name, claim in owners.items() if not claim.is_withheld}, problems
 
@@ -170,7 +170,7 @@ def _is_same_clip(first: Claim, second: Claim) -> bool:
 
 
 def _are_of_two_manifests(first: Claim, second: Claim) -> bool:
-    """Not if that of one is unknown."""
+    """False if the manifest of one is unknown."""
     manifests = {first.row["manifest"], second.row["manifest"]}
     return len(manifests) == 2 and None not in manifests
 
@@ -180,7 +180,7 @@ def _explain_folders(names: Iterable[str]) -> Iterator[str]:
     for name in sorted(files):
         for folder in PurePosixPath(name).parents:
             if str(folder) in files:
-                yield f"{str(folder)!r} must not be a clip and the folder of {name!r}"
+                yield f"{str(folder)!r} must not be both a clip and the folder of {name!r}"
 
 
 def _describe(problems: list[str], template: str) -> str:

@@ -1,4 +1,4 @@
-"""Signs of life of a run, so that a second driver on the same output is told: a courtesy on which nothing depends."""
+"""A run's heartbeat, by which a second driver on the same output notices it. Nothing depends on it."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Heartbeat(BaseModel):
-    """That a run's driver was alive at `at`, and where it is."""
+    """A run's driver was alive at `at`, as this process of this host."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,7 +37,7 @@ class Heartbeat(BaseModel):
 
 @contextmanager
 def beating(output: str, run_id: str) -> Iterator[None]:
-    """Shows that the run is alive, for as long as it is; a store in trouble is none of the run's."""
+    """Writes the run's heartbeat until the block ends, and then removes it. Errors of the store do not reach the run."""
     uri, is_over = run_file_uri(output, run_id, RUN_HEARTBEAT), threading.Event()
     thread = threading.Thread(target=_beat, args=(uri, is_over), name="heartbeat", daemon=True)
     thread.start()
@@ -51,14 +51,14 @@ def beating(output: str, run_id: str) -> Iterator[None]:
 
 
 def living_runs(output: str, now: datetime) -> dict[str, Heartbeat]:
-    """The runs that were alive lately; `now` is the time by the store's clock, as `storage.clock` tells it."""
+    """The runs whose heartbeat is fresh; `now` is the time by the store's clock, as from `storage.clock`."""
     files = storage.list_files(runs_uri(output))
     fresh = [file.uri for file in files if parse_run_file(file.uri)[1] == RUN_HEARTBEAT and _is_fresh(file, now)]
     return {parse_run_file(uri)[0]: beat for uri, beat in read_records(Heartbeat, fresh)}
 
 
 def is_beating(output: str, run_id: str) -> bool:
-    """Whether a run is alive, whatever the clocks say: its heartbeat is watched until it changes, or should have."""
+    """Whether a run is alive, without comparing clocks: watches its heartbeat until it changes, or should have. Blocks for up to 75 s."""
     uri, ends_s = run_file_uri(output, run_id, RUN_HEARTBEAT), time.monotonic() + MISSED_S
     first = storage.stat(uri)
     while first is not None and time.monotonic() < ends_s:

@@ -1,4 +1,4 @@
-"""What earlier runs leave to a new one: clips that were given up, and what is known of those that are committed."""
+"""What a new run learns from earlier ones: the clips that were given up, and the commits of the finished ones."""
 
 from collections.abc import Iterator, Mapping, Set
 from datetime import datetime, timedelta
@@ -17,8 +17,8 @@ from lynx_batch.ledger.runs import read_runs
 from lynx_batch.stages import CLIP_STAGES
 
 GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
-JUDGED_ANEW = frozenset({ConsentExpired.__name__, PhotoUnreachable.__name__})
-"""What each run looks at before its first clip: a consent may have been renewed, and a photo's host may answer again."""
+CHECKED_EACH_RUN = frozenset({ConsentExpired.__name__, PhotoUnreachable.__name__})
+"""Every run checks these again before its first clip: a consent may have been renewed, a photo's host may answer again."""
 
 STAGE_COLUMNS = tuple(stage.column for stage in CLIP_STAGES)
 COMMIT_COLUMNS = [
@@ -30,13 +30,13 @@ COMMIT_COLUMNS = [
 
 
 def given_up_before(output: str, editions: Editions) -> pa.Table:
-    """A metadata row for each clip whose wanted edition was rejected or failed, was not asked for again since, and is not
-    finished; not for those that each run judges anew.
+    """A metadata row for each clip whose wanted edition was rejected or failed, is not finished, and was not requested again since.
 
-    Of a clip that was given up in a run's last minutes before it was killed, the row tells only that, when and why.
+    Rejections that every run checks again are left out. If a run gave a clip up shortly before it was killed, the row only says that,
+    when and why.
     """
     is_given_up = pc.field("outcome").isin([*GIVEN_UP]) & pc.field("clip_id").is_valid()
-    rows = read_metadata(output, METADATA_SCHEMA.names, is_given_up).to_pylist() + _given_up_lately(output, editions)
+    rows = read_metadata(output, METADATA_SCHEMA.names, is_given_up).to_pylist() + _recently_given_up(output, editions)
     last = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["ended_at"])}
     requests = read_retry_requests(output)
     kept = [
@@ -44,43 +44,43 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
         for clip_id, row in last.items()
         if row["edition"] >= editions.wanted(clip_id)
         and not editions.is_finished(clip_id, row["edition"])
-        and row["error_type"] not in JUDGED_ANEW
+        and row["error_type"] not in CHECKED_EACH_RUN
         and not (clip_id in requests and requests[clip_id] > row["ended_at"])
     ]
     return pa.Table.from_pylist(kept, METADATA_SCHEMA)
 
 
 def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:
-    """Lets the next run take up these clips, whatever the clocks of those who gave them up said."""
+    """Lets the next run try these clips again, even if the clocks that noted their failures were ahead of `now`."""
     if given_up.num_rows:
         asked_at = max(now, pc.max(given_up["ended_at"]).as_py() + timedelta(microseconds=1))
         write_retry_request(output, RetryRequest(asked_at=asked_at, clip_ids=given_up["clip_id"].to_pylist()))
 
 
-def recent_events(output: str, run_id: str, but: Set[str] = frozenset()) -> list[AttemptEvent]:
-    """The events of a run, but of the clips `but`, that its metadata does not tell the end of; in the order of their time."""
+def recent_events(output: str, run_id: str, excluded: Set[str] = frozenset()) -> list[AttemptEvent]:
+    """The events, oldest first, of clips that have no row in the run's metadata yet and are not `excluded`."""
     settled = read_metadata(output, ["clip_id"], pc.field("run") == run_id)["clip_id"].to_pylist()
-    known = but | {*settled}
+    known = excluded | {*settled}
     return read_events(output, run_id, lambda clip_id: clip_id not in known)
 
 
 def deaths_before(output: str, clip_ids: Set[str]) -> dict[str, int]:
-    """How many groups broke with each clip alone aboard, in runs that did not come to their end, since it was asked for again."""
-    asked_at, deaths = read_retry_requests(output), dict[str, int]()
+    """How many groups broke with each clip alone on them, in runs that did not come to their end, since its last retry request."""
+    requested_at, deaths = read_retry_requests(output), dict[str, int]()
     for run in read_runs(output):
         if run.end is not None and not run.end.stopped_by:
             continue
         for event in read_events(output, run.run_id, clip_ids.__contains__):
-            is_forgiven = event.clip_id in asked_at and event.at < asked_at[event.clip_id]
+            is_forgiven = event.clip_id in requested_at and event.at < requested_at[event.clip_id]
             if event.deaths and not is_forgiven:
                 deaths[event.clip_id] = max(event.deaths, deaths.get(event.clip_id, 0))
     return deaths
 
 
 def known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
-    """The commits of these editions of clips: from the runs' metadata, the newest first, and from the commits what that lacks.
+    """The commits of these editions of clips, from the metadata of the newest run that has them, else read from the store.
 
-    A record from metadata is the one that was committed, but that its `identity` is all text. A damaged commit is left out.
+    A record from metadata equals the committed one, except that all values of its `identity` are text. Damaged commits are left out.
     """
     missing = dict(editions)
     for run in reversed(read_runs(output)):
@@ -96,8 +96,8 @@ def known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRe
     yield from read_commits(output, dict(sorted(missing.items())))
 
 
-def _given_up_lately(output: str, editions: Editions) -> list[dict[str, Any]]:
-    """Rows for what runs that have not ended, or were killed, gave up since they last wrote metadata."""
+def _recently_given_up(output: str, editions: Editions) -> list[dict[str, Any]]:
+    """Rows for clips that running or killed runs gave up since they last wrote metadata."""
     unended = [run.run_id for run in read_runs(output) if run.end is None]
     events = [event for run_id in unended for event in recent_events(output, run_id, editions.in_force.keys())]
     return [

@@ -1,4 +1,4 @@
-"""What attempts that were killed have left at an output: files that no commit in force names."""
+"""Leftovers of killed attempts: files that no commit in force names."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,12 +20,13 @@ from lynx_batch.output import (
 from lynx_batch.storage import StoredFile
 
 FILES_PER_CLIP = 2
+"""A video and a poster."""
 
 
 def find_leftovers(output: str) -> list[StoredFile]:
-    """Videos and posters that no commit in force names, and saved steps of clips that are finished.
+    """Videos and posters that no commit in force names, and saved states of finished clips.
 
-    While a run goes on, some of these are about to be committed.
+    While a run is active, some of these are about to be committed.
     """
     of_clip = defaultdict(list)
     for file in storage.list_files(storage.join(output, CLIPS)):
@@ -44,10 +45,8 @@ def find_leftovers(output: str) -> list[StoredFile]:
 
 
 def unchanged_since(output: str, files: Iterable[StoredFile], before: datetime) -> Iterator[StoredFile]:
-    """Those of `files` that are older than `before`, by the store's clock, and of no run that may still be alive: it has ended, or
-    has shown no sign of life since.
-    """
-    living = _living_since(output, before)
+    """Those of `files` that are older than `before`, by the store's clock, and whose run has ended or shown no sign of life since."""
+    living = _active_since(output, before)
     for file in files:
         name = parse_video(output, file.uri)
         if _is_older(file, before) and not (name and name.run_id in living):
@@ -55,7 +54,7 @@ def unchanged_since(output: str, files: Iterable[StoredFile], before: datetime) 
 
 
 def of_run(output: str, files: Iterable[StoredFile], run_id: str) -> Iterator[StoredFile]:
-    """Those of `files` that attempts of a run have left."""
+    """Those of `files` that the attempts of one run left."""
     for file in files:
         name = parse_video(output, file.uri)
         if name and name.run_id == run_id:
@@ -66,8 +65,8 @@ def has_ended(output: str, run_id: str) -> bool:
     return storage.stat(run_file_uri(output, run_id, RUN_END)) is not None
 
 
-def _living_since(output: str, before: datetime) -> set[str]:
-    """Runs without an end whose record or heartbeat changed since."""
+def _active_since(output: str, before: datetime) -> set[str]:
+    """Runs that have not ended and whose record or heartbeat changed after `before`."""
     files = [(*parse_run_file(file.uri), file) for file in storage.list_files(runs_uri(output))]
     ended = {run_id for run_id, name, _ in files if name == RUN_END}
     return {run_id for run_id, _, file in files if not _is_older(file, before)} - ended

@@ -62,14 +62,14 @@ METADATA_SCHEMA = pa.schema(
 
 RUN = pa.field("run", pa.string())
 READ_SCHEMA = METADATA_SCHEMA.append(RUN)
-"""What reading gives: the run is in the name of the folder, not in the file."""
+"""The columns of a read table: the run comes from the folder's name, not from the file."""
 
 FILTER_COLUMNS = {
     field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
     for field in METADATA_SCHEMA
     if not pa.types.is_map(field.type)
 }
-"""What an expression may name, with the type of the literals that it is compared with."""
+"""The columns that an expression may name, with the type of the literals they are compared with."""
 
 
 class Outcome(StrEnum):
@@ -87,10 +87,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
-    """How one manifest row ended in a run; `clip` is None for a row that never became one: of it, `inputs` tells what it asks for.
+    """How one manifest row ended in a run.
 
-    `ended_at` of what an earlier run rendered or gave up is that run's. `commit` is there exactly if the row is rendered.
-    `edition` is the one that the run wanted.
+    `clip` is None for a row that never became a clip; then `inputs` holds its cells. If an earlier run rendered it or gave it up,
+    `ended_at` is that run's. A row has a `commit` exactly if it is rendered. `edition` is the one that the run wanted.
     """
 
     row: int
@@ -106,7 +106,7 @@ class RowOutcome:
 
 
 def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
-    """Rows of the metadata table as a file."""
+    """A Parquet file with these rows of the metadata table."""
     rows = [_as_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.row)]
     parquet = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=METADATA_SCHEMA), parquet)
@@ -114,17 +114,17 @@ def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
 
 
 def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
-    """All runs' metadata as one table, with a column `run`; of a run that goes on, the rows that ended so far.
+    """All runs' metadata as one table, with a column `run`. An active run has the rows that ended so far.
 
-    `columns` are those to read, `only` tells which rows; None is all. A damaged or foreign file is named in a warning and left
-    out. Rows of versions without editions are of edition 1.
+    `columns` are the columns to read, `only` filters the rows; None means all. Damaged and foreign files are named in a warning and
+    left out. Rows written before editions existed get edition 1.
     """
     folder = storage.join(output, METADATA)
-    parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # each row of ours has one
+    parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # all our rows have an outcome
     chosen = chosen if only is None else chosen & only
     try:
         table = _read_together(folder, parts, columns, chosen)
-    except (*FAULTS, *STORE_FAULTS):  # to a store's client, what pyarrow says of damage sounds like an outage
+    except (*FAULTS, *STORE_FAULTS):  # a store's client may report pyarrow's error about damage as an outage
         table = _read_apart(folder, parts, columns, chosen)
     if "edition" in table.column_names:
         position = table.column_names.index("edition")
@@ -133,7 +133,7 @@ def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expres
 
 
 def _list_parts(folder: str) -> Iterator[str]:
-    """Names below `folder` of the runs' parts."""
+    """The names of all parts, relative to `folder`."""
     for file in storage.list_files(folder):
         name = file.uri.removeprefix(folder).strip("/")
         if parse_metadata_part(name) and file.num_bytes:
@@ -159,7 +159,7 @@ def _read_together(folder: str, parts: list[str], columns: list[str] | None, onl
 
 
 def _read_apart(folder: str, parts: list[str], columns: list[str] | None, only: pc.Expression) -> pa.Table:
-    """As `_read_together`, without those that cannot be read."""
+    """Like `_read_together`, but part by part, without the unreadable ones."""
     tables = [READ_SCHEMA.empty_table(), *filter(None, (_read_part(folder, name) for name in parts))]
     return pa.concat_tables(tables).filter(only).select(columns or READ_SCHEMA.names)
 
@@ -198,7 +198,7 @@ def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
 
 
 def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
-    """What a commit tells, by column."""
+    """The values of a commit, by metadata column."""
     yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes"):

@@ -1,4 +1,4 @@
-"""A run's metadata, written part by part while the run goes on: each row once, and no part ever changes."""
+"""Writes a run's metadata part by part during the run: each row once, and no part ever changes."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ MAX_ROWS = 10_000
 
 
 class MetadataParts:
-    """Gathers rows and writes them every few minutes; what is told of time are seconds of one monotonic clock.
+    """Collects rows and writes them every few minutes; all times are seconds of one monotonic clock.
 
-    A part that the store does not take is tried again as it is, under its name: a put whose answer was lost doubles no row.
+    A part that the store did not take is put again, unchanged and under the same name, so a put whose response was lost doubles no row.
     """
 
     def __init__(self, output: str, run_id: str, now_s: float) -> None:
@@ -33,17 +33,17 @@ class MetadataParts:
         self._rows.append(row)
 
     def revise(self, revised: Callable[[RowOutcome], RowOutcome]) -> None:
-        """Replaces each row that no part holds yet."""
+        """Replaces each row that is not written or waiting to be written."""
         self._rows = [revised(row) for row in self._rows]
 
     def write_due(self, now_s: float) -> None:
-        """Writes a part if it is time to."""
+        """Writes a part if enough time has passed or enough rows have come."""
         is_full = len(self._rows) >= MAX_ROWS and self._unwritten is None
         if is_full or now_s >= self._due_s:
             self.write_now(now_s)
 
     def write_now(self, now_s: float) -> None:
-        """Writes what there is; a store in trouble costs nothing but the wait until the next time."""
+        """Writes the rows collected so far. If the store is in trouble, logs that and leaves them for the next time."""
         self._due_s = now_s + PART_EVERY_S
         try:
             self._write()
@@ -51,7 +51,7 @@ class MetadataParts:
             log.warning("metadata_put_off", error=str(error))
 
     def close(self) -> None:
-        """Writes all that is left. Raises StoreRefused, or StoreUnavailable if the store does not answer for minutes."""
+        """Writes everything that is left. Raises StoreRefused, or StoreUnavailable if the store does not answer for minutes."""
         while self._rows or self._unwritten:
             retry_while_unavailable(self._write)
 

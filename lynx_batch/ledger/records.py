@@ -1,4 +1,4 @@
-"""The ledger's small JSON objects, read back strictly."""
+"""Reads the ledger's small JSON objects, strictly."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def parse(kind: type[Record], uri: str, data: bytes) -> Record:
-    """The record that lies at `uri`. Raises UnreadableRecord, naming it, if it is not one that this version can read."""
+    """The record in `data`, which was read from `uri`. Raises UnreadableRecord with the URI if this version cannot read it."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
@@ -29,14 +29,14 @@ def parse(kind: type[Record], uri: str, data: bytes) -> Record:
 
 
 def read_records(kind: type[Record], uris: Sequence[str]) -> Iterator[tuple[str, Record]]:
-    """Each record with its URI, in their order, many read at once but a bounded number held.
+    """Each URI with its record, in this order. Reads many at once, but holds a bounded number.
 
-    A damaged or foreign one is named in a warning and left out, and so is one that was removed since it was listed.
+    Damaged and foreign objects are named in a warning and left out. Objects that were removed since they were listed are left out.
     """
     with ThreadPoolExecutor(NUM_PARALLEL_READS, thread_name_prefix="records") as pool:
         for start in range(0, len(uris), NUM_AT_ONCE):
-            some = uris[start : start + NUM_AT_ONCE]
-            for uri, record in zip(some, pool.map(lambda uri: _read(kind, uri), some), strict=True):
+            batch = uris[start : start + NUM_AT_ONCE]
+            for uri, record in zip(batch, pool.map(lambda uri: _read(kind, uri), batch), strict=True):
                 if record is not None:
                     yield uri, record
 
@@ -53,5 +53,5 @@ def _read(kind: type[Record], uri: str) -> Record | None:
 
 @lru_cache(maxsize=10_000)
 def warn_left_out(error: str) -> None:
-    """Tells once in a process that an object of the ledger is left out, and why."""
+    """Logs that an object of the ledger is left out, and why; once per process and error."""
     log.warning("left_out", error=error)

@@ -1,4 +1,4 @@
-"""Wishes to take up again what was given up: one small immutable object for each `retry`."""
+"""Requests to try clips again that were given up: one small immutable object per `retry` command."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 
 class RetryRequest(BaseModel):
-    """These clips, as far as they were given up until `asked_at`, may be rendered by the next run."""
+    """The next run may try these clips again if they were given up before `asked_at`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,11 +28,11 @@ def write_retry_request(output: str, request: RetryRequest) -> None:
 
 
 def read_retry_requests(output: str) -> dict[str, datetime]:
-    """When each clip was asked for again, the last time."""
+    """The time of the last retry request for each clip."""
     uris = [file.uri for file in storage.list_files(retries_uri(output))]
-    return _last(request for _, request in read_records(RetryRequest, uris))
+    return _last_requests(request for _, request in read_records(RetryRequest, uris))
 
 
-def _last(requests: Iterable[RetryRequest]) -> dict[str, datetime]:
+def _last_requests(requests: Iterable[RetryRequest]) -> dict[str, datetime]:
     ordered = sorted(requests, key=lambda request: request.asked_at)
     return {clip_id: request.asked_at for request in ordered for clip_id in request.clip_ids}

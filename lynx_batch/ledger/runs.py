@@ -1,4 +1,4 @@
-"""What a run was asked to do, written before it does anything, and how it ended."""
+"""The records of a run: what it was asked to do, written before it does anything, and how it ended."""
 
 import io
 import json
@@ -34,8 +34,10 @@ SCHEMA_VERSION = 1
 
 
 class RunRecord(BaseModel):
-    """`manifest` is its redacted URI, of a job the one that it has for the submitter; `is_whole` tells that neither --where nor
-    --limit left out any of its rows. `is_store_safe` is False if somebody chose to go on with a store that ignores create-only puts.
+    """What a run renders.
+
+    `manifest` is the redacted URI; for a submitted job, the URI on the submitter's machine. `is_whole`: neither --where nor --limit was
+    given. `is_store_safe` is False if the user chose to continue with a store that ignores create-only puts.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -49,9 +51,9 @@ class RunRecord(BaseModel):
 
 
 class RunEnd(BaseModel):
-    """Written after the last of a run's metadata. `stopped_by` is empty if the run came to its end.
+    """How a run ended; written after its last metadata part. `stopped_by` is empty if the run came to its end.
 
-    `clips_gone` are clips whose rows the metadata calls rendered, but whose commits had vanished by the end.
+    `clips_gone` are clips that the metadata calls rendered, but whose commits had vanished by the end.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,7 +67,7 @@ class RunEnd(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run; `end` is None while it goes on, and for ever if it was killed."""
+    """One run. `end` is None while it is active, and stays None if it was killed."""
 
     run_id: str
     record: RunRecord
@@ -73,23 +75,25 @@ class Run:
 
 
 def new_run_id(now: datetime) -> str:
-    """A name that tells the time and is nobody else's."""
+    """A unique run id that begins with the time."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def claim_run_id(output: str, run_id: str) -> str:
-    """`run_id` itself. Raises ConfigError if it is no name of a folder, or an earlier run has it."""
+    """Returns `run_id`. Raises ConfigError if it cannot name a folder, or an earlier run has it."""
     if not re.fullmatch(r"\w[\w.-]*", run_id, re.ASCII) or run_id in list_runs(output):
-        raise ConfigError(f"--run-id {run_id!r}: must be letters, digits and -._, and no earlier run's")
+        raise ConfigError(
+            f"--run-id {run_id!r}: must consist of letters, digits and -._, and must not be the id of an earlier run"
+        )
     return run_id
 
 
 def write_run_record(
     output: str, run_id: str, record: RunRecord, *, run_yaml: bytes, manifest: pa.Table, environment: dict[str, str]
 ) -> None:
-    """Puts `runs/<run_id>/`: the run file with every key settled, the rows that were chosen, the software, the record.
+    """Writes `runs/<run_id>/`: the run file with every key resolved, the selected rows, the software versions, the record.
 
-    The rows' URIs are redacted: a signed one would outlive the run here.
+    URIs of photos are redacted: signatures must not be kept here after the run.
     """
     parquet = io.BytesIO()
     pq.write_table(_redacted(manifest), parquet)
@@ -100,27 +104,27 @@ def write_run_record(
 
 
 def read_run_manifest(output: str, run_id: str) -> pa.Table:
-    """The rows that a run took, with redacted URIs and without tags; none, and a warning, if they cannot be read."""
+    """The rows that a run took, with redacted URIs and without tags. If they cannot be read, an empty table and a warning."""
     uri = run_file_uri(output, run_id, RUN_MANIFEST)
     try:
         table = checked(read_table(storage.read_bytes(uri)))
         names = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
         return table.select(["row", *(name for name in names if name != "row")])
     except (*FAULTS, MissingObject) as error:
-        warn_left_out(f"{storage.redact(uri)}: not the rows of a run: {error}")
+        warn_left_out(f"{storage.redact(uri)}: not the manifest of a run: {error}")
         return pa.table({})
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:
-    """Waits out a store's trouble. Raises as `retry_while_unavailable` does."""
+    """Retries while the store is unavailable. Raises as `retry_while_unavailable` does."""
     uri = run_file_uri(output, run_id, RUN_END)
     retry_while_unavailable(lambda: storage.write_bytes(uri, canonical_json(end.model_dump(mode="json"))))
 
 
 def read_runs(output: str) -> list[Run]:
-    """The runs of an output location, oldest first; one that was killed before its record was complete never began.
+    """The runs of an output location, oldest first, without those that were killed before they wrote their record.
 
-    A damaged record is named in a warning. Its run is left out; one whose end cannot be read has not ended.
+    Damaged records are named in a warning. A run with a damaged `run.json` is left out; one with a damaged `end.json` counts as not ended.
     """
     listed = [file.uri for file in storage.list_files(runs_uri(output))]
     records, ends = _read_all(RunRecord, listed, RUN_RECORD), _read_all(RunEnd, listed, RUN_END)
@@ -129,7 +133,7 @@ def read_runs(output: str) -> list[Run]:
 
 
 def _read_all(kind: type[Record], listed: Iterable[str], name: str) -> dict[str, Record]:
-    """By run, each listed file of that name."""
+    """The records in the listed files of that name, by run."""
     uris = [uri for uri in listed if parse_run_file(uri)[1] == name]
     return {parse_run_file(uri)[0]: record for uri, record in read_records(kind, uris)}
 
@@ -141,6 +145,6 @@ def _redacted(manifest: pa.Table) -> pa.Table:
 
 
 def list_runs(output: str) -> set[str]:
-    """The ids of all runs of an output location, also of those that were killed before their record was complete."""
+    """The ids of all runs of an output location, including those that were killed before they wrote their record."""
     prefix = runs_uri(output)
     return {file.uri.removeprefix(prefix).strip("/").partition("/")[0] for file in storage.list_files(prefix)}

@@ -1,4 +1,4 @@
-"""What an output location holds, from its objects alone."""
+"""Summarises an output location from its objects alone."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from lynx_batch.ledger.runs import Run, read_runs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """A run and its rows by outcome; of one that has not ended, as far as it is known."""
+    """A run and its rows by outcome; for a run that has not ended, the outcomes known so far."""
 
     run: Run
     counts: Counter[Outcome]
@@ -23,7 +23,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """`reasons` counts why rows of the newest run were not rendered."""
+    """Finished clips and runs; `reasons` counts why rows of the newest run were not rendered."""
 
     num_committed: int
     runs: tuple[RunState, ...]
@@ -31,12 +31,12 @@ class Summary:
 
 
 def summarise(output: str) -> Summary:
-    """The runs of an output location, oldest first, and how many clips are finished."""
+    """Reads the summary of an output location; its runs are sorted from the oldest to the newest."""
     runs = read_runs(output)
     return Summary(
         num_committed=len(list_editions(output).in_force),
         runs=tuple(RunState(run=run, counts=_counts(output, run)) for run in runs),
-        reasons=Counter(f"{outcome}: {error}" for outcome, error in _ends(output, runs[-1]) if error)
+        reasons=Counter(f"{outcome}: {error}" for outcome, error in _outcomes(output, runs[-1]) if error)
         if runs
         else Counter(),
     )
@@ -45,11 +45,11 @@ def summarise(output: str) -> Summary:
 def _counts(output: str, run: Run) -> Counter[Outcome]:
     if run.end is not None:
         return Counter(run.end.counts)
-    return Counter(outcome for outcome, _ in _ends(output, run))
+    return Counter(outcome for outcome, _ in _outcomes(output, run))
 
 
-def _ends(output: str, run: Run) -> Iterator[tuple[Outcome, str]]:
-    """How each row of a run ended, with the reason if there is one."""
+def _outcomes(output: str, run: Run) -> Iterator[tuple[Outcome, str]]:
+    """The outcome of each row of a run, with the reason or an empty text."""
     columns = ["outcome", "error_type", "error"]
     for row in read_metadata(output, columns, pc.field("run") == run.run_id).to_pylist():
         yield Outcome(row["outcome"]), f"{row['error_type']}: {row['error']}" if row["error_type"] else ""

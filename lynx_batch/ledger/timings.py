@@ -1,4 +1,4 @@
-"""How long earlier runs of a model took for their clips, as the metadata tells."""
+"""How long earlier runs with a model took for their clips, from the metadata."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -13,19 +13,19 @@ from lynx_batch.stages import BUSY_STAGES
 from lynx_model.spec import RenderParams
 
 MAX_TIMINGS = 2000
-"""The newest ones: enough for a median, and engines change."""
+"""Enough for a median. Only the newest count, because engines change."""
 
 PARAMS = tuple(field.name for field in fields(RenderParams) if field.name not in ("prompt", "negative_prompt"))
-"""No prompt takes longer than another."""
+"""Prompts are left out: all take the same time."""
 
 BUSY_COLUMNS = tuple(stage.column for stage in BUSY_STAGES)
 COLUMNS = ["run", "row", "device", "group_size", "model", *BUSY_COLUMNS, *PARAMS]
-OWN = (pc.field("outcome") == Outcome.RENDERED) & (pc.field("run") == pc.field("rendered_by_run"))
+RENDERED_IN_RUN = (pc.field("outcome") == Outcome.RENDERED) & (pc.field("run") == pc.field("rendered_by_run"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """One rendered clip: what it was, on how many devices of which name, and for how many seconds it kept its group busy."""
+    """One rendered clip: its parameters, the name and number of its devices, and the seconds for which its group was busy with it."""
 
     params: RenderParams
     device: str
@@ -34,10 +34,10 @@ class Timing:
 
 
 def read_timings(output: str, identity: RenderIdentity) -> list[Timing]:
-    """The newest clips that runs with this base model and precision rendered at `output`."""
-    own = read_metadata(output, COLUMNS, OWN)
-    order = RunOrder.of(output, pc.unique(own["run"]).to_pylist())
-    newest = order.sort_newest_first(own).slice(0, MAX_TIMINGS)
+    """The timings of the newest clips at `output` that were rendered with the base model and precision of `identity`."""
+    rows = read_metadata(output, COLUMNS, RENDERED_IN_RUN)
+    order = RunOrder.of(output, pc.unique(rows["run"]).to_pylist())
+    newest = order.sort_newest_first(rows).slice(0, MAX_TIMINGS)
     return list(_timings(newest.to_pylist(), identity))
 
 

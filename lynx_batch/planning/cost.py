@@ -1,8 +1,8 @@
-"""How long a clip keeps a group busy, and how much memory it takes: shipped figures, refined by what earlier runs took.
+"""How long a clip keeps a group busy, and how much memory it needs: shipped figures, corrected by timings of earlier runs.
 
 seconds of a clip = factor x (forwards x (products + attention) / (GPUs x efficiency) + decoding + a fixed part)
 
-Encoding and upload run beside the next clip.
+Encoding and upload do not count, because they run in parallel with the next clip.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -17,13 +17,13 @@ from lynx_model.guidance import num_forwards, plan_branches
 from lynx_model.spec import ParallelPlan, RenderParams
 
 DECODE_S_PER_MPX = 1.00 / 32.35
-"""Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/README.md."""
+"""Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/MEASURED.md."""
 
 FIXED_S = 0.3
-"""Text and what the adapters attend to, on one H200; the photo was read before. Source: lynx_model/README.md."""
+"""Encoding the text and the adapters' inputs, on one H200; the photo has been read before. Source: lynx_model/MEASURED.md."""
 
 LOAD_S = 60.0
-"""From a group's birth to its first clip, compiling included; an estimate: 9 s of loading were seen from files in memory."""
+"""From forming a group to its first clip, compilation included. An estimate: loading took 9 s from files in memory."""
 
 EFFICIENCY = {
     1: (1.0, 1.0, 1.0),
@@ -33,19 +33,19 @@ EFFICIENCY = {
     6: (0.29, 0.58, 0.87),
     8: (0.80, 0.85, 0.83),
 }
-"""T1 / (N x TN) of a step of one, two and three guidance branches on N GPUs, shared as `ParallelPlan.of_size` does.
+"""T1 / (N x TN) of a step with one, two and three guidance branches on N GPUs, split as `ParallelPlan.of_size` does.
 
-Source: 2, 4 and three branches on 3 are measured (lynx_model/README.md). The others are estimates: on 3 and 6 ranks without a branch
-idle, 8 is near Wan's own table for 720p on H100s.
+Source: 2, 4 and three branches on 3 are measured (lynx_model/MEASURED.md). The others are estimates: on 3 and 6, ranks
+without a branch are idle, and 8 is close to Wan's own table for 720p on H100s.
 """
 
 IMPOSSIBLE_SHARE = 0.1
-"""Denoising in less than this share of the predicted time did not happen: no cache and no precision is that fast."""
+"""Denoising that took less than this share of the predicted time did not happen: no cache or precision is that fast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuType:
-    """What a forward reaches on a GPU: its matrix products and its attention, in TFLOP/s; `memory_gib` of the device."""
+    """The speed of a forward on a GPU, in TFLOP/s for its matrix products and its attention, and the memory of the device."""
 
     name: str
     products_tflops: float
@@ -55,7 +55,7 @@ class GpuType:
 
 
 H200 = GpuType(name="H200", products_tflops=666, attention_tflops=687, memory_gib=139, is_estimate=False)
-"""Source: lynx_model/README.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
+"""Source: lynx_model/MEASURED.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
 
 GPU_TYPES = (
     H200,
@@ -66,17 +66,17 @@ GPU_TYPES = (
 )
 
 OTHER = GpuType(name="other", products_tflops=666, attention_tflops=687, memory_gib=float("inf"))
-"""A device without figures, such as a CPU: only ratios between clips mean anything until a run was measured."""
+"""A device without figures, for example a CPU. Until a run has been measured, only ratios between clips are meaningful."""
 
 
 def gpu_type(device: str) -> GpuType:
-    """The type of a device by what its driver or Ray calls it, such as "NVIDIA H100 80GB HBM3"; `OTHER` if unknown."""
+    """The type of a device from its name in the driver or Ray, for example "NVIDIA H100 80GB HBM3"; `OTHER` if unknown."""
     return next((gpu for gpu in GPU_TYPES if gpu.name in device), OTHER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """What renders: the model, how it is kept, and whether it has guidance towards the picture; as published, if not told."""
+    """The model, its memory settings, and whether it has image guidance. The default is the published full model."""
 
     size: ModelSize = PUBLISHED_FULL
     setting: Setting = field(default_factory=Setting)
@@ -85,9 +85,9 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a clip asks of a GPU; clips that differ in words and faces alone are the same work.
+    """The work of rendering a clip. Clips that differ only in prompt or face have equal work.
 
-    `num_branches` are those of a guided step.
+    `num_branches` is that of a guided step.
     """
 
     products_tflop: float
@@ -100,15 +100,15 @@ class Work:
         return self.clip.width * self.clip.height * self.clip.num_frames / 1e6
 
 
-KIND = attrgetter(
+WORK_FIELDS = attrgetter(
     *("width", "height", "num_frames", "num_inference_steps"),
     *("guidance_scale", "guidance_scale_image", "guidance_until"),
 )
-"""What of a clip's parameters its work depends on."""
+"""The parameters of a clip that determine its work."""
 
 
 def work_of(params: RenderParams, engine: Engine) -> Work:
-    """The work of one clip. Keys and values of text and subject are computed once a clip, so they do not count."""
+    """The work of one clip. Keys and values of text and subject are computed once per clip, so they are left out."""
     tokens = num_tokens(width=params.width, height=params.height, num_frames=params.num_frames)
     num_branches = len(plan_branches(params, step=0, has_image_guidance=engine.has_image_guidance))
     forwards = num_forwards(params, has_image_guidance=engine.has_image_guidance)
@@ -124,11 +124,11 @@ def work_of(params: RenderParams, engine: Engine) -> Work:
 
 
 def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
-    """The work of each of many clips, most of which are of few kinds."""
+    """The work of many clips, computed once for each kind."""
     kinds: dict[Hashable, Work] = {}
     works = []
     for params in clips:
-        kind = KIND(params)
+        kind = WORK_FIELDS(params)
         if kind not in kinds:
             kinds[kind] = work_of(params, engine)
         works.append(kinds[kind])
@@ -137,7 +137,7 @@ def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """For how long a rendered clip kept its group of `group_size` busy."""
+    """How long a rendered clip kept its group busy."""
 
     gpu: GpuType
     group_size: int
@@ -147,13 +147,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """Predicts seconds and memory. `factors` are measured over predicted seconds, by GPU type and group size."""
+    """Predicts seconds and memory. `factors`: measured / predicted seconds, by GPU type and group size."""
 
     engine: Engine = Engine()
     factors: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
     def fitted(self, observations: Iterable[Observation]) -> "CostModel":
-        """This model, corrected by the median ratio of each GPU type and group size: outliers do not count."""
+        """This model, corrected by the median ratio for each GPU type and group size, which outliers do not affect."""
         shipped = CostModel(engine=self.engine)
         ratios = sorted(
             ((o.gpu.name, o.group_size), o.seconds / shipped.seconds(o.work, o.group_size, o.gpu)) for o in observations
@@ -165,24 +165,24 @@ class CostModel:
 
     def seconds(self, work: Work, group_size: int, gpu: GpuType) -> float:
         """How long a clip keeps a group busy."""
-        others = work.megapixels * DECODE_S_PER_MPX + FIXED_S
-        return self._factor(group_size, gpu) * (_denoise_s(work, group_size, gpu) + others)
+        fixed_s = work.megapixels * DECODE_S_PER_MPX + FIXED_S
+        return self._factor(group_size, gpu) * (_denoise_s(work, group_size, gpu) + fixed_s)
 
     def is_known(self, gpu: GpuType) -> bool:
-        """Whether there are figures for the device, shipped or measured: else only ratios between clips mean anything."""
+        """Whether there are figures for the device, shipped or measured. If not, only ratios between clips are meaningful."""
         return gpu is not OTHER or any(name == gpu.name for name, _ in self.factors)
 
     def min_plausible_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
-        """Whoever has denoised in less did not denoise; 0 on a device without figures."""
+        """The shortest time in which denoising is plausible; 0 on a device without figures."""
         return 0.0 if gpu is OTHER else IMPOSSIBLE_SHARE * _denoise_s(work, group_size, gpu)
 
     def fits(self, work: Work, group_size: int, gpu: GpuType) -> bool:
-        """Whether a clip of that work, shared by such a group, fits each of its devices."""
+        """Whether the clip, split over a group of this size, fits the memory of each device."""
         setting = replace(self.engine.setting, plan=ParallelPlan.of_size(group_size))
         return plan_memory(self.engine.size, work.clip, setting).fits(gpu.memory_gib * GIB)
 
     def _factor(self, group_size: int, gpu: GpuType) -> float:
-        """Of this size, else that of the measured size nearest to it."""
+        """The factor of this size, else of the nearest measured size, else 1."""
         sizes = [size for name, size in self.factors if name == gpu.name]
         return self.factors[gpu.name, min(sizes, key=lambda size: abs(size - group_size))] if sizes else 1.0
 

@@ -1,7 +1,7 @@
-"""How wide the group of each clip is, and on which node a group finds room.
+"""How many GPUs each clip gets, and which node has room for a group.
 
-Throughput comes from the smallest group that fits memory. Wider groups are for urgent clips and for clips that would
-end after the rest of the run.
+The smallest group that has enough memory gives the most throughput. Wider groups are for urgent clips and for clips that would
+otherwise finish after the rest of the run.
 """
 
 import re
@@ -15,12 +15,13 @@ from lynx_batch.planning.cost import GPU_TYPES, OTHER, CostModel, GpuType, Work
 GROUP_SIZES = (1, 2, 4, 8)
 
 URGENT_PRIORITY = 100
-"""Clips of this priority and above get the widest group there is."""
+"""Clips of this priority or higher get the widest possible group."""
 
 TOLERATED_EXCESS = 1.1
-"""A clip that outlasts the others by less stays narrow: widening costs GPU-seconds, and no schedule is quite even."""
+"""A clip is widened only if it takes more than this many times the run's ideal length: a wider group costs more GPU-seconds, and no
+schedule is perfectly even."""
 
-NUM_HALVINGS = 40
+NUM_BISECTIONS = 40
 
 NODE_GPUS = 8
 POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?))?")
@@ -28,7 +29,7 @@ POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine with GPUs of one type. `usd_per_gpu_hour` is None if nobody told the price."""
+    """A machine with GPUs of one type. `usd_per_gpu_hour` is None if the price is unknown."""
 
     num_gpus: int
     gpu: GpuType
@@ -52,7 +53,7 @@ def parse_nodes(pools: Sequence[str]) -> tuple[Node, ...]:
 
 
 class FreeGpus:
-    """The GPUs of each node that no group has. A group never spans nodes."""
+    """The GPUs of each node that no group uses. A group never spans nodes."""
 
     def __init__(self, nodes: Mapping[str, int]) -> None:
         self._free = dict(nodes)
@@ -62,13 +63,13 @@ class FreeGpus:
         return max(self._free.values(), default=0)
 
     def take(self, size: int) -> str:
-        """The node with the least room that is enough, less `size` GPUs; there must be one."""
+        """Takes `size` GPUs of the node with the least sufficient room; returns that node. There must be one."""
         node = min((name for name, free in self._free.items() if free >= size), key=lambda name: self._free[name])
         self.fill(node, size)
         return node
 
     def fill(self, node: str, size: int) -> None:
-        """A group of `size` is on the node; a node that is gone has no room anyway."""
+        """Takes `size` GPUs of this node; does nothing if the node is gone."""
         if node in self._free:
             self._free[node] -= size
 
@@ -77,7 +78,7 @@ class FreeGpus:
 
 
 def possible_sizes(nodes: Iterable[Node]) -> tuple[int, ...]:
-    """The group sizes that fit some node; of devices without figures nothing but single ones is known to pay."""
+    """The group sizes that fit some node. On devices without figures that is 1, as wider groups may not pay."""
     most = max(1 if node.gpu is OTHER else node.num_gpus for node in nodes)
     return tuple(size for size in GROUP_SIZES if size <= most)
 
@@ -85,40 +86,40 @@ def possible_sizes(nodes: Iterable[Node]) -> tuple[int, ...]:
 def allot(
     works: Iterable[Work], *, cost: CostModel, gpu: GpuType, num_gpus: int, sizes: tuple[int, ...]
 ) -> dict[Work, int]:
-    """For each kind of work the narrowest group that has the memory and with which no clip outlasts the run.
+    """The group size for each kind of work: the narrowest that has enough memory and does not take longer than the run.
 
-    The time that the run takes is the least for which all the work, that wide, fits the GPUs. Source: the allotment of
-    two-phase scheduling of malleable tasks (Turek, Wolf, Yu; SPAA 1992).
+    The run's length is the shortest in which the GPUs can do all the work at these sizes. Source: the allotment phase of two-phase
+    scheduling of malleable tasks (Turek, Wolf, Yu; SPAA 1992).
     """
     counts = Counter(works)
     narrowest = {work: _narrowest_that_fits(work, cost, gpu, sizes) for work in counts}
     seconds = {(work, size): cost.seconds(work, size, gpu) for work in counts for size in sizes}
 
-    def within(makespan_s: float) -> dict[Work, int]:
+    def sizes_within(makespan_s: float) -> dict[Work, int]:
         return {
             work: next((s for s in sizes if s >= least and seconds[work, s] <= makespan_s), sizes[-1])
             for work, least in narrowest.items()
         }
 
     def is_enough(makespan_s: float) -> bool:
-        allotted = within(makespan_s)
+        allotted = sizes_within(makespan_s)
         longest_s = max(seconds[chosen] for chosen in allotted.items())
         gpu_s = sum(counts[work] * size * seconds[work, size] for work, size in allotted.items())
         return longest_s <= makespan_s and gpu_s <= makespan_s * num_gpus
 
     one_by_one_s = sum(counts[work] * max(seconds[work, size] for size in sizes) for work in counts)
-    return within(TOLERATED_EXCESS * _least(is_enough, at_most=one_by_one_s * sizes[-1]))
+    return sizes_within(TOLERATED_EXCESS * _shortest_s(is_enough, at_most=one_by_one_s * sizes[-1]))
 
 
 def _narrowest_that_fits(work: Work, cost: CostModel, gpu: GpuType, sizes: tuple[int, ...]) -> int:
-    """The widest if none does: the estimate may be wrong, and the attempt will tell."""
+    """The widest if none fits: the estimate may be wrong, and the attempt will show."""
     return next((size for size in sizes if cost.fits(work, size, gpu)), sizes[-1])
 
 
-def _least(is_enough: Callable[[float], bool], *, at_most: float) -> float:
-    """The least time that is enough, by halving; `at_most` is taken for granted."""
+def _shortest_s(is_enough: Callable[[float], bool], *, at_most: float) -> float:
+    """The shortest time for which `is_enough` holds, by bisection. It is assumed to hold at `at_most`."""
     low, high = 0.0, at_most
-    for _ in range(NUM_HALVINGS):
+    for _ in range(NUM_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high

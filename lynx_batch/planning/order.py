@@ -1,7 +1,7 @@
 """The order in which waiting clips are taken.
 
-Priority comes first, then clips that need wider groups, then the longest by cost class. Within one class a group stays
-with clips of one shape and subject, sorted by prompt, so that compiled graphs, faces and texts are used again.
+Clips are sorted by priority, then by group size (widest first), then by cost class (longest first). Within one class a group stays
+with clips of one shape and subject, sorted by prompt, so that compiled graphs, faces and texts are reused.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.planning.cost import Work
 
 CLASS_RATIO = 1.25
-"""Clips within one cost class differ in time by less than this factor."""
+"""Predicted times within one cost class differ by less than this factor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedClip:
-    """A clip with its work, the size of the smallest group it goes to, and its predicted seconds there."""
+    """A clip with its work, the smallest group size that may render it, and the predicted seconds at that size."""
 
     clip: ClipSpec
     work: Work
@@ -33,7 +33,7 @@ class PlannedClip:
 
 
 class Level(NamedTuple):
-    """How urgent; the least comes first."""
+    """How urgent a clip is; the smallest value comes first."""
 
     minus_priority: int
     minus_group_size: int
@@ -45,7 +45,7 @@ class Level(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Clips that one group had better render one after another."""
+    """Clips that are best rendered by one group, one after another."""
 
     level: Level
     shape: tuple[int, int, int]
@@ -58,9 +58,9 @@ def level_of(planned: PlannedClip) -> Level:
 
 
 class ClipQueue:
-    """Waiting clips, for several groups that each take the next one.
+    """The waiting clips, from which several groups take the next one.
 
-    A `salt` gives another order where subjects and prompts decide it, so that queues with other salts seldom agree.
+    Where subjects and prompts decide the order, each `salt` gives a different one, so that two queues rarely pick the same clip.
     """
 
     def __init__(self, salt: str = "") -> None:
@@ -79,26 +79,26 @@ class ClipQueue:
         if batch not in self._clips:
             self._clips[batch] = []
             heapq.heappush(self._free.setdefault(level, []), batch)
-        place = self._salted(params.prompt), self._salted(f"{clip.request.row:012}"), clip.clip_id
-        heapq.heappush(self._clips[batch], place)
+        entry = self._salted(params.prompt), self._salted(f"{clip.request.row:012}"), clip.clip_id
+        heapq.heappush(self._clips[batch], entry)
         if not self._num_clips[level]:
             heapq.heappush(self._levels.setdefault(level.group_size, []), level)
         self._num_clips[level] += 1
         self._num_by_size[level.group_size] += 1
 
     def first_level(self, max_size: int) -> Level | None:
-        """How urgent the most urgent clip is that a group of `max_size` can take."""
+        """The level of the most urgent clip that a group of `max_size` can take."""
         for levels in self._levels.values():
             while levels and not self._num_clips[levels[0]]:
                 heapq.heappop(levels)
         return min((levels[0] for size, levels in self._levels.items() if levels and size <= max_size), default=None)
 
     def num_by_size(self) -> Counter[int]:
-        """How many clips wait for each group size; no size stands with 0."""
+        """How many clips wait for each group size; sizes with no clips are left out."""
         return +self._num_by_size
 
     def take(self, group: str, max_size: int) -> str | None:
-        """The id of the next clip for a group of `max_size`; None if none is there that fits it."""
+        """Removes the next clip for a group of `max_size` and returns its id; None if no clip fits."""
         level = self.first_level(max_size)
         if level is None:
             return None
@@ -112,7 +112,7 @@ class ClipQueue:
         return clip_id
 
     def release(self, group: str) -> None:
-        """The group takes no more: others may go on with its batch."""
+        """The group takes no more clips of its batch, so another group may continue it."""
         if batch := self._owned.pop(group, None):
             heapq.heappush(self._free[batch.level], batch)
 
@@ -120,7 +120,7 @@ class ClipQueue:
         return hashlib.sha256(f"{self._salt}{name}".encode()).hexdigest() if self._salt else name
 
     def _choose(self, group: str, level: Level) -> Batch:
-        """Of the batches of a level the group's own, else a free one, else another group's."""
+        """A batch of this level: the group's own, else a free one, else another group's."""
         own, free = self._owned.get(group), self._free[level]
         if own is not None and own.level == level:
             return own

@@ -1,4 +1,4 @@
-"""The plan of a run: how wide each clip's group is, chosen by simulating the run."""
+"""The plan of a run: the group size of each clip, chosen by simulating the run."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from lynx_batch.planning.simulate import Forecast, Simulation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One way to render the clips: in groups of the first of `sizes`, and of the wider ones where a clip needs them."""
+    """One way to render the clips: in groups of the first of `sizes`, or wider ones for clips that need them."""
 
     sizes: tuple[int, ...]
     clips: list[PlannedClip]
@@ -28,7 +28,7 @@ def options(
     sizes: tuple[int, ...],
     max_groups: int | None = None,
 ) -> list[Option]:
-    """What each smallest group size of `sizes` comes to on the cluster of `nodes`; the widest of `sizes` fits a node."""
+    """One option for each size that could be the smallest one used, simulated on `nodes`. The widest of `sizes` must fit a node."""
     works = works_of((clip.params for clip in clips), cost.engine)
     planned = [(sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:])) for index in range(len(sizes))]
     return [
@@ -38,19 +38,19 @@ def options(
 
 
 def best(options: Iterable[Option]) -> Option:
-    """The shortest, which on a given cluster is the cheapest, too; of equals the one with the smallest groups."""
+    """The shortest option, which is also the cheapest on a given cluster; of equals, the one with the smallest groups."""
     return min(options, key=lambda option: (option.forecast.makespan_s, option.sizes))
 
 
 def ideal_s(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> float:
-    """The makespan if all GPUs loaded the model once and were then busy, in groups of one, to the end."""
+    """The makespan if all GPUs load the model once and are then busy to the end, in groups of one."""
     counts = Counter(planned.work for planned in clips)
     pace = sum(node.num_gpus / sum(num * cost.seconds(w, 1, node.gpu) for w, num in counts.items()) for node in nodes)
     return LOAD_S + 1 / pace
 
 
 def num_unfit(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> int:
-    """How many clips not even their groups, then the widest, have the memory for."""
+    """How many clips do not fit the memory of their group, which is then the widest possible one."""
     counts = Counter((planned.work, planned.group_size) for planned in clips)
     gpu = _typical_gpu(nodes)
     return sum(number for (work, size), number in counts.items() if not cost.fits(work, size, gpu))

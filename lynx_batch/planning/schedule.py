@@ -1,13 +1,20 @@
-"""Which clip is next on which group, and what becomes of each: a state machine over values, without Ray, clock or I/O.
+"""Which group renders which clip next, and the state of each clip: a state machine over values, without Ray, clock or I/O.
 
-waiting ──take──▶ running ──rendered──▶ rendered
-   ▲                 ├──failed (input)──▶ rejected
-   ├─failed (machine, drain, unclear)
-   ├─failed (memory, a wider group is possible)   (none is)──▶ failed
-   ├─failed (lethal, twice)   (the third time)──▶ failed
-   └─failed (clip, attempts left)   (none left)──▶ failed
+    waiting ──take──▶ running
+    running ──rendered──▶ rendered (1)
 
-A clip that was aboard a group when that broke is a suspect: it is tried alone, with nothing else aboard its group.
+    running, failed with    the clip is then
+    input                   rejected (1)
+    clip                    waiting (1), or failed (1) if that was its last attempt
+    memory                  waiting for a wider group, or failed (1) if none is possible
+    unclear                 waiting, as a suspect
+    lethal                  waiting, as a suspect, or failed (1) the third time
+    machine, drain          waiting
+
+    (1) The clip has used up an attempt.
+
+Unclear: the group broke with several clips aboard. Lethal: it broke with this clip alone aboard. A suspect is tried alone: nothing
+else is aboard its group.
 """
 
 from collections import Counter
@@ -18,24 +25,23 @@ from types import MappingProxyType
 
 from lynx_batch.errors import Fault
 from lynx_batch.planning.cost import LOAD_S
-from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import ClipQueue, Level, PlannedClip, level_of
 from lynx_batch.planning.upkeep import deadline_s
 from lynx_model.engine.memory import ClipSize
 
 MAX_HELD_AGAINST = 3
-"""A group is given nothing more while this many clips failed on it that did not fail elsewhere, too."""
+"""A group gets no more clips while this many clips have failed on it and on no other group."""
 
 MAX_DEATHS = 3
-"""A clip that was alone aboard so many groups when they broke has failed: by then it was the clip each time."""
+"""After this many groups broke with a clip alone aboard, blame the clip: it has failed."""
 
 NO_DEATHS: Mapping[str, int] = MappingProxyType({})
 
 MIN_ENDED = 20
-"""So many clips must have ended before their failed share says anything."""
+"""The share of failed clips is ignored until this many clips have ended."""
 
 WORTH_SPLITTING_S = 20 * LOAD_S
-"""Seconds of narrower work left for every GPU that make it worth while to split a wide group."""
+"""A wide group is worth splitting if more than this many seconds of narrower work are left per GPU."""
 
 
 class ClipState(StrEnum):
@@ -48,13 +54,13 @@ class ClipState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a clip is given up, and when the run is.
+    """When to give up a clip, and when to give up the run.
 
     Args:
-        max_attempts: That end through the clip itself, each on another group.
-        max_failed_share: Of the clips that ended; the run stops above it.
-        give_up_after_s: For so long, beyond what the longest clip takes, nothing but faults of the machine may come.
-        deadline_factor: A group that takes so many times what was predicted for its clip is stuck.
+        max_attempts: Attempts of a clip that end because of the clip itself, each on another group.
+        max_failed_share: The run stops if a larger share of the ended clips failed.
+        give_up_after_s: The run stops if nothing but machine faults came for this long beyond the time of the longest clip.
+        deadline_factor: A group is stuck if it takes this many times the predicted time of its clip, plus `UNFORESEEN_S`.
     """
 
     max_attempts: int = 3
@@ -64,7 +70,7 @@ class RetryPolicy:
 
 
 class _Turn(IntEnum):
-    """The order of clips of one priority."""
+    """The order among clips of one priority."""
 
     FAILED_ELSEWHERE = 0
     FRESH = 1
@@ -73,7 +79,7 @@ class _Turn(IntEnum):
 
 @dataclass(slots=True)
 class _Group:
-    """`suspicions`: clips that failed here and nowhere else."""
+    """`suspicions`: clips that failed on this group and on no other."""
 
     size: int
     running: set[str] = field(default_factory=set)
@@ -87,7 +93,7 @@ class _Group:
 class Schedule:
     """Every clip of a run is in exactly one state; groups join, take clips, and leave.
 
-    Runs that share their clips take them in different orders if each has an `order_salt` of its own.
+    Runs that share clips take them in different orders if each run has its own `order_salt`.
     """
 
     def __init__(self, policy: RetryPolicy, order_salt: str = "") -> None:
@@ -100,18 +106,17 @@ class Schedule:
         self._failed_on: dict[str, set[str]] = {}
         self._suspects: set[str] = set()
         self._deaths: Counter[str] = Counter()
-        self._apart: set[str] = set()
+        self._retries: set[str] = set()
         self._queue, self._groups = ClipQueue(order_salt), dict[str, _Group]()
         self._group_of: dict[str, str] = {}
         self._waiting_gpu_s = 0.0
         self._least_sizes: dict[ClipSize, int] = {}
-        self._fault_budget = FaultBudget()
         self._longest_s = 0.0
 
     def plan(self, clips: Iterable[PlannedClip], sizes: tuple[int, ...], deaths: Mapping[str, int] = NO_DEATHS) -> None:
-        """Takes up the clips of the run; `sizes` of groups are possible, the narrowest first.
+        """Adds the clips of the run. `sizes` are the possible group sizes, in ascending order.
 
-        `deaths` is how many groups each clip has broken alone in earlier runs: such a clip is a suspect from the start.
+        `deaths`: how many groups each clip broke, alone aboard, in earlier runs. Such a clip is a suspect from the start.
         """
         self._sizes = sizes
         self._deaths.update(deaths)
@@ -123,17 +128,17 @@ class Schedule:
             self._enqueue(planned)
 
     def join(self, group: str, size: int) -> None:
-        """A group of `size` GPUs was formed; its name is never used again."""
+        """A group of `size` GPUs was formed. Its name must be new."""
         self._groups[group] = _Group(size)
 
     def leave(self, group: str) -> None:
-        """The group is gone; what still ran on it must have ended before."""
+        """The group is gone. Its clips must have ended before."""
         member = self._groups.pop(group)
         assert not member.running, f"{group} left with a clip"
         self._queue.release(group)
 
     def take(self, group: str) -> PlannedClip | None:
-        """The next clip for this group, now running; None if there is none for it, or if a suspect is or must be alone on it."""
+        """The next clip for this group, now running. None if there is none now: a suspect is never aboard with other clips."""
         while (clip_id := self._next(group)) is not None:
             planned = self._clips[clip_id]
             self._waiting_gpu_s -= planned.gpu_s
@@ -148,24 +153,18 @@ class Schedule:
         return None
 
     def deadline_s(self, predicted_s: float | None) -> float:
-        """For how long a group with this clip may say nothing; `predicted_s` is None if nothing is known of its device."""
+        """How long a group with this clip may take without an answer; `predicted_s` is None if its device has no figures."""
         return deadline_s(predicted_s, factor=self._policy.deadline_factor)
-
-    def loaded(self) -> None:
-        """A group became ready, so the machines can do that much."""
-        self._fault_budget.loaded()
 
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
 
     def fault_of_break(self, group: str) -> Fault:
-        """What it means to the clips aboard that a ready group breaks on a node that lives; to be asked before `failed`."""
+        """The fault for the clips aboard if a ready group breaks on a living node. Ask before calling `failed`."""
         return Fault.LETHAL if len(self._groups[group].running) == 1 else Fault.UNCLEAR
 
     def failed(self, clip_id: str, fault: Fault) -> ClipState:
-        """Ends an attempt that failed; tells what becomes of the clip. Faults of clip and input alone use up an attempt, and
-        the last of `MAX_DEATHS` lethal ones.
-        """
+        """Ends a failed attempt; returns the clip's new state, as in the table above."""
         if fault in (Fault.UNCLEAR, Fault.LETHAL):
             return self._break(clip_id, is_alone=fault is Fault.LETHAL)
         if fault in (Fault.MACHINE, Fault.DRAIN):
@@ -174,43 +173,27 @@ class Schedule:
             return self._end_attempt(clip_id, ClipState.REJECTED)
         if fault is Fault.MEMORY:
             return self._widen(clip_id)
-        if self._policy.max_attempts > 1:  # else no other group could ever clear this one
-            self._hold_against_group(clip_id)
+        if self._policy.max_attempts > 1:  # with one attempt, no other group could ever clear this one of suspicion
+            self._count_against_group(clip_id)
         is_last = self._attempts[clip_id] + 1 >= self._policy.max_attempts
         return self._end_attempt(clip_id, ClipState.FAILED if is_last else ClipState.WAITING)
 
     @property
-    def has_loaded(self) -> bool:
-        """Whether any group was ever ready."""
-        return self._fault_budget.has_loaded
+    def give_up_after_s(self) -> float:
+        """The run stops if nothing but machine faults came for this long; the longest clip could have ended by then."""
+        return self._policy.give_up_after_s + self._longest_s
 
-    def load_failed(self, now_s: float, *, formed_s: float) -> None:
-        """A group broke while it was loading, on a node that is still there; of its being a fault `machine_failed` tells."""
-        self._fault_budget.load_failed(now_s, formed_s=formed_s)
-
-    def machine_failed(self, now_s: float) -> None:
-        """A group or node was lost, a store did not answer, or no group has room; `failed` tells of each clip that this hit."""
-        self._fault_budget.fault(now_s)
-
-    def waited_in_vain(self) -> None:
-        """A group did not become ready in its time."""
-        self._fault_budget.waited_in_vain()
-
-    def is_paused(self, now_s: float) -> bool:
-        """Whether to wait before starting anything: machines failed, and failing faster helps nobody."""
-        return self._fault_budget.is_paused(now_s)
-
-    def reason_to_stop(self, now_s: float) -> str | None:
-        """Why the run should end before its time, if it should."""
+    def reason_to_stop(self) -> str | None:
+        """Why the run should stop early, if too many of its clips failed."""
         num_failed = self._counts[ClipState.FAILED]
         num_ended = num_failed + self._counts[ClipState.RENDERED]
         if num_ended >= MIN_ENDED and num_failed > self._policy.max_failed_share * num_ended:
             share = self._policy.max_failed_share
             return f"{num_failed} of {num_ended} clips failed, more than retry.max_failed_share={share:g} allows"
-        return self._fault_budget.reason_to_stop(now_s, give_up_after_s=self._policy.give_up_after_s + self._longest_s)
+        return None
 
     def wanted_size(self, room: int) -> int | None:
-        """The size of the next group to form within `room` GPUs: the widest that clips wait for in vain."""
+        """The size of the next group to form within `room` GPUs: the widest one for which more clips wait than idle groups can take."""
         spare = 0
         idle = Counter(member.size for member in self._groups.values() if member.is_trusted and not member.running)
         waiting = self._num_waiting_by_size()
@@ -222,7 +205,7 @@ class Schedule:
         return None
 
     def is_useless(self, group: str) -> bool:
-        """Whether the GPUs of an idle group serve better in another: of another size, or formed afresh."""
+        """Whether to end an idle group because its GPUs are better used by another one, of another size or newly formed."""
         member = self._groups[group]
         if member.running or not self._counts[ClipState.WAITING]:
             return False
@@ -231,19 +214,19 @@ class Schedule:
         return (
             self._is_too_wide(member)
             or any(not self._has_taker(size) for size in self._queue.num_by_size())
-            or any(not any(self._suits(clip_id, name) for name in self._groups) for clip_id in self._apart)
+            or any(not any(self._can_retry_on(clip_id, name) for name in self._groups) for clip_id in self._retries)
         )
 
     def state(self, clip_id: str) -> ClipState:
-        """A clip that was not planned yet is waiting."""
+        """The state of a clip; waiting if it has not been planned yet."""
         return self._state.get(clip_id, ClipState.WAITING)
 
     def attempts(self, clip_id: str) -> int:
-        """How many attempts ended through the clip itself, its success included."""
+        """How many attempts the clip has used up, a success included."""
         return self._attempts[clip_id]
 
     def deaths(self, clip_id: str) -> int:
-        """How many groups broke with this clip alone aboard, in earlier runs, too."""
+        """How many groups broke with this clip alone aboard, earlier runs included."""
         return self._deaths[clip_id]
 
     def count(self, state: ClipState) -> int:
@@ -261,19 +244,21 @@ class Schedule:
         member = self._groups[group]
         if not member.is_trusted or self._is_too_wide(member) or member.running & self._suspects:
             return None
-        chosen = self._first_apart(group)
+        chosen = self._first_retry(group)
         if chosen is None:
             return self._queue.take(group, member.size)
         if chosen in self._suspects and member.running:
             return None
-        self._apart.remove(chosen)
+        self._retries.remove(chosen)
         return chosen
 
-    def _first_apart(self, group: str) -> str | None:
-        """The clip apart that comes before all in the queue. Within a priority, one that failed elsewhere comes first, because that
-        tells whose fault it was; a suspect comes last, after those of fewer deaths, because nothing else is to wait for it.
+    def _first_retry(self, group: str) -> str | None:
+        """The retry for this group that comes before the whole queue, if any.
+
+        Within a priority, a clip that failed elsewhere comes first, because its next attempt shows whether clip or group is to blame.
+        A suspect comes last, after suspects with fewer deaths, so that nothing else has to wait for it.
         """
-        suitable = [clip_id for clip_id in self._apart if self._suits(clip_id, group)]
+        suitable = [clip_id for clip_id in self._retries if self._can_retry_on(clip_id, group)]
         if not suitable:
             return None
         chosen = min(suitable, key=self._turn)
@@ -285,7 +270,7 @@ class Schedule:
         level = level_of(self._clips[clip_id])
         return level.minus_priority, turn, self._deaths[clip_id], level, clip_id
 
-    def _suits(self, clip_id: str, group: str) -> bool:
+    def _can_retry_on(self, clip_id: str, group: str) -> bool:
         member = self._groups[group]
         is_wide_enough = self._clips[clip_id].group_size <= member.size
         return is_wide_enough and member.is_trusted and group not in self._failed_on.get(clip_id, ())
@@ -293,34 +278,34 @@ class Schedule:
     def _can_take(self, group: str) -> bool:
         member = self._groups[group]
         has_fresh = member.is_trusted and self._queue.first_level(member.size) is not None
-        has_any = has_fresh or any(self._suits(clip_id, group) for clip_id in self._apart)
-        return has_any and not self._is_too_wide(member)
+        has_clip = has_fresh or any(self._can_retry_on(clip_id, group) for clip_id in self._retries)
+        return has_clip and not self._is_too_wide(member)
 
     def _has_taker(self, size: int) -> bool:
         return any(member.is_trusted and member.size >= size for member in self._groups.values())
 
     def _is_too_wide(self, member: _Group) -> bool:
-        """Whether so much narrower work waits, and nothing else, that the group had better be split."""
+        """Whether the group should be split: only narrower clips wait, and enough of them."""
         is_narrowest = member.size == self._sizes[0]
         if is_narrowest or max(self._num_waiting_by_size(), default=member.size) >= member.size:
             return False
         return self._waiting_gpu_s > WORTH_SPLITTING_S * sum(other.size for other in self._groups.values())
 
     def _num_waiting_by_size(self) -> Counter[int]:
-        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._apart)
+        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._retries)
 
-    def _hold_against_group(self, clip_id: str) -> None:
-        """Holds the failure against the group, until the clip fails on another: then the clip is to blame."""
+    def _count_against_group(self, clip_id: str) -> None:
+        """Counts the failure against the group until the clip also fails on another group: then the clip is to blame."""
         group = self._group_of[clip_id]
-        known = self._failed_on.setdefault(clip_id, set())
-        for other in known & self._groups.keys():
+        failed_on = self._failed_on.setdefault(clip_id, set())
+        for other in failed_on & self._groups.keys():
             self._groups[other].suspicions.discard(clip_id)
-        if not known:
+        if not failed_on:
             self._groups[group].suspicions.add(clip_id)
-        known.add(group)
+        failed_on.add(group)
 
     def _break(self, clip_id: str, *, is_alone: bool) -> ClipState:
-        """The clip is tried again alone, until it has broken too many groups."""
+        """Makes the clip a suspect; it has failed once it has broken `MAX_DEATHS` groups alone."""
         self._suspects.add(clip_id)
         self._deaths[clip_id] += is_alone
         if is_alone and self._deaths[clip_id] >= MAX_DEATHS:
@@ -328,7 +313,7 @@ class Schedule:
         return self._move(clip_id, ClipState.WAITING)
 
     def _widen(self, clip_id: str) -> ClipState:
-        """What did not fit goes to a wider group, and so does what has the same shape, once its turn comes."""
+        """Sends the clip to a wider group, and later each clip of the same shape when its turn comes."""
         size = self._groups[self._group_of[clip_id]].size
         wider = next((other for other in self._sizes if other > size), None)
         if wider is None:
@@ -340,7 +325,6 @@ class Schedule:
 
     def _end_attempt(self, clip_id: str, state: ClipState) -> ClipState:
         self._attempts[clip_id] += 1
-        self._fault_budget.progress()
         return self._move(clip_id, state)
 
     def _move(self, clip_id: str, state: ClipState) -> ClipState:
@@ -356,7 +340,7 @@ class Schedule:
         self._clips[clip_id] = planned
         self._waiting_gpu_s += planned.gpu_s
         if clip_id in self._failed_on or clip_id in self._suspects:
-            self._apart.add(clip_id)
+            self._retries.add(clip_id)
         else:
             self._queue.add(planned)
 
@@ -364,6 +348,11 @@ class Schedule:
         self._counts[self._state[clip_id]] -= 1
         self._counts[state] += 1
         self._state[clip_id] = state
+
+
+def has_used_attempt(fault: Fault, state: ClipState) -> bool:
+    """Whether a failure that left its clip in `state` used up one of its attempts."""
+    return fault is Fault.CLIP or state is not ClipState.WAITING
 
 
 def _widened(planned: PlannedClip, size: int) -> PlannedClip:

@@ -1,4 +1,4 @@
-"""What a run would take on a cluster: the run's own schedule, driven by predicted times instead of groups."""
+"""Predicts how long a run takes on a cluster: the same `Schedule` as in a run, driven by predicted times."""
 
 import heapq
 import itertools
@@ -16,10 +16,10 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a plan comes to.
+    """The predicted time and cost of a plan.
 
-    GPU-hours are those of the whole cluster until the last clip is done, as they are paid. `groups` counts those that
-    were formed, by size.
+    `gpu_hours` are those of the whole cluster until the last clip is done, because that is what is paid for. `groups`: how many
+    groups of each size were formed. `usd` is None if a price is unknown.
     """
 
     makespan_s: float
@@ -37,7 +37,7 @@ class _SimulatedGroup:
 
 
 class Simulation:
-    """Clips on the nodes of a cluster, from the first group's loading to the last clip's end."""
+    """Simulates a run on the nodes of a cluster, from the loading of the first group to the end of the last clip."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Simulation:
             self._push(now_s + LOAD_S, group, None)
 
     def _assign(self, now_s: float) -> None:
-        """Gives each idle group its next clip, or its GPUs to others."""
+        """Gives each idle group its next clip, or ends it if its GPUs are better used by others."""
         idle, self._idle = self._idle, []
         for group in idle:
             if planned := self._schedule.take(group.name):

@@ -1,4 +1,4 @@
-"""One attempt at a clip: its task, when its stages ran, and what its errors come to."""
+"""One attempt at a clip: its task, when its stages ran, and how its errors are classified."""
 
 import time
 from collections import defaultdict
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Attempt:
-    """One try at a clip: its task, and when each of its stages ran, in the order of their ends."""
+    """One attempt at a clip. `spans` says when each stage ran, in the order in which they ended."""
 
     def __init__(self, task: RenderTask) -> None:
         self.task = task
@@ -31,7 +31,7 @@ class Attempt:
 
     @property
     def seconds(self) -> dict[Stage, float]:
-        """How long each stage took so far; the times of a stage that ran more than once add up."""
+        """How long each stage took so far; the times of a repeated stage are added up."""
         seconds: defaultdict[Stage, float] = defaultdict(float)
         for span in self.spans:
             seconds[span.stage] += span.seconds
@@ -49,16 +49,16 @@ class Attempt:
         self.spans.append(Span(stage=stage, start_s=start_s, seconds=seconds))
 
     def carry_out(self, step: Callable[[], T], *, unknown: Fault = Fault.CLIP) -> T | Failed:
-        """The result of `step`, or what it failed with. The one place where a library's error becomes an outcome of the clip.
+        """The result of `step`, or its failure. This is the only place where a library's error becomes an outcome of the clip.
 
-        `unknown` says whose fault an error is that does not tell.
+        `unknown` is the fault of errors whose type does not determine it.
         """
         try:
             return step()
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             return self._failed(OutOfMemory(str(error)), Fault.MEMORY)
-        except torch.AcceleratorError as error:  # nothing works on the device any more, in this process
+        except torch.AcceleratorError as error:  # this process cannot use the device any more
             log.exception("device_broke")
             return replace(self._failed(error, Fault.UNCLEAR), breaks_group=True)
         except LynxError as error:
@@ -79,8 +79,8 @@ class Attempt:
 def _fault(error: LynxError) -> Fault:
     if isinstance(error, (*STORE_FAULTS, UnfitState)):
         return Fault.MACHINE
-    if isinstance(error, UnreadableRecord):  # a damaged commit says nothing about the row
+    if isinstance(error, UnreadableRecord):  # the commit is damaged, not the row
         return Fault.CLIP
-    if isinstance(error, (Permanent, PhotoUnreachable)):  # other groups would wait for the photo as long
+    if isinstance(error, (Permanent, PhotoUnreachable)):  # another group would wait just as long for the photo
         return Fault.INPUT
     return Fault.MEMORY if isinstance(error, OutOfMemory) else Fault.CLIP

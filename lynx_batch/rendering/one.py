@@ -1,4 +1,4 @@
-"""A single clip, rendered in this process: no Ray, no commit, just a file."""
+"""Renders a single clip in this process, without Ray or a commit, into a file."""
 
 import os
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from lynx_model.sampler import OnStep
 
 
 def published_config(overrides: dict[str, object]) -> RunConfig:
-    """A run with the published weights where `lynx-batch models pull` puts them, and `overrides` ({"a.b": value}) laid over it."""
+    """A run file for the published weights, where `lynx-batch models pull` puts them, with `overrides` ({"a.b": value}) applied."""
     root = models_root()
     model = {"base": str(root / "Wan2.1-T2V-14B-Diffusers"), "adapters": str(root / "lynx_full")}
-    nothing = {"manifest": os.devnull, "output": os.devnull}  # a single clip has neither
-    return override({**nothing, "model": model}, overrides, source="--set")
+    unused = {"manifest": os.devnull, "output": os.devnull}  # a single clip needs neither
+    return override({**unused, "model": model}, overrides, source="--set")
 
 
 def render_one(
@@ -43,14 +43,14 @@ def render_one(
     announce: Callable[[str], None],
     on_step: OnStep,
 ) -> ClipSpec:
-    """Renders the clip that a manifest row of `photo`, `face_index` and `prompt` would be, into the MP4 file `out`.
+    """Renders the clip of a manifest row with this `photo`, `face_index` and `prompt` into the MP4 file `out`.
 
     Raises:
-        Permanent: If the photo, the prompt, the model or `out` is unfit; before the model is loaded.
+        Permanent: If the photo, the prompt, the model or `out` cannot be used; raised before the model is loaded.
     """
     model = check_model(config)
     clip = _identify(config, model, photo, face_index, prompt)
-    _make_room(out)
+    _prepare_file(out)
     source, faces = fetch_model(model.source, config.faces)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
     (portrait,) = clip.portraits
@@ -71,7 +71,7 @@ def render_one(
     return clip
 
 
-def _make_room(out: Path) -> None:
+def _prepare_file(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,6 +86,6 @@ def _identify(config: RunConfig, model: CheckedModel, photo: str, face_index: in
     origin = Origin(manifest="", folder=str(Path.cwd()))
     prepared = prepare_rows(config, model, row, origin, Selection(), datetime.now(UTC))
     for rejection in prepared.rejections:
-        is_passing = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
-        raise (Transient if is_passing else ConfigError)(f"{rejection.error_type}: {rejection.error}")
+        is_temporary = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
+        raise (Transient if is_temporary else ConfigError)(f"{rejection.error_type}: {rejection.error}")
     return prepared.clips[0]

@@ -1,4 +1,4 @@
-"""One rank's part in rendering a clip: photo -> subject -> latents -> frames -> a committed object. Knows no Ray."""
+"""One rank's share of rendering a clip: photo -> subject -> latents -> frames -> a committed object. Without Ray."""
 
 import hashlib
 import time
@@ -52,7 +52,7 @@ NUM_CACHED_SUBJECTS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A clip that can be denoised, from its noise or from where an earlier attempt was saved."""
+    """A clip that is ready for denoising, from noise or from the saved state of an earlier attempt."""
 
     clip: PreparedClip
     state: SamplerState | None
@@ -61,7 +61,7 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A rendered clip that waits for its delivery. `frames` is (F, H, W, 3)."""
+    """A rendered clip that waits to be delivered. `frames` is (F, H, W, 3)."""
 
     attempt: Attempt
     frames: NDArray[np.uint8]
@@ -69,10 +69,10 @@ class _Kept:
 
 
 class Renderer:
-    """The model on one device, ready for clip after clip.
+    """The model on one device, which renders clip after clip.
 
-    Three threads may use it at once: one that renders (the only one that touches the device), one that delivers what was
-    rendered before, and one that reads the next clip's subject.
+    Three threads may use it at once: one renders (the only one that uses the device), one delivers the previous clip, and one reads
+    the next clip's subject.
     """
 
     def __init__(self, settings: WorkerSettings, *, rank: int, device: str) -> None:
@@ -94,24 +94,24 @@ class Renderer:
         self._kept: dict[str, _Kept] = {}
 
     def prefetch(self, task: RenderTask) -> None:
-        """Reads a clip's subject ahead. What fails here fails again, and is reported, when the clip is rendered."""
+        """Reads a clip's subject ahead of time. An error is ignored here; it occurs again, and is reported, in `render`."""
         Attempt(task).carry_out(lambda: self._subject(task.clip))
 
     def pause(self) -> None:
-        """Saves the clip being rendered after the step that it is at: the node is taken away. No other clip may follow."""
+        """Saves the clip being rendered after its current step, because the node is going away. No other clip may follow."""
         self._pausing.set()
 
     def render(self, task: RenderTask, on_step: OnStep) -> FramesReady | Rendered | Failed:
-        """Makes a clip's frames, which the first rank keeps for `deliver`, unless the clip is committed already.
+        """Renders the frames of a clip, which the first rank keeps for `deliver`. Does nothing if the clip is already committed.
 
-        Never raises what the clip is to blame for.
+        Failures of the clip are returned, never raised.
         """
         attempt = Attempt(task)
         ready = attempt.carry_out(lambda: self._find_committed(task) or self._prepare(attempt))
         if not parallel.all_agree(isinstance(ready, _Ready)):
             return _frames_ready() if isinstance(ready, _Ready) else ready
         assert isinstance(ready, _Ready)
-        # When a rank dies, the others may notice before Ray does: as any error that a collective operation can raise.
+        # When a rank dies, the others may notice before Ray does: a collective operation may then raise any error.
         is_shared = self._settings.plan.num_ranks > 1
         unknown = Fault.UNCLEAR if is_shared else Fault.CLIP
         latents = attempt.carry_out(lambda: self._sample(attempt, ready, on_step), unknown=unknown)
@@ -122,12 +122,12 @@ class Renderer:
         return attempt.carry_out(lambda: self._keep_frames(attempt, ready, latents))
 
     def deliver(self, task: RenderTask) -> Rendered | Failed:
-        """Encodes, uploads and commits what `render` kept; safe beside the `render` of another clip."""
+        """Encodes, uploads and commits the frames that `render` kept. May run in parallel with the `render` of another clip."""
         kept = self._kept.pop(task.attempt)
         return kept.attempt.carry_out(lambda: self._deliver(kept))
 
     def _find_committed(self, task: RenderTask) -> Rendered | None:
-        """What another driver, or an attempt whose answer was lost, has committed meanwhile; the first rank looks."""
+        """The commit of another driver, or of an attempt whose answer was lost, if there is one. Only the first rank looks."""
         if self._rank > 0:
             return None
         with suppress(MissingObject):
@@ -147,7 +147,7 @@ class Renderer:
             return _Ready(self._pipe.prepare(subject, task.clip.params), saved, subject.turned_degrees)
 
     def _sample(self, attempt: Attempt, ready: _Ready, on_step: OnStep) -> Tensor | Failed:
-        """The latents on the host: fetching them waits for the device, so the stage's time is true and errors are its own."""
+        """The latents, on the host. Copying them waits for the device, so the stage includes all its time and all its errors."""
         task = attempt.task
         try:
             with attempt.stage(Stage.DENOISE):
@@ -171,7 +171,7 @@ class Renderer:
                 delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
         return Failed(
             error_type="NodeDrained",
-            error=f"the node is taken away; saved after {state.num_steps_done} steps",
+            error=f"the node is going away; saved after {state.num_steps_done} steps",
             fault=Fault.DRAIN,
             num_steps_saved=state.num_steps_done,
             spans=tuple(attempt.spans),
@@ -185,7 +185,7 @@ class Renderer:
         return _frames_ready()
 
     def _deliver(self, kept: _Kept) -> Rendered:
-        """Uploads and commits; the commit comes last, and makes the clip finished."""
+        """Encodes, uploads and commits. The commit comes last; it makes the clip finished."""
         settings, attempt, task, start_s = self._settings, kept.attempt, kept.attempt.task, time.time()
         delivered = deliver(
             kept.frames,
@@ -200,7 +200,7 @@ class Renderer:
         record = self._commit_record(kept, delivered)
         with attempt.stage(Stage.COMMIT):
             winner = commit(settings.output, record, is_store_safe=settings.is_store_safe)
-        with suppress(*STORE_FAULTS):  # `prune` removes what stays
+        with suppress(*STORE_FAULTS):  # `prune` removes what is left
             if winner.attempt != task.attempt:
                 for uri in (delivered.clip_uri, delivered.poster_uri):
                     storage.delete(storage.join(settings.output, uri))
@@ -255,7 +255,7 @@ def _frames_ready() -> FramesReady:
 
 
 def _check_consent(clip: ClipSpec, now: datetime) -> None:
-    """A consent that was good when the run began may have expired since."""
+    """Raises ConsentExpired: a consent that was valid when the run started may have expired since."""
     expires_at = clip.request.consent_expires_at
     if expires_at is not None and expires_at <= now:
         raise ConsentExpired(f"consent_expires_at={expires_at.isoformat()}: must be later than now")

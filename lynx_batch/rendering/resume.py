@@ -1,4 +1,4 @@
-"""What is saved of clips whose node was taken away, in the folder `resume` of the output."""
+"""Saved sampler states of clips whose node was taken away, in the folder `resume` of the output."""
 
 import json
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SavedClips:
-    """Those of one output. `software` is that of this process: other versions may not come to the same picture."""
+    """The saved clips of one output. `software` is that of this process: other versions may not render the same picture."""
 
     output: str
     software: Mapping[str, str]
 
     def save(self, clip: ClipSpec, state: "SamplerState") -> None:
-        """Some tens of MB: a few times the clip's latents."""
+        """Writes some tens of MB: a few times the size of the clip's latents."""
         from safetensors.torch import save
 
         uri = saved_clip_uri(self.output, clip.clip_id, state.num_steps_done)
@@ -31,7 +31,7 @@ class SavedClips:
         retry_while_unavailable(lambda: storage.write_bytes(uri, content))
 
     def load(self, clip: ClipSpec, num_steps_done: int) -> "SamplerState":
-        """Raises UnfitState if it is not there, cannot be read, or is of another clip or other software."""
+        """Raises UnfitState if the state is missing or unreadable, or was saved for another clip or by other software."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -41,7 +41,7 @@ class SavedClips:
         try:
             content = retry_while_unavailable(lambda: storage.read_bytes(uri))
             tensors, stamp = load(content), _read_stamp(content)
-        except (MissingObject, StoreRefused, SafetensorError, LookupError) as error:  # the last of an odd dtype
+        except (MissingObject, StoreRefused, SafetensorError, LookupError) as error:  # LookupError: an unknown dtype
             raise UnfitState(f"{storage.redact(uri)}: {error}") from error
         if stamp != self._stamp(clip, num_steps_done):
             raise UnfitState(f"{storage.redact(uri)}: must be of this clip and of the same software")
@@ -53,7 +53,7 @@ class SavedClips:
 
 
 def find_saved(output: str) -> dict[str, int]:
-    """The clips that can go on, and after how many steps."""
+    """The ids of clips that can resume, with the number of steps done."""
     names = (parse_saved_clip(file.uri) for file in storage.list_files(storage.join(output, RESUME)))
     return dict(sorted(filter(None, names)))
 
@@ -63,6 +63,6 @@ def delete_saved(output: str, clip_id: str, num_steps_done: int) -> None:
 
 
 def _read_stamp(content: bytes) -> dict[str, str]:
-    """The metadata of a file that safetensors could read: 8 bytes of length, then JSON."""
+    """The metadata of a valid safetensors file: an 8-byte length, then JSON."""
     length = int.from_bytes(content[:8], "little")
     return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))

@@ -1,4 +1,4 @@
-"""What software renders, as commits and run records name it."""
+"""The versions of the software that renders, as recorded in commits and run records."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -7,7 +7,7 @@ PACKAGES = ("lynx-batch", "torch", "diffusers", "transformers", "ray", "insightf
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that touch a clip, as far as they are installed."""
+    """Versions of Python and of the installed packages that can affect a clip."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

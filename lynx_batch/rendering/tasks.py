@@ -1,4 +1,4 @@
-"""What driver and workers say to each other; all of it small, none of it pixels."""
+"""The messages between driver and workers. They are small: pixels are never sent."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lynx_model.spec import ModelSource, ParallelPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker needs to know once, whatever clips it renders. `plan` is that of its group."""
+    """The settings of a worker, the same for all clips. `plan` is that of its group."""
 
     run_id: str
     output: str
@@ -31,8 +31,8 @@ class WorkerSettings:
 class RenderTask:
     """One attempt at one edition of a clip, sent to every rank of a group.
 
-    Denoising in less than `min_plausible_s` cannot be right; a group that says nothing for `deadline_s` is stuck. An earlier
-    attempt was saved after `num_steps_saved`, and this one goes on from there.
+    A result after less than `min_plausible_s` of denoising cannot be right. A group without an answer for `deadline_s` is stuck. If an
+    earlier attempt was saved after `num_steps_saved` steps, this one continues from there.
     """
 
     clip: ClipSpec
@@ -45,7 +45,7 @@ class RenderTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A worker has its model and waits for clips."""
+    """A worker has loaded its model and waits for clips."""
 
     device: str
     span: Span
@@ -53,9 +53,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesReady:
-    """A rank has done its share of a clip's frames, which the first rank keeps until it is told to deliver them.
+    """A rank has rendered its share of a clip. The first rank keeps the frames until it is asked to deliver them.
 
-    `memory_gib`: what its process now holds on the host and on its device.
+    `memory_gib`: the memory that its process now holds, host and device together.
     """
 
     memory_gib: float = 0.0
@@ -63,7 +63,7 @@ class FramesReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """The clip is committed; `commit` is the record in the store, which may be another attempt's."""
+    """The clip is committed. `commit` is the record in the store, possibly that of another attempt."""
 
     commit: CommitRecord
     spans: tuple[Span, ...]
@@ -73,8 +73,8 @@ class Rendered:
 class Failed:
     """The attempt failed.
 
-    `breaks_group`: other ranks may wait for this one for ever, or it has lost its device. `num_steps_saved`: the clip can go
-    on after so many steps.
+    `breaks_group`: other ranks may wait for this one for ever, or it has lost its device. `num_steps_saved`: the clip can resume after
+    this many steps.
     """
 
     error_type: str
@@ -86,18 +86,18 @@ class Failed:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the store of the output refused it."""
+        """Whether the output store refused a request."""
         return self.error_type in (StoreRefused.__name__, StoreUnready.__name__)
 
     @property
-    def is_to_begin_anew(self) -> bool:
-        """Whether it may be due to what an earlier attempt had saved."""
+    def must_restart(self) -> bool:
+        """Whether the saved state of an earlier attempt may be the cause, so that the clip must start from the beginning."""
         return self.error_type in (UnfitState.__name__, ImplausibleResult.__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """An attempt is over, and what came of it."""
+    """An attempt is over, with this result."""
 
     task: RenderTask
     result: Rendered | Failed

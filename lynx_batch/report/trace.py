@@ -26,34 +26,34 @@ class FaultMark:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What was told of each group so far, beside the name of the clip that it was about (none while loading)."""
+    """What each group reported so far, each entry with the name of its clip (empty while loading)."""
 
-    _told: dict[str, list[tuple[str, Span | FaultMark]]] = field(default_factory=dict)
+    _reported: dict[str, list[tuple[str, Span | FaultMark]]] = field(default_factory=dict)
 
     def add(self, group: str, clip: str, entries: Iterable[Span | FaultMark]) -> None:
-        self._told.setdefault(group, []).extend((clip, entry) for entry in entries)
+        self._reported.setdefault(group, []).extend((clip, entry) for entry in entries)
 
     def busy_shares(self) -> dict[str, float]:
-        """For each group that denoised several clips, denoising's share of the time from the first's start to the last's end."""
+        """For each group that denoised several clips, denoising's share of the time from the first clip's start to the last one's end."""
         denoising = {
-            group: [entry for _, entry in told if isinstance(entry, Span) and entry.stage is Stage.DENOISE]
-            for group, told in self._told.items()
+            group: [entry for _, entry in reported if isinstance(entry, Span) and entry.stage is Stage.DENOISE]
+            for group, reported in self._reported.items()
         }
         return {group: _share(spans) for group, spans in denoising.items() if len(spans) > 1}
 
     def chrome_events(self) -> Iterator[dict[str, Any]]:
-        """Times are in microseconds since 1970. A group is a process, a lane a thread."""
-        for number, (group, told) in enumerate(self._told.items()):
+        """The events of a trace file, with times in microseconds since 1970. A group is a process, a lane a thread."""
+        for number, (group, reported) in enumerate(self._reported.items()):
             yield {"ph": "M", "pid": number, "name": "process_name", "args": {"name": group}}
             for lane, thread in LANE_NUMBERS.items():
                 yield {"ph": "M", "pid": number, "tid": thread, "name": "thread_name", "args": {"name": lane}}
-            waits = (("", wait) for wait in _waits(entry for _, entry in told if isinstance(entry, Span)))
-            for clip, entry in (*told, *waits):
-                yield {"pid": number, "args": {"clip": clip}, **_described(entry)}
+            waits = (("", wait) for wait in _waits(entry for _, entry in reported if isinstance(entry, Span)))
+            for clip, entry in (*reported, *waits):
+                yield {"pid": number, "args": {"clip": clip}, **_describe(entry)}
 
 
 def write_trace(output: str, run_id: str, trace: Trace) -> None:
-    """Puts `report/run=<run_id>/trace.json`."""
+    """Writes `report/run=<run_id>/trace.json`."""
     with TemporaryDirectory(prefix="lynx-batch-") as scratch:
         path = Path(scratch, "trace.json")
         with path.open("w", encoding="utf-8") as file:
@@ -70,14 +70,14 @@ def _share(spans: list[Span]) -> float:
 
 
 def _waits(spans: Iterable[Span]) -> Iterator[Span]:
-    """The gaps between what a group did in its rendering lane."""
+    """The gaps between the stages in a group's rendering lane."""
     rendering = sorted((span for span in spans if span.stage.lane is Lane.RENDER), key=lambda span: span.start_s)
     for before, after in pairwise(rendering):
         if (seconds := after.start_s - before.end_s) > MIN_WAIT_S:
             yield Span(stage=Stage.WAIT, start_s=before.end_s, seconds=seconds)
 
 
-def _described(entry: Span | FaultMark) -> dict[str, Any]:
+def _describe(entry: Span | FaultMark) -> dict[str, Any]:
     if isinstance(entry, FaultMark):
         return {"ph": "i", "s": "p", "tid": 0, "name": entry.error_type, "ts": round(entry.at_s * 1e6)}
     return {

@@ -1,7 +1,7 @@
 """Finds faces however a photo is rotated: the detector looks at it every 15 degrees, and is surest where a face is upright.
 
 The roll of the landmarks cannot be used: on rotated faces the detector places them nearly upright, in the wrong places. Its
-score can. `lynx_model/README.md` has the measurements that the constants below come from.
+score can. `lynx_model/MEASURED.md` has the measurements that the constants below come from.
 """
 
 from collections.abc import Iterable, Sequence

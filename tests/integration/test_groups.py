@@ -157,7 +157,7 @@ def test_a_run_whose_groups_fit_no_node_any_more_says_so_and_ends(
     cluster.remove_node(wide, allow_graceful=False)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 4, stderr
-    assert "no node has room for a group that clips wait for" in stdout
+    assert "no node has room for a group that the waiting clips need" in stdout
 
 
 def test_groups_that_end_are_formed_anew_where_they_were(make_job: Callable[..., Job], cluster: Cluster) -> None:
@@ -237,8 +237,8 @@ def test_placement_groups_are_always_given_back(make_job: Callable[..., Job], cl
             placement = placements.take(1 + number % 2)
             group = Group(f"g{number}", settings, placement, ClusterConfig())
             group.end()
-            placements.leave(placement)
-        placements.give_back()
+            placements.release(placement)
+        placements.remove_all()
         wait_until(lambda: set(states_of_placement_groups(cluster)) == {"REMOVED"})
         wait_until(lambda: ray.available_resources().get("CPU", 0) == 2)
     assert len(states_of_placement_groups(cluster)) <= 20

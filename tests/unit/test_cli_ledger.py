@@ -78,7 +78,7 @@ def test_a_commit_that_is_another_clips_is_damaged(output: str, edition: int) ->
     told = invoke("verify", output, "--repair")
     assert told.exit_code == 3
     assert "bb22" in told.stdout
-    assert "must be the commit of its name, but is edition 1 of aa11" in told.stdout
+    assert "must hold the commit of its name, but holds edition 1 of aa11" in told.stdout
     assert list_editions(output).in_force == {"aa11": 1}
     table = invoke("status", output, "--clips").stdout
     assert "its commit is no longer in force: the next run renders it again" in table

@@ -53,5 +53,5 @@ def test_a_cluster_that_wants_another_token_is_a_fault_of_the_settings(monkeypat
         raise ray.exceptions.AuthenticationError("token")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ConfigError, match="lets us in"):
+    with pytest.raises(ConfigError, match="accepts our token"):
         connect("auto")

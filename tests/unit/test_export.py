@@ -170,7 +170,7 @@ def test_a_clip_made_anew_takes_its_name_from_the_old_one(
 def test_one_name_in_two_manifests_is_told_and_nothing_is_hidden(place: Place, tmp_path: Path) -> None:
     place.run("run-1", [rendered("aa11", clip_name="wave")], manifest="/a.parquet")
     place.run("run-2", [rendered("bb22", clip_name="wave")], manifest="/b.parquet")
-    told = r"row 0 of run run-1: 'wave' must not be the name of row 0 of run run-2, too, which is of another manifest"
+    told = r"row 0 of run run-1: 'wave' must not also be the name of row 0 of run run-2, which is of another manifest"
     with pytest.raises(ConfigError, match=told):
         place.names()
     assert place.names("{rendered_by_run}-{clip_id}") == {"run-aa11": "aa11", "run-bb22": "bb22"}
@@ -179,13 +179,13 @@ def test_one_name_in_two_manifests_is_told_and_nothing_is_hidden(place: Place, t
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("{clip_name}.mp4", r"row 2 of run run-1: 'wave\.mp4' must not be the name of row 0, too"),
+        ("{clip_name}.mp4", r"row 2 of run run-1: 'wave\.mp4' must not also be the name of row 0"),
         ("{consent_ref}.mp4", "row 0 of run run-1: consent_ref must not be null"),
-        ("{clipname}.mp4", "'clipname' must be a column of the metadata, the nearest of which is 'clip_name'"),
+        ("{clipname}.mp4", r"'clipname' must be a column of the metadata \(the nearest is 'clip_name'\)"),
         ("{clip_name.__class__}", "must be a column"),
         ("{}.mp4", "must be a column"),
-        ("{clip_id:{prompt}}", "the format of 'clip_id' must not hold braces"),
-        ("{row:99999999999}", "the format of 'row' must not hold a number above 999"),
+        ("{clip_id:{prompt}}", "the format of 'clip_id' must not contain braces"),
+        ("{row:99999999999}", "the format of 'row' must not contain a number above 999"),
         ("{seed:c}", "row 0 of run run-1: "),
         ("{row", "expected '}'"),
         ("{clip_name:d}", "row 0 of run run-1: Unknown format code 'd'"),
@@ -208,7 +208,7 @@ def test_a_cell_does_not_lead_out_of_the_destination(team: Place) -> None:
 
 def test_a_clip_cannot_be_the_folder_of_another(place: Place) -> None:
     place.run("run", [rendered("dd44", 0, clip_name="a"), rendered("ee55", 1, clip_name="a/b")])
-    with pytest.raises(ConfigError, match="'a' must not be a clip and the folder of 'a/b'"):
+    with pytest.raises(ConfigError, match="'a' must not be both a clip and the folder of 'a/b'"):
         place.names()
 
 
@@ -346,8 +346,8 @@ def test_a_clip_whose_row_was_removed_is_withheld(team: Place, tmp_path: Path) -
     team.run("run-2", [rendered("aa11", clip_name="wave")])
     assert team.names("{clip_id}") == {"aa11": "aa11"}
     assert team.withheld() == {
-        "bb22": "row 1 of run run-1: its manifest had it no more in run run-2",
-        "cc33": "row 2 of run run-1: its manifest had it no more in run run-2",
+        "bb22": "row 1 of run run-1: its manifest no longer had it in run run-2",
+        "cc33": "row 2 of run run-1: its manifest no longer had it in run run-2",
     }
 
 

@@ -104,8 +104,8 @@ def test_no_more_groups_are_formed_than_the_run_may_have() -> None:
 
 
 def test_groups_fill_the_fullest_node_that_has_room() -> None:
-    rooms = FreeGpus({"a": 8, "b": 3})
-    assert [rooms.take(2), rooms.take(2), rooms.take(8 - 2)] == ["b", "a", "a"]
-    assert rooms.largest == 1
-    rooms.give_back("a", 6)
-    assert rooms.largest == 6
+    free_gpus = FreeGpus({"a": 8, "b": 3})
+    assert [free_gpus.take(2), free_gpus.take(2), free_gpus.take(8 - 2)] == ["b", "a", "a"]
+    assert free_gpus.largest == 1
+    free_gpus.give_back("a", 6)
+    assert free_gpus.largest == 6

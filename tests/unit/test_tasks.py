@@ -15,11 +15,11 @@ def test_what_a_worker_returns_is_under_four_kilobytes() -> None:
     assert len(pickle.dumps(Rendered(commit=commit, spans=spans))) < 4000
 
 
-def test_a_clip_begins_anew_only_if_what_was_saved_may_be_the_trouble() -> None:
-    def is_to_begin_anew(error: LynxError, fault: Fault) -> bool:
-        return Failed(error_type=type(error).__name__, error="", fault=fault).is_to_begin_anew
+def test_a_clip_restarts_only_if_its_saved_state_may_be_the_cause() -> None:
+    def must_restart(error: LynxError, fault: Fault) -> bool:
+        return Failed(error_type=type(error).__name__, error="", fault=fault).must_restart
 
-    assert is_to_begin_anew(UnfitState(), Fault.MACHINE)
-    assert is_to_begin_anew(ImplausibleResult(), Fault.CLIP)
-    assert not is_to_begin_anew(StoreUnavailable(), Fault.MACHINE)
-    assert not is_to_begin_anew(OutOfMemory(), Fault.MEMORY)
+    assert must_restart(UnfitState(), Fault.MACHINE)
+    assert must_restart(ImplausibleResult(), Fault.CLIP)
+    assert not must_restart(StoreUnavailable(), Fault.MACHINE)
+    assert not must_restart(OutOfMemory(), Fault.MEMORY)

@@ -1,12 +1,12 @@
-"""Which rendered clips may be handed out: those that a manifest still asks for, with a consent that has not ended.
+"""Which rendered clips may be exported: those that a manifest still requests, and whose consent has not ended.
 
-Consent: the newest run that tells of a clip decides, whichever manifest it took. A row tells of a clip by its id. A row that never
-became a clip tells of all clips with its photo, face and parameters, the seed only where the row gives one. A row that became
-another clip, such as another model's, does so for clips that its run does not name. Photos are compared by their redacted URIs, so
-photos whose links differ in nothing but the query count as one.
+Consent: the newest run that mentions a clip decides, whichever manifest it rendered. A row mentions a clip by its id. A row that
+never became a clip mentions all clips with its photo, face and parameters, and with its seed if it gives one. A row that became
+another clip, for example with another model, does the same for clips that its run does not name. Photos are compared by their
+redacted URIs, so photos whose links differ only in the query count as one.
 
-Removed rows: once a run has taken all rows of a manifest, older rows of the same manifest count only if that run's copy of the
-manifest still has them, whatever the run made of them.
+Removed rows: once a run has taken all rows of a manifest, an older row of the same manifest counts only if that run's copy of the
+manifest still has it, whatever the outcome was.
 """
 
 import os
@@ -32,28 +32,30 @@ SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 CONSENT_ERRORS = frozenset({ConsentExpired.__name__})
 REQUEST = ("subject_uri", "face_index", *(name for name in PARAMETERS if name != "seed"))
-"""What tells that a row asks for a clip, beside a seed."""
+"""The columns that say which clip a row requests, besides the seed."""
 
 ROW_COLUMNS = ("run", "row", "clip_id", "outcome", "error_type", "error", "consent_expires_at", "photo_sha256")
-UNASKED = frozenset({"row", "clip_name", "subject_id", "priority", "consent_ref", "consent_expires_at", "tags"})
-"""Columns of a manifest that leave the picture as it is."""
+NOT_IN_PICTURE = frozenset({"row", "clip_name", "subject_id", "priority", "consent_ref", "consent_expires_at", "tags"})
+"""Columns of a manifest that do not change the picture."""
 
 Row = dict[str, Any]
 RequestKey = frozenset[tuple[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """`rows`, newest run first, are those that ask for clips, and without a clip id those whose consent had ended before they became
-    one; each has a `manifest`, None if unknown. `withheld` tells why a clip must not be handed out.
+class Requested:
+    """The rows that request clips, and why some clips must not be exported.
+
+    `rows` has the newest run first. A row without a clip id lost its consent before it became a clip. Each row has a `manifest`, None
+    if unknown. `withheld` gives the reason for each clip.
     """
 
     rows: list[Row]
     withheld: Mapping[str, str]
 
 
-def find_asked(output: str, columns: Iterable[str], now: datetime) -> Asked:
-    """Of all runs' metadata, with `columns` of it."""
+def find_requested(output: str, columns: Iterable[str], now: datetime) -> Requested:
+    """Reads all runs' metadata; each row also gets these `columns`."""
     wanted = [*dict.fromkeys([*ROW_COLUMNS, *columns])]
     clips = read_metadata(output, wanted, pc.field("clip_id").is_valid())
     speaks_for_others = pc.field("clip_id").is_null() | pc.field("error_type").isin([*CONSENT_ERRORS])
@@ -61,14 +63,14 @@ def find_asked(output: str, columns: Iterable[str], now: datetime) -> Asked:
     others = read_metadata(output, [*dict.fromkeys([*wanted, *REQUEST, "seed"])], speaks_for_others).to_pylist()
     order = RunOrder.of(output, {*pc.unique(clips["run"]).to_pylist(), *(row["run"] for row in others)})
     newest = _newest_of_each_manifest(order.sort_newest_first(clips), order)
-    asking = list(_still_asking(output, newest, order))
-    about = _told_by_request(output, others)
-    removed = _explain_removed(newest, {row["clip_id"] for row in asking}, order)
+    requesting = list(_still_requesting(output, newest, order))
+    mentions = _group_by_clip(output, others)
+    removed = _explain_removed(newest, {row["clip_id"] for row in requesting}, order)
     unnamed = (row | {"manifest": order.manifest_of(row["run"])} for row in others if row["clip_id"] is None)
     refused = [row for row in unnamed if _has_ended(row, now)]
-    return Asked(
-        rows=sorted([*asking, *refused], key=lambda row: (-order.ranks[row["run"]], row["row"])),
-        withheld=removed | _explain_ended(newest, about, order, now),
+    return Requested(
+        rows=sorted([*requesting, *refused], key=lambda row: (-order.ranks[row["run"]], row["row"])),
+        withheld=removed | _explain_ended(newest, mentions, order, now),
     )
 
 
@@ -77,21 +79,21 @@ def describe(row: Row) -> str:
 
 
 def _newest_of_each_manifest(clips: pa.Table, order: RunOrder) -> list[Row]:
-    """The rows of each clip in the newest run of each manifest that tells of it; `clips` has the newest run first."""
+    """For each clip and manifest, the rows of the newest run that mentions the clip; `clips` has the newest run first."""
     manifests = [order.manifest_of(run_id) for run_id in clips["run"].to_pylist()]
     newest: dict[tuple[str | None, str], str] = {}
-    told = zip(manifests, clips["clip_id"].to_pylist(), clips["run"].to_pylist(), strict=True)
-    is_newest = [newest.setdefault((manifest, clip_id), run) == run for manifest, clip_id, run in told]
+    mentions = zip(manifests, clips["clip_id"].to_pylist(), clips["run"].to_pylist(), strict=True)
+    is_newest = [newest.setdefault((manifest, clip_id), run) == run for manifest, clip_id, run in mentions]
     rows = clips.append_column("manifest", pa.array(manifests, pa.string())).filter(pa.array(is_newest, pa.bool_()))
     return list(rows.to_pylist())
 
 
-def _still_asking(output: str, rows: list[Row], order: RunOrder) -> Iterator[Row]:
-    """The rows that no later run over the whole manifest left out."""
-    standing, whole = order.standing(), order.newest_whole_runs()
+def _still_requesting(output: str, rows: list[Row], order: RunOrder) -> Iterator[Row]:
+    """The rows that the newest run over their whole manifest still had."""
+    current, whole = order.current_runs(), order.newest_whole_runs()
     keys_of, photos_of = cache(partial(_request_keys, output)), cache(partial(_photos_by_key, output))
     for row in rows:
-        if row["run"] in standing:
+        if row["run"] in current:
             yield row
         elif (key := keys_of(row["run"]).get(row["row"])) is not None:
             photos = photos_of(whole[row["manifest"]]).get(key, set())
@@ -100,15 +102,17 @@ def _still_asking(output: str, rows: list[Row], order: RunOrder) -> Iterator[Row
 
 
 def _request_keys(output: str, run_id: str) -> dict[int, RequestKey]:
-    """What each row of a run's manifest asks for."""
+    """The request of each row of a run's manifest."""
     return {
-        row["row"]: frozenset((name, cell) for name, cell in row.items() if cell is not None and name not in UNASKED)
+        row["row"]: frozenset(
+            (name, cell) for name, cell in row.items() if cell is not None and name not in NOT_IN_PICTURE
+        )
         for row in read_run_manifest(output, run_id).to_pylist()
     }
 
 
 def _photos_by_key(output: str, run_id: str) -> dict[RequestKey, set[str | None]]:
-    """The photos' hashes of the rows that ask for the same, None for one that the run has not read."""
+    """The photo hashes of the rows with each request; None stands for a photo that the run did not read."""
     rows = read_metadata(output, ["row", "photo_sha256"], pc.field("run") == run_id)
     hashes = dict(zip(rows["row"].to_pylist(), rows["photo_sha256"].to_pylist(), strict=True))
     photos: dict[RequestKey, set[str | None]] = defaultdict(set)
@@ -117,17 +121,17 @@ def _photos_by_key(output: str, run_id: str) -> dict[RequestKey, set[str | None]
     return photos
 
 
-def _explain_removed(rows: list[Row], asked: set[str], order: RunOrder) -> dict[str, str]:
+def _explain_removed(rows: list[Row], requested: set[str], order: RunOrder) -> dict[str, str]:
     whole = order.newest_whole_runs()
     return {
-        row["clip_id"]: f"{describe(row)}: its manifest had it no more in run {whole[row['manifest']]}"
+        row["clip_id"]: f"{describe(row)}: its manifest no longer had it in run {whole[row['manifest']]}"
         for row in rows
-        if row["clip_id"] not in asked
+        if row["clip_id"] not in requested
     }
 
 
-def _told_by_request(output: str, others: list[Row]) -> dict[str, list[Row]]:
-    """For each clip, the rows of `others` that ask for the same. Whether a row with a clip id gave its seed is not known."""
+def _group_by_clip(output: str, others: list[Row]) -> dict[str, list[Row]]:
+    """For each clip, the rows of `others` that request the same. A row with a clip id matches any seed: it may not have given one."""
     if not others:
         return {}
     wanted = {_photo(row["subject_uri"]) for row in others}
@@ -138,12 +142,12 @@ def _told_by_request(output: str, others: list[Row]) -> dict[str, list[Row]]:
     seeds: dict[tuple[object, ...], set[tuple[str, int]]] = defaultdict(set)
     for row in clips.to_pylist():
         seeds[_request(row)].add((row["clip_id"], row["seed"]))
-    about: dict[str, list[Row]] = defaultdict(list)
+    mentions: dict[str, list[Row]] = defaultdict(list)
     for row in others:
         for clip_id, seed in seeds.get(_request(row), ()):
             if row["clip_id"] is not None or row["seed"] in (None, seed):
-                about[clip_id].append(row)
-    return about
+                mentions[clip_id].append(row)
+    return mentions
 
 
 def _request(row: Row) -> tuple[object, ...]:
@@ -152,7 +156,7 @@ def _request(row: Row) -> tuple[object, ...]:
 
 @lru_cache(maxsize=100_000)
 def _photo(uri: str | None) -> str | None:
-    """One text for all ways to write where a photo lies: with or without `file://`, by a link, by another name of a store."""
+    """The same text for every spelling of a photo's URI: with or without `file://`, through a link, or by another scheme of its store."""
     if uri is None:
         return None
     if (path := storage.path_of(uri)) is not None:
@@ -161,24 +165,26 @@ def _photo(uri: str | None) -> str | None:
     return f"{SAME_STORES.get(scheme, scheme)}://{rest}"
 
 
-def _explain_ended(rows: list[Row], about: Mapping[str, list[Row]], order: RunOrder, now: datetime) -> dict[str, str]:
-    """Why the consent of clips has ended, as far as it has; of the rows in the newest run that tells of a clip, one is enough."""
-    told: dict[str, list[Row]] = defaultdict(list)
+def _explain_ended(
+    rows: list[Row], mentions: Mapping[str, list[Row]], order: RunOrder, now: datetime
+) -> dict[str, str]:
+    """Why the consent of each withheld clip has ended. In the newest run that mentions a clip, one row without consent is enough."""
+    own_rows: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        told[row["clip_id"]].append(row)
+        own_rows[row["clip_id"]].append(row)
     ended = {}
-    for clip_id, own in told.items():
+    for clip_id, own in own_rows.items():
         named_by = max((row["run"] for row in own), key=order.ranks.__getitem__)
-        others = (row for row in about.get(clip_id, ()) if row["clip_id"] is None or row["run"] != named_by)
-        words = [*own, *others]
-        newest = max((row["run"] for row in words), key=order.ranks.__getitem__)
-        if faults := [_explain_end(row) for row in words if row["run"] == newest and _has_ended(row, now)]:
+        others = (row for row in mentions.get(clip_id, ()) if row["clip_id"] is None or row["run"] != named_by)
+        candidates = [*own, *others]
+        newest = max((row["run"] for row in candidates), key=order.ranks.__getitem__)
+        if faults := [_explain_end(row) for row in candidates if row["run"] == newest and _has_ended(row, now)]:
             ended[clip_id] = faults[0]
     return ended
 
 
 def _has_ended(row: Row, now: datetime) -> bool:
-    """Whether the consent of a row was refused, or has expired since."""
+    """Whether the row was rejected for its consent, or the consent has expired since."""
     expires_at = row["consent_expires_at"]
     return row["error_type"] in CONSENT_ERRORS or (expires_at is not None and expires_at <= now)
 
