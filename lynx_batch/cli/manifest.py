@@ -89,14 +89,7 @@ def check(
 
     With --run and --photos, finds everything that `render` would refuse before it starts.
     """
-    from lynx_batch.intake.check import (
-        check_rows,
-        find_duplicates,
-        find_shared_names,
-        keys_of_requests,
-        reject_expired,
-    )
-    from lynx_batch.intake.manifest import folder_of, read_manifest
+    from lynx_batch.intake.manifest import read_manifest
 
     if problems_file:
         has_keys = has_json_keys("row", "column", "value", "rule")
@@ -105,18 +98,7 @@ def check(
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None
     table = read_manifest(manifest)
-    defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
-    requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
-    requests, unfit, readings = _fit_to_base(config, requests)
-    requests, expired = reject_expired(requests, datetime.now(UTC))
-    found = _hash_photos(requests, inputs) if photos else {}
-    keys = _name_clips(config, requests, readings, found) if config and photos and readings is not None else None
-    if keys is None:
-        keys = keys_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
-    problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
-    if photos:
-        problems += _check_photos(requests, found, config.faces if config else FacesConfig(), inputs)
-    problems.sort(key=lambda problem: problem.row)
+    problems, expired = _find_problems(manifest, table, config, has_photos=photos, allow_duplicates=allow_duplicates)
     if problems_file:
         _write_problems(problems, problems_file)
     _tell_expired(expired)
@@ -135,6 +117,33 @@ def show(
     chosen = read_manifest(manifest, where)
     make_console().print(_as_table(chosen.slice(0, limit)))
     say(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
+
+
+def _find_problems(
+    manifest: str, table: "pa.Table", config: RunConfig | None, *, has_photos: bool, allow_duplicates: bool
+) -> "tuple[list[RowProblem], list[Rejection]]":
+    """All problems in the order of their rows, and the rows whose consent has expired, which is no problem."""
+    from lynx_batch.intake.check import (
+        check_rows,
+        find_duplicates,
+        find_shared_names,
+        keys_of_requests,
+        reject_expired,
+    )
+    from lynx_batch.intake.manifest import folder_of
+
+    defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
+    requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
+    requests, unfit, readings = _fit_to_base(config, requests)
+    requests, expired = reject_expired(requests, datetime.now(UTC))
+    found = _hash_photos(requests, inputs) if has_photos else {}
+    keys = _name_clips(config, requests, readings, found) if config and has_photos and readings is not None else None
+    if keys is None:
+        keys = keys_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
+    problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
+    if has_photos:
+        problems += _check_photos(requests, found, config.faces if config else FacesConfig(), inputs)
+    return sorted(problems, key=lambda problem: problem.row), expired
 
 
 def _parse_seeds(text: str | None) -> list[int] | None:

@@ -101,9 +101,8 @@ class Group:
     def end(self) -> None:
         """Kills every worker; the placement stays."""
         for worker in self._workers:
-            with suppress(
-                ray.exceptions.RaySystemError
-            ):  # raised if its creation was cancelled: there is nothing to kill
+            # RaySystemError: its creation was cancelled, so there is nothing to kill
+            with suppress(ray.exceptions.RaySystemError):
                 ray.kill(worker)
 
     def _fetch(self, ref: Any) -> Any:

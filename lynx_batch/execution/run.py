@@ -87,10 +87,7 @@ def render(
         is_store_safe=is_store_safe,
     )
     _write_record(config, run_id, record, prepared)
-    for rival, beat in living_runs(config.output, storage.clock(config.output)).items():
-        announce(
-            f"run {rival} works here, too (process {beat.process_id} on {beat.host}): clips that it commits are not rendered again"
-        )
+    _announce_rivals(config.output, announce)
     recorder = RunRecorder(config.output, run_id, prepared)
 
     def render_open() -> None:
@@ -102,6 +99,10 @@ def render(
 
     with beating(config.output, run_id):
         stopped_by, is_refused = _carry_out(render_open, recorder, prepared.outage)
+    return _summarize(run_id, recorder, stopped_by, is_refused=is_refused)
+
+
+def _summarize(run_id: str, recorder: RunRecorder, stopped_by: str, *, is_refused: bool) -> RunSummary:
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
@@ -111,6 +112,13 @@ def render(
         clips_gone=recorder.clips_gone,
         is_refused=is_refused,
     )
+
+
+def _announce_rivals(output: str, announce: Callable[[str], None]) -> None:
+    """Says which other runs are alive at this output."""
+    for rival, beat in living_runs(output, storage.clock(output)).items():
+        who = f"run {rival} works here, too (process {beat.process_id} on {beat.host})"
+        announce(f"{who}: clips that it commits are not rendered again")
 
 
 def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: PreparedRun) -> None:

@@ -30,8 +30,8 @@ COLLECTIVE_TIMEOUT_S = 600.0
 class Worker:
     """Renders its share of each clip of its group. It is never restarted alone: its group is lost with it.
 
-    Besides the thread that renders, there is one for `progress` and `pause`, one for `prefetch` and one for `deliver`: they answer
-    about the current step, read the next clip's photo, and deliver the previous clip.
+    While one thread renders, three others serve `progress` and `pause`, `prefetch` (reads the next clip's photo) and `deliver` (the
+    previous clip).
     """
 
     _renderer: "Renderer"

@@ -47,17 +47,17 @@ def failure(error: Exception, unknown: Fault = Fault.CLIP) -> Failed:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_that_says_whose_fault_it_is_is_believed(error: Exception, fault: Fault, unknown: Fault) -> None:
+def test_an_error_type_determines_the_fault(error: Exception, fault: Fault, unknown: Fault) -> None:
     assert failure(error, unknown).fault is fault
 
 
-def test_any_other_error_is_the_fault_of_whom_the_moment_suggests() -> None:
+def test_any_other_error_is_given_the_fault_of_its_step() -> None:
     reset = RuntimeError("Connection closed by peer")
     assert failure(reset).fault is Fault.CLIP
     assert failure(reset, unknown=Fault.MACHINE).fault is Fault.MACHINE
 
 
-def test_a_lost_device_breaks_the_group_through_the_machine_or_the_clip() -> None:
+def test_a_lost_device_breaks_the_group_and_the_cause_is_unclear() -> None:
     lost = failure(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
     assert (lost.fault, lost.breaks_group) == (Fault.UNCLEAR, True)
     assert not failure(RuntimeError("a")).breaks_group

@@ -1,4 +1,4 @@
-"""What a cluster that cannot be had comes to, without starting one."""
+"""Errors of clusters that cannot be reached, without starting one."""
 
 import pytest
 import ray
@@ -16,7 +16,7 @@ def connect(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["somewhere", "host:", "LOCAL", "127.0.0.1:1", "127.0.0.1:99999", "[::1", "x" * 300 + ":80", "host:²"]
 )
-def test_an_address_at_which_no_cluster_can_be_is_a_fault_of_the_run_file(address: str) -> None:
+def test_an_address_without_a_cluster_is_a_config_error(address: str) -> None:
     with pytest.raises(ConfigError, match=r"cluster\.address="):
         connect(address)
 
@@ -33,7 +33,7 @@ def test_an_address_at_which_no_cluster_can_be_is_a_fault_of_the_run_file(addres
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_local_ray_that_dies_while_it_starts_is_told_as_such(
+def test_a_local_ray_that_dies_while_it_starts_is_a_lost_head(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mock: what Ray raises depends on the moment at which its processes die, to a tenth of a second."""
@@ -46,7 +46,7 @@ def test_a_local_ray_that_dies_while_it_starts_is_told_as_such(
         connect("local")
 
 
-def test_a_cluster_that_wants_another_token_is_a_fault_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_requires_another_token_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock, as above."""
 
     def refuse(**_: object) -> None:

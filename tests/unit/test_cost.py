@@ -29,7 +29,7 @@ def work(params: RenderParams = FULL, engine: Engine | None = None) -> Work:
     return work_of(params, engine or Engine())
 
 
-def test_a_forward_of_the_published_size_takes_what_was_measured() -> None:
+def test_the_predicted_time_of_a_forward_of_the_published_size_is_the_measured_one() -> None:
     one = work(replace(FULL, num_inference_steps=1, guidance_scale=1.0))
     assert one.products_tflop == pytest.approx(783, rel=0.001)
     assert one.attention_tflop == pytest.approx(879, rel=0.001)
@@ -64,7 +64,7 @@ def test_two_gpus_suit_two_branches_and_three_gpus_three() -> None:
     assert speed_up(FULL, 3) > speed_up(LITE, 3) > speed_up(ONE_BRANCH, 3)
 
 
-def test_devices_are_known_by_the_names_that_drivers_and_ray_give_them() -> None:
+def test_devices_are_recognised_by_their_names_in_drivers_and_ray() -> None:
     names = ("NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "accelerator_type:H100", "cpu")
     assert [gpu_type(name).name for name in names] == ["H200", "H100", "A100", "H100", "other"]
 
@@ -95,12 +95,12 @@ def test_the_published_model_at_720p_fits_one_gpu_and_a_very_long_clip_needs_mor
     ],
     ids=["bfloat16", "fp8", "offloaded"],
 )
-def test_how_weights_are_kept_decides_what_fits(setting: Setting, needed_gib: float) -> None:
+def test_precision_and_offload_decide_what_fits(setting: Setting, needed_gib: float) -> None:
     cost = CostModel(engine=Engine(setting=setting))
     gpus = [replace(OTHER, memory_gib=needed_gib + difference) for difference in (-0.1, 0.1)]
     assert [cost.fits(work(), 1, gpu) for gpu in gpus] == [False, True]
 
 
-def test_denoising_that_no_gpu_can_do_so_fast_is_known_only_where_figures_are() -> None:
+def test_only_a_device_with_figures_has_a_shortest_plausible_denoising_time() -> None:
     assert 30 < CostModel().min_plausible_s(work(), 1, H200) < 40
     assert CostModel().min_plausible_s(work(), 1, OTHER) == 0

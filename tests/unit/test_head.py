@@ -28,7 +28,7 @@ def address(listener: socket.socket) -> str:
     return f"{host}:{port}"
 
 
-def test_a_head_that_answers_is_there(listener: socket.socket) -> None:
+def test_a_head_that_answers_is_not_lost(listener: socket.socket) -> None:
     checked = Head(address(listener), address(listener), max_silence_s=MAX_SILENCE_S)
     listener.settimeout(5)
     for _ in range(3):
@@ -38,7 +38,7 @@ def test_a_head_that_answers_is_there(listener: socket.socket) -> None:
             listener.accept()[0].close()
 
 
-def test_a_head_of_which_a_part_stays_silent_is_lost(listener: socket.socket) -> None:
+def test_a_head_is_lost_if_one_of_its_addresses_stays_silent(listener: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as dying:
         checked = Head(address(listener), address(dying), max_silence_s=MAX_SILENCE_S)
     checked._answered_s -= 1

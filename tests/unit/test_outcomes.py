@@ -71,7 +71,7 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
     assert (end.stopped_by, end.counts) == ("interrupted", {"rendered": 2, "failed": 2, "abandoned": 2})
 
 
-def test_rows_whose_commits_vanish_are_abandoned_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_whose_commits_vanish_are_abandoned_or_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path)
     clips = [small_clip(name, row) for row, name in enumerate(["aa", "bb", "cc"])]
     recorder = begin(output, "run", clips)
@@ -93,7 +93,7 @@ def test_rows_whose_commits_vanish_are_abandoned_or_told(tmp_path: Path, monkeyp
     assert [spec.clip_id for spec in begin(output, "next", clips).open_clips] == ["aa", "bb"]
 
 
-def test_a_clip_whose_commit_is_damaged_is_not_rendered_beside_it(tmp_path: Path) -> None:
+def test_a_clip_with_a_damaged_commit_is_not_rendered_again(tmp_path: Path) -> None:
     output = str(tmp_path)
     storage.write_bytes(commit_uri(output, "aa", 1), b"{")
     recorder = begin(output, "run", [small_clip("aa", 0), small_clip("bb", 1)])
@@ -121,7 +121,7 @@ def test_a_withdrawn_clip_is_rendered_as_its_next_edition(tmp_path: Path) -> Non
     assert [(row["edition"], row["outcome"], row["attempt"]) for row in rows] == [(2, "rendered", "run-2")]
 
 
-def test_schedule_and_ledger_take_hundreds_of_clips_a_second(tmp_path: Path) -> None:
+def test_schedule_and_ledger_handle_hundreds_of_clips_a_second(tmp_path: Path) -> None:
     clips = [small_clip(f"{row:032x}", row) for row in range(NUM_MANY)]
     recorder, schedule = begin(str(tmp_path), "run", clips), Schedule(RetryPolicy())
     started_s = time.perf_counter()

@@ -38,13 +38,13 @@ def ways(clips: list[ClipSpec], nodes: tuple[Node, ...], sizes: tuple[int, ...] 
     return options(clips, cost=COST, nodes=nodes, sizes=sizes)
 
 
-def test_the_clips_of_the_mix_take_what_they_should() -> None:
+def test_the_clips_of_the_mix_have_the_intended_lengths() -> None:
     (way,) = ways([clip_of(seconds, row) for row, seconds in enumerate(SECONDS)], cluster(8), sizes=(1,))
     assert [planned.seconds for planned in way.clips] == pytest.approx(SECONDS, rel=0.03)
 
 
 @pytest.mark.parametrize(("num_gpus", "num_clips"), [(64, 400), (64, 2000), (16, 100)])
-def test_mixed_clips_take_at_most_a_tenth_more_than_the_ideal(num_gpus: int, num_clips: int) -> None:
+def test_mixed_clips_take_at_most_ten_percent_more_than_the_ideal(num_gpus: int, num_clips: int) -> None:
     excesses, nodes = [], cluster(num_gpus)
     for seed in range(10):
         found = ways(mixed_clips(num_clips, seed), nodes, sizes=(1, 2))
@@ -63,7 +63,7 @@ def test_a_single_clip_gets_the_widest_group() -> None:
     assert best(ways([clip_of(2760, 0)], cluster(8))).forecast.groups == {8: 1}
 
 
-def test_a_clip_that_would_outlast_the_others_gets_a_wider_group() -> None:
+def test_a_clip_that_would_finish_long_after_the_others_gets_a_wider_group() -> None:
     way = ways([clip_of(2760, 0), *(clip_of(47, row) for row in range(1, 200))], cluster(8))[0]
     assert way.clips[0].group_size > 1
     assert {planned.group_size for planned in way.clips[1:]} == {1}
@@ -83,7 +83,7 @@ def test_a_clip_that_needs_the_memory_gets_a_wider_group() -> None:
     assert COST.fits(way.clips[0].work, way.clips[0].group_size, H200)
 
 
-def test_no_group_is_wider_than_a_node_nor_than_what_is_known_to_pay() -> None:
+def test_no_group_is_wider_than_a_node_and_without_figures_all_are_of_one_gpu() -> None:
     assert possible_sizes([Node(num_gpus=4, gpu=H200), Node(num_gpus=2, gpu=H200)]) == (1, 2, 4)
     assert possible_sizes([Node(num_gpus=16, gpu=OTHER)]) == (1,)
 
@@ -96,14 +96,14 @@ def test_faster_gpus_take_more_of_the_clips() -> None:
     assert both[0].forecast.usd is None, "the price of some is unknown"
 
 
-def test_no_more_groups_are_formed_than_the_run_may_have() -> None:
+def test_no_more_groups_are_formed_than_max_groups() -> None:
     clips = [clip_of(706, row) for row in range(20)]
     found = options(clips, cost=COST, nodes=cluster(8), sizes=(1, 2), max_groups=3)
     assert [option.forecast.groups for option in found] == [{1: 3}, {2: 3}]
     assert best(found).sizes == (2,), "fewer groups had better be wider"
 
 
-def test_groups_fill_the_fullest_node_that_has_room() -> None:
+def test_a_group_goes_to_the_fullest_node_that_has_room() -> None:
     free_gpus = FreeGpus({"a": 8, "b": 3})
     assert [free_gpus.take(2), free_gpus.take(2), free_gpus.take(8 - 2)] == ["b", "a", "a"]
     assert free_gpus.largest == 1

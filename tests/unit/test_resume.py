@@ -1,4 +1,4 @@
-"""What is kept of clips whose node was taken away."""
+"""Saved states of clips whose node was taken away."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CLIP = clip("0a")
 STATE = SamplerState(7, {"latents": torch.arange(4.0)})
 
 
-def test_a_clip_goes_on_from_where_it_was_saved_though_the_store_was_away(
+def test_a_clip_resumes_from_its_saved_state_although_the_store_was_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = [StoreUnavailable("away"), StoreUnavailable("away")]
@@ -42,13 +42,13 @@ def test_a_clip_goes_on_from_where_it_was_saved_though_the_store_was_away(
     assert not away
 
 
-def test_what_other_software_saved_is_not_taken(tmp_path: Path) -> None:
+def test_a_state_saved_by_other_software_is_refused(tmp_path: Path) -> None:
     SavedClips(str(tmp_path), {"torch": "1"}).save(CLIP, STATE)
     with pytest.raises(UnfitState, match="same software"):
         SavedClips(str(tmp_path), {"torch": "2"}).load(CLIP, 7)
 
 
-def test_what_cannot_be_read_is_no_fault_of_the_clips_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_state_is_not_a_fault_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = SavedClips(str(tmp_path), {})
     with pytest.raises(UnfitState):
         saved.load(CLIP, 7)

@@ -77,7 +77,7 @@ def render_beside_killers(schedule: Schedule, killers: set[str], num_groups: int
     return deaths
 
 
-def test_runs_that_share_their_clips_take_them_in_orders_of_their_own() -> None:
+def test_runs_that_share_their_clips_take_them_in_different_orders() -> None:
     clips = [clip(f"{n}", row=n, subject=f"{n % 5}", prompt=f"{n % 3}") for n in range(60)]
     orders = []
     for salt in ("", "run-1", "run-2"):
@@ -92,7 +92,7 @@ def test_runs_that_share_their_clips_take_them_in_orders_of_their_own() -> None:
     assert all(int(a) % 5 == int(b) % 5 for a, b in zip(orders[2][1:12], orders[2][2:13], strict=True)), "one subject"
 
 
-def test_clips_come_by_priority_then_the_longest_first() -> None:
+def test_clips_are_taken_by_priority_then_the_longest_first() -> None:
     clips = [clip("short", num_inference_steps=4), clip("long"), clip("urgent", num_inference_steps=4, priority=5)]
     schedule = schedule_of(*clips)
     assert [taken(schedule) for _ in clips] == ["urgent", "long", "short"]
@@ -106,7 +106,7 @@ def test_each_group_stays_with_a_subject_and_goes_through_its_prompts() -> None:
     assert order == [("ax", "bx"), ("ax", "bx"), ("ay", "by"), ("ay", "by")]
 
 
-def test_a_group_without_work_of_its_own_helps_with_anothers() -> None:
+def test_a_group_without_a_batch_of_its_own_helps_with_anothers() -> None:
     schedule = schedule_of(*[clip(str(n)) for n in range(4)], groups={"g0": 1, "g1": 1})
     assert {taken(schedule, "g0"), taken(schedule, "g1"), taken(schedule, "g1"), taken(schedule, "g0")} == set("0123")
 
@@ -125,14 +125,14 @@ def test_a_clip_out_of_attempts_has_failed() -> None:
     assert schedule.is_finished
 
 
-def test_a_clip_never_goes_twice_to_the_same_group() -> None:
+def test_a_clip_that_failed_on_a_group_never_returns_to_it() -> None:
     schedule = schedule_of(clip("a"), clip("b"), groups={"g0": 1, "g1": 1})
     fail(schedule, "g0")
     assert taken(schedule, "g0") == "b"
     assert taken(schedule, "g1") == "a"
 
 
-def test_where_no_other_group_can_try_a_failed_clip_one_is_formed_afresh() -> None:
+def test_if_no_other_group_can_retry_a_failed_clip_a_new_one_is_formed() -> None:
     schedule = schedule_of(clip("a"))
     fail(schedule, "g")
     assert schedule.take("g") is None
@@ -141,7 +141,7 @@ def test_where_no_other_group_can_try_a_failed_clip_one_is_formed_afresh() -> No
     assert schedule.wanted_size(1) == 1
 
 
-def test_a_clip_that_cannot_succeed_is_rejected_at_once() -> None:
+def test_a_clip_with_bad_input_is_rejected_at_once() -> None:
     assert fail(schedule_of(clip("a")), "g", Fault.INPUT) is ClipState.REJECTED
 
 
@@ -164,13 +164,13 @@ def test_the_third_group_that_breaks_with_a_clip_alone_aboard_fails_it() -> None
     assert schedule.attempts("a") == 1
 
 
-def test_a_group_that_breaks_with_several_clips_aboard_is_held_against_none_of_them() -> None:
+def test_none_of_several_clips_aboard_is_blamed_when_their_group_breaks() -> None:
     schedule = schedule_of(clip("a"), clip("b"), groups={f"g{n}": 1 for n in range(9)})
     break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
     assert (schedule.deaths("a"), schedule.deaths("b")) == (0, 0)
 
 
-def test_a_suspect_shares_its_group_with_nothing() -> None:
+def test_a_suspect_is_alone_on_its_group() -> None:
     schedule = schedule_of(*[clip(name) for name in "abcd"], groups={"g0": 1, "g1": 1, "g2": 1})
     break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
     assert taken(schedule, "g1") == "c"
@@ -182,7 +182,7 @@ def test_a_suspect_shares_its_group_with_nothing() -> None:
     assert taken(schedule, "g2") == "b"
 
 
-def test_a_suspect_comes_last_of_its_priority_and_before_what_is_less_urgent() -> None:
+def test_a_suspect_comes_last_within_its_priority() -> None:
     clips = [clip("a", priority=1), clip("b", priority=1), clip("c", priority=1), clip("d")]
     schedule = schedule_of(*clips, groups={"g0": 1, "g1": 1})
     break_group(schedule, "g0", [taken(schedule, "g0"), taken(schedule, "g0")])
@@ -207,7 +207,7 @@ def test_suspects_take_turns() -> None:
 
 @pytest.mark.parametrize("num_groups", [1, 2, 5])
 @pytest.mark.parametrize("killers", [{"1"}, {"0", "1"}, {"0", "3", "7"}, set("01234567")])
-def test_what_kills_its_workers_fails_after_three_deaths_alone_and_all_else_is_rendered(
+def test_a_clip_that_kills_its_workers_fails_after_three_deaths_alone_and_all_others_are_rendered(
     killers: set[str], num_groups: int
 ) -> None:
     schedule = schedule_of(*[clip(str(n), row=n) for n in range(8)], groups={}, max_failed_share=1.0)
@@ -223,7 +223,7 @@ def test_an_urgent_clip_that_kills_its_workers_delays_the_others_by_its_deaths_a
     assert schedule.count(ClipState.RENDERED) == 5
 
 
-def test_deaths_in_earlier_runs_count_and_make_a_suspect_from_the_start() -> None:
+def test_deaths_in_earlier_runs_count_and_make_a_clip_a_suspect_from_the_start() -> None:
     schedule = Schedule(RetryPolicy())
     schedule.plan(map(planned, [clip("a"), clip("b")]), SIZES, {"a": MAX_DEATHS - 1})
     schedule.join("g", 1)
@@ -240,7 +240,7 @@ def test_a_run_gives_up_only_after_the_longest_clip_could_have_ended() -> None:
     assert schedule.give_up_after_s == 100.0 + longest.seconds
 
 
-def test_what_did_not_fit_the_memory_goes_to_a_wider_group_without_losing_an_attempt() -> None:
+def test_a_clip_that_runs_out_of_memory_goes_to_a_wider_group_without_losing_an_attempt() -> None:
     schedule = schedule_of(clip("a"), max_attempts=1)
     assert fail(schedule, "g", Fault.MEMORY) is ClipState.WAITING
     assert schedule.take("g") is None
@@ -252,7 +252,7 @@ def test_what_did_not_fit_the_memory_goes_to_a_wider_group_without_losing_an_att
     assert fail(schedule, "wide", Fault.MEMORY) is ClipState.FAILED, "nothing is wider than 4 here"
 
 
-def test_clips_that_all_differ_in_priority_go_through_as_fast_as_equal_ones() -> None:
+def test_many_different_priorities_do_not_slow_the_schedule_down() -> None:
     schedule = schedule_of(*[clip(str(n), priority=n) for n in range(20_000)])
     started_s = time.process_time()
     order = []
@@ -264,7 +264,7 @@ def test_clips_that_all_differ_in_priority_go_through_as_fast_as_equal_ones() ->
     assert time.process_time() - started_s < 10
 
 
-def test_clips_of_one_shape_run_out_of_memory_once() -> None:
+def test_of_clips_of_one_shape_only_the_first_runs_out_of_memory() -> None:
     schedule = schedule_of(*[clip(str(n), num_inference_steps=50 - n) for n in range(9)], clip("small", width=64))
     assert fail(schedule, "g", Fault.MEMORY) is ClipState.WAITING
     assert taken(schedule) == "small"
@@ -275,7 +275,7 @@ def test_clips_of_one_shape_run_out_of_memory_once() -> None:
     assert schedule.num_unfinished == 1
 
 
-def test_where_a_clip_has_one_attempt_no_group_is_suspected_that_nothing_could_clear() -> None:
+def test_with_one_attempt_per_clip_failures_are_not_counted_against_a_group() -> None:
     schedule = schedule_of(*[clip(str(n)) for n in range(9)], max_attempts=1)
     for _ in range(9):
         assert fail(schedule, "g") is ClipState.FAILED
@@ -293,7 +293,7 @@ def test_a_group_that_fails_three_clips_that_others_render_gets_no_more() -> Non
     assert schedule.is_finished
 
 
-def test_a_clip_that_fails_elsewhere_too_is_no_longer_held_against_a_group() -> None:
+def test_a_clip_that_also_fails_elsewhere_no_longer_counts_against_a_group() -> None:
     schedule = schedule_of(*[clip(str(n)) for n in range(9)], groups={"g0": 1, "g1": 1})
     for _ in range(MAX_HELD_AGAINST):
         fail(schedule, "g0")
@@ -301,14 +301,14 @@ def test_a_clip_that_fails_elsewhere_too_is_no_longer_held_against_a_group() -> 
     assert schedule.take("g0") is not None
 
 
-def test_groups_that_nobody_can_do_without_are_formed_afresh() -> None:
+def test_an_untrusted_group_is_replaced_if_no_other_can_do_its_work() -> None:
     schedule = schedule_of(*[clip(str(n)) for n in range(9)])
     for _ in range(MAX_HELD_AGAINST):
         fail(schedule, "g")
     assert schedule.is_useless("g")
 
 
-def test_a_run_stops_when_too_large_a_share_of_its_clips_fails() -> None:
+def test_a_run_stops_if_too_large_a_share_of_its_clips_fails() -> None:
     clips = [clip(f"{n:03}") for n in range(100)]
     schedule = schedule_of(*clips, max_attempts=1, max_failed_share=0.25)
     for number in range(MIN_ENDED):
@@ -320,7 +320,7 @@ def test_a_run_stops_when_too_large_a_share_of_its_clips_fails() -> None:
     assert schedule.reason_to_stop() == "7 of 20 clips failed, more than retry.max_failed_share=0.25 allows"
 
 
-def test_groups_are_formed_for_clips_that_wait_the_widest_first() -> None:
+def test_groups_are_formed_for_waiting_clips_the_widest_first() -> None:
     schedule = schedule_of(planned(clip("wide"), 2), clip("a"), clip("b"), groups={"idle": 1})
     assert schedule.wanted_size(8) == 2
     assert schedule.wanted_size(1) == 1, "where there is no room for a wide one"
@@ -329,7 +329,7 @@ def test_groups_are_formed_for_clips_that_wait_the_widest_first() -> None:
     assert schedule.wanted_size(8) is None
 
 
-def test_a_wide_group_helps_with_narrow_clips_unless_so_many_wait_that_it_had_better_be_split() -> None:
+def test_a_wide_group_helps_with_narrow_clips_unless_enough_wait_to_split_it() -> None:
     few = schedule_of(clip("a"), groups={"two": 2})
     assert not few.is_useless("two")
     assert taken(few, "two") == "a"
@@ -338,7 +338,7 @@ def test_a_wide_group_helps_with_narrow_clips_unless_so_many_wait_that_it_had_be
     assert many.is_useless("two")
 
 
-def test_ten_thousand_clips_go_through_at_two_hundred_a_second_and_more() -> None:
+def test_ten_thousand_clips_are_scheduled_at_more_than_two_hundred_a_second() -> None:
     groups = {f"g{n}": 1 for n in range(64)}
     schedule = schedule_of(*[clip(f"{n}", subject=str(n // 20)) for n in range(10_000)], groups=groups)
     started_s = time.process_time()

@@ -1,4 +1,4 @@
-"""What travels between driver and workers."""
+"""The messages between driver and workers."""
 
 import pickle
 
