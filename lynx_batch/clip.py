@@ -1,7 +1,7 @@
 """One requested video and its name.
 
-A ClipId is a digest of everything that changes the picture and of nothing else, so the same request finds the same
-commit whatever the run, the order, the number of GPUs or the codec settings were.
+A ClipId is a digest of everything that changes the picture, and of nothing else. So a request finds its commit again in any run, in
+any order, on any number of GPUs and with any codec settings.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ from lynx_model.parameters import check_parameter
 from lynx_model.spec import RenderParams
 
 CONTRACT_VERSION = 2
-"""Raised when a change of this code changes pixels; every ClipId changes with it."""
+"""Increased when a change of the code changes pixels. Every ClipId changes with it."""
 
 CLIP_ID_LENGTH = 32
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 CELLS = ("subject_uri", "clip_name", "subject_id", "face_index", "priority", "consent_ref", "consent_expires_at")
-"""Columns of a row that a request holds beside its parameters and tags."""
+"""Manifest columns that become attributes of a request, besides the parameters and the tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderIdentity:
-    """What renders a run's clips, as far as it changes pixels: fingerprints of the weights, and the engine's numerics.
+    """Everything about a run's model and engine that changes pixels: fingerprints of the weights, and the engine's numerics.
 
-    `is_parity` says how photos are read: as the original does, or with their colours in sRGB and turned faces upright.
-    `loras` holds scale and fingerprint of each LoRA, in the order in which they are added.
+    If `is_parity`, photos are read as the original code does; otherwise colours are converted to sRGB and faces are rotated upright.
+    `loras` is the scale and fingerprint of each LoRA, in the order in which they are added.
     """
 
     base: str
@@ -48,9 +48,8 @@ class RenderIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """What the clips of a run are named by, besides what their rows ask for.
-
-    `texts` gives, for each text that the model reads, a digest of its token ids.
+    """The part of a run's ClipIds that does not come from the rows. `texts` maps each text that the model reads to a digest of its
+    token ids.
     """
 
     identity: RenderIdentity
@@ -60,10 +59,10 @@ class Naming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipRequest:
-    """A manifest row that obeys every rule; its photo was not read yet.
+    """A manifest row that obeys every rule. Its photo has not been read yet.
 
-    `subject_uri` is absolute; if the photo travelled with a job, it is read from `photo_copy`. Where `is_seed_given` is False,
-    the seed in `params` is a place holder that `identify` replaces.
+    `subject_uri` is absolute. A photo that was packed with a submitted job is read from `photo_copy`. If `is_seed_given` is False,
+    the seed in `params` is a placeholder that `identify` replaces.
     """
 
     row: int
@@ -81,22 +80,31 @@ class ClipRequest:
 
     @property
     def photo_uri(self) -> str:
-        """Where the photo is read."""
+        """Where the photo is read from."""
         return self.photo_copy or self.subject_uri
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What the row asks for, by column, with the run's default wherever it leaves something open; no seed if none was given."""
+        """The row's value for each column, with the run's default where its cell is null. The seed is None if none was given."""
         cells = {name: getattr(self, name) for name in CELLS} | {"tags": list(self.tags.items())}
         return cells | asdict(self.params) | ({} if self.is_seed_given else {"seed": None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Portrait:
+    """A face in a photo that was read. The same face of the same bytes is equal, wherever the photo is stored."""
+
+    uri: str = field(compare=False)
+    sha256: str
+    face_index: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
-    """One requested video, named by `clip_id`; nothing about it is decided later."""
+    """One requested video, named by `clip_id`; nothing about it is decided later. `portraits` holds exactly one today."""
 
     clip_id: str
-    photo_sha256: str
+    portraits: tuple[Portrait, ...]
     request: ClipRequest
 
     @property
@@ -105,13 +113,13 @@ class ClipSpec:
 
     @property
     def name(self) -> str:
-        """What a person calls the clip."""
+        """The name to show to people."""
         return self.request.clip_name or self.clip_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredClip:
-    """One attempt's video in the store. URIs are relative to the output location, so that it can be moved whole."""
+    """The video of one attempt in the store. URIs are relative to the output location, so the whole location can be moved."""
 
     clip_uri: str
     poster_uri: str
@@ -125,9 +133,10 @@ class StoredClip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A manifest row that will not be rendered, and why. `error_type` is a class name of the error tree.
+    """A manifest row that will not be rendered, and why.
 
-    `inputs` is what could be read of the row, as `ClipRequest.inputs` gives it.
+    `error_type` is "InvalidRow" if cells break rules, and otherwise the name of a class in the error tree, such as "ConsentExpired".
+    `inputs` is as `ClipRequest.inputs`, as far as the row could be read.
     """
 
     row: int
@@ -138,7 +147,7 @@ class Rejection:
 
 @lru_cache(maxsize=10_000)
 def broken_rule(field: str, value: object) -> str | None:
-    """The rule that `value` breaks as the field of that name of RenderParams, whatever the other fields are."""
+    """The rule that `value` breaks as the parameter `field`, whatever the other parameters are; None if it breaks none."""
     try:
         check_parameter(field, value)
     except InvalidParams as error:
@@ -147,7 +156,7 @@ def broken_rule(field: str, value: object) -> str | None:
 
 
 def explain_file_name(name: str) -> str | None:
-    """The rule that `name` breaks as that of a file below some folder, on any store; slashes divide its folders."""
+    """The rule that `name` breaks as a file's path below a folder, on any store; None if it breaks none."""
     if not name.isprintable() or "\\" in name:
         return "must not hold control characters or backslashes"
     if any(part in ("", ".", "..") for part in name.split("/")):
@@ -156,19 +165,20 @@ def explain_file_name(name: str) -> str | None:
 
 
 def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
-    """The clip that `request` asks for, with its seed settled and its name."""
+    """The clip that `request` asks for, with its ClipId and its final seed."""
+    portrait = Portrait(uri=request.photo_uri, sha256=photo_sha256, face_index=request.face_index)
     content = {
         "contract": CONTRACT_VERSION,
         "params": canonicalize(request.params, naming.traits, naming.texts),
-        "photo_sha256": photo_sha256,
-        "face_index": request.face_index,
+        "photo_sha256": portrait.sha256,
+        "face_index": portrait.face_index,
         "identity": _digest_identity(naming.identity),
     }
     seedless = _digest(content)
     if not request.is_seed_given:
         request = replace(request, params=replace(request.params, seed=int(seedless[:8], 16)))
     clip_id = _digest({"seedless": seedless, "seed": request.params.seed})[:CLIP_ID_LENGTH]
-    return ClipSpec(clip_id=clip_id, photo_sha256=photo_sha256, request=request)
+    return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
 
 
 @lru_cache(maxsize=1)
@@ -181,5 +191,5 @@ def _digest(value: object) -> str:
 
 
 def canonical_json(value: object) -> bytes:
-    """The one UTF-8 text of a JSON value: sorted keys, no spaces, shortest numbers, no NaN."""
+    """A JSON value as UTF-8, always the same for equal values: sorted keys, no spaces, shortest numbers, no NaN."""
     return ENCODER.encode(value).encode()

@@ -1,8 +1,9 @@
-"""Which requests a model renders alike: the form of RenderParams that says what is computed and nothing else.
+"""The canonical form of RenderParams: it states what the model computes, and nothing else.
 
-Two requests share it exactly if the pipeline computes the same for both, so their pixels are equal. It leaves out what nothing
-reads (a guidance scale of one branch, the strength of an adapter that is not there) and says in one way what can be said in
-several (steps and blocks as those that are meant). What comes to the same picture by arithmetic alone stays apart.
+Two requests have the same form exactly if the pipeline computes the same for both, so their pixels are equal. The form omits values
+that nothing reads (a guidance scale when there is one branch, the strength of a missing adapter). It writes in one way what a request
+can write in several (the steps and blocks that a range selects). Requests whose results are equal only by arithmetic, such as guidance
+with two equal scales and with one, keep different forms.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from lynx_model.ranges import choose_blocks, is_within
 from lynx_model.spec import ModelSource, RenderParams
 
 DEFAULT_FLOW_SHIFT = 1.0
-"""Of a scheduler whose configuration has none. Source: UniPCMultistepScheduler of diffusers 0.42.1."""
+"""Flow shift of a scheduler whose configuration has none. Source: UniPCMultistepScheduler of diffusers 0.42.1."""
 
 INTERPRETED = frozenset(
     {
@@ -31,15 +32,15 @@ INTERPRETED = frozenset(
 """Parameters whose canonical form depends on other parameters or on the model. Every other one is taken as given."""
 
 Canonical = dict[str, object]
-"""What a model makes of a request, as JSON can say it."""
+"""A canonical form, as a JSON object."""
 
 Stretch = tuple[int, int]
-"""The first of some steps or blocks, counted from 0, and the one after the last."""
+"""Consecutive steps or blocks: the first one, counted from 0, and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTraits:
-    """What of a model decides which requests are the same to it."""
+    """The properties of a model that affect the canonical form of a request."""
 
     num_blocks: int
     id_stride: int
@@ -49,7 +50,7 @@ class ModelTraits:
 
     @classmethod
     def of(cls, source: ModelSource) -> "ModelTraits":
-        """Those of the weights at `source`, or of their outlines. Raises MissingFile or WeightsMismatch."""
+        """Of the weights at `source`, or of their headers-only copy. Raises MissingFile or WeightsMismatch."""
         adapters = describe_adapters(source.id_adapter, source.ref_adapter)
         return cls(
             num_blocks=read_base(Path(source.base)).num_blocks,
@@ -61,13 +62,13 @@ class ModelTraits:
 
 
 def texts_read(params: RenderParams) -> dict[str, str]:
-    """The texts that a model reads for a clip, by their fields: without guidance no branch reads the negative prompt."""
+    """Field and text of everything that the text encoder reads for a clip. Without guidance, it does not read the negative prompt."""
     texts = {"prompt": params.prompt}
     return texts | {"negative_prompt": params.negative_prompt} if _num_guided_steps(params) else texts
 
 
 def canonicalize(params: RenderParams, traits: ModelTraits, texts: Mapping[str, str]) -> Canonical:
-    """What a model with `traits` makes of `params`, the seed left out; `texts` gives what stands for each text that it reads."""
+    """The canonical form of `params`, without the seed, for a model with `traits`. Each text is replaced by its value in `texts`."""
     num_steps = params.num_inference_steps
     shift = traits.flow_shift if params.flow_shift is None else params.flow_shift
     return _values_taken_as_given(params) | {
@@ -106,7 +107,7 @@ def _read_flow_shift(file: Path) -> float:
 
 
 def _guidance(params: RenderParams, traits: ModelTraits) -> dict[str, object] | None:
-    """None where each step has one branch, which reads neither the negative prompt nor a scale."""
+    """None if every step has one branch, which reads neither the negative prompt nor a scale."""
     num_steps = _num_guided_steps(params)
     if not num_steps:
         return None
@@ -119,13 +120,13 @@ def _guidance(params: RenderParams, traits: ModelTraits) -> dict[str, object] | 
 
 
 def _num_guided_steps(params: RenderParams) -> int:
-    """How many steps have more than one branch; they are the first ones."""
+    """How many steps have more than one branch. They are the first ones."""
     steps = _steps(params.num_inference_steps, 0, params.guidance_until)
     return steps[1] if params.guidance_scale > 1 and steps else 0
 
 
 def _adapter(scale: float, steps: Stretch | None, blocks: Stretch | None) -> dict[str, object] | None:
-    """None of an adapter that is off at every step, or in every block that it has a layer for."""
+    """None if the adapter is off at every step, or in every block for which it has a layer."""
     if scale == 0 or steps is None or blocks is None:
         return None
     return {"scale": _number(scale), "steps": steps, "blocks": blocks}
@@ -139,11 +140,11 @@ def _steps(num_steps: int, start: float, end: float) -> Stretch | None:
 
 @lru_cache(maxsize=10_000)
 def _blocks(field: str, text: str | None, num_blocks: int, stride: int) -> Stretch | None:
-    """Of the blocks that are meant, those with a layer of the adapter: every `stride`-th of the model."""
+    """The selected blocks that have a layer of the adapter; it has one in every `stride`-th block of the model."""
     blocks = [block for block in choose_blocks(field, text, num_blocks) if block % stride == 0]
     return (blocks[0], blocks[-1] + 1) if blocks else None
 
 
 def _number(value: float) -> float:
-    """5 and 5.0 are one number, so they are one text; so are 0.0 and -0.0."""
+    """One representation of equal numbers: 5 for 5.0, and 0 for -0.0."""
     return int(value) if float(value).is_integer() else float(value)

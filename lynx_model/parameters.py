@@ -54,7 +54,7 @@ class Range:
         return f"{self.low} to {self.high}"
 
     def check(self, name: str, value: float) -> None:
-        if not self.low <= value <= self.high:  # also true of NaN
+        if not self.low <= value <= self.high:  # NaN fails this, too
             raise InvalidParams(name, value, f"must be between {self.low} and {self.high}")
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lynx_batch.clip import ClipRequest, ClipSpec, Rejection, RenderIdentity
+from lynx_batch.clip import ClipRequest, ClipSpec, Portrait, Rejection, RenderIdentity
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.intake.check import check_rows
@@ -122,11 +122,16 @@ def make_request(params: RenderParams, **changes: object) -> ClipRequest:
     return replace(ClipRequest(row=0, subject_uri="/a.jpg", params=params, is_seed_given=True), **changes)
 
 
+def make_clip(clip_id: str, request: ClipRequest, *, photo_sha256: str) -> ClipSpec:
+    portrait = Portrait(uri=request.photo_uri, sha256=photo_sha256, face_index=request.face_index)
+    return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
+
+
 def clip(
     name: str, *, row: int = 0, priority: int = 0, subject: str = "0", prompt: str = "p", **params: int
 ) -> ClipSpec:
     request = make_request(RenderParams(prompt=prompt, **params), row=row, subject_uri="a.jpg", priority=priority)
-    return ClipSpec(clip_id=name, photo_sha256=subject, request=request)
+    return make_clip(name, request, photo_sha256=subject)
 
 
 def planned(spec: ClipSpec, group_size: int = 1) -> PlannedClip:
@@ -144,7 +149,7 @@ def small_clip(clip_id: str = "ab12", row: int = 0) -> ClipSpec:
         tags={"team": "north"},
         consent_expires_at=NOW + timedelta(days=36500),
     )
-    return ClipSpec(clip_id=clip_id, photo_sha256="1" * 64, request=request)
+    return make_clip(clip_id, request, photo_sha256="1" * 64)
 
 
 def record(clip_id: str = "ab12", attempt: str = "run-1", run_id: str = "run") -> CommitRecord:

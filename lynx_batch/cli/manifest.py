@@ -212,9 +212,9 @@ def _check_photos(
     from lynx_batch.intake.faces import check_faces, find_photo_problems, find_turned_faces
     from lynx_batch.intake.photos import PhotoProblem
 
-    portraits = {(request.subject_uri, request.face_index): photos[request.subject_uri] for request in requests}
-    unread = {portrait: photo for portrait, photo in portraits.items() if isinstance(photo, PhotoProblem)}
-    findings = unread | check_faces(portraits.keys() - unread.keys(), faces, inputs)
+    wanted = {(request.subject_uri, request.face_index): photos[request.subject_uri] for request in requests}
+    unread = {face: photo for face, photo in wanted.items() if isinstance(photo, PhotoProblem)}
+    findings = unread | check_faces(wanted.keys() - unread.keys(), faces, inputs)
     turned = find_turned_faces(requests, findings)
     for note in turned[:MAX_PROBLEMS_SHOWN]:
         say(f"note: {note}")

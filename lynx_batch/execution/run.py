@@ -233,7 +233,9 @@ def _drive(
 def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: Slots, cost: CostModel) -> None:
     """Plans the open clips on the nodes that the cluster has now."""
     if has_several_machines():
-        refuse_private_paths(config, {clip.request.photo_uri: None for clip in recorder.open_clips})
+        refuse_private_paths(
+            config, dict.fromkeys(portrait.uri for clip in recorder.open_clips for portrait in clip.portraits)
+        )
     chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
     deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})

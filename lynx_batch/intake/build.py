@@ -1,4 +1,4 @@
-"""Photos and prompts, or rows of text -> a manifest."""
+"""Builds a manifest from photos and prompts, or from a text file with rows."""
 
 import csv
 import io
@@ -27,16 +27,16 @@ MAX_FAULTS_SHOWN = 50
 TEXT_LIMIT = SizeLimit(256 * 2**20, "the most that is read of a text file")
 
 Line = tuple[int, dict[str, object] | str]
-"""Number of a line, from 1, and its cells, or what is wrong with it as a whole."""
+"""Number of a line, from 1, and its cells, or what is wrong with the line as a whole."""
 
 
 def build_from_folder(photos: str, prompts: Sequence[str], seeds: Sequence[int] | None) -> pa.Table:
-    """A row for each photo right in the folder, each prompt and each seed; without seeds, one is derived later.
+    """A row for each combination of a photo directly in the folder, a prompt and a seed. Without seeds, they are derived later.
 
-    `subject_id` is the name of the photo's file, `clip_name` such as `eileen-collins-p01-s42`.
+    `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`.
 
     Raises:
-        ConfigError: If there is no photo or no prompt, or a prompt or seed comes twice.
+        ConfigError: If there is no photo or no prompt, or a prompt or seed is repeated.
     """
     if not prompts:
         raise ConfigError("prompts: there must be at least one")
@@ -59,12 +59,12 @@ def build_from_folder(photos: str, prompts: Sequence[str], seeds: Sequence[int] 
 
 
 def build_from_table_file(uri: str) -> pa.Table:
-    """The rows of a `.csv` (with a line of column names) or `.jsonl` file; relative photos start from its folder.
+    """The rows of a `.csv` file (with a line of column names) or a `.jsonl` file. Relative photo paths start at its folder.
 
     An empty CSV cell is null.
 
     Raises:
-        ConfigError: If a column or cell is not of the schema; every fault is named with line, column, value and rule.
+        ConfigError: If a column or cell does not fit the schema; the message names line, column, value and rule of every fault.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     address = uri.partition("?")[0] if "://" in uri else uri
@@ -83,9 +83,9 @@ def build_from_table_file(uri: str) -> pa.Table:
 
 
 def place_photos(table: pa.Table, manifest: str) -> pa.Table:
-    """`table` with photos as the manifest that is written to `manifest` names them.
+    """`table` with the photo paths that it needs as a manifest at `manifest`.
 
-    Local photos of a local manifest are relative to its folder, so that both can move together.
+    In a local manifest, local photos are relative to its folder, so both can be moved together.
     """
     with explained(Operation.WRITE, manifest):
         folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
@@ -100,13 +100,13 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
 
 
 def read_prompts(uri: str) -> list[str]:
-    """One prompt a line; empty lines do not count."""
+    """One prompt per line. Empty lines are ignored."""
     lines = (line.strip() for line in read_text(uri).split("\n"))
     return [line for line in lines if line]
 
 
 def read_text(uri: str) -> str:
-    """Raises ConfigError if the file is not UTF-8, InputRefused if it is too large."""
+    """Raises ConfigError if the file is not UTF-8, and InputRefused if it is too large."""
     try:
         return read_bytes(uri, TEXT_LIMIT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -114,12 +114,12 @@ def read_text(uri: str) -> str:
 
 
 def _list_photos(folder: str) -> list[str]:
-    """The photos right in a folder. All else that lies below it is named in a warning, with the reason."""
+    """The photos directly in a folder. A warning names every other file below it, and why it is left out."""
     names = {file.uri.removeprefix(folder).strip("/"): file.uri for file in list_files(folder)}
     left_out = {name: why for name in sorted(names) if (why := _explain_left_out(name))} | _explain_no_files(folder)
     if left_out:
-        told = [f"{name}: {why}" for name, why in left_out.items()]
-        log.warning("left_out", num_files=len(told), files=told[:MAX_FAULTS_SHOWN])
+        explained_files = [f"{name}: {why}" for name, why in left_out.items()]
+        log.warning("left_out", num_files=len(left_out), files=explained_files[:MAX_FAULTS_SHOWN])
     photos = sorted(uri for name, uri in names.items() if name not in left_out)
     if not photos:
         raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({', '.join(PHOTO_SUFFIXES)})")
@@ -127,7 +127,7 @@ def _list_photos(folder: str) -> list[str]:
 
 
 def _explain_no_files(folder: str) -> dict[str, str]:
-    """Why what lies right in a folder of this machine is left out, by its name, where no file was found in it."""
+    """Name and reason for each entry of a local folder that is neither a file nor a folder that can be searched."""
     path = path_of(folder)
     entries = sorted(path.iterdir()) if path is not None and path.is_dir() else []
     return {entry.name: why for entry in entries if (why := _explain_no_file(entry))}
@@ -142,14 +142,14 @@ def _explain_no_file(entry: Path) -> str | None:
 
 
 def _explain_left_out(name: str) -> str | None:
-    """Why a file is not taken for a photo, if it is not. `name` is its path below the folder."""
+    """Why a file is not used as a photo; None if it is used. `name` is its path below the folder."""
     path = PurePosixPath(name)
     try:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     if any(part.startswith(".") for part in path.parts) or path.name in SYSTEM_FILES:
-        return "a hidden file or a system's own"
+        return "a hidden file or a file of the operating system"
     if len(path.parts) > 1:
         return "in a sub-folder, which is not searched"
     if path.suffix.lower() in (".heic", ".heif"):
@@ -158,7 +158,7 @@ def _explain_left_out(name: str) -> str | None:
 
 
 def _name_photos(uris: list[str]) -> dict[str, str]:
-    """The subject of each photo -> its URI: the file's name, with its suffix where that alone tells two apart."""
+    """Maps the subject of each photo to its URI. The subject is the file's stem, or its full name if two files share the stem."""
     files = [PurePosixPath(uri) for uri in uris]
     taken = Counter([file.stem for file in files] + [file.name for file in files])
     return {file.stem if taken[file.stem] == 1 else file.name: uri for file, uri in zip(files, uris, strict=True)}

@@ -1,4 +1,4 @@
-"""A cell of CSV, JSON or a folder name such as `seed=7` -> the value that its column holds."""
+"""Converts a cell from CSV, JSON or a folder name such as `seed=7` to the type of its column."""
 
 import math
 import re
@@ -12,14 +12,14 @@ from lynx_batch.intake.tags import read_tags
 
 WHOLE_LIMIT = 2**63
 NUMBER = re.compile(r"[+-]?(?=\.?[0-9])[0-9]*(?P<fraction>\.[0-9]*)?(?P<power>[eE][+-]?[0-9]+)?")
-"""As people write it, in decimal digits: neither 1_000 nor 0x10, nan and inf, which Python takes, too."""
+"""A decimal number as people write it. Unlike Python, it excludes 1_000, 0x10, nan and inf."""
 
 
 def read_cell(value: object, kind: pa.DataType) -> object:
-    """`value` as a column of type `kind` holds it; numbers, times and tags may be written as text. None stays None.
+    """`value` converted to the column type `kind`. Numbers, times and tags may be given as text. None stays None.
 
     Raises:
-        ValueError: If it cannot be; the error's text is the rule.
+        ValueError: If it cannot be converted; the message is the rule that it breaks.
     """
     if value is None:
         return None
@@ -33,7 +33,7 @@ def read_cell(value: object, kind: pa.DataType) -> object:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
-    value.encode()  # half of a surrogate pair is no text
+    value.encode()  # refuses a lone surrogate
     return value
 
 

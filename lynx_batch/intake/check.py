@@ -1,4 +1,4 @@
-"""Rows of a manifest -> requests for clips, or everything that is wrong with them. Reads nothing."""
+"""Checks the rows of a manifest: each becomes a request for a clip, or a list of problems. Reads no files."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
 from lynx_batch.config import DefaultsConfig, InputsConfig
+from lynx_batch.errors import ConsentExpired
 from lynx_batch.intake.guidance import BrokenRule, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW
@@ -20,22 +21,22 @@ from lynx_model.ranges import choose_blocks, explain_step_ranges
 from lynx_model.spec import RenderParams
 
 NUM_ROWS_AT_ONCE = 10_000
-CONSENT_EXPIRED, INVALID_ROW = "ConsentExpired", "InvalidRow"
+INVALID_ROW = "InvalidRow"
 
 RequestKey = tuple[ClipRequest, Hashable]
-"""A request and what it asks for, which is equal where that is the same clip."""
+"""A request, and a key that is equal for requests of the same clip."""
 
 
 def check_rows(
     table: pa.Table, defaults: DefaultsConfig, inputs: InputsConfig, base: str
 ) -> tuple[list[ClipRequest], list[RowProblem]]:
-    """The requests of all good rows, and all problems of all bad ones, both in the rows' order.
+    """The requests of all valid rows, and every problem of the other rows, both in the rows' order.
 
     Args:
         table: From `read_manifest`.
-        defaults: What a null cell means.
-        inputs: Where photos may lie.
-        base: The folder that relative photos are in: `folder_of` the manifest.
+        defaults: Values for null cells.
+        inputs: Which places photos may come from.
+        base: The folder at which relative photo paths start: `folder_of` the manifest.
     """
     requests, problems = [], []
     for cells in _rows(table):
@@ -52,7 +53,7 @@ def check_rows(
 
 
 def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list[ClipRequest], list[RowProblem]]:
-    """The requests that a model of `num_blocks` can render, and the problems of the others."""
+    """The requests that a model with `num_blocks` blocks can render, and the problems of the others."""
     kept, problems = [], []
     for request in requests:
         faults = list(_explain_blocks(request, num_blocks))
@@ -63,17 +64,18 @@ def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list
 
 
 def keys_of_requests(requests: Iterable[ClipRequest], photos: Mapping[str, str] | None = None) -> list[RequestKey]:
-    """What rows ask for, as far as it shows before the model is asked; `photos` gives the sha256 of those that were read."""
+    """A key for each request from its row alone, without the model. `photos` maps the URIs of photos that were read to their sha256."""
     known = photos or {}
     return [(r, (known.get(r.subject_uri, r.subject_uri), r.face_index, r.is_seed_given, r.params)) for r in requests]
 
 
 def keys_of_clips(clips: Iterable[ClipSpec]) -> list[RequestKey]:
+    """The ClipId is the key."""
     return [(clip.request, clip.clip_id) for clip in clips]
 
 
 def find_duplicates(keys: Iterable[RequestKey]) -> list[RowProblem]:
-    """Rows that ask for the same clip as an earlier one."""
+    """A problem for each row that asks for the same clip as an earlier row."""
     first: dict[Hashable, ClipRequest] = {}
     return [
         RowProblem(
@@ -89,7 +91,10 @@ def find_duplicates(keys: Iterable[RequestKey]) -> list[RowProblem]:
 
 
 def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
-    """Rows that give another clip the `clip_name` of an earlier row of the same `subject_id`: no export could tell them apart."""
+    """A problem for each row whose `clip_name` already belongs to another clip of the same `subject_id`.
+
+    An export could not tell the two apart.
+    """
     first: dict[tuple[str | None, str], RequestKey] = {}
     problems = []
     for request, key in keys:
@@ -97,13 +102,13 @@ def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
             continue
         earlier, first_key = first.setdefault((request.subject_id, name), (request, key))
         if key != first_key:
-            rule = f"must not be the name of row {earlier.row}, too, which asks for another clip"
+            rule = f"must not also be the name of row {earlier.row}, which asks for another clip"
             problems.append(RowProblem(row=request.row, column="clip_name", value=name, rule=rule))
     return problems
 
 
 def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list[ClipRequest], list[Rejection]]:
-    """The requests whose consent still holds at `now`, and the rejections of the others."""
+    """The requests whose consent has not expired at `now`, and the rejections of the others."""
     kept, rejections = [], []
     for request in requests:
         expires_at = request.consent_expires_at
@@ -112,7 +117,7 @@ def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list
         else:
             error = f"consent_expires_at={expires_at.isoformat()}: must be in the future"
             rejections.append(
-                Rejection(row=request.row, error_type=CONSENT_EXPIRED, error=error, inputs=request.inputs)
+                Rejection(row=request.row, error_type=ConsentExpired.__name__, error=error, inputs=request.inputs)
             )
     return kept, rejections
 
@@ -120,7 +125,7 @@ def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list
 def reject_invalid(
     problems: Iterable[RowProblem], table: pa.Table, defaults: DefaultsConfig, base: str
 ) -> list[Rejection]:
-    """One rejection for each row of `problems`, with what the row holds; the other arguments are those of `check_rows`."""
+    """One rejection for each row in `problems`, with the row's cells. The other arguments are those of `check_rows`."""
     faults: dict[int, list[str]] = {}
     for problem in problems:
         faults.setdefault(problem.row, []).append(problem.fault)
@@ -137,7 +142,7 @@ def reject_invalid(
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Each row's cells that are not null."""
+    """The cells of each row that are not null."""
     for batch in table.to_batches(max_chunksize=NUM_ROWS_AT_ONCE):
         columns = [column.to_pylist() for column in batch.columns]
         for cells in zip(*columns, strict=True):
@@ -145,7 +150,7 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
-    """What is wrong with each cell of a row by itself."""
+    """The rules that single cells of a row break."""
     for name in REQUIRED:
         if name not in cells:
             yield name, None, "must not be null"
@@ -189,7 +194,7 @@ def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
 
 
 OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
-    "clip_name": explain_file_name,  # by which `export` may call it
+    "clip_name": explain_file_name,  # `export` may use it as a file name
     "face_index": _explain_face_index,
     "tags": _explain_tags,
 }
@@ -209,7 +214,7 @@ def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> C
 
 
 def _inputs(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> dict[str, Any]:
-    """The cells of a row, good or bad, with the run's defaults for parameters that it leaves open, and its photo's absolute URI."""
+    """The cells of a row, valid or not, with the run's defaults for null parameters and with the photo's absolute URI."""
     params = {name: getattr(defaults, name) for name in PARAMETERS if name != "prompt"}
     uri = cells.get("subject_uri")
     photo = {"subject_uri": resolve(uri, base)} if uri else {}

@@ -1,8 +1,8 @@
-"""`--where EXPR`: chooses rows of a table, such as a manifest, by what their cells hold.
+"""`--where EXPR`: selects rows of a table, such as a manifest, by the values of their cells.
 
-The language is a corner of Python's: columns (and `row`), literals and lists of literals, `== != < <= > >=`, `in`,
-`not in`, `is None`, `is not None`, `and`, `or`, `not` and parentheses. A null cell compares as neither true nor false, so
-only `is None` finds it.
+The language is a small part of Python: columns (and `row`), literals and lists of literals, `== != < <= > >=`, `in`,
+`not in`, `is None`, `is not None`, `and`, `or`, `not` and parentheses. A comparison with a null cell is neither true nor false,
+so only `is None` finds it.
 """
 
 import ast
@@ -36,10 +36,10 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 
 def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.Table:
-    """The rows of `table` for which `where` is true, in their order; all `columns` may be named, also absent ones.
+    """The rows of `table` for which `where` is true, in their order. It may name any of `columns`, even one that `table` lacks.
 
     Raises:
-        ConfigError: If `where` is outside of the language; the message names the part that is.
+        ConfigError: If `where` is not valid in this language; the message names the part that is not.
     """
     missing = {name: pa.nulls(table.num_rows, kind) for name, kind in columns.items() if name not in table.column_names}
     try:
@@ -48,7 +48,7 @@ def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
         kept = complete.filter(expression)
     except SyntaxError as error:
         raise ConfigError(f"--where {where!r}: {error.msg}; an example is: seed == 7 and width in [480, 832]") from None
-    except (RecursionError, MemoryError):  # what Python's parser raises for deep nesting
+    except (RecursionError, MemoryError):  # Python's parser raises them for deep nesting
         raise ConfigError(f"--where {where[:60]!r}...: must not be nested so deeply") from None
     except (ValueError, pa.ArrowException) as error:
         raise ConfigError(f"--where {where!r}: {error}") from None
@@ -56,7 +56,7 @@ def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
 
 
 def choose_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.Table:
-    """As `filter_rows`, but that `where` chooses nothing is a ConfigError: it is more often a slip than meant."""
+    """As `filter_rows`. Raises ConfigError also if no row matches, which is more often a mistake than intended."""
     chosen = filter_rows(table, where, columns)
     if not chosen.num_rows:
         raise ConfigError(f"--where {where!r}: must match a row, but matches none of {table.num_rows}")
@@ -122,7 +122,7 @@ def _literal(node: ast.expr, kind: pa.DataType) -> object:
     shown = ast.unparse(node)
     try:
         value = ast.literal_eval(node)
-    except (ValueError, TypeError):  # the latter of a set of lists
+    except (ValueError, TypeError):  # TypeError for a set of lists
         raise ValueError(f"{shown!r}: must be a literal, such as 7 or 'text'") from None
     if value is None:
         raise ValueError("a comparison with None is never true: write `is None` or `is not None`")

@@ -1,4 +1,4 @@
-"""Whether each photo shows the face that its rows mean; on CPUs, before a GPU is asked for."""
+"""Checks on CPUs, before any GPU is requested, that each photo shows the face that its rows ask for."""
 
 import multiprocessing
 import os
@@ -28,67 +28,67 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 MAX_DEATHS = 2
-"""So many processes must die of a photo, alone in each: one may have been killed for lack of memory."""
+"""A photo is refused after it was alone in this many processes that died. A single one may have been killed for lack of memory."""
 
-Portrait = tuple[str, int | None]
-"""A photo's URI, and which of its faces is meant."""
+PhotoFace = tuple[str, int | None]
+"""A photo's URI, and the index of the requested face; None if the photo must show only one."""
 
 Finding = PhotoProblem | int
-"""Why a portrait cannot be used, or by how many degrees (not 0) its face is rotated clockwise."""
+"""Why a face cannot be used, or by how many degrees (not 0) it is rotated clockwise."""
 
 _Task = tuple[str, Sequence[int | None], FacesConfig, InputsConfig]
-"""A photo's URI, which of its faces are meant, and how it is searched and read."""
+"""A photo's URI, the indices of the requested faces, and how the photo is searched and read."""
 
-_Findings = list[tuple[Portrait, Finding]]
+_Findings = list[tuple[PhotoFace, Finding]]
 
 
 def check_faces(
-    portraits: Iterable[Portrait], faces: FacesConfig, inputs: InputsConfig, num_processes: int | None = None
-) -> dict[Portrait, Finding]:
-    """A finding for each portrait that cannot be used or is rotated. Each distinct photo is read and searched once.
+    wanted_faces: Iterable[PhotoFace], faces: FacesConfig, inputs: InputsConfig, num_processes: int | None = None
+) -> dict[PhotoFace, Finding]:
+    """A finding for each face that cannot be used or is rotated. Each distinct photo is read and searched once.
 
     Args:
-        portraits: May repeat.
-        faces: Only the pack's detector is needed, not the identity encoder.
-        inputs: What lets photos be read.
-        num_processes: None is one for each CPU.
+        wanted_faces: May contain repetitions.
+        faces: Only the detector of its pack is loaded, not the identity encoder.
+        inputs: Where photos may be stored, and the limits for reading them.
+        num_processes: None is one per CPU.
 
     Raises:
-        ConfigError: If the libraries that find faces are not installed.
+        ConfigError: If the libraries that detect faces are not installed.
         MissingFile: If the face pack is not on this machine.
-        Transient: If a process dies before it has a photo, most likely for lack of memory.
+        Transient: If a process dies before it gets a photo, most likely for lack of memory.
     """
     if find_spec("insightface") is None:
         raise ConfigError("check of photos: needs the extra [render]: pip install 'lynx-batch[render]'")
     indices: dict[str, list[int | None]] = {}
-    for uri, face_index in dict.fromkeys(portraits):
+    for uri, face_index in dict.fromkeys(wanted_faces):
         indices.setdefault(uri, []).append(face_index)
     tasks = [(uri, wanted, faces, inputs) for uri, wanted in indices.items()]
     num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
-    return {portrait: finding for found in _search_all(tasks, faces.pack, num_processes) for portrait, finding in found}
+    return {face: finding for found in _search_all(tasks, faces.pack, num_processes) for face, finding in found}
 
 
-def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[Portrait, Finding]) -> list[RowProblem]:
-    """Each row whose portrait cannot be used."""
+def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
+    """A problem for each row whose face cannot be used."""
     return [
         _at(request, f"{finding.error_type}: {finding.error}")
         for request in requests
-        if isinstance(finding := findings.get(_portrait(request)), PhotoProblem)
+        if isinstance(finding := findings.get(_photo_face(request)), PhotoProblem)
     ]
 
 
-def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[Portrait, Finding]) -> list[RowProblem]:
-    """Each row whose face is rotated in its photo: worth a note, not a problem."""
+def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
+    """A note for each row whose face is rotated in its photo. This is no fault."""
     from lynx_model.faces.upright import describe_turn
 
     return [
         _at(request, describe_turn(finding))
         for request in requests
-        if isinstance(finding := findings.get(_portrait(request)), int)
+        if isinstance(finding := findings.get(_photo_face(request)), int)
     ]
 
 
-def _portrait(request: ClipRequest) -> Portrait:
+def _photo_face(request: ClipRequest) -> PhotoFace:
     return request.subject_uri, request.face_index
 
 
@@ -97,7 +97,7 @@ def _at(request: ClipRequest, rule: str) -> RowProblem:
 
 
 def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> list[_Findings]:
-    """What each task finds; a photo that kills its process costs the others nothing."""
+    """The findings of each task. A photo that kills its process does not affect the others."""
     all_searchers = [_Searcher(pack) for _ in range(num_processes)]
     free = SimpleQueue[_Searcher]()
     for searcher in all_searchers:
@@ -120,7 +120,7 @@ def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> list[_
 
 
 class _Searcher:
-    """A process that searches one photo at a time, so that its death tells which photo it was; then another takes its place."""
+    """A process that searches one photo at a time, so it is clear which photo killed it. A process that died is replaced."""
 
     def __init__(self, pack: str) -> None:
         self._pack = pack
@@ -134,9 +134,9 @@ class _Searcher:
             except BrokenProcessPool:
                 self.end()
             except Exception as error:
-                log.exception("photo_search_broke", photo=redact(task[0]))
-                return _blame(task, f"photo: cannot be searched for faces: {type(error).__name__}: {error}")
-        return _blame(task, f"photo: must not kill the process that searches it, and did so {MAX_DEATHS} times")
+                log.exception("photo_search_failed", photo=redact(task[0]))
+                return _refuse_all(task, f"photo: cannot be searched for faces: {type(error).__name__}: {error}")
+        return _refuse_all(task, f"photo: must not kill the process that searches it, and did so {MAX_DEATHS} times")
 
     def end(self) -> None:
         if self._process is not None:
@@ -144,7 +144,7 @@ class _Searcher:
         self._process = None
 
     def _begin(self) -> ProcessPoolExecutor:
-        """Raises Transient if the process dies before it has a photo."""
+        """Raises Transient if the process dies before it gets a photo."""
         self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         try:
             self._process.submit(_load_detector, self._pack).result()
@@ -155,7 +155,7 @@ class _Searcher:
         return self._process
 
 
-def _blame(task: _Task, rule: str) -> _Findings:
+def _refuse_all(task: _Task, rule: str) -> _Findings:
     uri, wanted, *_ = task
     return [((uri, index), PhotoProblem.of(UnreadableImage(rule))) for index in wanted]
 
@@ -175,7 +175,7 @@ def _check_photo(task: _Task) -> _Findings:
 
 
 def _check_face(faces: "list[DetectedFace]", index: int | None) -> Finding:
-    """0 if the face is upright and can be used."""
+    """0 means that the face is upright and can be used."""
     from lynx_model.faces.reader import choose_face
 
     try:
@@ -186,7 +186,7 @@ def _check_face(faces: "list[DetectedFace]", index: int | None) -> Finding:
 
 @cache
 def _detector(pack: str) -> Any:
-    """One for each process."""
+    """Loaded once per process."""
     from lynx_model.faces.detection import load_networks
     from lynx_model.faces.pack import find_pack
 
@@ -194,6 +194,6 @@ def _detector(pack: str) -> Any:
 
 
 def _load_detector(pack: str) -> None:
-    """Loads it and gives nothing back, as it cannot travel. The first thing that a process does."""
+    """The first task of a process. Returns nothing because the detector cannot be pickled."""
     configure_logging()
     _detector(pack)

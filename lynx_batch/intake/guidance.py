@@ -1,6 +1,6 @@
-"""`num_guidance_branches`: the manifest's short way to say which parts of the guidance a clip is rendered with.
+"""`num_guidance_branches`: a manifest column that selects the parts of the guidance, as a shorthand for two scales.
 
-Three branches follow text and photo apart, two follow them together, one (a distilled model) has no guidance at all.
+With three branches, text and photo are guided separately; with two, together. One branch has no guidance, as distilled models need.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ BrokenRule = tuple[str, object, str]
 
 
 def explain_guidance(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[BrokenRule]:
-    """What in a row contradicts its `num_guidance_branches`; `cells` are those that are not null."""
+    """The cells of a row that contradict its `num_guidance_branches`. `cells` holds no nulls."""
     branches = cells.get(BRANCHES)
     if branches is None:
         return
@@ -35,7 +35,7 @@ def explain_guidance(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iter
 
 
 def settle_guidance(cells: Mapping[str, Any]) -> dict[str, float | None]:
-    """The scales that a row's `num_guidance_branches` decides, whatever the run's defaults are."""
+    """The scales that a row's `num_guidance_branches` determines, whatever the run's defaults are."""
     match cells.get(BRANCHES):
         case 1:
             return {"guidance_scale": 1.0, "guidance_scale_image": None}

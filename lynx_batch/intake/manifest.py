@@ -1,4 +1,4 @@
-"""A manifest at a URI: a Parquet file, or a folder of them whose sub-folders may be named `column=value`."""
+"""Reads and writes a manifest: a Parquet file, or a folder of them whose sub-folders may be named `column=value`."""
 
 import hashlib
 import io
@@ -21,15 +21,15 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def read_manifest(uri: str, where: str | None = None, limit: int | None = None) -> pa.Table:
-    """The manifest's rows with its own columns in the schema's types, after a column `row`.
+    """The manifest's rows: a column `row`, then the columns that it has, in the types of the schema.
 
     `row` is the 0-based position in the whole manifest (the parts of a folder in the order of their names), whatever
-    `where` and `limit` leave out. At most `limit` rows are given of those that `where` chooses.
+    `where` and `limit` leave out. At most the first `limit` of the rows that match `where` are returned.
 
     Raises:
-        ConfigError: If it is not a manifest of this version, or `where` is faulty or matches nothing; every fault of the columns
-            is named.
-        MissingObject: If nothing lies at `uri`.
+        ConfigError: If it is not a manifest of this version, or `where` is invalid or matches nothing; the message names every
+            fault of the columns.
+        MissingObject: If there is nothing at `uri`.
     """
     if not uri.strip():
         raise ConfigError(f"manifest {uri!r}: must not be empty")
@@ -43,7 +43,7 @@ def read_manifest(uri: str, where: str | None = None, limit: int | None = None) 
 
 
 def hash_manifest(uri: str) -> str:
-    """The sha256 of the manifest's file, or of the files of a folder one after the other, in the order of their names."""
+    """The sha256 of the manifest's file, or of the concatenated files of a folder in the order of their names."""
     digest = hashlib.sha256()
     for part in _list_parts(uri):
         digest.update(read_bytes(part))
@@ -51,14 +51,14 @@ def hash_manifest(uri: str) -> str:
 
 
 def write_manifest(table: pa.Table, uri: str) -> None:
-    """Puts a table of the manifest's schema at `uri`, in place of what was there."""
+    """Writes a table with the manifest's schema to `uri`, and replaces what was there."""
     buffer = io.BytesIO()
     pq.write_table(conform(table, "manifest").replace_schema_metadata(MANIFEST_SCHEMA.metadata), buffer)
     write_bytes(uri, buffer.getvalue())
 
 
 def folder_of(uri: str) -> str:
-    """The absolute folder that the relative `subject_uri`s of the manifest at `uri` start from."""
+    """The absolute folder at which relative `subject_uri`s of the manifest at `uri` start."""
     if "://" not in uri:
         uri = os.path.abspath(uri)
     is_file = stat(uri) is not None
@@ -67,14 +67,14 @@ def folder_of(uri: str) -> str:
 
 
 def _read_parts(uri: str) -> Iterator[tuple[str, pa.Table]]:
-    """Each Parquet file with its name for messages, and the columns of the folders that it lies in."""
+    """For each Parquet file: its name for messages, and its table with the columns that its folders' names add."""
     for file in _list_parts(uri):
         source = f"manifest {redact(file)}"
         yield source, _with_folder_columns(_read_parquet(file, source), _path_below(uri, file), source)
 
 
 def _list_parts(uri: str) -> list[str]:
-    """Names that begin with `_` or `.` are the notes of the program that wrote the folder."""
+    """The manifest's files. Names that begin with `_` or `.` are skipped: the program that wrote the folder keeps notes there."""
     if stat(uri) is not None:
         return [uri]
     files = [file.uri for file in list_files(uri)]
@@ -97,7 +97,7 @@ def _is_hidden(path: str) -> bool:
 def _read_parquet(uri: str, source: str) -> pa.Table:
     content = read_bytes(uri)
     try:
-        # Spark writes times as INT96, whose nanoseconds would wrap in Arrow's default unit beyond the year 2262
+        # Spark writes times as INT96; in Arrow's default unit, nanoseconds, they would overflow after the year 2262
         return read_table(content, coerce_int96_timestamp_unit="us")
     except FAULTS as error:
         raise ConfigError(f"{source}: must be a Parquet file ({error})") from error
@@ -113,7 +113,7 @@ def _with_folder_columns(table: pa.Table, path: str, source: str) -> pa.Table:
 
 def _folder_column(name: str, text: str, num_rows: int, source: str) -> pa.Array:
     if name not in MANIFEST_SCHEMA.names:
-        return pa.nulls(num_rows)  # `conform` says what is wrong with the name
+        return pa.nulls(num_rows)  # `conform` reports the unknown name
     kind = MANIFEST_SCHEMA.field(name).type
     try:
         value = None if text == HIVE_NULL else read_cell(unquote(text), kind)

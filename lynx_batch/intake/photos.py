@@ -1,6 +1,6 @@
-"""Photos by their content: the sha256 of each distinct one, read once and remembered.
+"""The sha256 of photos. Each distinct photo is read once, and its hash is remembered between commands.
 
-The memory is a JSON file in the user's cache folder. It holds digests of URIs, never a URI, and may be deleted.
+The memory is a JSON file in the user's cache folder. It contains digests of URIs, never a URI, and may be deleted.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ MAX_REMEMBERED = 200_000
 SHA256_LENGTH = 64
 
 MIN_PHOTOS_OF_A_HOST = 5
-"""With fewer, nothing is said about their host."""
+"""With fewer photos of a host, nothing is concluded about the host."""
 
 SILENCE = (CANNOT_CONNECT, NO_ANSWER)
-"""Causes of which the next photo's try would take as long."""
+"""Causes that would also make the next photo of the host wait for its timeout."""
 
 Memory = Mapping[str, str]
-"""sha256 of what a photo's store says about it -> sha256 of its bytes."""
+"""Maps the sha256 of a photo's URI and version in its store to the sha256 of its bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoProblem:
-    """Why a photo cannot be used. `error_type` is a class name of the error tree.
+    """Why a photo cannot be used. `error_type` is the name of a class in the error tree.
 
-    `is_transient` says that the store failed, not the photo: another try may succeed. `cause` is why, in the words that all
-    photos with that trouble share.
+    If `is_transient`, the store failed, not the photo, and another try may succeed. `cause` is the part of the message that is the
+    same for every photo with this problem.
     """
 
     error_type: str
@@ -58,15 +58,16 @@ class PhotoProblem:
 
 
 Photo = str | PhotoProblem
-"""The sha256 (hex) of a photo, or what is wrong with it."""
+"""The sha256 (hex) of a photo, or why it cannot be used."""
 
 
 def hash_photos(uris: Iterable[str], inputs: InputsConfig) -> dict[str, Photo]:
-    """The sha256 of each photo, or its problem. Reads each distinct photo at most once, many at a time.
+    """The sha256 of each photo, or its problem. Reads each distinct photo at most once, and several in parallel.
 
-    A host that answers nothing is given up after some photos, as each would take as long.
+    A host that does not answer is given up after some photos, because each further one would wait for its timeout.
 
-    Raises StoreUnready if that is what is wrong with most of them: credentials or configuration of a store's client.
+    Raises:
+        StoreUnready: If most photos fail because credentials or the configuration of a store's client are missing.
     """
     distinct = list(dict.fromkeys(uris))
     reader = _Reader(inputs, _recall())
@@ -80,14 +81,14 @@ def hash_photos(uris: Iterable[str], inputs: InputsConfig) -> dict[str, Photo]:
 
 
 def _refuse_unready(photos: Sequence[Photo]) -> None:
-    """Raises StoreUnready if most photos met it: then whoever runs this must mend something. Else it is about some rows alone."""
+    """Raises StoreUnready if most photos failed with it: the user must fix the setup. If few did, only their rows are rejected."""
     unready = [p.error for p in photos if isinstance(p, PhotoProblem) and p.error_type == StoreUnready.__name__]
     if len(unready) > len(photos) / 2:
         raise StoreUnready(unready[0])
 
 
 def find_outages(photos: Mapping[str, Photo]) -> dict[str, str]:
-    """The hosts that are to blame, and for what: more than half of at least 5 photos of each could not be reached, all alike."""
+    """Hosts with an outage, and a description of it: more than half of a host's photos, at least 5, failed for the same reason."""
     sizes = Counter(map(host_of, photos))
     causes = Counter(
         (host_of(uri), photo.cause)
@@ -102,13 +103,13 @@ def find_outages(photos: Mapping[str, Photo]) -> dict[str, str]:
 
 
 def host_of(uri: str) -> str:
-    """Scheme and host or bucket of a photo's URI, as they may be shown; empty for a file of this machine."""
+    """Scheme and host or bucket of a photo's URI, without secrets; empty for a local file."""
     scheme, separator, rest = redact(uri).partition("://")
     return f"{scheme}://{rest.partition('/')[0]}" if separator and scheme != "file" else ""
 
 
 class _Reader:
-    """Reads photos in many threads, which tell each other of hosts that do not answer."""
+    """Reads photos in many threads, which share what they know about hosts that do not answer."""
 
     def __init__(self, inputs: InputsConfig, memory: Memory) -> None:
         self.memory = memory
@@ -117,7 +118,7 @@ class _Reader:
         self._num_silent: Counter[tuple[str, str]] = Counter()
 
     def read(self, uri: str) -> tuple[str, Photo]:
-        """What the photo is remembered by, if its store can tell a changed one; and its sha256 or problem."""
+        """The photo's key in the memory, empty if its store reports no version; and its sha256 or problem."""
         host = host_of(uri)
         try:
             self._stop_if_silent(uri, host)
@@ -139,7 +140,7 @@ class _Reader:
                 raise PhotoUnreachable(f"{redact(uri)}: {cause}: {others}")
 
     def _read(self, uri: str) -> tuple[str, str]:
-        # Before it is read: bytes that change in between are remembered by a version that never comes back.
+        # Ask before reading: if the bytes change in between, they are stored under a version that never occurs again.
         version = find_version(uri, self._inputs)
         key = _digest(f"whole\n{uri}\n{version}".encode()) if version else ""
         if key and key in self.memory:
@@ -156,7 +157,7 @@ def _memory_file() -> Path:
 
 
 def _recall() -> Memory:
-    """What earlier calls remembered; nothing if that cannot be read."""
+    """The memory of earlier commands; empty if it cannot be read."""
     try:
         memory = json.loads(_memory_file().read_bytes())
     except (OSError, ValueError, RecursionError):

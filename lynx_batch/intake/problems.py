@@ -1,4 +1,4 @@
-"""What is wrong with a row of a manifest, as it is told."""
+"""Problems with the rows of a manifest, as they are shown to the user."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ MAX_SHOWN = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowProblem:
-    """A cell that breaks a rule. `row` is the row's 0-based position in the manifest; `value` may be shown to anybody."""
+    """A cell that breaks a rule. `row` is the row's 0-based position in the manifest. `value` must not contain secrets."""
 
     row: int
     column: str
@@ -23,6 +23,6 @@ class RowProblem:
 
 
 def shorten(value: object) -> str:
-    """`value` on one line, cut where it grows too long to read."""
+    """`value` on one line, cut if it is too long to read."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -1,7 +1,7 @@
-"""The manifest's columns, schema version 1: their types, and what a table must look like to be a manifest.
+"""The manifest's columns, schema version 1: their types, and the conversion of other tools' tables to them.
 
-A foreign table is taken as it comes wherever nothing is lost: any integer, float or decimal for a number as long as its
-value fits, any kind of string for text, dates and timestamps without a zone as UTC.
+A conversion is accepted if it loses nothing: any integer, float or decimal type whose values fit becomes a number, and any string
+type becomes text. Dates and timestamps without a zone are read as UTC.
 """
 
 import json
@@ -52,11 +52,11 @@ EXPECTATIONS = {
     TIME: "a time such as 2027-01-31T12:00:00Z",
     TAGS: "a map of text to text",
 }
-"""What a column of each type takes, in words."""
+"""What a column of each type accepts, in words."""
 
 
 def explain_columns(names: Iterable[str]) -> list[str]:
-    """What is wrong with a manifest that has the columns `names`; empty if nothing is."""
+    """The faults of a manifest with the columns `names`."""
     present = list(names)
     repeated = sorted({name for name in present if present.count(name) > 1})
     unknown = [name for name in present if name not in MANIFEST_SCHEMA.names]
@@ -71,11 +71,11 @@ def explain_columns(names: Iterable[str]) -> list[str]:
 
 
 def conform(table: pa.Table, source: str) -> pa.Table:
-    """`table` with the manifest's types; it need not have every optional column.
+    """`table` with the manifest's types. It may lack optional columns.
 
     Raises:
         ConfigError: If a column is unknown, missing or of a wrong type, or the table follows another version of the
-            schema. Every fault is named, after `source`.
+            schema. The message names `source` and every fault.
     """
     table = table.drop_columns(_pandas_index(table))
     faults = [*_explain_version(table), *explain_columns(table.column_names)]
@@ -91,11 +91,11 @@ def conform(table: pa.Table, source: str) -> pa.Table:
 
 
 def _pandas_index(table: pa.Table) -> list[str]:
-    """Columns that are no more than the row labels of a DataFrame, as pandas itself notes."""
+    """Columns that pandas marks as a DataFrame's row labels, and that are no columns of a manifest."""
     try:
         labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
         return [name for name in table.column_names if name in labels and name not in MANIFEST_SCHEMA.names]
-    except (ValueError, AttributeError, TypeError, RecursionError):  # not as pandas writes it
+    except (ValueError, AttributeError, TypeError, RecursionError):  # not written by pandas
         return []
 
 
@@ -108,24 +108,24 @@ def _explain_version(table: pa.Table) -> list[str]:
 
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     found = column.type.value_type if kinds.is_dictionary(column.type) else column.type
-    if not _is_taken(found, wanted):
+    if not _is_convertible(found, wanted):
         raise ValueError(f"must be {EXPECTATIONS[wanted]}")
     column.validate(full=True)
     if wanted == TAGS and not kinds.is_map(found):
         return pa.chunked_array([pa.array(map(_read_tags, column.to_pylist()), TAGS)])
     if wanted == REAL:
-        column = _as_written(column.cast(found))
-    # Nanoseconds are the only thing that may be lost: pandas writes them for every time.
-    is_fine = kinds.is_timestamp(found) and found.unit == "ns"
-    cast = column.cast(wanted, safe=not is_fine)
+        column = _keep_written_number(column.cast(found))
+    # Only nanoseconds may be lost: pandas writes every time with them.
+    has_nanoseconds = kinds.is_timestamp(found) and found.unit == "ns"
+    cast = column.cast(wanted, safe=not has_nanoseconds)
     if wanted == TIME:
         _check_years(cast)
     return cast
 
 
-def _as_written(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decimals and short floats as the text that somebody may have written: 0.7 as float32 is not 0.699999988 to anybody, and
-    Arrow makes 0.7000000000000001 of a decimal 0.700.
+def _keep_written_number(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals and short floats as text, to keep the number that was written: a float32 of 0.7 would become 0.699999988, and
+    Arrow converts a decimal 0.700 to 0.7000000000000001.
     """
     if kinds.is_float16(numbers.type):
         texts = [None if number is None else str(np.float16(number)) for number in numbers.to_pylist()]
@@ -134,23 +134,23 @@ def _as_written(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _check_years(times: pa.ChunkedArray) -> None:
-    """Raises ValueError unless Python can count to every year."""
+    """Raises ValueError if a year is not one that Python's datetime supports."""
     is_beyond = pc.or_(pc.less(times, FIRST_TIME), pc.greater(times, LAST_TIME))
     if pc.any(is_beyond).as_py():
         row = pc.index(is_beyond, True).as_py()
         raise ValueError(f"row {row} of the file: must lie in the years 1 to 9999")
 
 
-def _is_taken(found: pa.DataType, wanted: pa.DataType) -> bool:
+def _is_convertible(found: pa.DataType, wanted: pa.DataType) -> bool:
     if wanted == TEXT:
-        taken = _is_text(found)
+        is_convertible = _is_text(found)
     elif wanted == TIME:
-        taken = kinds.is_timestamp(found) or kinds.is_date(found)
+        is_convertible = kinds.is_timestamp(found) or kinds.is_date(found)
     elif wanted == TAGS:
-        taken = _holds_tags(found)
+        is_convertible = _holds_tags(found)
     else:
-        taken = kinds.is_integer(found) or kinds.is_floating(found) or kinds.is_decimal(found)
-    return taken or bool(kinds.is_null(found))
+        is_convertible = kinds.is_integer(found) or kinds.is_floating(found) or kinds.is_decimal(found)
+    return is_convertible or bool(kinds.is_null(found))
 
 
 def _read_tags(value: object) -> list[tuple[str, str]] | None:
@@ -161,7 +161,7 @@ def _read_tags(value: object) -> list[tuple[str, str]] | None:
 
 
 def _holds_tags(found: pa.DataType) -> bool:
-    """As a map, a struct, JSON, or a list of structs of a key and a value, which is how polars writes a map."""
+    """Whether it is a map, a struct, JSON, or a list of structs with a key and a value, which is how polars writes a map."""
     if kinds.is_map(found):
         return _is_text(found.key_type) and _is_text(found.item_type)
     if kinds.is_list(found) or kinds.is_large_list(found):

@@ -1,13 +1,13 @@
-"""Tags, a map of text to text, in the shapes that tools write: a map, a struct, a list of keys and values, or JSON."""
+"""Reads tags, a map of text to text, from the forms that tools write: a map, a struct, a list of keys and values, or JSON."""
 
 import json
 
 
 def read_tags(value: object) -> list[tuple[str, str]]:
-    """The tags that a cell holds. A struct has a field for each name that any row uses; a row without it has null there.
+    """The tags in a cell. A struct has a field for every name that any row uses, so null there means that this row lacks the tag.
 
     Raises:
-        ValueError, TypeError: If it holds none, or a name comes twice.
+        ValueError, TypeError: If the cell is no map of text to text, or a name is repeated.
     """
     tags = read_json(value) if isinstance(value, str) else value
     if isinstance(tags, dict):
@@ -23,7 +23,7 @@ def read_tags(value: object) -> list[tuple[str, str]]:
 
 
 def read_json(text: str) -> object:
-    """What JSON says. Raises ValueError if it is none, or an object has a key twice."""
+    """The value of a JSON text. Raises ValueError if it is not JSON, or an object repeats a key."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
@@ -41,5 +41,5 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
-    value.encode()  # half of a surrogate pair is no text
+    value.encode()  # refuses a lone surrogate
     return value

@@ -1,4 +1,4 @@
-"""Texts that are longer than the model reads: by its tokenizer, or by an estimate where that is not at hand."""
+"""Finds texts with more tokens than the model reads: with its tokenizer, or by an estimate if there is no tokenizer."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -21,7 +21,7 @@ Readings = Mapping[str, TextReading]
 
 
 def read_texts(requests: Iterable[ClipRequest], tokenizer: Tokenizer) -> Readings:
-    """What a model with that tokenizer reads of each text that one of `requests` gives it."""
+    """What the model with this tokenizer reads of each text of `requests`."""
     return tokenizer.describe(text for r in requests for text in texts_read(r.params).values())
 
 
@@ -30,10 +30,10 @@ def check_texts(
 ) -> tuple[list[ClipRequest], list[RowProblem]]:
     """The requests whose texts the model can read, and the problems of the others.
 
-    With `defaults.truncate_prompts` no text is too long, but a warning tells which rows have one that is cut.
+    With `defaults.truncate_prompts`, no text is too long, but a warning names the rows whose text is cut.
 
     Raises:
-        ConfigError: If the default negative prompt is read and too long.
+        ConfigError: If a clip uses the default negative prompt and it is too long.
     """
     may_cut = defaults.truncate_prompts
     default = readings.get(defaults.negative_prompt)
@@ -53,7 +53,7 @@ def check_texts(
 
 
 def warn_of_long_texts(requests: Iterable[ClipRequest]) -> None:
-    """Tells the rows whose texts may be too long, where no tokenizer can count."""
+    """Logs the rows whose texts may be too long. For use without a tokenizer."""
     rows = [
         request.row
         for request in requests
@@ -65,7 +65,7 @@ def warn_of_long_texts(requests: Iterable[ClipRequest]) -> None:
             max_tokens=NUM_TEXT_TOKENS,
             num_rows=len(rows),
             rows=rows[:MAX_ROWS_SHOWN],
-            advice="check with --run, whose model has the tokenizer that counts",
+            advice="check with --run: its model has the tokenizer that counts",
         )
 
 
@@ -73,7 +73,7 @@ def _explain_texts(texts: Mapping[str, str], readings: Readings, *, may_cut: boo
     for field, text in texts.items():
         reading = readings[text]
         if field == "prompt" and reading.is_empty:
-            yield field, text, "must not be empty, but nothing is left of it once it is cleaned"
+            yield field, text, "must not be empty, but cleaning removes all of it"
         if reading.is_cut and not may_cut:
             yield field, text, _too_long(reading)
 

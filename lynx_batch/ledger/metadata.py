@@ -192,7 +192,8 @@ def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
     if clip is not None:
         yield "clip_id", clip.clip_id
         yield "edition", outcome.edition
-        yield "photo_sha256", clip.photo_sha256
+        (portrait,) = clip.portraits
+        yield "photo_sha256", portrait.sha256
         yield "seed", clip.params.seed
 
 

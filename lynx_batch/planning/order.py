@@ -74,7 +74,8 @@ class ClipQueue:
 
     def add(self, planned: PlannedClip) -> None:
         clip, params, level = planned.clip, planned.clip.params, level_of(planned)
-        batch = Batch(level, (params.width, params.height, params.num_frames), self._salted(clip.photo_sha256))
+        subject = "".join(portrait.sha256 for portrait in clip.portraits)
+        batch = Batch(level, (params.width, params.height, params.num_frames), self._salted(subject))
         if batch not in self._clips:
             self._clips[batch] = []
             heapq.heappush(self._free.setdefault(level, []), batch)

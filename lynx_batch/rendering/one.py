@@ -53,8 +53,9 @@ def render_one(
     _prepare_file(out)
     source, faces = fetch_model(model.source, config.faces)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
-    picture = read_photo(read_photo_file(clip.request.photo_uri, config.inputs), is_parity=faces.parity)
-    subject = reader.read(picture, face_index)
+    (portrait,) = clip.portraits
+    picture = read_photo(read_photo_file(portrait.uri, config.inputs), is_parity=faces.parity)
+    subject = reader.read(picture, portrait.face_index)
     if subject.turned_degrees:
         announce(f"{photo}: {describe_turn(subject.turned_degrees)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from threading import Event, Lock
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipSpec
+from lynx_batch.clip import ClipSpec, Portrait
 from lynx_batch.delivery.deliver import DeliveredClip, deliver
 from lynx_batch.delivery.picture import check_picture
 from lynx_batch.errors import (
@@ -48,15 +48,6 @@ from lynx_model.spec import Subject
 log = structlog.get_logger()
 
 NUM_CACHED_SUBJECTS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Photo:
-    """A face to read. Photos are compared by content, not by where they are stored."""
-
-    sha256: str
-    face_index: int | None
-    uri: str = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,24 +227,25 @@ class Renderer:
         )
 
     def _subject(self, clip: ClipSpec) -> Subject:
-        request = clip.request
-        photo = _Photo(sha256=clip.photo_sha256, face_index=request.face_index, uri=request.photo_uri)
+        (portrait,) = clip.portraits
         with self._reading:
-            return self._read_subject(photo)
+            return self._read_subject(portrait)
 
-    def _read_subject_once(self, photo: _Photo) -> Subject:
+    def _read_subject_once(self, portrait: Portrait) -> Subject:
         try:
-            content = retry_while_unavailable(lambda: read_photo_file(photo.uri, self._settings.inputs))
+            content = retry_while_unavailable(lambda: read_photo_file(portrait.uri, self._settings.inputs))
         except StoreUnready:
             raise
         except StoreRefused as error:
             raise PhotoRefused(str(error)) from error
-        if hashlib.sha256(content).hexdigest() != photo.sha256:
-            raise PhotoChanged(f"subject_uri {storage.redact(photo.uri)}: the photo changed since the run was planned")
+        if hashlib.sha256(content).hexdigest() != portrait.sha256:
+            raise PhotoChanged(
+                f"subject_uri {storage.redact(portrait.uri)}: the photo changed since the run was planned"
+            )
         picture = read_photo(content, is_parity=self._settings.faces.parity)
-        subject = self._pipe.read_subject(picture, photo.face_index)
+        subject = self._pipe.read_subject(picture, portrait.face_index)
         if subject.turned_degrees and self._rank == 0:
-            log.info("face_turned", subject_uri=storage.redact(photo.uri), degrees=subject.turned_degrees)
+            log.info("face_turned", subject_uri=storage.redact(portrait.uri), degrees=subject.turned_degrees)
         return subject
 
 

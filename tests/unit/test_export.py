@@ -19,7 +19,7 @@ from lynx_batch.ledger.copies import copy_clips
 from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.runs import RunRecord, write_run_record
-from tests.builders import NOW, ended, record, small_clip, write_metadata
+from tests.builders import NOW, ended, make_clip, record, small_clip, write_metadata
 
 PHOTO = "https://host/ada.jpg"
 TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
@@ -379,7 +379,7 @@ def test_links_that_differ_in_their_query_alone_are_told_apart_by_their_photos(p
     def row(number: int) -> RowOutcome:
         of = rendered(("aa11", "bb22")[number], number, subject_uri=links[number])
         assert of.clip is not None
-        return replace(of, clip=replace(of.clip, photo_sha256=photos[number]))
+        return replace(of, clip=make_clip(of.clip.clip_id, of.clip.request, photo_sha256=photos[number]))
 
     place.run("run-1", [row(0), row(1)])
     place.run("run-2", [row(1)])

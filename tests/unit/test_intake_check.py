@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_batch.clip import ClipRequest, ClipSpec
+from lynx_batch.clip import ClipRequest
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.intake.check import (
     check_blocks,
@@ -21,7 +21,7 @@ from lynx_batch.intake.check import (
     reject_invalid,
 )
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
-from tests.builders import check
+from tests.builders import check, make_clip
 
 GOOD = {"subject_uri": "a.jpg", "prompt": "一个人微笑"}
 NAN = float("nan")
@@ -227,10 +227,7 @@ def test_copies_of_a_photo_ask_for_the_same_clip() -> None:
     assert find_duplicates(keys_of_requests(requests)) == []
     contents = ["0" * 64, "0" * 64, "1" * 64]
     photos = {request.subject_uri: content for request, content in zip(requests, contents, strict=False)}
-    clips = [
-        ClipSpec(clip_id=content, photo_sha256=content, request=r)
-        for r, content in zip(requests, contents, strict=False)
-    ]
+    clips = [make_clip(content, r, photo_sha256=content) for r, content in zip(requests, contents, strict=False)]
     for keys in (keys_of_requests(requests, photos), keys_of_clips(clips)):
         (problem,) = find_duplicates(keys)
         assert (problem.row, problem.column, problem.value) == (11, "subject_uri", "/photos/copy.jpg")
@@ -248,7 +245,7 @@ def test_a_name_that_two_clips_of_a_subject_share_is_a_problem_of_the_later_row(
         {"seed": 3},
     )
     (problem,) = find_shared_names(keys_of_requests(requests))
-    assert str(problem) == "row 11: clip_name='a': must not be the name of row 10, too, which asks for another clip"
+    assert str(problem) == "row 11: clip_name='a': must not also be the name of row 10, which asks for another clip"
 
 
 def test_a_consent_holds_until_it_expires() -> None:

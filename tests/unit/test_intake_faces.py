@@ -25,7 +25,7 @@ def write_group(file: Path) -> str:
     return str(file)
 
 
-def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_pack: Path) -> None:
+def test_each_face_that_cannot_be_used_has_its_reason(tmp_path: Path, face_pack: Path) -> None:
     group, blank, broken = (
         write_group(tmp_path / "group.png"),
         str(tmp_path / "blank.png"),
@@ -35,13 +35,13 @@ def test_each_portrait_that_cannot_be_used_has_its_reason(tmp_path: Path, face_p
     Path(broken).write_bytes(b"no picture")
     missing, turned = str(tmp_path / "none.jpg"), str(tmp_path / "turned.png")
     Image.open(HOPPER).transpose(Image.Transpose.ROTATE_90).save(turned)
-    portraits = [(COLLINS, None), (HOPPER, 0), (group, None), (group, 1), (group, 2), (blank, None)]
-    portraits += [(broken, None), (missing, None), (COLLINS, None), (turned, None)]
-    findings = check_faces(portraits, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=2)
-    problems = {portrait: finding for portrait, finding in findings.items() if isinstance(finding, PhotoProblem)}
+    wanted = [(COLLINS, None), (HOPPER, 0), (group, None), (group, 1), (group, 2), (blank, None)]
+    wanted += [(broken, None), (missing, None), (COLLINS, None), (turned, None)]
+    findings = check_faces(wanted, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=2)
+    problems = {face: finding for face, finding in findings.items() if isinstance(finding, PhotoProblem)}
     assert findings.keys() - problems.keys() == {(turned, None)}
     assert findings[turned, None] == 270
-    assert {portrait: problem.error_type for portrait, problem in problems.items()} == {
+    assert {face: problem.error_type for face, problem in problems.items()} == {
         (group, None): "SeveralFaces",
         (group, 2): "NoFaceFound",
         (blank, None): "NoFaceFound",
@@ -57,9 +57,9 @@ def test_a_photo_that_kills_the_process_that_searches_it_is_named_and_the_others
         monkeypatch.setenv(name, value)
     killer = str(crashes.write_crashing(tmp_path / "killer.jpg", Path(COLLINS)))
     Image.new("RGB", (200, 200), "grey").save(tmp_path / "blank.png")
-    portraits = [(killer, None), (killer, 1), (COLLINS, None), (HOPPER, 0), (str(tmp_path / "blank.png"), None)]
-    problems = check_faces(portraits, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=2)
-    assert {portrait: problem.error_type for portrait, problem in problems.items()} == {
+    wanted = [(killer, None), (killer, 1), (COLLINS, None), (HOPPER, 0), (str(tmp_path / "blank.png"), None)]
+    problems = check_faces(wanted, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=2)
+    assert {face: problem.error_type for face, problem in problems.items()} == {
         (killer, None): "UnreadableImage",
         (killer, 1): "UnreadableImage",
         (str(tmp_path / "blank.png"), None): "NoFaceFound",
@@ -68,13 +68,13 @@ def test_a_photo_that_kills_the_process_that_searches_it_is_named_and_the_others
 
 
 def test_an_error_that_nobody_foresaw_costs_the_other_photos_nothing(face_pack: Path) -> None:
-    portraits: list[Any] = [(COLLINS, "first"), (HOPPER, 0), (HOPPER, 9)]
+    wanted: list[Any] = [(COLLINS, "first"), (HOPPER, 0), (HOPPER, 9)]
     with capture_logs() as logs:
-        found = check_faces(portraits, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=1)
+        found = check_faces(wanted, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes=1)
     assert found[COLLINS, "first"].error_type == "UnreadableImage"
     assert "cannot be searched for faces: TypeError" in found[COLLINS, "first"].error
     assert found[HOPPER, 9].error_type == "NoFaceFound"
-    assert [entry["event"] for entry in logs] == ["photo_search_broke"]
+    assert [entry["event"] for entry in logs] == ["photo_search_failed"]
 
 
 def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None:
@@ -82,6 +82,6 @@ def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None
         check_faces([(COLLINS, None)], FacesConfig(pack=str(tmp_path / "none")), InputsConfig())
 
 
-def test_no_portraits_have_no_problems() -> None:
+def test_no_faces_have_no_problems() -> None:
     assert check_faces([], FacesConfig(), InputsConfig()) == {}
     assert issubclass(MissingFile, LynxError)

@@ -42,11 +42,11 @@ def test_what_is_no_photo_is_listed_with_the_reason(photos: Path) -> None:
     (told,) = logs
     assert told["num_files"] == 8
     assert [file.partition(": ")[2] for file in sorted(told["files"])] == [
-        "a hidden file or a system's own",
-        "a hidden file or a system's own",
-        "a hidden file or a system's own",
+        "a hidden file or a file of the operating system",
+        "a hidden file or a file of the operating system",
+        "a hidden file or a file of the operating system",
         "not a photo",
-        "a hidden file or a system's own",
+        "a hidden file or a file of the operating system",
         "its name is not UTF-8",
         "in a sub-folder, which is not searched",
         "HEIC is not read: convert it to JPEG",

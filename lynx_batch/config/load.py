@@ -1,0 +1,115 @@
+"""Reads a run file, applies overrides to it, and names everything that is wrong with it.
+
+Relative paths in a run file start at the file's folder; those on the command line start at the working directory.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from lynx_batch.config.paths import explain_paths, make_absolute
+from lynx_batch.config.sections import AdapterConfig, LoraConfig, RunConfig
+from lynx_batch.errors import ConfigError
+from lynx_batch.local_files import read_at_most
+from lynx_batch.redaction import redact_all
+from lynx_batch.spelling import nearest
+from lynx_batch.yaml_text import read_yaml
+
+MAX_RUN_FILE_BYTES = 2**20
+
+
+def _keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, item in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections_in(item.annotation):
+            yield from _keys_of(inner, f"{prefix}{name}.")
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
+
+
+KEYS = tuple(_keys_of(RunConfig))
+"""Every key of a run file in dotted form. The items of a list have its key, without their numbers."""
+
+UNION_MEMBERS = ("str", AdapterConfig.__name__, LoraConfig.__name__)
+"""Names that pydantic inserts into the location of an error where a value may have one of two types."""
+
+
+def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
+    """The run file at `path` with `overrides` ({"a.b": value}) applied.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not YAML, or a key or value breaks a rule; the message names every fault.
+    """
+    try:
+        text = _read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"run file {path}: {error}") from error
+    content = read_yaml(text, source=f"run file {path}")
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ConfigError(f"run file {path}: must be a mapping of keys, not {type(content).__name__}")
+    content = {key: make_absolute(key, value, path.resolve().parent) for key, value in content.items()}
+    return override(content, overrides, source=f"run file {path}")
+
+
+def _read_text(path: Path) -> str:
+    content = read_at_most(path, MAX_RUN_FILE_BYTES + 1)
+    if len(content) > MAX_RUN_FILE_BYTES:
+        raise ConfigError(f"run file {path}: must have at most {MAX_RUN_FILE_BYTES:,} bytes")
+    return content.decode()
+
+
+def override(content: dict[str, Any], overrides: dict[str, object], *, source: str) -> RunConfig:
+    """`content` with `overrides` ({"a.b": value}) applied; changes `content`. Raises as `parse_run_config` does."""
+    for key, value in overrides.items():
+        _put(content, key, make_absolute(key, value, Path.cwd()))
+    return parse_run_config(content, source=source)
+
+
+def parse_run_config(content: dict[str, Any], *, source: str) -> RunConfig:
+    """`content` as a RunConfig. Raises ConfigError naming `source` and every faulty key, value and rule."""
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("\n".join([f"{source}:", *_explain_values(error)])) from error
+    if faults := list(explain_paths(config)):
+        raise ConfigError("\n".join([f"{source}:", *faults]))
+    return config
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """`a.b=c` as ("a.b", c), where c is parsed as YAML. Raises ConfigError if there is no `=`."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {text!r}: must be KEY=VALUE, such as engine.precision=float32")
+    return key.strip(), read_yaml(value, source=f"--set {text!r}")
+
+
+def _explain_values(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        *parents, last = fault["loc"]
+        if last == "str" and isinstance(fault["input"], dict):
+            continue  # the faults of the section say more than "must be a string"
+        key = ".".join(str(part) for part in (*parents, last) if part not in UNION_MEMBERS)
+        if fault["type"] == "extra_forbidden":
+            known = nearest(".".join(part for part in key.split(".") if not part.isdigit()), KEYS)
+            yield f"  {key}: unknown; the nearest known key is {known}"
+        else:
+            shown = "" if fault["type"] == "missing" else f" (got {redact_all(fault['input'])!r})"
+            yield f"  {key}: {fault['msg']}{shown}"
+
+
+def _put(content: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(content.get(parent), dict):
+            content[parent] = {}
+        content = content[parent]
+    content[last] = value

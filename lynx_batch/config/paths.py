@@ -1,0 +1,62 @@
+"""The paths and URIs in a run file: which keys hold them, how relative ones become absolute, and which places are refused."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lynx_batch.config.sections import RunConfig
+from lynx_batch.places import READABLE, WRITABLE, explain_place
+
+PATH_KEYS = (
+    "manifest",
+    "output",
+    "model.base",
+    "model.adapters",
+    "model.adapters.id",
+    "model.adapters.ref",
+    "model.loras",
+    "model.loras.file",
+    "cluster.shared_paths",
+    "inputs.allow",
+)
+"""Keys whose value is a path or URI, or a list of them."""
+
+NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
+"""Keys whose value is a path only if it contains a slash. A bare word is a name."""
+
+
+def make_absolute(key: str, value: object, folder: Path) -> object:
+    """`value` with every path in it made absolute; relative ones start at `folder`, and `file://` is removed.
+
+    Items of a list have the key of the list. Links are not followed, because other nodes may not have their targets.
+    """
+    if isinstance(value, dict):
+        return {name: make_absolute(f"{key}.{name}", inner, folder) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [make_absolute(key, item, folder) for item in value]
+    is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
+    if not is_path or not isinstance(value, str) or not value.strip():
+        return value
+    path = value.removeprefix("file://") if value.startswith("file:///") else value
+    return value if "://" in path else os.path.abspath(folder / os.path.expanduser(path))
+
+
+def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Key and value of every path or URI in a run file, except the manifest's. Bare names are left out."""
+    yield "output", config.output
+    yield "model.base", config.model.base
+    adapters = config.model.adapters
+    if isinstance(adapters, str):
+        yield "model.adapters", adapters
+    else:
+        yield from ((f"model.adapters.{kind}", uri) for kind, uri in adapters if uri)
+    yield from (("model.loras", lora if isinstance(lora, str) else lora.file) for lora in config.model.loras)
+    yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
+
+
+def explain_paths(config: RunConfig) -> Iterator[str]:
+    """A message for each path or URI that some process of the run would not find, or would find with other content."""
+    for key, uri in (("manifest", config.manifest), *named_paths(config)):
+        if rule := explain_place(uri, READABLE if key != "output" else WRITABLE):
+            shown = f" (got {uri.partition('://')[0]}://...)" if uri.strip() else ""
+            yield f"  {key}: {rule}{shown}"

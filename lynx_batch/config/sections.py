@@ -1,0 +1,275 @@
+"""The sections of a run file, each with its keys, types, defaults and rules. Unknown keys are errors."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from lynx_batch.clip import broken_rule
+from lynx_batch.photo_places import ANYWHERE, explain_entry
+from lynx_batch.yaml_text import write_yaml
+from lynx_model.engine.memory import Setting
+from lynx_model.errors import InvalidParams
+from lynx_model.parameters import PARAMETERS, Parameter
+from lynx_model.ranges import explain_step_ranges
+from lynx_model.spec import (
+    MAX_LORA_SCALE,
+    AttentionChoice,
+    EngineOptions,
+    LoraSource,
+    ModelSource,
+    TextPlacement,
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("no_truth", "must not be true or false")
+        return value
+
+
+class AdapterConfig(_Section):
+    """Adapter folders, which may come from different variants. `ref: null` turns the Ref-adapter off."""
+
+    id: str
+    ref: str | None = None
+
+
+class LoraConfig(_Section):
+    """A LoRA file, and the factor by which it is added to the base model."""
+
+    file: str
+    scale: float = Field(default=1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+
+
+class ModelConfig(_Section):
+    """The weights: paths, or URIs of a store.
+
+    `base` is a Diffusers folder. `adapters` is one adapter folder or `{id: ..., ref: ...}`. Each of `loras` is a file or
+    `{file: ..., scale: ...}`.
+    """
+
+    base: str
+    adapters: str | AdapterConfig
+    loras: tuple[str | LoraConfig, ...] = ()
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the weights are. Checks whether a single adapter folder on this machine contains a Ref-adapter."""
+        adapters = self.adapters if isinstance(self.adapters, str) else dict(self.adapters)
+        loras = [lora if isinstance(lora, str) else LoraSource(**dict(lora)) for lora in self.loras]
+        return ModelSource.of(self.base, adapters, loras)
+
+
+class FacesConfig(_Section):
+    """How a photo becomes a subject.
+
+    `pack` is a folder, a URI, or the name of a folder in the models folder (`free` may be used commercially). `identity` is
+    `arcface` (which the published adapters expect), `pack` (the pack's own recogniser) or a file in facexlib's layout.
+    `parity: true` reads photos as the original code does: it feeds the detector RGB instead of BGR, ignores colour profiles, and does
+    not rotate faces upright.
+    """
+
+    pack: str = "free"
+    identity: str = "arcface"
+    parity: bool = False
+
+
+class EngineConfig(_Section):
+    """`attention: auto` takes the fastest exact kernel that works. `compile` pays off from a few clips of one shape on.
+
+    `precision: fp8` is bfloat16 with fp8 linear layers, except in the first and last `num_bf16_edge_blocks` blocks. `offload:
+    blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in host memory, from
+    where its layers visit the GPU one by one when a prompt is new to the worker; `cpu` stays there and computes there, slowly.
+    """
+
+    precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
+    num_bf16_edge_blocks: int = 0
+    attention: AttentionChoice = "auto"
+    compile: bool = False
+    offload: Literal["none", "blocks"] = "none"
+    text_encoder: TextPlacement = "resident"
+
+    @model_validator(mode="after")
+    def _obeys_the_engine(self) -> Self:
+        try:
+            self.options.check_dtype(self.dtype)
+        except InvalidParams as error:
+            raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
+        return self
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the model, as far as it is not fp8."""
+        return "bfloat16" if self.precision == "fp8" else self.precision
+
+    @property
+    def options(self) -> EngineOptions:
+        return EngineOptions(
+            attention=self.attention,
+            compile=self.compile,
+            has_fp8_linears=self.precision == "fp8",
+            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
+            offload=self.offload,
+            text_encoder=self.text_encoder,
+        )
+
+    @property
+    def setting(self) -> Setting:
+        """What decides how much memory it takes, for a group of one GPU."""
+        return Setting(
+            precision=self.precision,
+            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
+            is_compiled=self.compile,
+            is_offloaded=self.offload == "blocks",
+            text_encoder=self.text_encoder,
+        )
+
+    @property
+    def numerics(self) -> str:
+        """What changes a clip's picture beyond rounding, such as "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
+        edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
+        attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
+        return ", ".join([self.precision, *edges, *attention])
+
+
+def _default(parameter: Parameter) -> tuple[Any, Any]:
+    """A parameter's type and default in a run file. Without a seed, each clip gets one derived from its name."""
+    if parameter.name == "seed":
+        return int | None, Field(default=None, description=f"{parameter.help} Null derives one for each clip.")
+    return parameter.annotation, Field(default=parameter.default, description=parameter.help)
+
+
+if TYPE_CHECKING:  # a type checker cannot see the keys that `create_model` adds
+
+    class _ParameterDefaults(_Section):
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _ParameterDefaults = create_model(
+        "_ParameterDefaults",
+        __base__=_Section,
+        **{name: _default(parameter) for name, parameter in PARAMETERS.items() if name != "prompt"},
+    )
+
+
+class DefaultsConfig(_ParameterDefaults):
+    """Values for manifest cells that are null. There is a key for each parameter of a clip except the prompt.
+
+    A text with more tokens than the model reads is an error; `truncate_prompts: true` cuts it instead.
+    """
+
+    truncate_prompts: bool = False
+
+    @field_validator(*(name for name in PARAMETERS if name != "prompt"))
+    @classmethod
+    def _obeys_the_model(cls, value: object, info: ValidationInfo) -> object:
+        rule = broken_rule(str(info.field_name), value) if value is not None else None
+        if rule is not None:
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return value
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> Self:
+        for field, value, rule in explain_step_ranges(partial(getattr, self)):
+            raise PydanticCustomError("broken_rule", f"{field}={value}: {rule}")
+        return self
+
+
+class InputsConfig(_Section):
+    """Where photos may be stored, and the limits for reading them.
+
+    Each item of `allow` permits itself and everything below it: a folder, a bucket or a folder in one, a web server or a folder on
+    one, or a whole scheme: `/`, `s3://`, `gs://`, `az://`, `http://`, `https://`. A loopback or link-local web address
+    (127.0.0.1, 169.254.0.0/16 and the like) is allowed only if an item names its host and port.
+    A photo is requested at most `max_tries` times. Each try may take `connect_timeout_s` to connect, and may wait `read_timeout_s`
+    for data. All tries together take at most `max_tries` times the sum of both.
+    """
+
+    allow: tuple[str, ...] = Field(default=ANYWHERE, min_length=1)
+    max_photo_bytes: int = Field(default=64 * 2**20, ge=1)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    read_timeout_s: float = Field(default=60.0, gt=0)
+    max_tries: int = Field(default=3, ge=1)
+
+    @field_validator("allow")
+    @classmethod
+    def _check_places(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in allow:
+            if (rule := explain_entry(entry)) is not None:
+                raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return allow
+
+    @property
+    def longest_s(self) -> float:
+        """The most time that reading one photo may take, all tries included."""
+        return self.max_tries * (self.connect_timeout_s + self.read_timeout_s)
+
+
+class VideoConfig(_Section):
+    """How frames are encoded. Nothing here changes a ClipId."""
+
+    crf: int = Field(default=18, ge=0, le=51)
+
+
+class ClusterConfig(_Section):
+    """The machines of a run, and the groups of GPUs on them.
+
+    `address: local` starts a private Ray; any other value is the address of an existing cluster. `shared_paths` are folders that
+    every node has, with the same content. On several machines, and for `submit`, a run may use local files only from these folders.
+    `gpus_per_group: auto` uses the group size that `lynx-batch plan` chooses, and larger groups for clips that need them; a number
+    is the size of every group. `max_groups: null` forms as many groups as fit.
+    A group that is not ready after `ready_within_s` is given up; the first node has the same time to join. A group is replaced after
+    `max_clips_per_group` clips, in case something leaks slowly; null turns this off.
+    """
+
+    address: str = "local"
+    shared_paths: tuple[str, ...] = ()
+    gpus_per_group: Literal["auto", 1, 2, 3, 4, 6, 8] = "auto"
+    max_groups: int | None = Field(default=None, ge=1)
+    max_clips_per_group: int | None = Field(default=500, ge=1)
+    ready_within_s: float = Field(default=3600.0, gt=0)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run starts a private Ray."""
+        return self.address == "local"
+
+
+class RetryConfig(_Section):
+    """When a clip fails, and when the run stops.
+
+    A clip fails after `max_attempts` attempts on different groups. A clip that kills its worker three times while it is the only clip
+    there fails whatever `max_attempts` is. A clip is tried on another group once it takes longer than `deadline_factor` times the
+    predicted time plus 15 minutes.
+    The run stops when more than `max_failed_share` of its clips failed, or when only machine failures happened for `give_up_after_s`
+    plus the time of the longest clip.
+    """
+
+    max_attempts: int = Field(default=3, ge=1)
+    max_failed_share: float = Field(default=0.2, gt=0, le=1)
+    give_up_after_s: float = Field(default=1800.0, ge=0)
+    deadline_factor: float = Field(default=4.0, ge=1)
+
+
+class RunConfig(_Section):
+    manifest: str
+    output: str
+    model: ModelConfig
+    faces: FacesConfig = FacesConfig()
+    inputs: InputsConfig = InputsConfig()
+    engine: EngineConfig = EngineConfig()
+    defaults: DefaultsConfig = DefaultsConfig()
+    video: VideoConfig = VideoConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    retry: RetryConfig = RetryConfig()
+
+    def to_yaml(self) -> bytes:
+        """The run file with a value for every key, as it is kept in the run's record."""
+        return write_yaml(self.model_dump(mode="json")).encode()
