@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,17 +22,14 @@ from lynx_batch.places import READABLE, WRITABLE, explain_place
 from lynx_batch.redaction import redact_all
 from lynx_batch.spelling import nearest
 from lynx_batch.yaml_text import read_yaml, write_yaml
-from lynx_model.engine.memory import Setting
 from lynx_model.errors import InvalidParams
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import (
     MAX_LORA_SCALE,
-    AttentionChoice,
     EngineOptions,
     LoraSource,
     ModelSource,
     RenderParams,
-    TextPlacement,
 )
 
 PATH_KEYS = (
@@ -120,61 +117,23 @@ class FacesConfig(_Section):
 
 
 class EngineConfig(_Section):
-    """`attention: auto` takes the fastest exact kernel that works. `compile` pays off from a few clips of one shape on.
-
-    `precision: fp8` is bfloat16 with fp8 linear layers, except in the first and last `num_bf16_edge_blocks` blocks. `offload:
-    blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in host memory, from
-    where its layers visit the GPU one by one when a prompt is new to the worker; `cpu` stays there and computes there, slowly.
-    """
-
-    precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
-    num_bf16_edge_blocks: int = 0
-    attention: AttentionChoice = "auto"
-    compile: bool = False
-    offload: Literal["none", "blocks"] = "none"
-    text_encoder: TextPlacement = "resident"
+    __doc__ = EngineOptions.__doc__
+    __annotations__ = {
+        option.name: Annotated[get_type_hints(EngineOptions)[option.name], Field(default=option.default)]
+        for option in fields(EngineOptions)
+    }
 
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:
         try:
-            self.options.check_dtype(self.dtype)
+            self.options  # noqa: B018  valid once it exists
         except InvalidParams as error:
             raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
         return self
 
     @property
-    def dtype(self) -> str:
-        """The dtype of the model, as far as it is not fp8."""
-        return "bfloat16" if self.precision == "fp8" else self.precision
-
-    @property
     def options(self) -> EngineOptions:
-        return EngineOptions(
-            attention=self.attention,
-            compile=self.compile,
-            has_fp8_linears=self.precision == "fp8",
-            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
-            offload=self.offload,
-            text_encoder=self.text_encoder,
-        )
-
-    @property
-    def setting(self) -> Setting:
-        """What decides how much memory it takes, for a group of one GPU."""
-        return Setting(
-            precision=self.precision,
-            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
-            is_compiled=self.compile,
-            is_offloaded=self.offload == "blocks",
-            text_encoder=self.text_encoder,
-        )
-
-    @property
-    def numerics(self) -> str:
-        """What changes a clip's picture beyond rounding, such as "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
-        edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
-        attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
-        return ", ".join([self.precision, *edges, *attention])
+        return EngineOptions(**dict(self))
 
 
 class DefaultsConfig(_Section):

@@ -26,6 +26,7 @@ from lynx_model.network.transformer import BlockConditioning, Conditioning
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
     EMBEDDING_SIZE,
+    ONE_GPU,
     EngineOptions,
     LoraSource,
     ModelSource,
@@ -67,11 +68,10 @@ class LynxPipeline:
         model: LoadedModel,
         *,
         device: torch.device,
-        dtype: torch.dtype,
         faces: "FaceReader | None",
         engine: EngineOptions,
     ) -> None:
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, getattr(torch, engine.dtype)
         self.adapters = model.adapters
         self._model, self._faces = model, faces
         self._decoder = VideoDecoder(model.vae, is_compiled=engine.compile)
@@ -95,24 +95,22 @@ class LynxPipeline:
             base: A Diffusers folder of Wan2.1-T2V.
             adapters: One published adapter folder, or {"id": folder, "ref": folder or None} to mix variants.
             device: Where the model goes, such as "cuda" or "cpu".
-            dtype: "bfloat16" or "float32".
+            dtype: "bfloat16" or "float32", which an `engine` of another precision must agree with; fp8 is a kind of bfloat16.
             loras: LoRA files, or `LoraSource`s with a scale each; added to the base model's weights.
             faces: Needed only for `read_subject`.
             plan: How connected ranks share each clip; None renders on this device alone.
-            engine: How a forward is carried out; None is the fastest exact kernel, not compiled.
+            engine: How a forward is carried out; None takes the fastest exact kernel and does not compile.
 
         Raises:
             MissingFile: If a file is not there.
             WeightsMismatch: If a tensor is missing, surplus or misshapen.
             InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work here.
         """
-        source, engine = ModelSource.of(base, adapters, loras), engine or EngineOptions()
-        placed_on, weights_dtype = torch.device(device), getattr(torch, dtype)
-        _check_engine(engine, read_base(Path(base)), placed_on, weights_dtype)
-        model = load_model(source, device=placed_on, dtype=weights_dtype, engine=engine)
-        model.transformer.arrange_weights(engine, placed_on)
-        model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)
-        return cls(model, device=placed_on, dtype=weights_dtype, faces=faces, engine=engine)
+        source, torch_device = ModelSource.of(base, adapters, loras), torch.device(device)
+        engine = (engine or EngineOptions()).for_dtype(dtype)
+        _check_engine(engine, read_base(Path(base)), torch_device)
+        model = load_model(source, device=torch_device, engine=engine, plan=plan or ONE_GPU)
+        return cls(model, device=torch_device, faces=faces, engine=engine)
 
     def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
         """The person in a photo (H, W, 3).
@@ -232,13 +230,13 @@ class LynxPipeline:
         return vae.encode_picture(self._model.vae, picture_HWC.permute(2, 0, 1))
 
 
-def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InvalidParams if `device` cannot do with `base` what `engine` asks for; before anything loads."""
+def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device) -> None:
+    """Raises InvalidParams if `engine` does not work for a model of that size on `device`; nothing is loaded yet."""
     engine.check_blocks(base.num_blocks)
+    dtype = getattr(torch, engine.dtype)
     check_attention(engine.attention, device=device, dtype=dtype, head_dim=base.head_dim)
-    is_cuda = device.type == "cuda"
-    if engine.has_fp8_linears:
-        check_fp8(dtype=dtype, capability=torch.cuda.get_device_capability(device) if is_cuda else None)
+    if engine.precision == "fp8":
+        check_fp8(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
     if engine.offload == "blocks":
         check_offload(device)
 

@@ -1,10 +1,10 @@
 """The values that describe one clip and the model that renders it; frozen, valid once they exist, free of torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,60 +176,83 @@ class ParallelPlan:
         return self.branches * self.ulysses * self.ring
 
 
+ONE_GPU = ParallelPlan()
+
 AttentionChoice = Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"]
 """A kernel of `lynx_model.engine.attention`, or "auto": the fastest exact one that works."""
 
 ANY_DTYPE: tuple[AttentionChoice, ...] = ("auto", "sdpa")
-"""What works in other dtypes than bfloat16, too."""
+"""Kernels that also work in dtypes other than bfloat16."""
 
 TextPlacement = Literal["resident", "staged", "cpu"]
-"""Where the text encoder lives: on the device; in host memory, each layer visiting the device when a prompt is read; or it
-stays in host memory and computes there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How a forward is carried out; only fp8 changes the picture beyond rounding.
+    """How a forward is carried out. Only `precision` and `attention: fa3_fp8` change the picture beyond rounding.
 
-    `attention` "fa3_fp8" runs base self-attention in fp8. `compile` compiles the blocks at the first clip of each shape, and the
-    decoder's norms. `has_fp8_linears` multiplies the blocks' large matrices in fp8, except in the first and last
-    `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait in host memory.
-
-    Raises:
-        InvalidParams: If a field breaks its rule.
+    `precision: fp8` is bfloat16 with the blocks' large matrices multiplied in fp8, except in the first and last
+    `num_bf16_edge_blocks` blocks. `attention: auto` takes the fastest exact kernel that works; `fa3_fp8` runs base self-attention
+    in fp8. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off from a few clips of one
+    shape on. `offload: blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in
+    host memory, from where its layers visit the GPU one by one when a worker meets a new prompt; `cpu` stays in host memory and
+    computes there, slowly.
     """
 
+    precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
+    num_bf16_edge_blocks: int = 0
     attention: AttentionChoice = "auto"
     compile: bool = False
-    has_fp8_linears: bool = False
-    num_bf16_edge_blocks: int = 0
-    offload: str = "none"
+    offload: Literal["none", "blocks"] = "none"
     text_encoder: TextPlacement = "resident"
 
     def __post_init__(self) -> None:
-        _check_choice("attention", self.attention, get_args(AttentionChoice))
-        _check_choice("offload", self.offload, ("none", "blocks"))
-        _check_choice("text_encoder", self.text_encoder, get_args(TextPlacement))
+        """Raises InvalidParams if a field breaks its rule, or two fields do not go together."""
+        for name, choices in ENGINE_CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InvalidParams(name, value, f"must be one of {', '.join(choices)}")
         if self.num_bf16_edge_blocks < 0:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "must be at least 0")
-        if self.num_bf16_edge_blocks and not self.has_fp8_linears:
+        if self.num_bf16_edge_blocks and self.precision != "fp8":
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "needs precision fp8")
+        if self.dtype != "bfloat16" and self.attention not in ANY_DTYPE:
+            raise InvalidParams("attention", self.attention, f"needs bfloat16, but the model is {self.dtype}")
 
-    def check_dtype(self, dtype: str) -> None:
-        """Raises InvalidParams if what it asks for is never possible in a model of `dtype`."""
-        if dtype != "bfloat16" and self.attention not in ANY_DTYPE:
-            raise InvalidParams("attention", self.attention, f"needs bfloat16, but the model is {dtype}")
+    @property
+    def dtype(self) -> Literal["bfloat16", "float32"]:
+        """The dtype of every weight that is not fp8."""
+        return "float32" if self.precision == "float32" else "bfloat16"
+
+    @property
+    def numerics(self) -> str:
+        """What changes the picture beyond rounding, for example "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
+        edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
+        attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
+        return ", ".join([self.precision, *edges, *attention])
+
+    def for_dtype(self, dtype: str) -> "EngineOptions":
+        """These options for a model of `dtype`; the default precision, bfloat16, gives way to it.
+
+        Raises:
+            InvalidParams: If `dtype` is not "bfloat16" or "float32", or contradicts another precision or the attention kernel.
+        """
+        if dtype not in (choices := ("bfloat16", "float32")):
+            raise InvalidParams("dtype", dtype, f"must be one of {', '.join(choices)}")
+        if dtype == self.dtype:
+            return self
+        if self.precision != "bfloat16":
+            raise InvalidParams("precision", self.precision, f"needs {self.dtype}, but the model is {dtype}")
+        return replace(self, precision="float32")
 
     def check_blocks(self, num_blocks: int) -> None:
-        """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of `num_blocks` in fp8."""
+        """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of the model's `num_blocks` blocks in fp8."""
         if self.num_bf16_edge_blocks and 2 * self.num_bf16_edge_blocks >= num_blocks:
             rule = f"must leave some of the model's {num_blocks} blocks in fp8"
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, rule)
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InvalidParams(name, value, f"must be one of {', '.join(choices)}")
+ENGINE_CHOICES = {name: get_args(hint) for name, hint in get_type_hints(EngineOptions).items() if get_args(hint)}
+"""The values that each field of EngineOptions can take, where they are few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,9 +31,9 @@ from lynx_model.checkpoints.safetensors_header import read_header
 from lynx_model.errors import WeightsMismatch
 from lynx_model.network.resampler import Resampler
 from lynx_model.network.text import TextEncoder
-from lynx_model.network.transformer import LynxTransformer
+from lynx_model.network.transformer import LynxTransformer, Part, assemble_transformer
 from lynx_model.sampler import make_schedule
-from lynx_model.spec import REF_FILE, EngineOptions, ModelSource, RenderParams
+from lynx_model.spec import ONE_GPU, REF_FILE, EngineOptions, ModelSource, ParallelPlan, RenderParams
 from lynx_model.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -55,18 +55,18 @@ class LoadedModel:
 
 
 def load_model(
-    source: ModelSource, *, device: torch.device, dtype: torch.dtype, engine: EngineOptions | None = None
+    source: ModelSource, *, device: torch.device, engine: EngineOptions, plan: ParallelPlan = ONE_GPU
 ) -> LoadedModel:
-    """The model at `source`; what `engine` offloads, or a text encoder that is not resident, stays in host memory.
+    """The model at `source`, ready to use; what `engine` offloads, or a text encoder that is not resident, stays in host memory.
 
     Raises:
         MissingFile: If a file is not there.
         WeightsMismatch: If a tensor is missing, surplus or misshapen; names file, tensor, expected and found.
+        InvalidParams: If the plan does not fit the model or the ranks, or the attention kernel does not work on `device`.
     """
-    base, placed = Path(source.base), _Placement(device, dtype)
-    in_host = _Placement(torch.device("cpu"), dtype)
-    engine = engine or EngineOptions()
-    offloadable = in_host if engine.offload == "blocks" else placed
+    dtype = getattr(torch, engine.dtype)
+    base, on_device, in_host = Path(source.base), _Placement(device, dtype), _Placement(torch.device("cpu"), dtype)
+    offloadable = in_host if engine.offload == "blocks" else on_device
     scheduler_file = base / "scheduler" / "scheduler_config.json"
     _build(scheduler_file, lambda config: make_schedule(config, RenderParams(prompt="any"), in_host.device))
     adapters, loras = describe_adapters(source.id_adapter, source.ref_adapter), describe_loras(source)
@@ -75,15 +75,18 @@ def load_model(
         vae = _build(base / "vae" / "config.json", AutoencoderKLWan.from_config)
         encoder = _build(base / "text_encoder" / "config.json", _build_text_encoder)
         resampler = Resampler(**adapters.resampler)
-    offloadable.fill(transformer, base / "transformer", loras)
-    placed.fill(vae, base / "vae")
-    (placed if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
+    files = _transformer_files(source)
+    assemble_transformer(
+        transformer,
+        adapters,
+        lambda part, module: offloadable.fill(module, files[part], loras if part == "base" else ()),
+        device=device,
+        engine=engine,
+        plan=plan,
+    )
+    on_device.fill(vae, base / "vae")
+    (on_device if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
     offloadable.fill(resampler, Path(source.id_adapter, RESAMPLER_FILE))
-    with init_empty_weights(include_buffers=False):
-        transformer.attach_adapters(adapters)
-    offloadable.fill(transformer.id_adapter, Path(source.id_adapter, ID_FILE))
-    if source.ref_adapter is not None and transformer.ref_adapter is not None:
-        offloadable.fill(transformer.ref_adapter, Path(source.ref_adapter, REF_FILE))
     return LoadedModel(
         transformer=transformer,
         resampler=resampler,
@@ -92,6 +95,17 @@ def load_model(
         scheduler_config=read_json(scheduler_file),
         adapters=adapters,
     )
+
+
+def _transformer_files(source: ModelSource) -> dict[Part, Path]:
+    """The checkpoint of each part of the transformer: a file, or the folder of one."""
+    files: dict[Part, Path] = {
+        "base": Path(source.base, "transformer"),
+        "id_adapter": Path(source.id_adapter, ID_FILE),
+    }
+    if source.ref_adapter is not None:
+        files["ref_adapter"] = Path(source.ref_adapter, REF_FILE)
+    return files
 
 
 def _build(file: Path, build: Callable[[dict[str, Any]], T]) -> T:

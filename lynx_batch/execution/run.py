@@ -176,7 +176,7 @@ def _worker_settings(
         model=find_model(config.model),
         faces=config.faces,
         inputs=config.inputs,
-        engine=config.engine,
+        engine=config.engine.options,
         identity=identity,
         plan=ParallelPlan(),
         crf=config.video.crf,

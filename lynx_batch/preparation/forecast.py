@@ -107,5 +107,5 @@ def _engine(config: RunConfig) -> Engine:
     source, _ = with_headers(config)
     adapters = describe_adapters(source.id_adapter, source.ref_adapter)
     return Engine(
-        size=ModelSize.of(source), setting=config.engine.setting, has_image_guidance=adapters.has_image_guidance
+        size=ModelSize.of(source), options=config.engine.options, has_image_guidance=adapters.has_image_guidance
     )

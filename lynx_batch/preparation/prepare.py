@@ -178,7 +178,7 @@ def identify_model(config: RunConfig) -> RenderIdentity:
         face_pack=pack_fingerprint,
         identity_encoder=pack_fingerprint if is_own else fingerprint(_named(config.faces.identity, identity_file)),
         is_parity=config.faces.parity,
-        precision=config.engine.numerics,
+        precision=config.engine.options.numerics,
         loras=", ".join(filter(None, map(_name_lora, loras, (at.file for at in named.loras)))) or None,
     )
 

@@ -61,7 +61,7 @@ def render_one(
         base=source.base,
         adapters={"id": source.id_adapter, "ref": source.ref_adapter},
         device=device,
-        dtype=config.engine.dtype,
+        dtype=config.engine.options.dtype,
         loras=source.loras,
         engine=config.engine.options,
     )

@@ -95,7 +95,7 @@ class Renderer:
             faces=faces,
             loras=settings.model.loras,
             plan=settings.plan,
-            engine=settings.engine.options,
+            engine=settings.engine,
         )
         self._device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
         self._software = software_versions()

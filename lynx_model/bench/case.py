@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lynx_model.checkpoints.adapter_spec import AdapterSpec, ResamplerShape
 from lynx_model.geometry import latent_shape, num_tokens
 from lynx_model.network.adapters import CrossAttentionInputs
-from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer
-from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, EngineOptions, ParallelPlan
+from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer, assemble_transformer
+from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, ONE_GPU, EngineOptions
 
 WEIGHT_STD = 0.02
 TIMESTEP = 900
@@ -80,13 +80,17 @@ class ForwardInputs:
 
 
 def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer:
-    """Lynx of the size of `case` on `device`, to be set up; what diffusers keeps in float32 is float32."""
+    """Lynx of the size of `case` on `device`, eager and with plain attention; what diffusers keeps in float32 is float32."""
     model = empty_transformer(case)
-    with torch.device("meta"):
-        model.attach_adapters(adapters_of(case))
-    draw_weights(model, device, in_float32=model._keep_in_fp32_modules)
     model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
-    model.arrange_weights(EngineOptions(), device)
+    assemble_transformer(
+        model,
+        adapters_of(case),
+        lambda _, part: draw_weights(part, device, in_float32=model._keep_in_fp32_modules),
+        device=device,
+        engine=EngineOptions(attention="sdpa"),
+        plan=ONE_GPU,
+    )
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -113,8 +117,7 @@ def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[s
 
 
 def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device) -> ForwardInputs:
-    """Inputs of a forward of `model`; sets it up eager and on one device, for it has to compute the conditioning."""
-    model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention="sdpa"))
+    """Inputs of a forward of `model`, which computes the conditioning: on one device, so before it is set up for more."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=DTYPE)

@@ -16,7 +16,7 @@ from lynx_model.bench.case import DTYPE, BenchCase, forward_of, random_inputs, r
 from lynx_model.bench.timing import time_ms, time_sustained_ms
 from lynx_model.engine.attention import FP8_KERNEL, choose_attention, missing_needs
 from lynx_model.engine.precision import quantize_blocks
-from lynx_model.spec import AttentionChoice, EngineOptions, ParallelPlan
+from lynx_model.spec import ONE_GPU, AttentionChoice, EngineOptions
 
 NUM_STEPS = 50
 BF16, FP8 = "compiled, bfloat16", "compiled, fp8 linears"
@@ -91,7 +91,7 @@ class ForwardBench:
     def measure_engine(
         self, name: str, attention: AttentionChoice, *, is_compiled: bool, beside: Callable[[], None] = lambda: None
     ) -> None:
-        self.model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=is_compiled))
+        self.model.set_up(plan=ONE_GPU, engine=EngineOptions(attention=attention, compile=is_compiled))
         self.measure(name, forward_of(self.model, self.inputs), beside)
 
 

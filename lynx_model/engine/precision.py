@@ -70,10 +70,8 @@ def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int, d
             block.set_submodule(name, Fp8Linear(linear, device))
 
 
-def check_fp8(*, dtype: torch.dtype, capability: tuple[int, int] | None) -> None:
-    """Raises InvalidParams unless a device of that CUDA compute capability (None: a CPU) can multiply fp8 in a `dtype` model."""
-    if dtype is not torch.bfloat16:
-        raise InvalidParams("dtype", str(dtype), "must be bfloat16 beside fp8 linear layers")
+def check_fp8(capability: tuple[int, int] | None) -> None:
+    """Raises InvalidParams unless a device of that CUDA compute capability (None for a CPU) can multiply fp8."""
     need = None if capability is None else missing_fp8_need(capability)
     if need is not None:
         raise InvalidParams("precision", "fp8", f"needs {need}")

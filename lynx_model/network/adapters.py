@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
+from lynx_model.checkpoints.adapter_spec import AdapterSpec
 from lynx_model.engine.attention import Attend
 from lynx_model.engine.sharding import TokenSharding
 
@@ -80,6 +81,22 @@ class RefAdapterLayer(nn.Module):
 
     def forward(self, features_BSC: Tensor, attention: WanAttention) -> KeysValues:
         return _by_head(attention.norm_k(self.to_k_ref(features_BSC)), self.to_v_ref(features_BSC), attention.heads)
+
+
+def adapter_layers(spec: AdapterSpec) -> tuple[nn.ModuleList, nn.ModuleList | None]:
+    """The layers of the ID-adapter and, if there is one, of the Ref-adapter; their weights are uninitialised."""
+    id_layers = nn.ModuleList(
+        IdAdapterLayer(
+            token_size=spec.token_size,
+            channels=spec.channels,
+            has_bias=spec.has_id_bias,
+            num_registers=spec.num_registers,
+        )
+        for _ in range(spec.num_id_layers)
+    )
+    if not spec.has_ref:
+        return id_layers, None
+    return id_layers, nn.ModuleList(RefAdapterLayer(spec.channels) for _ in range(spec.num_ref_layers))
 
 
 def text_keys_values(text_BSC: Tensor, attention: WanAttention) -> KeysValues:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 import torch
@@ -25,11 +25,10 @@ from lynx_model.engine.sharding import TokenSharding, WholeSequence
 from lynx_model.network.adapters import (
     CrossAttentionInputs,
     CrossAttentionProcessor,
-    IdAdapterLayer,
     KeysValues,
-    RefAdapterLayer,
     SelfAttentionInputs,
     SelfAttentionProcessor,
+    adapter_layers,
     text_keys_values,
 )
 from lynx_model.spec import EngineOptions, ParallelPlan
@@ -63,36 +62,23 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     in_turn: Iterable[nn.Module]
     """The blocks in the order of a forward; each one's weights are on the device until the next one is asked for."""
 
-    def attach_adapters(self, spec: AdapterSpec) -> None:
-        """Adds the adapters' (still empty) layers.
-
-        Raises:
-            WeightsMismatch: If the adapters were made for another base model.
-        """
-        channels = self.config.num_attention_heads * self.config.attention_head_dim
-        check_fit(spec, num_blocks=len(self.blocks), channels=channels)
+    def _attach_adapters(self, spec: AdapterSpec) -> None:
+        heads = self.config.num_attention_heads
+        check_fit(spec, num_blocks=len(self.blocks), channels=heads * self.config.attention_head_dim)
         self.id_stride = spec.id_stride
-        self.id_adapter = nn.ModuleList(
-            IdAdapterLayer(
-                token_size=spec.token_size,
-                channels=channels,
-                has_bias=spec.has_id_bias,
-                num_registers=spec.num_registers,
-            )
-            for _ in range(spec.num_id_layers)
-        )
-        self.ref_adapter = nn.ModuleList(RefAdapterLayer(channels) for _ in self.blocks) if spec.has_ref else None
+        with torch.device("meta"):
+            self.id_adapter, self.ref_adapter = adapter_layers(spec)
 
-    def arrange_weights(self, engine: EngineOptions, device: torch.device) -> None:
-        """Brings what was loaded into the form that forwards on `device` use, once: q, k, v as one product; fp8; offload.
+    def _arrange_weights(self, engine: EngineOptions, device: torch.device) -> None:
+        """Brings loaded weights into the form that forwards on `device` use: q, k, v in one matrix; fp8; offload.
 
-        With `offload` the weights must have been loaded to the host, and the adapters' layers stay there.
+        With offload, weights must have been loaded into host memory; the adapters' layers stay there.
         """
         for block in self.blocks:
             block.attn1.fuse_projections()
             del block.attn1.to_q, block.attn1.to_k, block.attn1.to_v
         self.requires_grad_(False)
-        if engine.has_fp8_linears:
+        if engine.precision == "fp8":
             quantize_blocks(self.blocks, num_bf16_edge_blocks=engine.num_bf16_edge_blocks, device=device)
         self.in_turn = list(self.blocks)
         if engine.offload == "blocks":
@@ -210,6 +196,43 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         f, h, w = self.config.patch_size
         patches = tokens_BTX.reshape(batch, frames // f, rows // h, columns // w, f, h, w, -1)
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+Part = Literal["base", "id_adapter", "ref_adapter"]
+"""The parts of a LynxTransformer that have checkpoints of their own."""
+
+
+def assemble_transformer(
+    base: LynxTransformer,
+    adapters: AdapterSpec,
+    load_weights: Callable[[Part, nn.Module], None],
+    *,
+    device: torch.device,
+    engine: EngineOptions,
+    plan: ParallelPlan,
+) -> LynxTransformer:
+    """Makes `base` a complete transformer, in place: adds the adapters, loads all weights and sets it up for forwards.
+
+    Args:
+        base: Fresh from its configuration, without weights.
+        adapters: Sizes of the adapters.
+        load_weights: Fills one part with its weights; on `device`, or in host memory if `engine` offloads them.
+        device: Where forwards run.
+        engine: How forwards are carried out.
+        plan: How connected ranks share them.
+
+    Raises:
+        WeightsMismatch: If the adapters were made for another base model.
+        InvalidParams: If the plan does not fit the model or the ranks, or the attention kernel does not work on `device`.
+    """
+    load_weights("base", base)
+    base._attach_adapters(adapters)
+    load_weights("id_adapter", base.id_adapter)
+    if base.ref_adapter is not None:
+        load_weights("ref_adapter", base.ref_adapter)
+    base._arrange_weights(engine, device)
+    base.set_up(plan=plan, engine=engine)
+    return base
 
 
 def _compile(blocks: Iterable[nn.Module]) -> None:
