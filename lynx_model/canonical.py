@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lynx_model.checkpoints.adapter_spec import describe_adapters, read_json
+from lynx_model.checkpoints.adapter_spec import describe_adapters
 from lynx_model.checkpoints.base import read_base
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.errors import WeightsMismatch
 from lynx_model.ranges import choose_blocks, is_within
 from lynx_model.spec import RANGES, ModelSource, RenderParams

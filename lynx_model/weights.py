@@ -17,17 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from lynx_model.checkpoints.adapter_spec import (
-    ID_FILE,
-    RESAMPLER_FILE,
-    AdapterSpec,
-    compare_tensors,
-    describe_adapters,
-    read_json,
-)
+from lynx_model.checkpoints.adapter_spec import ID_FILE, RESAMPLER_FILE, AdapterSpec, describe_adapters
 from lynx_model.checkpoints.checkpoint import read_checkpoint
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.loras import Lora, LowRank, describe_loras
-from lynx_model.checkpoints.safetensors_header import read_header
+from lynx_model.checkpoints.safetensors_header import compare_tensors, read_header
 from lynx_model.errors import WeightsMismatch
 from lynx_model.network.resampler import Resampler
 from lynx_model.network.text import TextEncoder

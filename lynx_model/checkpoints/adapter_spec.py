@@ -3,16 +3,16 @@
 The variant of an adapter folder and every dimension of it are read here, never from a folder's name.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.published import PUBLISHED_IDENTITY_ENCODER
-from lynx_model.checkpoints.safetensors_header import REAL_DTYPES, Shape, TensorHeader, read_header
-from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.checkpoints.safetensors_header import Shape, TensorHeader, compare_tensors, read_header
+from lynx_model.errors import WeightsMismatch
 from lynx_model.spec import EMBEDDING_SIZE, REF_FILE
 
 RESAMPLER_FILE = "resampler.safetensors"
@@ -76,34 +76,6 @@ class AdapterSpec:
     def has_image_guidance(self) -> bool:
         """Whether a guidance branch of its own for the subject makes sense; lite was made without."""
         return self.has_id_bias or self.has_ref
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises MissingFile or WeightsMismatch."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFile(f"{file}: no such file") from error
-    except OSError as error:
-        raise MissingFile(f"{file}: must be a file that can be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise WeightsMismatch(f"{file}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsMismatch(f"{file}: must hold a JSON object")
-    return content
-
-
-def compare_tensors(file: Path, expected: Mapping[str, Shape], found: Mapping[str, TensorHeader]) -> None:
-    """Raises WeightsMismatch for the first tensor that is missing, surplus or misshapen."""
-    for name in [*expected, *(found.keys() - expected.keys())]:
-        wanted = f"shape {expected[name]}" if name in expected else "no such tensor"
-        seen = f"shape {found[name].shape}" if name in found else "no such tensor"
-        if wanted != seen:
-            raise WeightsMismatch(f"{file}: tensor {name}: expected {wanted}, found {seen}")
-        if name in found and found[name].dtype not in REAL_DTYPES:
-            raise WeightsMismatch(
-                f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {found[name].dtype}"
-            )
 
 
 def describe_adapters(id_adapter: str | Path, ref_adapter: str | Path | None) -> AdapterSpec:

@@ -5,8 +5,8 @@ only, free of torch.
 from dataclasses import dataclass
 from pathlib import Path
 
-from lynx_model.checkpoints.adapter_spec import read_json
 from lynx_model.checkpoints.checkpoint import read_tensors
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.geometry import LATENT_CHANNELS
 

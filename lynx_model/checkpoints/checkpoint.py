@@ -4,8 +4,8 @@ index names; free of torch.
 
 from pathlib import Path
 
-from lynx_model.checkpoints.adapter_spec import read_json
 from lynx_model.checkpoints.fingerprint import counts
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.names import below
 from lynx_model.checkpoints.safetensors_header import TensorHeader, read_header
 from lynx_model.errors import MissingFile, WeightsMismatch

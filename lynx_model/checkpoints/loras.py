@@ -20,8 +20,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from lynx_model.checkpoints.adapter_spec import read_json
 from lynx_model.checkpoints.checkpoint import read_tensors
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.safetensors_header import REAL_DTYPES, Shape, TensorHeader, read_header, read_metadata
 from lynx_model.errors import WeightsMismatch
 from lynx_model.spec import LoraSource, ModelSource

@@ -71,6 +71,19 @@ def read_metadata(file: Path) -> dict[str, str]:
     return header.get(METADATA) or {}
 
 
+def compare_tensors(file: Path, expected: Mapping[str, Shape], found: Mapping[str, TensorHeader]) -> None:
+    """Raises WeightsMismatch for the first tensor that is missing, surplus or misshapen."""
+    for name in [*expected, *(found.keys() - expected.keys())]:
+        wanted = f"shape {expected[name]}" if name in expected else "no such tensor"
+        seen = f"shape {found[name].shape}" if name in found else "no such tensor"
+        if wanted != seen:
+            raise WeightsMismatch(f"{file}: tensor {name}: expected {wanted}, found {seen}")
+        if name in found and found[name].dtype not in REAL_DTYPES:
+            raise WeightsMismatch(
+                f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {found[name].dtype}"
+            )
+
+
 def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and the byte after it."""
     if not file.is_file():
