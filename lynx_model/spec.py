@@ -22,10 +22,10 @@ DEFAULT_NEGATIVE_PROMPT = (
 """The negative prompt that Lynx was published with. Source: bytedance/lynx infer.py at 3a6a91a (Apache-2.0)."""
 
 REF_FILE = "ref_layers.safetensors"
-"""The file that makes an adapter folder a Ref-adapter."""
+"""The file whose presence makes an adapter folder a Ref-adapter."""
 
 NUM_TEXT_TOKENS = 512
-"""What the model reads of a text, the token that ends it included. Source: wan/modules/t5.py of Wan2.1 (`text_len`)."""
+"""The tokens of a text that the model reads, including the one that ends it. Source: wan/modules/t5.py of Wan2.1 (`text_len`)."""
 
 EMBEDDING_SIZE = 512
 ALIGNED_FACE_PX = 256
@@ -120,15 +120,15 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Subject:
-    """A person as the model sees them. `encoder=None`: the caller vouches for the embedding.
+    """A person as the model sees them. `encoder=None` means that the caller vouches for the embedding.
 
     Args:
         face_embedding: float32 (512,), unit length.
-        aligned_face: uint8 (256, 256, 3) RGB, as the Ref-adapter reads it; None is enough for lite.
+        aligned_face: uint8 (256, 256, 3) RGB, the input of the Ref-adapter; lite does not need it.
         encoder: Name of the identity encoder that made the embedding.
         turned_degrees: How far the face is rotated clockwise in its photo; both arrays show it upright.
 
-    Neither array appears in the representation: embeddings and crops must not reach a log.
+    `repr` shows neither array, because embeddings and crops must not reach a log.
     """
 
     face_embedding: NDArray[np.float32] = field(repr=False)
@@ -152,8 +152,8 @@ class Subject:
 class ParallelPlan:
     """How the ranks of one group share a clip.
 
-    `branches` guidance branches are computed beside each other; the tokens of each are shared by `ulysses` x `ring` ranks:
-    `ulysses` of them also share the attention heads (between GPUs of one host), `ring` gather keys and values instead.
+    `branches` guidance branches are computed in parallel, and `ulysses` x `ring` ranks share the tokens of each. Ranks of a Ulysses
+    group, which should be on one host, also share the attention heads; ranks of a ring gather keys and values instead.
     """
 
     branches: int = 1
@@ -167,7 +167,7 @@ class ParallelPlan:
 
     @classmethod
     def of_size(cls, num_ranks: int) -> "ParallelPlan":
-        """What is fastest on the GPUs of one host: branches beside each other as far as they divide, Ulysses for the rest."""
+        """The fastest plan for the GPUs of one host: as many parallel branches as divide them, and Ulysses for the rest."""
         branches = next(number for number in (3, 2, 1) if num_ranks % number == 0)
         return cls(branches=branches, ulysses=num_ranks // branches)
 
@@ -257,7 +257,7 @@ ENGINE_CHOICES = {name: get_args(hint) for name, hint in get_type_hints(EngineOp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSource:
-    """A LoRA file, and how much of it is added to the base model."""
+    """A LoRA file and the scale at which it is added to the base model."""
 
     file: str
     scale: float = 1.0
@@ -268,9 +268,7 @@ class LoraSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where the weights lie: a Diffusers folder, the adapter folders and LoRA files; `ref_adapter=None` switches the
-    Ref-adapter off.
-    """
+    """Where the weights are: a Diffusers folder, adapter folders and LoRA files. `ref_adapter=None` turns the Ref-adapter off."""
 
     base: str
     id_adapter: str
@@ -281,7 +279,7 @@ class ModelSource:
     def of(
         cls, base: str, adapters: str | Mapping[str, str | None], loras: Sequence[str | LoraSource] = ()
     ) -> "ModelSource":
-        """From one adapter folder (its Ref-adapter is used if it holds one), or `{"id": folder, "ref": folder or None}`."""
+        """From one adapter folder, whose Ref-adapter is used if it has one, or from `{"id": folder, "ref": folder or None}`."""
         sources = tuple(LoraSource(file=lora) if isinstance(lora, str) else lora for lora in loras)
         if isinstance(adapters, str):
             has_ref = (Path(adapters) / REF_FILE).is_file()

@@ -1,7 +1,7 @@
-"""Checkpoint -> modules: strict, and streamed tensor by tensor into the wanted dtype.
+"""Loads checkpoints into modules, strictly and tensor by tensor.
 
-Every dimension comes from configs and tensor headers. A module is built without memory, its tensors are compared with
-the files' headers before anything is read, and then each one is read, cast and put in place.
+Every dimension comes from configs and tensor headers. A module is built without memory and compared with the files' headers before
+anything is read. Then each tensor is read, cast and put in place.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ TIED_NAMES = {"shared.weight": "encoder.embed_tokens.weight"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """Every module of Lynx, in evaluation mode."""
+    """All modules of Lynx, in evaluation mode and ready for forwards."""
 
     transformer: LynxTransformer
     resampler: Resampler
@@ -51,7 +51,7 @@ class LoadedModel:
 def load_model(
     source: ModelSource, *, device: torch.device, engine: EngineOptions, plan: ParallelPlan = ONE_GPU
 ) -> LoadedModel:
-    """The model at `source`, ready to use; what `engine` offloads, or a text encoder that is not resident, stays in host memory.
+    """Loads the model at `source`. Weights that `engine` offloads, and a text encoder that is not resident, stay in host memory.
 
     Raises:
         MissingFile: If a file is not there.
@@ -92,7 +92,7 @@ def load_model(
 
 
 def _transformer_files(source: ModelSource) -> dict[Part, Path]:
-    """The checkpoint of each part of the transformer: a file, or the folder of one."""
+    """The checkpoint of each part of the transformer: a file or a folder."""
     files: dict[Part, Path] = {
         "base": Path(source.base, "transformer"),
         "id_adapter": Path(source.id_adapter, ID_FILE),
@@ -103,13 +103,16 @@ def _transformer_files(source: ModelSource) -> dict[Part, Path]:
 
 
 def _build(file: Path, build: Callable[[dict[str, Any]], T]) -> T:
-    """What `build` makes of a configuration. Raises MissingFile, or WeightsMismatch if it stumbles over it, which no machine is to blame
-    for.
+    """`build` applied to the configuration in `file`.
+
+    Raises:
+        MissingFile: If there is no such file.
+        WeightsMismatch: If `build` fails. The configuration is at fault, not the machine, so a retry cannot help.
     """
     config = read_json(file)
     try:
         return build(config)
-    except Exception as error:  # the libraries promise nothing narrower
+    except Exception as error:  # the libraries document nothing narrower
         raise WeightsMismatch(f"{file}: nothing can be built by it: {type(error).__name__}: {error}") from error
 
 
@@ -119,7 +122,7 @@ def _build_text_encoder(config: dict[str, Any]) -> UMT5EncoderModel:
 
 @contextmanager
 def _opened(file: Path, device: torch.device) -> Iterator[Any]:
-    """The tensors of a file. Raises WeightsMismatch for what the library refuses, although its header was taken."""
+    """Opens a safetensors file. Raises WeightsMismatch if the library refuses it although we accepted its header."""
     try:
         with safe_open(file, framework="pt", device=str(device)) as tensors:
             yield tensors
@@ -129,13 +132,13 @@ def _opened(file: Path, device: torch.device) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """Puts checkpoints into modules on one device, in one dtype (but for what diffusers keeps in float32)."""
+    """Loads checkpoints into modules on one device, in one dtype except for what diffusers keeps in float32."""
 
     device: torch.device
     dtype: torch.dtype
 
     def fill(self, module: nn.Module, checkpoint: Path, loras: Sequence[Lora] = ()) -> None:
-        """Gives every parameter of `module` its tensor from `checkpoint`, a file or the folder of one, plus `loras`."""
+        """Loads every parameter of `module` from `checkpoint`, a file or a folder, and adds `loras`."""
         files = [checkpoint] if checkpoint.suffix else list(read_checkpoint(checkpoint))
         tied = _tied_names(module, files)
         check_tensors(module, files, tied)
@@ -151,7 +154,7 @@ class _Placement:
         module.to(self.device).eval()
 
     def _fuse(self, weight: Tensor, name: str, loras: Sequence[Lora]) -> Tensor:
-        """`weight`, plus in float32 what each LoRA adds to it."""
+        """`weight` plus the change that each LoRA makes to it, added in float32."""
         for lora in loras:
             if name in lora.changes:
                 with _opened(lora.file, self.device) as tensors:
@@ -163,7 +166,7 @@ class _Placement:
 
 
 def _read_change(read: Callable[[str], Tensor], change: LowRank | str) -> Tensor:
-    """What a LoRA adds to a tensor, float32, before it is scaled; `read` gives a tensor of its file."""
+    """The unscaled change that a LoRA makes to a tensor, in float32. `read` gives a tensor of the LoRA's file by name."""
     if isinstance(change, str):
         return read(change).float()
     alpha = read(change.alpha).item() if isinstance(change.alpha, str) else change.alpha
@@ -172,7 +175,7 @@ def _read_change(read: Callable[[str], Tensor], change: LowRank | str) -> Tensor
 
 
 def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) -> None:
-    """Raises WeightsMismatch unless `files` together hold exactly the parameters of `module`, in their shapes."""
+    """Raises WeightsMismatch unless `files` together hold exactly the parameters of `module`, with the same shapes."""
     missing = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for file in files:
         found = read_header(file)
@@ -184,7 +187,7 @@ def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) ->
 
 
 def _tied_names(module: nn.Module, files: list[Path]) -> dict[str, str]:
-    """For tensors that a file may hold under one of two names: the name found -> the name not found."""
+    """For tensors that have two names, of which the files hold only one: the name found -> the other name."""
     if not isinstance(module, UMT5EncoderModel):
         return {}
     found = {name for file in files for name in read_header(file)}

@@ -1,6 +1,6 @@
-"""A model of the true size with random weights, and what one forward of it takes.
+"""A model of the true size with random weights, and the inputs of a forward.
 
-Weights and inputs are never zeros: zeros draw less power, so a card runs faster on them.
+Weights and inputs are never zeros: zeros draw less power, so a GPU would run faster on them.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ DTYPE = torch.bfloat16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchCase:
-    """The sizes of the model, its text encoder, its VAE, and the clip; the defaults are what was published as full.
+    """The sizes of the model, its text encoder, its VAE and the clip. The defaults are those of the published Lynx-full.
 
     Lite has neither references nor biases.
     """
@@ -55,20 +55,20 @@ class BenchCase:
 
     @property
     def num_branches(self) -> int:
-        """Guidance branches of one step, as published."""
+        """Guidance branches of one step with the published parameters."""
         return 2 if self.is_lite else 3
 
     @property
     def flop(self) -> float:
-        """Of one forward: the blocks' matrix products on all tokens, and self-attention."""
+        """FLOP of one forward: the blocks' matrix products on all tokens, and self-attention."""
         products = 2 * self.num_tokens * self.channels * (6 * self.channels + 2 * self.ff_width)
         return float(self.num_blocks * (products + 4 * self.num_tokens**2 * self.channels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardInputs:
-    """What a forward gets, and what its conditioning was computed from: text (1, S, C), identity tokens (1, N, X) and one
-    reference feature (1, S, C) a block, none for lite. Latents are (1, C, F, H, W), the timestep (1,).
+    """The inputs of a forward, and what its conditioning was computed from: text (1, S, C), identity tokens (1, N, X) and one
+    reference feature (1, S, C) per block, none for lite. Latents are (1, C, F, H, W), the timestep is (1,).
     """
 
     latents: Tensor
@@ -80,7 +80,7 @@ class ForwardInputs:
 
 
 def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer:
-    """Lynx of the size of `case` on `device`, eager and with plain attention; what diffusers keeps in float32 is float32."""
+    """A random model of the size of `case` on `device`, set up to run eagerly with "sdpa"; in float32 where diffusers keeps that."""
     model = empty_transformer(case)
     model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
     assemble_transformer(
@@ -95,7 +95,7 @@ def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer
 
 
 def empty_transformer(case: BenchCase) -> LynxTransformer:
-    """The base model of the size of `case`, without memory and without adapters."""
+    """The base model of the size of `case`, on the meta device and without adapters."""
     with torch.device("meta"):
         return LynxTransformer(
             num_layers=case.num_blocks,
@@ -107,7 +107,7 @@ def empty_transformer(case: BenchCase) -> LynxTransformer:
 
 
 def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[str] = ()) -> None:
-    """Gives `module` random parameters on `device`; those are float32 that have one of these words in their names."""
+    """Gives `module` random parameters on `device`, in float32 if a part of their name is in `in_float32`."""
     kept = set(in_float32)
     for name, parameter in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")
@@ -117,7 +117,7 @@ def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[s
 
 
 def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device) -> ForwardInputs:
-    """Inputs of a forward of `model`, which computes the conditioning: on one device, so before it is set up for more."""
+    """Random inputs of a forward of `model`. The model computes the conditioning, so it must not be set up for several ranks yet."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=DTYPE)
@@ -140,13 +140,13 @@ def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device)
 
 
 def forward_of(model: LynxTransformer, inputs: ForwardInputs, num_branches: int = 1) -> Callable[[], Tensor]:
-    """A call that carries out so many guidance branches of one step, and gives the last one's velocity."""
+    """A call that runs `num_branches` guidance branches of one step and returns the last one's velocity."""
     branches = [inputs.conditioning] * num_branches
     return lambda: model.predict(inputs.latents, inputs.timestep, branches)[-1]
 
 
 def adapters_of(case: BenchCase) -> AdapterSpec:
-    """The adapters of the variant and the size of `case`."""
+    """Adapters of the variant and size of `case`."""
     token_size = LITE_TOKEN_SIZE if case.is_lite else case.channels
     resampler = ResamplerShape(
         depth=4,

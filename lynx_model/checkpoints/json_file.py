@@ -8,7 +8,12 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises MissingFile or WeightsMismatch."""
+    """The JSON object in a file.
+
+    Raises:
+        MissingFile: If the file does not exist or cannot be read.
+        WeightsMismatch: If it is not a JSON object.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -1,6 +1,6 @@
-"""How much memory an engine will need, told from configs and tensor headers before anything loads; free of torch.
+"""Predicts how much memory a clip will take, from configs and tensor headers alone; free of torch.
 
-Predictions are sums of what lies on the device at once. A clip is decoded between two denoisings, so the larger of both counts.
+A prediction sums what is on the device at the same time. Denoising and decoding alternate, so the larger of the two counts.
 Measured on one H200 for Lynx-full at 81 frames of 832x480 in bfloat16, one guidance branch, without text encoder and VAE:
 37.8 GiB compiled (predicted 37.7), 39.0 GiB eager (39.0); its compiled decode takes 5.1 GiB (5.3).
 """
@@ -28,25 +28,25 @@ from lynx_model.spec import (
 
 GIB = 2**30
 NUM_BLOCKS_VISITING = 2
-"""Of offloaded blocks: the one that computes and the one that arrives."""
+"""Offloaded blocks on the device at the same time: the one that computes and the one that is being copied."""
 
 RESERVE_BYTES = 3 * GIB // 2
-"""What is needed besides tensors: CUDA's context, cuDNN's workspaces, gaps between allocations."""
+"""Memory beside tensors: CUDA's context, cuDNN's workspaces, gaps between allocations."""
 
 FP8_LINEAR = re.compile(
     r"^blocks\.\d+\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.(to_q|to_out\.0)|ffn\.net\.(0\.proj|2))\.weight$"
 )
 
 DECODE_BYTES_PER_PX = {False: 16_000, True: 13_700}
-"""Of one frame in bfloat16, by whether the engine is compiled: the live tensors of `decoder.VideoDecoder`, two latent frames at once."""
+"""Memory per pixel of one frame in bfloat16, eager and compiled: the live tensors of `decoder.VideoDecoder` for two latent frames."""
 
 DECODED_BYTES_PER_PX = 6
-"""Of each frame: RGB in uint8, in pieces and joined."""
+"""Memory per pixel of each decoded frame: RGB in uint8, once in chunks and once joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """What of a model takes memory; numbers of parameters, and of tokens that all blocks together keep keys and values of."""
+    """The sizes of a model that decide its memory: parameters, and tokens whose keys and values all blocks together keep."""
 
     num_blocks: int
     channels: int
@@ -62,7 +62,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, source: ModelSource) -> "ModelSize":
-        """The model at `source`, as its configs and headers tell.
+        """The size of the model at `source`, from its configs and headers.
 
         Raises:
             MissingFile: If a file is not there.
@@ -118,7 +118,7 @@ PUBLISHED_LITE = replace(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSize:
-    """What of a clip takes memory. Without guidance there is one prompt and one look at the subject, else two of each."""
+    """The sizes of a clip that decide its memory. Guidance doubles the conditioning of text and subject."""
 
     width: int = 832
     height: int = 480
@@ -128,7 +128,7 @@ class ClipSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Bytes on each GPU, by purpose; and `host_bytes`, which each worker holds in host memory."""
+    """Bytes on each GPU by purpose, and `host_bytes` in the host memory of each worker."""
 
     weights_bytes: int
     text_encoder_bytes: int
