@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lynx_model.checkpoints.adapter_spec import describe_adapters, read_json
+from lynx_model.checkpoints.adapter_spec import describe_adapters
 from lynx_model.checkpoints.base import read_base
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.errors import WeightsMismatch
 from lynx_model.parameters import FLOW_SHIFT, PARAMETERS
 from lynx_model.ranges import choose_blocks, is_within

@@ -1,4 +1,4 @@
-"""What a model folder holds, and whether its files fit each other; reads headers only, free of torch."""
+"""Identifies a model folder and checks that its files fit together; reads headers only, free of torch."""
 
 from pathlib import Path
 
@@ -15,11 +15,12 @@ INDEX_FILE = "model_index.json"
 
 
 def describe_folder(folder: Path) -> str:
-    """One line on what a base, adapter, face pack or ArcFace folder holds, if its files fit each other.
+    """Checks a base, adapter, face pack or ArcFace folder and describes it in one line.
 
     Raises:
         MissingFile: If a file is not there, or the folder is none of these.
-        WeightsMismatch: If a file is damaged, or a tensor is missing, surplus or misshapen; of ArcFace's, some names count.
+        WeightsMismatch: If a file is damaged, or a tensor is missing, surplus or misshapen. Of ArcFace's tensors, only some names are
+            checked.
     """
     if (folder / INDEX_FILE).is_file():
         return _describe_base(folder)

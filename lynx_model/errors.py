@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""All errors, as one tree.
 
     LynxError
     ├── Permanent              the clip is wrong: trying again cannot help
@@ -8,20 +8,20 @@
     │   │   ├── NoFaceFound
     │   │   ├── FaceTooSmall
     │   │   └── SeveralFaces       several faces and no `face_index`
-    │   ├── EncoderMismatch        an identity embedding that the adapters were not trained on
+    │   ├── EncoderMismatch        an identity embedding of another encoder than the adapters expect
     │   ├── WeightsMismatch        a tensor is missing, surplus or misshapen
     │   └── MissingFile            a model file or face pack is not where it should be
-    └── Transient              the world is wrong: another try may succeed
+    └── Transient              the environment failed: another try may succeed
         ├── OutOfMemory
-        └── Interrupted            somebody asked the sampler to stop
-            └── sampler.Paused         and to tell how to go on later
+        └── Interrupted            the sampler was asked to stop
+            └── sampler.Paused         and returned the state to resume from
 
-`lynx_batch.errors` adds the batch's own leaves. A message names the field, the value and the rule.
+`lynx_batch.errors` adds the errors of the batch. A message names the field, the value and the rule.
 """
 
 
 class LynxError(Exception):
-    """Root of the tree."""
+    """The base of all our errors."""
 
 
 class Permanent(LynxError):
@@ -29,7 +29,7 @@ class Permanent(LynxError):
 
 
 class Transient(LynxError):
-    """The world is wrong; another try may succeed."""
+    """The environment failed; another try may succeed."""
 
 
 class InvalidParams(Permanent):
@@ -60,11 +60,11 @@ class FaceTooSmall(FaceError):
 
 
 class SeveralFaces(FaceError):
-    """Several faces and no `face_index` that says which one is meant."""
+    """There are several faces, and no `face_index` to choose one."""
 
 
 class EncoderMismatch(Permanent):
-    """The identity embedding comes from an encoder that the adapters did not declare."""
+    """The identity embedding comes from another encoder than the adapters declare."""
 
 
 class WeightsMismatch(Permanent):

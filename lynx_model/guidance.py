@@ -1,4 +1,4 @@
-"""Which guidance branches a clip needs, and how their predictions combine; free of torch.
+"""Which guidance branches a clip needs, and how their predictions are combined; free of torch.
 
 Source: bytedance/lynx modules/full/lynx_pipeline.py:336-363 and modules/lite/lynx_lite_pipeline.py:302-338 at 3a6a91a.
 """
@@ -28,9 +28,9 @@ UNCONDITIONAL = Branch(has_prompt=False, has_subject=False)
 
 
 def plan_branches(params: RenderParams, *, step: int, has_image_guidance: bool) -> tuple[Branch, ...]:
-    """The branches of a step, counted from 0, in the order that `combine` takes them.
+    """The branches of `step`, counted from 0, in the order that `combine` expects.
 
-    `has_image_guidance=False` (lite) ignores `guidance_scale_image`.
+    Without image guidance (lite), `guidance_scale_image` is ignored.
     """
     is_guided = is_within(step, params.num_inference_steps, 0, params.guidance_until)
     if params.guidance_scale <= 1 or not is_guided:
@@ -41,13 +41,13 @@ def plan_branches(params: RenderParams, *, step: int, has_image_guidance: bool) 
 
 
 def num_forwards(params: RenderParams, *, has_image_guidance: bool) -> int:
-    """How many forwards of the DiT the denoising of a clip takes: its branches, summed over its steps."""
+    """The number of DiT forwards that a clip takes: its branches, summed over all steps."""
     steps = range(params.num_inference_steps)
     return sum(len(plan_branches(params, step=step, has_image_guidance=has_image_guidance)) for step in steps)
 
 
 def combine(predictions: "Sequence[Tensor]", params: RenderParams) -> "Tensor":
-    """One prediction from those of `plan_branches`: away from the unconditional one, by each scale along its own way."""
+    """Combines the predictions of `plan_branches`, in its order: from the unconditional one, each scale moves in its own direction."""
     if len(predictions) == 1:
         return predictions[0]
     if len(predictions) == 2:

@@ -1,4 +1,4 @@
-"""LynxPipeline: one subject + one prompt + parameters -> frames, on the devices it is given."""
+"""LynxPipeline: one subject + one prompt + parameters -> frames."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import Tensor
 from lynx_model import sampler
 from lynx_model.checkpoints.base import BaseSpec, read_base
 from lynx_model.engine.attention import check_attention
-from lynx_model.engine.offload import call_beside, check_offload
+from lynx_model.engine.offload import call_on_device_of, check_offload
 from lynx_model.engine.precision import check_fp8
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
 from lynx_model.guidance import Branch, combine, plan_branches
@@ -26,6 +26,7 @@ from lynx_model.network.transformer import BlockConditioning, Conditioning
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
     EMBEDDING_SIZE,
+    ONE_GPU,
     EngineOptions,
     LoraSource,
     ModelSource,
@@ -40,16 +41,16 @@ if TYPE_CHECKING:
     from lynx_model.faces.reader import FaceReader
 
 REFERENCE_PROMPT = "image of a face"
-"""What the Ref-adapter was trained to read beside the reference picture. Source: lynx_pipeline.py:140 at 3a6a91a."""
+"""The prompt that the Ref-adapter was trained with. Source: bytedance/lynx modules/full/lynx_pipeline.py:140 at 3a6a91a."""
 
 NUM_CACHED_FACES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedClip:
-    """A clip whose step-invariant part is computed: for each step, the conditioning of each guidance branch.
+    """A clip with its conditioning computed: one per guidance branch, for each step.
 
-    Steps whose branches and strengths are the same share their conditioning.
+    Steps with the same branches and strengths share their conditioning.
     """
 
     params: RenderParams
@@ -57,9 +58,9 @@ class PreparedClip:
 
 
 class LynxPipeline:
-    """The model, loaded; renders any number of clips.
+    """A loaded model that renders any number of clips. Create it with `load`.
 
-    Made by `load`. Not safe for concurrent use: one clip at a time. Only `read_subject` may run beside the rest.
+    Renders one clip at a time; only `read_subject` may run concurrently with the other methods.
     """
 
     def __init__(
@@ -67,11 +68,10 @@ class LynxPipeline:
         model: LoadedModel,
         *,
         device: torch.device,
-        dtype: torch.dtype,
         faces: "FaceReader | None",
         engine: EngineOptions,
     ) -> None:
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, getattr(torch, engine.dtype)
         self.adapters = model.adapters
         self._model, self._faces = model, faces
         self._decoder = VideoDecoder(model.vae, is_compiled=engine.compile)
@@ -94,20 +94,22 @@ class LynxPipeline:
         Args:
             base: A Diffusers folder of Wan2.1-T2V.
             adapters: One published adapter folder, or {"id": folder, "ref": folder or None} to mix variants.
-            device: Where the model goes, such as "cuda" or "cpu".
-            dtype: "bfloat16" or "float32".
-            loras: LoRA files, or `LoraSource`s with a scale each; added to the base model's weights.
-            faces: Needed only for `read_subject`.
+            device: Where the model runs, for example "cuda" or "cpu".
+            dtype: "bfloat16" or "float32". Replaces the default precision of `engine`; any other precision must agree with it.
+            loras: LoRA files, or `LoraSource`s with a scale; they are added to the base model's weights.
+            faces: Only `read_subject` needs it.
             plan: How connected ranks share each clip; None renders on this device alone.
-            engine: How a forward is carried out; None is the fastest exact kernel, not compiled.
+            engine: How a forward is carried out; None takes the fastest exact kernel and does not compile.
 
         Raises:
             MissingFile: If a file is not there.
             WeightsMismatch: If a tensor is missing, surplus or misshapen.
-            InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work here.
+            InvalidParams: If the plan does not fit the model or the ranks, or the engine does not work on `device`.
         """
-        source = ModelSource.of(base, adapters, loras)
-        return cls.load_source(source, device=device, dtype=dtype, faces=faces, plan=plan, engine=engine)
+        engine = (engine or EngineOptions()).for_dtype(dtype)
+        return cls.load_source(
+            ModelSource.of(base, adapters, loras), device=device, engine=engine, faces=faces, plan=plan
+        )
 
     @classmethod
     def load_source(
@@ -115,19 +117,15 @@ class LynxPipeline:
         source: ModelSource,
         *,
         device: str,
-        dtype: str,
+        engine: EngineOptions,
         faces: "FaceReader | None" = None,
         plan: ParallelPlan | None = None,
-        engine: EngineOptions | None = None,
     ) -> "LynxPipeline":
-        """As `load`, from a `ModelSource` with local paths."""
-        engine = engine or EngineOptions()
-        placed_on, weights_dtype = torch.device(device), getattr(torch, dtype)
-        _check_engine(engine, read_base(Path(source.base)), placed_on, weights_dtype)
-        model = load_model(source, device=placed_on, dtype=weights_dtype, engine=engine)
-        model.transformer.arrange_weights(engine, placed_on)
-        model.transformer.set_up(plan=plan or ParallelPlan(), engine=engine)
-        return cls(model, device=placed_on, dtype=weights_dtype, faces=faces, engine=engine)
+        """As `load`, from a `ModelSource` with local paths; the precision is the engine's."""
+        torch_device = torch.device(device)
+        _check_engine(engine, read_base(Path(source.base)), torch_device)
+        model = load_model(source, device=torch_device, engine=engine, plan=plan or ONE_GPU)
+        return cls(model, device=torch_device, faces=faces, engine=engine)
 
     def read_subject(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
         """The person in a photo (H, W, 3).
@@ -142,27 +140,29 @@ class LynxPipeline:
 
     @torch.inference_mode()
     def prepare(self, subject: Subject, params: RenderParams) -> PreparedClip:
-        """Computes what stays the same at every step: keys and values of text, identity and reference.
+        """Computes the conditioning, which is the same at every step: keys and values of text, identity and reference.
 
         Raises:
             EncoderMismatch: If the subject's embedding is not what the adapters were trained on.
-            InvalidParams: If the Ref-adapter needs an aligned face that the subject lacks, or a range of blocks is beyond
-            the model.
+            InvalidParams: If the Ref-adapter needs an aligned face and the subject has none, or a range of blocks exceeds the
+                model's.
         """
         self._check(subject)
         steps = [self._plan_step(step, params) for step in range(params.num_inference_steps)]
         wanted = {key for step in steps for key in step}
-        text = {kind: self._text(kind, params) for kind in {branch.has_prompt for branch, _ in wanted}}
-        whole = {kind: self._seen(kind, subject, params) for kind in {branch.has_subject for branch, _ in wanted}}
-        seen = {
-            (kind, strengths): _weighted(whole[kind], strengths)
-            for kind, strengths in {(branch.has_subject, strengths) for branch, strengths in wanted}
+        text = {has: self._text(has, params) for has in {branch.has_prompt for branch, _ in wanted}}
+        whole = {
+            has: self._subject_inputs(has, subject, params) for has in {branch.has_subject for branch, _ in wanted}
         }
-        given = {
-            (branch, strengths): _join(text[branch.has_prompt], seen[branch.has_subject, strengths])
+        weighted = {
+            (has, strengths): _weighted(whole[has], strengths)
+            for has, strengths in {(branch.has_subject, strengths) for branch, strengths in wanted}
+        }
+        conditioning = {
+            (branch, strengths): _join(text[branch.has_prompt], weighted[branch.has_subject, strengths])
             for branch, strengths in wanted
         }
-        return PreparedClip(params=params, steps=tuple(tuple(given[key] for key in step) for step in steps))
+        return PreparedClip(params=params, steps=tuple(tuple(conditioning[key] for key in step) for step in steps))
 
     @torch.inference_mode()
     def sample(
@@ -175,10 +175,11 @@ class LynxPipeline:
     ) -> Tensor:
         """The latents of a prepared clip, float32 (1, 16, 1 + (F - 1) / 4, H / 8, W / 8).
 
-        `on_step(done, in_all)` is called between steps; what it raises stops the clip there.
+        `on_step(steps done, steps in total)` is called after each step; an exception that it raises ends the clip. With `state`,
+        sampling resumes where another pipeline of the same model paused.
 
         Raises:
-            Paused: If `is_to_pause` between two steps; with its `state` any pipeline of the same model goes on from there.
+            Paused: If `is_to_pause()` is true between two steps; it carries the state to resume from.
         """
 
         def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
@@ -191,12 +192,12 @@ class LynxPipeline:
         return sampler.denoise(predict, noise, scheduler, on_step, state=state, is_to_pause=is_to_pause)
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
-        """Latents of a subject and parameters: `sample` of `prepare`."""
+        """`prepare` and `sample` in one call."""
         return self.sample(self.prepare(subject, params), on_step)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Frames of latents, uint8 (F, H, W, 3) RGB on the host."""
+        """Decodes latents into frames, uint8 (F, H, W, 3) RGB in host memory."""
         return vae.decode_frames(self._model.vae, self._decoder, latents)
 
     def _check(self, subject: Subject) -> None:
@@ -210,7 +211,7 @@ class LynxPipeline:
             raise InvalidParams("aligned_face", None, "the Ref-adapter needs an aligned face")
 
     def _plan_step(self, step: int, params: RenderParams) -> list[tuple[Branch, Strengths]]:
-        """The branches of a step, each with the adapters' strengths."""
+        """The branches of a step, each paired with the adapters' strengths."""
         strengths = plan_strengths(params, step=step, num_blocks=len(self._model.transformer.blocks))
         branches = plan_branches(params, step=step, has_image_guidance=self.adapters.has_image_guidance)
         return [(branch, strengths) for branch in branches]
@@ -219,14 +220,14 @@ class LynxPipeline:
         embedding = self._model.text_encoder.embed(params.prompt if has_prompt else params.negative_prompt)
         return self._model.transformer.text_keys_values(embedding)
 
-    def _seen(self, has_subject: bool, subject: Subject, params: RenderParams) -> "Seen":
-        """What each block sees of the subject: its identity, and its reference picture.
+    def _subject_inputs(self, has_subject: bool, subject: Subject, params: RenderParams) -> "SubjectInputs":
+        """Each block's keys and values of the subject: its identity and its reference picture.
 
-        Without a subject that is an embedding of zeros (not the same as tokens of zeros) and a mid-grey picture.
+        Without a subject these come from an embedding of zeros (which is not the same as tokens of zeros) and a mid-grey picture.
         """
         embedding = subject.face_embedding if has_subject else np.zeros(EMBEDDING_SIZE, np.float32)
         embedding_BNE = torch.from_numpy(embedding).to(self.device, self.dtype).view(1, 1, -1)
-        identity = self._model.transformer.identity_keys_values(call_beside(self._model.resampler, embedding_BNE))
+        identity = self._model.transformer.identity_keys_values(call_on_device_of(self._model.resampler, embedding_BNE))
         reference = self._reference(subject.aligned_face if has_subject else None, params)
         return list(zip(identity, reference, strict=True))
 
@@ -240,40 +241,40 @@ class LynxPipeline:
         return transformer.reference_keys_values(transformer.reference_features(latents.to(self.dtype), text))
 
     def _encode_face_once(self, face: bytes | None) -> DiagonalGaussianDistribution:
-        """By content, so that each subject's picture goes through the VAE once; the seed only draws from what that gives."""
+        """Takes the picture's bytes, so that the cache encodes each subject's picture once; the seed matters only for sampling later."""
         shape = (ALIGNED_FACE_PX, ALIGNED_FACE_PX, 3)
         pixels = None if face is None else torch.frombuffer(bytearray(face), dtype=torch.uint8)
         picture_HWC = torch.zeros(shape) if pixels is None else pixels.view(shape) / 127.5 - 1
         return vae.encode_picture(self._model.vae, picture_HWC.permute(2, 0, 1))
 
 
-def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InvalidParams if `device` cannot do with `base` what `engine` asks for; before anything loads."""
+def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device) -> None:
+    """Raises InvalidParams if `engine` does not work for a model of that size on `device`; nothing is loaded yet."""
     engine.check_blocks(base.num_blocks)
+    dtype = getattr(torch, engine.dtype)
     check_attention(engine.attention, device=device, dtype=dtype, head_dim=base.head_dim)
-    is_cuda = device.type == "cuda"
-    if engine.has_fp8_linears:
-        check_fp8(dtype=dtype, capability=torch.cuda.get_device_capability(device) if is_cuda else None)
+    if engine.precision == "fp8":
+        check_fp8(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
     if engine.offload == "blocks":
         check_offload(device)
 
 
-Seen = Sequence[tuple[KeysValues | None, KeysValues | None]]
+SubjectInputs = Sequence[tuple[KeysValues | None, KeysValues | None]]
 """Per block: keys and values of the identity, and of the reference picture."""
 
 
-def _weighted(seen: Seen, strengths: Strengths) -> Seen:
-    # an adapter that is off has values of zero instead of being left out, which would be another graph to compile
+def _weighted(subject: SubjectInputs, strengths: Strengths) -> SubjectInputs:
+    # an adapter that is off gets zero values; leaving it out would need another compiled graph
     return [
         (identity and identity.scaled(ip), reference and reference.scaled(ref))
-        for (identity, reference), ip, ref in zip(seen, strengths.ip, strengths.ref, strict=True)
+        for (identity, reference), ip, ref in zip(subject, strengths.ip, strengths.ref, strict=True)
     ]
 
 
-def _join(text: Sequence[KeysValues], seen: Seen) -> Conditioning:
+def _join(text: Sequence[KeysValues], subject: SubjectInputs) -> Conditioning:
     return Conditioning(
         tuple(
             BlockConditioning(CrossAttentionInputs(block_text, identity), reference)
-            for block_text, (identity, reference) in zip(text, seen, strict=True)
+            for block_text, (identity, reference) in zip(text, subject, strict=True)
         )
     )

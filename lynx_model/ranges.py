@@ -1,7 +1,7 @@
-"""Limits of a strength or of the guidance: to a part of the steps, and to some of the blocks; free of torch.
+"""Ranges of steps and blocks in which an adapter or guidance is active; free of torch.
 
-Steps are limited by fractions: step i of n, counted from 0, lies between them if start <= i / n < end. So 0 to 1 is every
-step, and two ranges that meet share none. Blocks are limited by text, "8-31": the first and the last, counted from 0.
+A range of steps is two fractions: step i of n, counted from 0, is in it if start <= i / n < end. So 0 to 1 is every step, and
+adjacent ranges do not overlap. A range of blocks is text such as "8-31": the first and the last block, counted from 0.
 """
 
 import re
@@ -10,25 +10,25 @@ from collections.abc import Callable, Iterator
 from lynx_model.errors import InvalidParams
 
 STEP_RANGES = (("ip_start", "ip_end"), ("ref_start", "ref_end"))
-"""Fields of RenderParams that are the two ends of one range of steps."""
+"""Pairs of RenderParams fields that are the start and the end of a range of steps."""
 
 BLOCKS = re.compile(r"(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})")
 
 
 def is_within(step: int, num_steps: int, start: float, end: float) -> bool:
-    """Whether a step, counted from 0, lies between two fractions of all steps."""
+    """Whether `step`, counted from 0, is in the range from `start` to `end`, which are fractions of all steps."""
     return start <= step / num_steps < end
 
 
 def explain_step_ranges(value_of: Callable[[str], float]) -> Iterator[tuple[str, float, str]]:
-    """Field, value and rule of each range that ends before it starts; `value_of` gives a field's value by its name."""
+    """Field, value and rule of each range that ends before it starts. `value_of` maps a field's name to its value."""
     for start, end in STEP_RANGES:
         if value_of(end) < value_of(start):
             yield end, value_of(end), f"must not be before {start}={value_of(start)}"
 
 
 def parse_blocks(field: str, text: str) -> range:
-    """The blocks that `text` names. Raises InvalidParams if it is not a range of them."""
+    """The blocks in the range `text`. Raises InvalidParams if it is not a valid range."""
     match = BLOCKS.fullmatch(text)
     if match is None:
         raise InvalidParams(field, text, 'must be the first and the last block, such as "8-31"')
@@ -39,7 +39,7 @@ def parse_blocks(field: str, text: str) -> range:
 
 
 def choose_blocks(field: str, text: str | None, num_blocks: int) -> range:
-    """The blocks that `text` names of a model of `num_blocks`; None is all. Raises InvalidParams if it has fewer."""
+    """The blocks in the range `text`, or all if it is None. Raises InvalidParams if it exceeds the model's `num_blocks`."""
     if text is None:
         return range(num_blocks)
     blocks = parse_blocks(field, text)

@@ -1,4 +1,4 @@
-"""Noise -> latents: the noise schedule and the denoising loop, around any callable model."""
+"""Noise -> latents: the noise schedule, and the denoising loop for any callable model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from lynx_model.geometry import latent_shape
 from lynx_model.spec import RenderParams
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]
-"""(latents, timestep (1,), step counted from 0) -> velocity, float32 and shaped as the latents."""
+"""(latents, timestep (1,), step counted from 0) -> velocity, float32 in the shape of the latents."""
 
 OnStep = Callable[[int, int], None]
-"""Called with (steps done, steps in all) between steps; what it raises ends the loop."""
+"""Called with (steps done, steps in total) after each step; an exception that it raises ends the loop."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplerState:
-    """A denoising between two steps, on the host: from here any process goes on as if there had been no break.
+    """The state of a denoising between two steps, in host memory. Any process can resume from it with the same result.
 
-    `tensors` are the latents and all that the scheduler remembers of the steps before.
+    `tensors` holds the latents and what the scheduler remembers of earlier steps.
     """
 
     num_steps_done: int
@@ -31,7 +31,7 @@ class SamplerState:
 
 
 class Paused(Interrupted):
-    """The sampler was asked to pause, and did between two steps."""
+    """The sampler paused between two steps, as requested."""
 
     def __init__(self, state: SamplerState) -> None:
         super().__init__(f"paused after {state.num_steps_done} steps")
@@ -39,16 +39,16 @@ class Paused(Interrupted):
 
 
 def draw_noise(params: RenderParams, device: torch.device) -> Tensor:
-    """The clip's starting latents, float32; drawn on the CPU, so that every device starts from the same."""
+    """The clip's initial latents, float32; drawn on the CPU, so that they are the same for every device."""
     shape = latent_shape(width=params.width, height=params.height, num_frames=params.num_frames)
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(params.seed)).to(device)
 
 
 def make_schedule(config: dict[str, object], params: RenderParams, device: torch.device) -> UniPCMultistepScheduler:
-    """A fresh UniPC scheduler on the published schedule, for one clip.
+    """A new UniPC scheduler for one clip, with the schedule that Lynx was published with.
 
-    Evenly spaced sigmas from 0.999, then the flow shift: diffusers' own start moved after Lynx was published.
-    Source: wan/utils/fm_solvers_unipc.py of Wan2.1; the same numbers as diffusers 0.33.1 gave.
+    Sigmas are evenly spaced from 0.999, then shifted. diffusers changed its own first sigma after Lynx was published.
+    Source: wan/utils/fm_solvers_unipc.py of Wan2.1; gives the same numbers as diffusers 0.33.1.
     """
     shift = {} if params.flow_shift is None else {"flow_shift": params.flow_shift}
     scheduler = UniPCMultistepScheduler.from_config({**config, **shift})
@@ -56,9 +56,8 @@ def make_schedule(config: dict[str, object], params: RenderParams, device: torch
         sigmas=np.linspace(0.999, 0.0, params.num_inference_steps + 1)[:-1],
         device=device,
     )
-    scheduler.set_begin_index(
-        0
-    )  # from about 500 steps on several share a timestep, and diffusers would begin at the second
+    # from about 500 steps on, several steps share a timestep, and diffusers would start at the second of them
+    scheduler.set_begin_index(0)
     return scheduler
 
 
@@ -71,12 +70,10 @@ def denoise(
     state: SamplerState | None = None,
     is_to_pause: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """The latents that `predict` leads to from `noise`, in as many steps as the scheduler has; float32.
-
-    Goes on from `state` if that is given, which takes the place of the noise.
+    """Denoises `noise` in all steps of the scheduler; returns float32 latents. `state`, if given, replaces the noise.
 
     Raises:
-        Paused: If `is_to_pause` between two steps.
+        Paused: If `is_to_pause()` is true between two steps.
     """
     latents, num_done, num_steps = noise, 0, len(scheduler.timesteps)
     if state is not None:
@@ -101,7 +98,7 @@ def _capture(num_steps_done: int, latents: Tensor, scheduler: UniPCMultistepSche
 
 
 def _restore(state: SamplerState, scheduler: UniPCMultistepScheduler, device: torch.device) -> Tensor:
-    """The latents; `scheduler`, a fresh one of the same clip, takes up the rest."""
+    """The latents of `state`; everything else in it is put into `scheduler`, a new one for the same clip."""
     tensors = {name: tensor.to(device) for name, tensor in state.tensors.items()}
     order, done = scheduler.config.solver_order, state.num_steps_done
     scheduler._step_index, scheduler.lower_order_nums = done, min(done, order)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from lynx_model.parameters import Range
 from lynx_model.parameters import RenderParams as RenderParams  # users import it from here
 
 REF_FILE = "ref_layers.safetensors"
-"""The file that makes an adapter folder a Ref-adapter."""
+"""The file whose presence makes an adapter folder a Ref-adapter."""
 
 NUM_TEXT_TOKENS = 512
-"""What the model reads of a text, the token that ends it included. Source: wan/modules/t5.py of Wan2.1 (`text_len`)."""
+"""The tokens of a text that the model reads, including the one that ends it. Source: wan/modules/t5.py of Wan2.1 (`text_len`)."""
 
 EMBEDDING_SIZE = 512
 ALIGNED_FACE_PX = 256
@@ -26,15 +26,15 @@ MAX_LORA_SCALE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Subject:
-    """A person as the model sees them. `encoder=None`: the caller vouches for the embedding.
+    """A person as the model sees them. `encoder=None` means that the caller vouches for the embedding.
 
     Args:
         face_embedding: float32 (512,), unit length.
-        aligned_face: uint8 (256, 256, 3) RGB, as the Ref-adapter reads it; None is enough for lite.
+        aligned_face: uint8 (256, 256, 3) RGB, the input of the Ref-adapter; lite does not need it.
         encoder: Name of the identity encoder that made the embedding.
         turned_degrees: How far the face is rotated clockwise in its photo; both arrays show it upright.
 
-    Neither array appears in the representation: embeddings and crops must not reach a log.
+    `repr` shows neither array, because embeddings and crops must not reach a log.
     """
 
     face_embedding: NDArray[np.float32] = field(repr=False)
@@ -58,8 +58,8 @@ class Subject:
 class ParallelPlan:
     """How the ranks of one group share a clip.
 
-    `branches` guidance branches are computed beside each other; the tokens of each are shared by `ulysses` x `ring` ranks:
-    `ulysses` of them also share the attention heads (between GPUs of one host), `ring` gather keys and values instead.
+    `branches` guidance branches are computed in parallel, and `ulysses` x `ring` ranks share the tokens of each. Ranks of a Ulysses
+    group, which should be on one host, also share the attention heads; ranks of a ring gather keys and values instead.
     """
 
     branches: int = 1
@@ -73,7 +73,7 @@ class ParallelPlan:
 
     @classmethod
     def of_size(cls, num_ranks: int) -> "ParallelPlan":
-        """What is fastest on the GPUs of one host: branches beside each other as far as they divide, Ulysses for the rest."""
+        """The fastest plan for the GPUs of one host: as many parallel branches as divide them, and Ulysses for the rest."""
         branches = next(number for number in (3, 2, 1) if num_ranks % number == 0)
         return cls(branches=branches, ulysses=num_ranks // branches)
 
@@ -82,65 +82,88 @@ class ParallelPlan:
         return self.branches * self.ulysses * self.ring
 
 
+ONE_GPU = ParallelPlan()
+
 AttentionChoice = Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"]
 """A kernel of `lynx_model.engine.attention`, or "auto": the fastest exact one that works."""
 
 ANY_DTYPE: tuple[AttentionChoice, ...] = ("auto", "sdpa")
-"""What works in other dtypes than bfloat16, too."""
+"""Kernels that also work in dtypes other than bfloat16."""
 
 TextPlacement = Literal["resident", "staged", "cpu"]
-"""Where the text encoder lives: on the device; in host memory, each layer visiting the device when a prompt is read; or it
-stays in host memory and computes there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How a forward is carried out; only fp8 changes the picture beyond rounding.
+    """How a forward is carried out. Only `precision` and `attention: fa3_fp8` change the picture beyond rounding.
 
-    `attention` "fa3_fp8" runs base self-attention in fp8. `compile` compiles the blocks at the first clip of each shape, and the
-    decoder's norms. `has_fp8_linears` multiplies the blocks' large matrices in fp8, except in the first and last
-    `num_bf16_edge_blocks` blocks. `offload` is "none", or "blocks": weights wait in host memory.
-
-    Raises:
-        InvalidParams: If a field breaks its rule.
+    `precision: fp8` is bfloat16 with the blocks' large matrices multiplied in fp8, except in the first and last
+    `num_bf16_edge_blocks` blocks. `attention: auto` takes the fastest exact kernel that works; `fa3_fp8` runs base self-attention
+    in fp8. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off from a few clips of one
+    shape on. `offload: blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in
+    host memory, from where its layers visit the GPU one by one when a worker meets a new prompt; `cpu` stays in host memory and
+    computes there, slowly.
     """
 
+    precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
+    num_bf16_edge_blocks: int = 0
     attention: AttentionChoice = "auto"
     compile: bool = False
-    has_fp8_linears: bool = False
-    num_bf16_edge_blocks: int = 0
-    offload: str = "none"
+    offload: Literal["none", "blocks"] = "none"
     text_encoder: TextPlacement = "resident"
 
     def __post_init__(self) -> None:
-        _check_choice("attention", self.attention, get_args(AttentionChoice))
-        _check_choice("offload", self.offload, ("none", "blocks"))
-        _check_choice("text_encoder", self.text_encoder, get_args(TextPlacement))
+        """Raises InvalidParams if a field breaks its rule, or two fields do not go together."""
+        for name, choices in ENGINE_CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InvalidParams(name, value, f"must be one of {', '.join(choices)}")
         if self.num_bf16_edge_blocks < 0:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "must be at least 0")
-        if self.num_bf16_edge_blocks and not self.has_fp8_linears:
+        if self.num_bf16_edge_blocks and self.precision != "fp8":
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "needs precision fp8")
+        if self.dtype != "bfloat16" and self.attention not in ANY_DTYPE:
+            raise InvalidParams("attention", self.attention, f"needs bfloat16, but the model is {self.dtype}")
 
-    def check_dtype(self, dtype: str) -> None:
-        """Raises InvalidParams if what it asks for is never possible in a model of `dtype`."""
-        if dtype != "bfloat16" and self.attention not in ANY_DTYPE:
-            raise InvalidParams("attention", self.attention, f"needs bfloat16, but the model is {dtype}")
+    @property
+    def dtype(self) -> Literal["bfloat16", "float32"]:
+        """The dtype of every weight that is not fp8."""
+        return "float32" if self.precision == "float32" else "bfloat16"
+
+    @property
+    def numerics(self) -> str:
+        """What changes the picture beyond rounding, for example "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
+        edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
+        attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
+        return ", ".join([self.precision, *edges, *attention])
+
+    def for_dtype(self, dtype: str) -> "EngineOptions":
+        """These options for a model of `dtype`; the default precision, bfloat16, gives way to it.
+
+        Raises:
+            InvalidParams: If `dtype` is not "bfloat16" or "float32", or contradicts another precision or the attention kernel.
+        """
+        if dtype not in (choices := ("bfloat16", "float32")):
+            raise InvalidParams("dtype", dtype, f"must be one of {', '.join(choices)}")
+        if dtype == self.dtype:
+            return self
+        if self.precision != "bfloat16":
+            raise InvalidParams("precision", self.precision, f"needs {self.dtype}, but the model is {dtype}")
+        return replace(self, precision="float32")
 
     def check_blocks(self, num_blocks: int) -> None:
-        """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of `num_blocks` in fp8."""
+        """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of the model's `num_blocks` blocks in fp8."""
         if self.num_bf16_edge_blocks and 2 * self.num_bf16_edge_blocks >= num_blocks:
             rule = f"must leave some of the model's {num_blocks} blocks in fp8"
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, rule)
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InvalidParams(name, value, f"must be one of {', '.join(choices)}")
+ENGINE_CHOICES = {name: get_args(hint) for name, hint in get_type_hints(EngineOptions).items() if get_args(hint)}
+"""The values that each field of EngineOptions can take, where they are few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSource:
-    """A LoRA file, and how much of it is added to the base model."""
+    """A LoRA file and the scale at which it is added to the base model."""
 
     file: str
     scale: float = 1.0
@@ -151,9 +174,7 @@ class LoraSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where the weights lie: a Diffusers folder, the adapter folders and LoRA files; `ref_adapter=None` switches the
-    Ref-adapter off.
-    """
+    """Where the weights are: a Diffusers folder, adapter folders and LoRA files. `ref_adapter=None` turns the Ref-adapter off."""
 
     base: str
     id_adapter: str
@@ -180,7 +201,7 @@ class ModelSource:
     def of(
         cls, base: str, adapters: str | Mapping[str, str | None], loras: Sequence[str | LoraSource] = ()
     ) -> "ModelSource":
-        """From one adapter folder (its Ref-adapter is used if it holds one), or `{"id": folder, "ref": folder or None}`."""
+        """From one adapter folder, whose Ref-adapter is used if it has one, or from `{"id": folder, "ref": folder or None}`."""
         sources = tuple(LoraSource(file=lora) if isinstance(lora, str) else lora for lora in loras)
         if isinstance(adapters, str):
             has_ref = (Path(adapters) / REF_FILE).is_file()

@@ -1,4 +1,4 @@
-"""How strong the adapters are, at each step and in each block; free of torch."""
+"""The adapters' strengths at each step and in each block; free of torch."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from lynx_model.spec import RenderParams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strengths:
-    """Per block, how strong the ID-adapter and the Ref-adapter are at a step; 0 where they are off."""
+    """The strengths of the ID-adapter and the Ref-adapter in each block at one step; 0 means off."""
 
     ip: tuple[float, ...]
     ref: tuple[float, ...]
@@ -18,7 +18,7 @@ def plan_strengths(params: RenderParams, *, step: int, num_blocks: int) -> Stren
     """The strengths at `step`, counted from 0, in a model of `num_blocks`.
 
     Raises:
-        InvalidParams: If a range of blocks is beyond the model.
+        InvalidParams: If a range of blocks exceeds the model's.
     """
     num_steps = params.num_inference_steps
     ip = params.ip_scale if is_within(step, num_steps, params.ip_start, params.ip_end) else 0.0

@@ -1,4 +1,4 @@
-"""Text -> the token ids that the text encoder reads; free of torch, so that naming a clip and rendering it read the same."""
+"""Text -> the token ids that the text encoder reads. Free of torch, so naming a clip and rendering it can share it."""
 
 import hashlib
 import html
@@ -18,10 +18,10 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.spec import NUM_TEXT_TOKENS
 
 BYTES_PER_TOKEN = 3.5
-"""UTF-8 bytes; with the tokenizer of UMT5 it is 4.3 in English prose and 3.0 in Chinese."""
+"""UTF-8 bytes per token. UMT5's tokenizer has 4.3 in English prose and 3.0 in Chinese."""
 
 NUM_TEXTS_AT_ONCE = 1000
-"""Read together, to bound the memory that their encodings take."""
+"""Texts per batch, which bounds the memory of their encodings."""
 
 TokenIds = tuple[int, ...]
 T = TypeVar("T")
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TextReading:
-    """How many tokens a text has, and the sha256 of the pieces of text behind those that the model reads.
+    """The number of tokens of a text, and the sha256 of the pieces of text that the model reads.
 
-    Texts of one sha256 have the same token ids. The other way round it need not be so: the model cannot tell pieces that the
-    tokenizer does not know from each other, but who wrote them can.
+    Texts with the same sha256 have the same token ids. The reverse does not hold: pieces that the tokenizer does not know all get
+    one id, although they differ.
     """
 
     num_tokens: int
@@ -40,7 +40,7 @@ class TextReading:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing but the token that ends it."""
+        """Whether the text has no token but the one that ends it."""
         return self.num_tokens == 1
 
     @property
@@ -48,14 +48,14 @@ class TextReading:
         return self.num_tokens > NUM_TEXT_TOKENS
 
 
-# Set by nobody, the library warns on stderr whenever a process that has used its threads starts another, as Ray's do.
+# Unless this is set, the library warns on stderr whenever a process that used its threads forks, as Ray's processes do.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 class Tokenizer:
-    """The tokenizer of a base model, as its `tokenizer.json` says, with which the original reads it, too.
+    """The tokenizer of a base model, exactly as its `tokenizer.json` defines it. The original uses that file, too.
 
-    transformers 5 builds its own from that file's vocabulary, where what UMT5 does not know becomes `<s>` instead of `<unk>`.
+    transformers 5 builds a tokenizer of its own from the file's vocabulary, in which unknown pieces become `<s>` instead of `<unk>`.
     """
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
@@ -63,11 +63,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, base: Path) -> "Tokenizer":
-        """That of the base model in a folder; 0.7 s and 230 MB of memory for UMT5's.
+        """Loads the tokenizer of the base model in a folder. UMT5's takes 0.7 s and 230 MB of memory.
 
         Raises:
             MissingFile: If there is none.
-            WeightsMismatch: If it cannot be understood, or does not end each text with a token.
+            WeightsMismatch: If it cannot be parsed, or does not end each text with a token.
         """
         file = base / TOKENIZER_FILE
         if not file.is_file():
@@ -83,11 +83,11 @@ class Tokenizer:
         return cls(library)
 
     def read(self, texts: Sequence[str]) -> list[TokenIds]:
-        """The ids of the tokens that the model reads of each text."""
+        """The token ids of each text, cut to what the model reads."""
         return [_cut(encoding.ids) for encoding in self._encode(texts)]
 
     def describe(self, texts: Iterable[str]) -> dict[str, TextReading]:
-        """What the model reads of each distinct text."""
+        """The reading of each distinct text."""
         distinct = iter(dict.fromkeys(texts))
         found: dict[str, TextReading] = {}
         while chunk := list(islice(distinct, NUM_TEXTS_AT_ONCE)):
@@ -104,20 +104,20 @@ def _describe(encoding: tokenizers.Encoding) -> TextReading:
 
 
 def _cut(tokens: Sequence[T]) -> tuple[T, ...]:
-    """What the model reads of a text's tokens: the first ones and the last, which is the end of the text."""
+    """The tokens that the model reads: the first ones, and the last one, which ends the text."""
     return tuple(tokens if len(tokens) <= NUM_TEXT_TOKENS else [*tokens[: NUM_TEXT_TOKENS - 1], tokens[-1]])
 
 
 def estimate_num_tokens(text: str) -> int:
-    """About how many token ids a text has, where there is no tokenizer."""
+    """An estimate of the number of tokens, for use without a tokenizer."""
     return math.ceil(len(clean_text(text).encode()) / BYTES_PER_TOKEN)
 
 
 def clean_text(text: str) -> str:
-    """The text with broken and full-width characters mended, HTML entities resolved and white space folded.
+    """The text with broken and full-width characters repaired, HTML entities resolved and white space collapsed.
 
-    The published models were conditioned on prompts cleaned this way: without it full-width punctuation tokenises
-    differently. Source: pipelines/wan/pipeline_wan.py of diffusers.
+    The published models were conditioned on prompts cleaned this way; otherwise, for example, full-width punctuation has other tokens.
+    Source: pipelines/wan/pipeline_wan.py of diffusers.
     """
-    is_plain = text.isascii() and text.isprintable() and "&" not in text  # nothing to mend, ten times as fast
+    is_plain = text.isascii() and text.isprintable() and "&" not in text  # nothing to repair, and ten times as fast
     return " ".join((text if is_plain else html.unescape(html.unescape(ftfy.fix_text(text)))).split())

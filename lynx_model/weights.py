@@ -1,7 +1,7 @@
-"""Checkpoint -> modules: strict, and streamed tensor by tensor into the wanted dtype.
+"""Loads checkpoints into modules, strictly and tensor by tensor.
 
-Every dimension comes from configs and tensor headers. A module is built without memory, its tensors are compared with
-the files' headers before anything is read, and then each one is read, cast and put in place.
+Every dimension comes from configs and tensor headers. A module is built without memory and compared with the files' headers before
+anything is read. Then each tensor is read, cast and put in place.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,23 +17,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from lynx_model.checkpoints.adapter_spec import (
-    ID_FILE,
-    RESAMPLER_FILE,
-    AdapterSpec,
-    compare_tensors,
-    describe_adapters,
-    read_json,
-)
+from lynx_model.checkpoints.adapter_spec import ID_FILE, RESAMPLER_FILE, AdapterSpec, describe_adapters
 from lynx_model.checkpoints.checkpoint import read_checkpoint
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.loras import Lora, LowRank, describe_loras
-from lynx_model.checkpoints.safetensors_header import read_header
+from lynx_model.checkpoints.safetensors_header import compare_tensors, read_header
 from lynx_model.errors import WeightsMismatch
 from lynx_model.network.resampler import Resampler
 from lynx_model.network.text import TextEncoder
-from lynx_model.network.transformer import LynxTransformer
+from lynx_model.network.transformer import LynxTransformer, Part, assemble_transformer
 from lynx_model.sampler import make_schedule
-from lynx_model.spec import REF_FILE, EngineOptions, ModelSource, RenderParams
+from lynx_model.spec import ONE_GPU, REF_FILE, EngineOptions, ModelSource, ParallelPlan, RenderParams
 from lynx_model.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -44,7 +38,7 @@ TIED_NAMES = {"shared.weight": "encoder.embed_tokens.weight"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """Every module of Lynx, in evaluation mode."""
+    """All modules of Lynx, in evaluation mode and ready for forwards."""
 
     transformer: LynxTransformer
     resampler: Resampler
@@ -55,18 +49,18 @@ class LoadedModel:
 
 
 def load_model(
-    source: ModelSource, *, device: torch.device, dtype: torch.dtype, engine: EngineOptions | None = None
+    source: ModelSource, *, device: torch.device, engine: EngineOptions, plan: ParallelPlan = ONE_GPU
 ) -> LoadedModel:
-    """The model at `source`; what `engine` offloads, or a text encoder that is not resident, stays in host memory.
+    """Loads the model at `source`. Weights that `engine` offloads, and a text encoder that is not resident, stay in host memory.
 
     Raises:
         MissingFile: If a file is not there.
         WeightsMismatch: If a tensor is missing, surplus or misshapen; names file, tensor, expected and found.
+        InvalidParams: If the plan does not fit the model or the ranks, or the attention kernel does not work on `device`.
     """
-    base, placed = Path(source.base), _Placement(device, dtype)
-    in_host = _Placement(torch.device("cpu"), dtype)
-    engine = engine or EngineOptions()
-    offloadable = in_host if engine.offload == "blocks" else placed
+    dtype = getattr(torch, engine.dtype)
+    base, on_device, in_host = Path(source.base), _Placement(device, dtype), _Placement(torch.device("cpu"), dtype)
+    offloadable = in_host if engine.offload == "blocks" else on_device
     scheduler_file = base / "scheduler" / "scheduler_config.json"
     _build(scheduler_file, lambda config: make_schedule(config, RenderParams(prompt="any"), in_host.device))
     adapters, loras = describe_adapters(source.id_adapter, source.ref_adapter), describe_loras(source)
@@ -75,15 +69,18 @@ def load_model(
         vae = _build(base / "vae" / "config.json", AutoencoderKLWan.from_config)
         encoder = _build(base / "text_encoder" / "config.json", _build_text_encoder)
         resampler = Resampler(**adapters.resampler)
-    offloadable.fill(transformer, base / "transformer", loras)
-    placed.fill(vae, base / "vae")
-    (placed if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
+    files = _transformer_files(source)
+    assemble_transformer(
+        transformer,
+        adapters,
+        lambda part, module: offloadable.fill(module, files[part], loras if part == "base" else ()),
+        device=device,
+        engine=engine,
+        plan=plan,
+    )
+    on_device.fill(vae, base / "vae")
+    (on_device if engine.text_encoder == "resident" else in_host).fill(encoder, base / "text_encoder")
     offloadable.fill(resampler, Path(source.id_adapter, RESAMPLER_FILE))
-    with init_empty_weights(include_buffers=False):
-        transformer.attach_adapters(adapters)
-    offloadable.fill(transformer.id_adapter, Path(source.id_adapter, ID_FILE))
-    if source.ref_adapter is not None and transformer.ref_adapter is not None:
-        offloadable.fill(transformer.ref_adapter, Path(source.ref_adapter, REF_FILE))
     return LoadedModel(
         transformer=transformer,
         resampler=resampler,
@@ -94,14 +91,28 @@ def load_model(
     )
 
 
+def _transformer_files(source: ModelSource) -> dict[Part, Path]:
+    """The checkpoint of each part of the transformer: a file or a folder."""
+    files: dict[Part, Path] = {
+        "base": Path(source.base, "transformer"),
+        "id_adapter": Path(source.id_adapter, ID_FILE),
+    }
+    if source.ref_adapter is not None:
+        files["ref_adapter"] = Path(source.ref_adapter, REF_FILE)
+    return files
+
+
 def _build(file: Path, build: Callable[[dict[str, Any]], T]) -> T:
-    """What `build` makes of a configuration. Raises MissingFile, or WeightsMismatch if it stumbles over it, which no machine is to blame
-    for.
+    """`build` applied to the configuration in `file`.
+
+    Raises:
+        MissingFile: If there is no such file.
+        WeightsMismatch: If `build` fails. The configuration is at fault, not the machine, so a retry cannot help.
     """
     config = read_json(file)
     try:
         return build(config)
-    except Exception as error:  # the libraries promise nothing narrower
+    except Exception as error:  # the libraries document nothing narrower
         raise WeightsMismatch(f"{file}: nothing can be built by it: {type(error).__name__}: {error}") from error
 
 
@@ -111,7 +122,7 @@ def _build_text_encoder(config: dict[str, Any]) -> UMT5EncoderModel:
 
 @contextmanager
 def _opened(file: Path, device: torch.device) -> Iterator[Any]:
-    """The tensors of a file. Raises WeightsMismatch for what the library refuses, although its header was taken."""
+    """Opens a safetensors file. Raises WeightsMismatch if the library refuses it although we accepted its header."""
     try:
         with safe_open(file, framework="pt", device=str(device)) as tensors:
             yield tensors
@@ -121,13 +132,13 @@ def _opened(file: Path, device: torch.device) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """Puts checkpoints into modules on one device, in one dtype (but for what diffusers keeps in float32)."""
+    """Loads checkpoints into modules on one device, in one dtype except for what diffusers keeps in float32."""
 
     device: torch.device
     dtype: torch.dtype
 
     def fill(self, module: nn.Module, checkpoint: Path, loras: Sequence[Lora] = ()) -> None:
-        """Gives every parameter of `module` its tensor from `checkpoint`, a file or the folder of one, plus `loras`."""
+        """Loads every parameter of `module` from `checkpoint`, a file or a folder, and adds `loras`."""
         files = [checkpoint] if checkpoint.suffix else list(read_checkpoint(checkpoint))
         tied = _tied_names(module, files)
         check_tensors(module, files, tied)
@@ -143,7 +154,7 @@ class _Placement:
         module.to(self.device).eval()
 
     def _fuse(self, weight: Tensor, name: str, loras: Sequence[Lora]) -> Tensor:
-        """`weight`, plus in float32 what each LoRA adds to it."""
+        """`weight` plus the change that each LoRA makes to it, added in float32."""
         for lora in loras:
             if name in lora.changes:
                 with _opened(lora.file, self.device) as tensors:
@@ -155,7 +166,7 @@ class _Placement:
 
 
 def _read_change(read: Callable[[str], Tensor], change: LowRank | str) -> Tensor:
-    """What a LoRA adds to a tensor, float32, before it is scaled; `read` gives a tensor of its file."""
+    """The unscaled change that a LoRA makes to a tensor, in float32. `read` gives a tensor of the LoRA's file by name."""
     if isinstance(change, str):
         return read(change).float()
     alpha = read(change.alpha).item() if isinstance(change.alpha, str) else change.alpha
@@ -164,7 +175,7 @@ def _read_change(read: Callable[[str], Tensor], change: LowRank | str) -> Tensor
 
 
 def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) -> None:
-    """Raises WeightsMismatch unless `files` together hold exactly the parameters of `module`, in their shapes."""
+    """Raises WeightsMismatch unless `files` together hold exactly the parameters of `module`, with the same shapes."""
     missing = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for file in files:
         found = read_header(file)
@@ -176,7 +187,7 @@ def check_tensors(module: nn.Module, files: list[Path], tied: dict[str, str]) ->
 
 
 def _tied_names(module: nn.Module, files: list[Path]) -> dict[str, str]:
-    """For tensors that a file may hold under one of two names: the name found -> the name not found."""
+    """For tensors that have two names, of which the files hold only one: the name found -> the other name."""
     if not isinstance(module, UMT5EncoderModel):
         return {}
     found = {name for file in files for name in read_header(file)}

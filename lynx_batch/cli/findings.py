@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lynx_batch import storage
-from lynx_batch.config import DefaultsConfig, EngineConfig, FacesConfig, RunConfig
+from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.probe import probe_create_only, probe_rights
@@ -21,14 +21,14 @@ from lynx_model.engine.memory import (
     PUBLISHED_LITE,
     RESERVE_BYTES,
     ClipSize,
+    MemoryPlan,
     ModelSize,
-    Setting,
     plan_memory,
     smallest_change,
 )
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file, check_arcface
 from lynx_model.faces.pack import FacePack, find_pack
-from lynx_model.spec import ParallelPlan
+from lynx_model.spec import EngineOptions, ParallelPlan
 
 if TYPE_CHECKING:
     from lynx_model.engine.machine import Gpu, Machine
@@ -107,13 +107,13 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
         finding,
     ]
     if model is not None:
-        findings += [*find_lacks(config.engine, machine), fit_run(config, model.size, machine)]
+        findings += [*find_lacks(config.engine.options, machine), fit_run(config, model.size, machine)]
     return findings
 
 
 def fit_published(machine: "Machine | None") -> list[Finding]:
     """Whether the published models fit with their published settings. Never a fault: nobody has to use them."""
-    engine = EngineConfig(compile=True)
+    engine = EngineOptions(compile=True)
     return [
         replace(_fit(name, model, clip, engine, 1, machine), level=Level.NOTE)
         for name, model, clip in (
@@ -123,7 +123,7 @@ def fit_published(machine: "Machine | None") -> list[Finding]:
     ]
 
 
-def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]:
+def find_lacks(engine: EngineOptions, machine: "Machine | None") -> list[Finding]:
     """The GPUs that cannot do what `engine` asks for."""
     wanted = [engine.attention, engine.precision]
     lacks = {
@@ -140,7 +140,7 @@ def find_lacks(engine: EngineConfig, machine: "Machine | None") -> list[Finding]
 def fit_run(config: RunConfig, size: ModelSize, machine: "Machine | None") -> Finding:
     """Whether the run's model fits at the default size. Rows may ask for larger clips."""
     num_gpus = 1 if config.cluster.gpus_per_group == "auto" else config.cluster.gpus_per_group
-    return _fit("this run", size, _clip_size(config.defaults), config.engine, num_gpus, machine)
+    return _fit("this run", size, _clip_size(config.defaults), config.engine.options, num_gpus, machine)
 
 
 def _packages(missing: list[str]) -> Finding:
@@ -207,26 +207,26 @@ def _clip_size(defaults: DefaultsConfig) -> ClipSize:
 
 
 def _fit(
-    name: str, model: ModelSize, clip: ClipSize, engine: EngineConfig, num_gpus: int, machine: "Machine | None"
+    name: str, model: ModelSize, clip: ClipSize, engine: EngineOptions, num_gpus: int, machine: "Machine | None"
 ) -> Finding:
-    setting = replace(engine.setting, plan=ParallelPlan.of_size(num_gpus))
-    subject = f"{name}, {clip.num_frames} frames of {clip.width}x{clip.height}, {setting.precision}"
-    needed = f"takes {_needs(model, clip, setting)}"
+    plan = ParallelPlan.of_size(num_gpus)
+    subject = f"{name}, {clip.num_frames} frames of {clip.width}x{clip.height}, {engine.precision}"
+    needed = f"takes {_needs(plan_memory(model, clip, engine, plan))}"
     if machine is None or not machine.gpus:
         return Finding(subject=subject, text=needed, level=Level.NOTE)
     free_bytes = min(gpu.free_bytes for gpu in machine.gpus)
-    fitting = smallest_change(model, clip, setting, free_bytes)
-    if fitting == setting:
+    fitting = smallest_change(model, clip, engine, free_bytes, plan)
+    if fitting == engine:
         return Finding(subject=subject, text=f"fits: {needed}")
     if fitting is None:
         advice = "nor does any setting: a smaller or shorter clip, or more GPUs in a group (cluster.gpus_per_group)"
     else:
-        offload = ", offload: blocks" if fitting.is_offloaded else ""
-        advice = f"engine: {{text_encoder: {fitting.text_encoder}{offload}}} takes {_needs(model, clip, fitting)}"
+        offload = ", offload: blocks" if fitting.offload == "blocks" else ""
+        needs = _needs(plan_memory(model, clip, fitting, plan))
+        advice = f"engine: {{text_encoder: {fitting.text_encoder}{offload}}} takes {needs}"
     return Finding(subject=subject, text=f"does not fit: {needed}; {advice}", level=Level.FAULT)
 
 
-def _needs(model: ModelSize, clip: ClipSize, setting: Setting) -> str:
-    plan = plan_memory(model, clip, setting)
+def _needs(plan: MemoryPlan) -> str:
     host = f" and {plan.host_bytes / GIB:.1f} GiB of host memory a worker" if plan.host_bytes else ""
     return f"{(plan.peak_bytes + RESERVE_BYTES) / GIB:.1f} GiB of each GPU{host}"

@@ -1,7 +1,8 @@
 """The sections of a run file, each with its keys, types, defaults and rules. Unknown keys are errors."""
 
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -9,18 +10,10 @@ from pydantic_core import PydanticCustomError
 from lynx_batch.clip import broken_rule
 from lynx_batch.photo_places import ANYWHERE, explain_entry
 from lynx_batch.yaml_text import write_yaml
-from lynx_model.engine.memory import Setting
 from lynx_model.errors import InvalidParams
 from lynx_model.parameters import PARAMETERS, Parameter
 from lynx_model.ranges import explain_step_ranges
-from lynx_model.spec import (
-    MAX_LORA_SCALE,
-    AttentionChoice,
-    EngineOptions,
-    LoraSource,
-    ModelSource,
-    TextPlacement,
-)
+from lynx_model.spec import MAX_LORA_SCALE, EngineOptions
 
 
 class _Section(BaseModel):
@@ -59,13 +52,6 @@ class ModelConfig(_Section):
     adapters: str | AdapterConfig
     loras: tuple[str | LoraConfig, ...] = ()
 
-    @property
-    def source(self) -> ModelSource:
-        """Where the weights are. Checks whether a single adapter folder on this machine contains a Ref-adapter."""
-        adapters = self.adapters if isinstance(self.adapters, str) else dict(self.adapters)
-        loras = [lora if isinstance(lora, str) else LoraSource(**dict(lora)) for lora in self.loras]
-        return ModelSource.of(self.base, adapters, loras)
-
 
 class FacesConfig(_Section):
     """How a photo becomes a subject.
@@ -81,64 +67,6 @@ class FacesConfig(_Section):
     parity: bool = False
 
 
-class EngineConfig(_Section):
-    """`attention: auto` takes the fastest exact kernel that works. `compile` pays off from a few clips of one shape on.
-
-    `precision: fp8` is bfloat16 with fp8 linear layers, except in the first and last `num_bf16_edge_blocks` blocks. `offload:
-    blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in host memory, from
-    where its layers visit the GPU one by one when a prompt is new to the worker; `cpu` stays there and computes there, slowly.
-    """
-
-    precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
-    num_bf16_edge_blocks: int = 0
-    attention: AttentionChoice = "auto"
-    compile: bool = False
-    offload: Literal["none", "blocks"] = "none"
-    text_encoder: TextPlacement = "resident"
-
-    @model_validator(mode="after")
-    def _obeys_the_engine(self) -> Self:
-        try:
-            self.options.check_dtype(self.dtype)
-        except InvalidParams as error:
-            raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
-        return self
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of the model, as far as it is not fp8."""
-        return "bfloat16" if self.precision == "fp8" else self.precision
-
-    @property
-    def options(self) -> EngineOptions:
-        return EngineOptions(
-            attention=self.attention,
-            compile=self.compile,
-            has_fp8_linears=self.precision == "fp8",
-            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
-            offload=self.offload,
-            text_encoder=self.text_encoder,
-        )
-
-    @property
-    def setting(self) -> Setting:
-        """What decides how much memory it takes, for a group of one GPU."""
-        return Setting(
-            precision=self.precision,
-            num_bf16_edge_blocks=self.num_bf16_edge_blocks,
-            is_compiled=self.compile,
-            is_offloaded=self.offload == "blocks",
-            text_encoder=self.text_encoder,
-        )
-
-    @property
-    def numerics(self) -> str:
-        """What changes a clip's picture beyond rounding, such as "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
-        edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
-        attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
-        return ", ".join([self.precision, *edges, *attention])
-
-
 def _default(parameter: Parameter) -> tuple[Any, Any]:
     """A parameter's type and default in a run file. Without a seed, each clip gets one derived from its name."""
     if parameter.name == "seed":
@@ -148,15 +76,40 @@ def _default(parameter: Parameter) -> tuple[Any, Any]:
 
 if TYPE_CHECKING:  # a type checker cannot see the keys that `create_model` adds
 
+    class _EngineKeys(_Section):
+        """The engine's keys are read from `EngineConfig.options`."""
+
     class _ParameterDefaults(_Section):
         def __getattr__(self, name: str) -> Any: ...
 
 else:
+    _HINTS = get_type_hints(EngineOptions)
+    _EngineKeys = create_model(
+        "_EngineKeys",
+        __base__=_Section,
+        **{option.name: (_HINTS[option.name], option.default) for option in fields(EngineOptions)},
+    )
     _ParameterDefaults = create_model(
         "_ParameterDefaults",
         __base__=_Section,
         **{name: _default(parameter) for name, parameter in PARAMETERS.items() if name != "prompt"},
     )
+
+
+class EngineConfig(_EngineKeys):
+    __doc__ = EngineOptions.__doc__
+
+    @model_validator(mode="after")
+    def _obeys_the_engine(self) -> Self:
+        try:
+            self.options  # noqa: B018  valid once it exists
+        except InvalidParams as error:
+            raise PydanticCustomError("broken_rule", "{error}", {"error": str(error)}) from error
+        return self
+
+    @property
+    def options(self) -> EngineOptions:
+        return EngineOptions(**dict(self))
 
 
 class DefaultsConfig(_ParameterDefaults):

@@ -185,7 +185,7 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, *, is_
         model=model.source,
         faces=config.faces,
         inputs=config.inputs,
-        engine=config.engine,
+        engine=config.engine.options,
         identity=model.identity,
         plan=ParallelPlan(),
         crf=config.video.crf,
@@ -204,7 +204,7 @@ def _drive(
 
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
-    cost = cost_model(config.engine, model, read_timings(config.output, model.identity))
+    cost = cost_model(config.engine.options, model, read_timings(config.output, model.identity))
     driver = Driver(
         schedule=schedule,
         settings=settings,

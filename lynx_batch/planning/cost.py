@@ -6,15 +6,15 @@ Encoding and upload do not count, because they run in parallel with the next cli
 """
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from statistics import median
 
-from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, Setting, plan_memory
+from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, plan_memory
 from lynx_model.geometry import num_tokens
 from lynx_model.guidance import num_forwards, plan_branches
-from lynx_model.spec import ParallelPlan, RenderParams
+from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams
 
 DECODE_S_PER_MPX = 1.00 / 32.35
 """Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/MEASURED.md."""
@@ -76,10 +76,10 @@ def gpu_type(device: str) -> GpuType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """The model, its memory settings, and whether it has image guidance. The default is the published full model."""
+    """The model, the options of the engine that runs it, and whether it has image guidance. The defaults are Lynx-full as published."""
 
     size: ModelSize = PUBLISHED_FULL
-    setting: Setting = field(default_factory=Setting)
+    options: EngineOptions = field(default_factory=EngineOptions)
     has_image_guidance: bool = True
 
 
@@ -178,8 +178,8 @@ class CostModel:
 
     def fits(self, work: Work, group_size: int, gpu: GpuType) -> bool:
         """Whether the clip, split over a group of this size, fits the memory of each device."""
-        setting = replace(self.engine.setting, plan=ParallelPlan.of_size(group_size))
-        return plan_memory(self.engine.size, work.clip, setting).fits(gpu.memory_gib * GIB)
+        plan = ParallelPlan.of_size(group_size)
+        return plan_memory(self.engine.size, work.clip, self.engine.options, plan).fits(gpu.memory_gib * GIB)
 
     def _factor(self, group_size: int, gpu: GpuType) -> float:
         """The factor of this size, else of the nearest measured size, else 1."""

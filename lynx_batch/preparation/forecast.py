@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lynx_batch.clip import ClipSpec, Rejection
-from lynx_batch.config import ClusterConfig, EngineConfig, RunConfig
+from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
@@ -15,6 +15,7 @@ from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import Selection, prepare
+from lynx_model.spec import EngineOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
     timings = read_timings(config.output, prepared.model.identity)
-    cost = cost_model(config.engine, prepared.model, timings)
+    cost = cost_model(config.engine.options, prepared.model, timings)
     ways = ways_to_render(clips, nodes, cost, config.cluster) if clips else []
     chosen = best(ways) if ways else None
     return RunForecast(
@@ -67,9 +68,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     )
 
 
-def cost_model(options: EngineConfig, model: CheckedModel, timings: Sequence[Timing]) -> CostModel:
+def cost_model(options: EngineOptions, model: CheckedModel, timings: Sequence[Timing]) -> CostModel:
     """Shipped figures for the run's model and engine, corrected by how long earlier runs took."""
-    engine = Engine(size=model.size, setting=options.setting, has_image_guidance=model.adapters.has_image_guidance)
+    engine = Engine(size=model.size, options=options, has_image_guidance=model.adapters.has_image_guidance)
     works = works_of((timing.params for timing in timings), engine)
     observations = [
         Observation(gpu=gpu_type(t.device), group_size=t.group_size, work=work, seconds=t.seconds)

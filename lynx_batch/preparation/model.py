@@ -109,7 +109,7 @@ def _identify(
         face_pack=face_pack,
         identity_encoder=face_pack if is_own else seen_identity.fingerprint(arcface_file(seen_identity.path)),
         is_parity=config.faces.parity,
-        precision=config.engine.numerics,
+        precision=config.engine.options.numerics,
         loras=", ".join(filter(None, named_loras)) or None,
     )
 

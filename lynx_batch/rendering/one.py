@@ -63,7 +63,6 @@ def render_one(
     pipe = LynxPipeline.load_source(
         source,
         device=device,
-        dtype=config.engine.dtype,
         engine=config.engine.options,
     )
     frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))

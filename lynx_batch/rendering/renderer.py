@@ -81,10 +81,9 @@ class Renderer:
         self._pipe = LynxPipeline.load_source(
             settings.model,
             device=device,
-            dtype=settings.engine.dtype,
             faces=faces,
             plan=settings.plan,
-            engine=settings.engine.options,
+            engine=settings.engine,
         )
         self._device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
         self._software = software_versions()

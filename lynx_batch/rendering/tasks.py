@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec, RenderIdentity
-from lynx_batch.config import EngineConfig, FacesConfig, InputsConfig
+from lynx_batch.config import FacesConfig, InputsConfig
 from lynx_batch.errors import Fault, ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.stages import Span
-from lynx_model.spec import ModelSource, ParallelPlan
+from lynx_model.spec import EngineOptions, ModelSource, ParallelPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class WorkerSettings:
     model: ModelSource
     faces: FacesConfig
     inputs: InputsConfig
-    engine: EngineConfig
+    engine: EngineOptions
     identity: RenderIdentity
     plan: ParallelPlan
     crf: int

@@ -1,10 +1,10 @@
-"""A forward as others carry it out, on the same modules and weights: nothing compiled, nothing kept from step to step.
+"""Forwards as other implementations run them, on the same modules and weights: eager, and without caching between steps.
 
-`_diffusers` turns queries and keys as diffusers' eager Wan model does. `_original` does as bytedance/lynx at 3a6a91a does
+`_diffusers` rotates queries and keys like diffusers' eager Wan model. `_original` reimplements bytedance/lynx at 3a6a91a
 (modules/full/attention_processor.py, modules/common/flash_attention.py): rotation in complex float64, variable-length attention
-whose lengths are read back from the device, queries normed once for each attention, strengths multiplied with at every step, and
-norms in separate passes as in diffusers 0.33.1, which it requires (models/normalization.py, RMSNorm); diffusers 0.42.1 has torch's
-fused ones.
+whose lengths are read back from the device, queries normalised again for each attention, and multiplication by strengths at every
+step. Its RMSNorm makes several passes over memory, like that of diffusers 0.33.1, which bytedance/lynx requires
+(models/normalization.py, RMSNorm); diffusers 0.42.1 uses torch's fused norm.
 """
 
 from collections.abc import Callable
@@ -32,15 +32,15 @@ STRENGTH = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """How a baseline attends, rotates and norms. `spares_nothing`: for what the adapters add, queries are normed a second time, and it
-    is multiplied by a strength.
+    """A baseline's attention, rotation and norm. If `is_wasteful`, the adapters' attention normalises queries again and multiplies its
+    result by a strength.
     """
 
     name: str
     attend: Attend
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
     norm: Callable[[nn.RMSNorm, Tensor], Tensor]
-    spares_nothing: bool
+    is_wasteful: bool
 
 
 def baselines(device: torch.device) -> list[Baseline]:
@@ -57,7 +57,7 @@ def baselines(device: torch.device) -> list[Baseline]:
 
 
 def forward_like(baseline: Baseline, model: LynxTransformer, inputs: ForwardInputs) -> Callable[[], Tensor]:
-    """One guidance branch of `model`, whose processors this replaces until it is set up again."""
+    """A call that runs one guidance branch of `model` as `baseline` does. Replaces the model's processors until its next `set_up`."""
     layers: list[Any] = list(model.ref_adapter or [None] * len(model.blocks))
     for index, (block, ref_layer) in enumerate(zip(model.blocks, layers, strict=True)):
         has_id_layer = index % model.id_stride == 0
@@ -70,11 +70,11 @@ def forward_like(baseline: Baseline, model: LynxTransformer, inputs: ForwardInpu
 
 
 def _original(name: str, attend: Attend) -> Baseline:
-    return Baseline(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, spares_nothing=True)
+    return Baseline(name=name, attend=attend, rotate=rotate_in_float64, norm=norm_in_passes, is_wasteful=True)
 
 
 def _diffusers(name: str, attend: Attend) -> Baseline:
-    return Baseline(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, spares_nothing=False)
+    return Baseline(name=name, attend=attend, rotate=rotate_strided, norm=nn.RMSNorm.forward, is_wasteful=False)
 
 
 def rotate_strided(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class _CrossAttention:
 def _attend_to_adapter(
     baseline: Baseline, attn: WanAttention, query: Tensor, normed: Tensor, seen: KeysValues
 ) -> Tensor:
-    if not baseline.spares_nothing:
+    if not baseline.is_wasteful:
         return baseline.attend(_split(normed, attn), *seen)
     return STRENGTH * baseline.attend(_split(baseline.norm(attn.norm_q, query), attn), *seen)
 
@@ -161,14 +161,14 @@ def _varlen_fa3(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Ten
 
 
 def _varlen_fa2(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """FlashAttention-2 as torch brings it along."""
+    """The FlashAttention-2 that torch includes."""
     packed, starts, lengths = _pack(query_BTHD, key_BSHD, value_BSHD)
     attended: Tensor = torch.ops.aten._flash_attention_forward(*packed, *starts, *lengths, 0.0, False, False)[0]
     return attended[None]
 
 
 def _pack(query: Tensor, key: Tensor, value: Tensor) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """Sequences without batch, where each begins, and the longest of them: read from the device, which has to be waited for."""
+    """Sequences without batch, their starts, and their longest lengths, which are read from the device and so wait for it."""
     lengths = [torch.tensor([x.shape[1]], dtype=torch.int32).to(x.device) for x in (query, key)]
     starts = [torch.cat([x.new_zeros(1), x]).cumsum(0, dtype=torch.int32) for x in lengths]
     return [x.flatten(0, 1) for x in (query, key, value)], starts, [int(x.max().item()) for x in lengths]

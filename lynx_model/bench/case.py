@@ -1,6 +1,6 @@
-"""A model of the true size with random weights, and what one forward of it takes.
+"""A model of the true size with random weights, and the inputs of a forward.
 
-Weights and inputs are never zeros: zeros draw less power, so a card runs faster on them.
+Weights and inputs are never zeros: zeros draw less power, so a GPU would run faster on them.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lynx_model.checkpoints.adapter_spec import AdapterSpec, ResamplerShape
 from lynx_model.geometry import latent_shape, num_tokens
 from lynx_model.network.adapters import CrossAttentionInputs
-from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer
-from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, EngineOptions, ParallelPlan
+from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer, assemble_transformer
+from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, ONE_GPU, EngineOptions
 
 WEIGHT_STD = 0.02
 TIMESTEP = 900
@@ -25,7 +25,7 @@ DTYPE = torch.bfloat16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchCase:
-    """The sizes of the model, its text encoder, its VAE, and the clip; the defaults are what was published as full.
+    """The sizes of the model, its text encoder, its VAE and the clip. The defaults are those of the published Lynx-full.
 
     Lite has neither references nor biases.
     """
@@ -55,20 +55,20 @@ class BenchCase:
 
     @property
     def num_branches(self) -> int:
-        """Guidance branches of one step, as published."""
+        """Guidance branches of one step with the published parameters."""
         return 2 if self.is_lite else 3
 
     @property
     def flop(self) -> float:
-        """Of one forward: the blocks' matrix products on all tokens, and self-attention."""
+        """FLOP of one forward: the blocks' matrix products on all tokens, and self-attention."""
         products = 2 * self.num_tokens * self.channels * (6 * self.channels + 2 * self.ff_width)
         return float(self.num_blocks * (products + 4 * self.num_tokens**2 * self.channels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardInputs:
-    """What a forward gets, and what its conditioning was computed from: text (1, S, C), identity tokens (1, N, X) and one
-    reference feature (1, S, C) a block, none for lite. Latents are (1, C, F, H, W), the timestep (1,).
+    """The inputs of a forward, and what its conditioning was computed from: text (1, S, C), identity tokens (1, N, X) and one
+    reference feature (1, S, C) per block, none for lite. Latents are (1, C, F, H, W), the timestep is (1,).
     """
 
     latents: Tensor
@@ -80,18 +80,22 @@ class ForwardInputs:
 
 
 def random_transformer(case: BenchCase, device: torch.device) -> LynxTransformer:
-    """Lynx of the size of `case` on `device`, to be set up; what diffusers keeps in float32 is float32."""
+    """A random model of the size of `case` on `device`, set up to run eagerly with "sdpa"; in float32 where diffusers keeps that."""
     model = empty_transformer(case)
-    with torch.device("meta"):
-        model.attach_adapters(adapters_of(case))
-    draw_weights(model, device, in_float32=model._keep_in_fp32_modules)
     model.rope = WanRotaryPosEmbed(case.head_dim, model.config.patch_size, model.config.rope_max_seq_len).to(device)
-    model.arrange_weights(EngineOptions(), device)
+    assemble_transformer(
+        model,
+        adapters_of(case),
+        lambda _, part: draw_weights(part, device, in_float32=model._keep_in_fp32_modules),
+        device=device,
+        engine=EngineOptions(attention="sdpa"),
+        plan=ONE_GPU,
+    )
     return model.eval()  # type: ignore[no-any-return]
 
 
 def empty_transformer(case: BenchCase) -> LynxTransformer:
-    """The base model of the size of `case`, without memory and without adapters."""
+    """The base model of the size of `case`, on the meta device and without adapters."""
     with torch.device("meta"):
         return LynxTransformer(
             num_layers=case.num_blocks,
@@ -103,7 +107,7 @@ def empty_transformer(case: BenchCase) -> LynxTransformer:
 
 
 def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[str] = ()) -> None:
-    """Gives `module` random parameters on `device`; those are float32 that have one of these words in their names."""
+    """Gives `module` random parameters on `device`, in float32 if a part of their name is in `in_float32`."""
     kept = set(in_float32)
     for name, parameter in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")
@@ -113,8 +117,7 @@ def draw_weights(module: nn.Module, device: torch.device, in_float32: Iterable[s
 
 
 def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device) -> ForwardInputs:
-    """Inputs of a forward of `model`; sets it up eager and on one device, for it has to compute the conditioning."""
-    model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention="sdpa"))
+    """Random inputs of a forward of `model`. The model computes the conditioning, so it must not be set up for several ranks yet."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=DTYPE)
@@ -137,13 +140,13 @@ def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device)
 
 
 def forward_of(model: LynxTransformer, inputs: ForwardInputs, num_branches: int = 1) -> Callable[[], Tensor]:
-    """A call that carries out so many guidance branches of one step, and gives the last one's velocity."""
+    """A call that runs `num_branches` guidance branches of one step and returns the last one's velocity."""
     branches = [inputs.conditioning] * num_branches
     return lambda: model.predict(inputs.latents, inputs.timestep, branches)[-1]
 
 
 def adapters_of(case: BenchCase) -> AdapterSpec:
-    """The adapters of the variant and the size of `case`."""
+    """Adapters of the variant and size of `case`."""
     token_size = LITE_TOKEN_SIZE if case.is_lite else case.channels
     resampler = ResamplerShape(
         depth=4,

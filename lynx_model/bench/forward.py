@@ -1,6 +1,6 @@
-"""How fast a forward of the true size is, beside what others make of it and what its kernels take alone on the same card.
+"""Measures a forward of the true size, other implementations of it, and its main kernels alone on the same GPU.
 
-All figures of a report come from one process, so they can be divided by each other.
+All figures of a report come from one process, so their ratios are meaningful.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lynx_model.bench.case import DTYPE, BenchCase, forward_of, random_inputs, r
 from lynx_model.bench.timing import time_ms, time_sustained_ms
 from lynx_model.engine.attention import FP8_KERNEL, choose_attention, missing_needs
 from lynx_model.engine.precision import quantize_blocks
-from lynx_model.spec import AttentionChoice, EngineOptions, ParallelPlan
+from lynx_model.spec import ONE_GPU, AttentionChoice, EngineOptions
 
 NUM_STEPS = 50
 BF16, FP8 = "compiled, bfloat16", "compiled, fp8 linears"
@@ -24,10 +24,10 @@ BF16, FP8 = "compiled, bfloat16", "compiled, fp8 linears"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One way to carry out a forward.
+    """The measurements of one implementation of a forward.
 
-    `ms` is the median of several; `first_s` is the first call, compilation included; `error` is relative to this project's
-    own eager forward in bfloat16 (Frobenius norm); `clip_s` is the denoising of a clip in 50 steps.
+    `ms` is the median of several calls; `first_s` is the first call, including compilation; `error` is relative to our own eager
+    forward in bfloat16 (Frobenius norm); `clip_s` is the time to denoise a clip in 50 steps.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
-    """`floor_*_ms`: the forward's matrix products and its self-attention in bfloat16, each timed alone at its own shape."""
+    """`floor_*_ms` are the forward's matrix products and its self-attention in bfloat16, each timed alone with the real shape."""
 
     device: str
     torch_version: str
@@ -56,7 +56,7 @@ class BenchReport:
 
 
 class ForwardBench:
-    """The model of a case, and what was measured of it so far."""
+    """The model of a case, and its measurements so far."""
 
     def __init__(self, case: BenchCase, device: torch.device, num_runs: int) -> None:
         self.case, self.device, self.num_runs = case, device, num_runs
@@ -65,8 +65,8 @@ class ForwardBench:
         self.expected = forward_of(self.model, self.inputs)()
         self.measurements: list[Measurement] = []
 
-    def measure(self, name: str, forward: Callable[[], Tensor], beside: Callable[[], None] = lambda: None) -> None:
-        """Adds a row; `beside` runs after each forward that is timed."""
+    def measure(self, name: str, forward: Callable[[], Tensor], after_each: Callable[[], None] = lambda: None) -> None:
+        """Adds a row. `after_each` runs after each timed forward."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         first_s = time_ms(forward, self.device) / 1000
@@ -74,7 +74,7 @@ class ForwardBench:
         times_ms = []
         for _ in range(self.num_runs):
             times_ms.append(time_ms(forward, self.device))
-            beside()
+            after_each()
         ms = median(times_ms)
         self.measurements.append(
             Measurement(
@@ -89,21 +89,21 @@ class ForwardBench:
         )
 
     def measure_engine(
-        self, name: str, attention: AttentionChoice, *, is_compiled: bool, beside: Callable[[], None] = lambda: None
+        self, name: str, attention: AttentionChoice, *, is_compiled: bool, after_each: Callable[[], None] = lambda: None
     ) -> None:
-        self.model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=is_compiled))
-        self.measure(name, forward_of(self.model, self.inputs), beside)
+        self.model.set_up(plan=ONE_GPU, engine=EngineOptions(attention=attention, compile=is_compiled))
+        self.measure(name, forward_of(self.model, self.inputs), after_each)
 
 
 @torch.inference_mode()
 def bench_forward(case: BenchCase, *, device: torch.device, num_runs: int = 5) -> BenchReport:
-    """Measures one guidance branch of one step: as others do it, eager, compiled, and in fp8 where the device can."""
+    """Measures one guidance branch of one step: the baselines, then ours eager, compiled, and in fp8 if the device supports it."""
     torch.manual_seed(0)
     bench, floor = ForwardBench(case, device, num_runs), Floor(case, device)
     for baseline in baselines(device):
         bench.measure(baseline.name, forward_like(baseline, bench.model, bench.inputs))
     bench.measure_engine("eager, bfloat16", "auto", is_compiled=False)
-    bench.measure_engine(BF16, "auto", is_compiled=True, beside=floor.measure)
+    bench.measure_engine(BF16, "auto", is_compiled=True, after_each=floor.measure)
     quantize_blocks(bench.model.blocks, num_bf16_edge_blocks=0, device=device)
     bench.measure_engine(FP8, "auto", is_compiled=True)
     if missing_needs(device=device, dtype=DTYPE, head_dim=case.head_dim)[FP8_KERNEL] is None:
@@ -119,7 +119,7 @@ def bench_forward(case: BenchCase, *, device: torch.device, num_runs: int = 5) -
 
 
 class Floor:
-    """The matrix products and the self-attention of a forward, each alone, as often as `measure` is called."""
+    """Times the matrix products and the self-attention of a forward alone; each call of `measure` adds a sample."""
 
     def __init__(self, case: BenchCase, device: torch.device) -> None:
         self._case, self._device = case, device
@@ -135,31 +135,27 @@ class Floor:
 
     @property
     def products_ms(self) -> float:
-        """All blocks'."""
+        """The matrix products of all blocks."""
         return self._case.num_blocks * median(self._products)
 
     @property
     def attention_ms(self) -> float:
-        """All blocks'."""
+        """The self-attention of all blocks."""
         return self._case.num_blocks * median(self._attention)
 
     def _shapes(self) -> list[tuple[int, int, int]]:
-        """(inputs, outputs, how many) of a block's linear layers on all tokens."""
-        wide = self._case.ff_width
-        return [
-            (self._case.channels, self._case.channels, 6),
-            (self._case.channels, wide, 1),
-            (wide, self._case.channels, 1),
-        ]
+        """(inputs, outputs, count) of a block's linear layers that process all tokens."""
+        channels, ff_width = self._case.channels, self._case.ff_width
+        return [(channels, channels, 6), (channels, ff_width, 1), (ff_width, channels, 1)]
 
-    def _product_ms(self, inputs: int, outputs: int, number: int) -> float:
+    def _product_ms(self, inputs: int, outputs: int, count: int) -> float:
         layer = nn.Linear(inputs, outputs, device=self._device, dtype=DTYPE)
-        return number * time_sustained_ms(partial(layer, self._draw(self._case.num_tokens, inputs)), self._device)
+        return count * time_sustained_ms(partial(layer, self._draw(self._case.num_tokens, inputs)), self._device)
 
     def _draw(self, *shape: int) -> Tensor:
         return torch.randn(shape, device=self._device, dtype=DTYPE)
 
 
 def peak_gib(device: torch.device) -> float:
-    """Of tensors since the last reset; 0 on a CPU."""
+    """Peak memory of tensors since the last reset; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0

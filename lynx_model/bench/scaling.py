@@ -1,6 +1,6 @@
-"""How a step scales over the GPUs of one host: every way of sharing it, at several sizes, one cell at a time.
+"""Measures how a step scales over the GPUs of one host, for every parallel plan and several sizes.
 
-A cell that the file of results holds already is not measured again, so a table can be made in parts.
+Cells that the results file already has are not measured again, so a table can be made in parts.
 """
 
 import json
@@ -25,7 +25,7 @@ TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """All guidance branches of one step of a case, shared as planned."""
+    """One cell of the table: all guidance branches of one step of `case`, shared according to `plan`."""
 
     case: BenchCase
     plan: ParallelPlan
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
-    """`step_ms` is the median time of one step, all its guidance branches included."""
+    """`step_ms` is the median time of one step with all its guidance branches."""
 
     name: str
     num_gpus: int
@@ -51,7 +51,7 @@ class CellResult:
 
 
 def plan_cells(cases: Iterable[BenchCase], numbers_of_gpus: Iterable[int]) -> Iterator[Cell]:
-    """One GPU first, then every layout of more: branches beside each other, tokens shared, or both."""
+    """The cells for one GPU, then for every plan of more: parallel branches, shared tokens, or both."""
     numbers = sorted({1, *numbers_of_gpus})
     for case in cases:
         for number in numbers:
@@ -62,7 +62,7 @@ def plan_cells(cases: Iterable[BenchCase], numbers_of_gpus: Iterable[int]) -> It
 
 
 def bench_scaling(cells: Iterable[Cell], file: Path, num_runs: int) -> list[CellResult]:
-    """Measures the cells that `file` does not hold yet, adds each to it, and gives all that it holds."""
+    """Measures the cells that `file` does not have yet and adds each to it; returns all results in it."""
     for cell in cells:
         if cell.name not in {result.name for result in read_results(file)}:
             arguments = (cell, file, num_runs, _free_port())
@@ -71,7 +71,7 @@ def bench_scaling(cells: Iterable[Cell], file: Path, num_runs: int) -> list[Cell
 
 
 def read_results(file: Path) -> list[CellResult]:
-    """Raises InvalidParams if the file is not one of results."""
+    """The results in `file`; empty if it does not exist. Raises InvalidParams if it is not a results file."""
     try:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         return [CellResult(**result) for result in json.loads(text or "[]")]
@@ -80,7 +80,7 @@ def read_results(file: Path) -> list[CellResult]:
 
 
 def efficiency(result: CellResult, results: Iterable[CellResult]) -> float | None:
-    """One GPU's time for the same step, divided by what all GPUs together took; None if one GPU was not measured."""
+    """One GPU's time for the same step, divided by the summed time of all GPUs; None if one GPU was not measured."""
     step = result.name.partition(",")[0]
     alone = [r.step_ms for r in results if r.num_gpus == 1 and r.name.startswith(f"{step},")]
     return alone[0] / (result.num_gpus * result.step_ms) if alone else None

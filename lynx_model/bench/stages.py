@@ -1,4 +1,4 @@
-"""What each stage of a clip takes, with modules of the true size and random weights; one stage's are gone before the next begins.
+"""Measures each stage of a clip with modules of the true size and random weights. One stage's modules are freed before the next.
 
 Shapes: B batch, C channels, F frames, H rows, W columns, S tokens of text.
 """
@@ -32,7 +32,7 @@ CONV_GAIN = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
-    """One way to carry out a stage; `seconds` is the median of several, `peak_gib` what the stage held of the device."""
+    """One implementation of a stage. `seconds` is the median of several runs, `peak_gib` the stage's peak of device memory."""
 
     stage: str
     baseline: str
@@ -41,14 +41,14 @@ class StageTime:
 
 
 class StageBench:
-    """The stages of a case's clip, as far as they were measured."""
+    """Measures the stages of a case's clip; `times` has the results so far."""
 
     def __init__(self, case: BenchCase, device: torch.device, num_runs: int) -> None:
         self._case, self._device, self._num_runs = case, device, num_runs
         self.times: list[StageTime] = []
 
     def measure(self, stage: str, baseline: str, call: Callable[[], object]) -> None:
-        """Adds a row, after a first call that does not count."""
+        """Adds a row, after a warm-up call."""
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -58,20 +58,20 @@ class StageBench:
         self.times.append(StageTime(stage=stage, baseline=baseline, seconds=ms / 1000, peak_gib=peak_gib(self._device)))
 
     def measure_text(self) -> None:
-        """A prompt of all tokens, whose encoder is on the device and then in host memory."""
+        """Measures a prompt of maximal length, with the encoder on the device and then in host memory."""
         encoder = random_text_encoder(self._case, self._device)
         self._measure_text(encoder, "resident")
         self._measure_text(encoder.cpu(), "staged")
 
     def measure_decode(self) -> NDArray[np.uint8]:
-        """Random latents, decoded as the engine does; gives the frames."""
+        """Measures our decoder on random latents; returns the frames."""
         vae = random_vae(self._case, self._device).bfloat16()
         decode = partial(decode_frames, vae, VideoDecoder(vae, is_compiled=True), self._draw_latents())
         self.measure("decode", "compiled, bfloat16", decode)
         return decode()
 
     def measure_plain_decode(self) -> None:
-        """Random latents, decoded as diffusers does."""
+        """Measures diffusers' decoder on random latents."""
         vae, latents_BCFHW = random_vae(self._case, self._device).bfloat16(), self._draw_latents().to(DTYPE)
         self.measure("decode", "diffusers, bfloat16", lambda: grey_levels(vae.decode(latents_BCFHW).sample).cpu())
 
@@ -95,14 +95,14 @@ def bench_stages(
     read_subject: Callable[[], object] | None = None,
     encode: Callable[[NDArray[np.uint8]], object] | None = None,
 ) -> list[StageTime]:
-    """All stages in a clip's order. The first row of each is the engine's own way, a second one another.
+    """Measures all stages in order. The first row of a stage is our implementation, a second one is an alternative.
 
     Args:
-        report: Tells how long the case's denoising takes.
+        report: Has the time of the case's denoising.
         device: Where the modules are.
         num_runs: Measurements per row.
-        read_subject: Makes a photo a subject; without it there is no such row.
-        encode: Makes a file of uint8 (F, H, W, 3) RGB frames; without it there is no such row.
+        read_subject: Turns a photo into a subject; None leaves out the row.
+        encode: Encodes uint8 (F, H, W, 3) RGB frames into a file; None leaves out the row.
     """
     torch.manual_seed(0)
     bench = StageBench(report.case, device, num_runs)
@@ -118,12 +118,12 @@ def bench_stages(
 
 
 def own_stages(times: Sequence[StageTime]) -> list[StageTime]:
-    """The rows that a clip is made of: the engine's own way of each stage."""
+    """The first row of each stage, which is our implementation. Together they make up a clip."""
     return [time for index, time in enumerate(times) if time.stage not in {other.stage for other in times[:index]}]
 
 
 def random_vae(case: BenchCase, device: torch.device) -> AutoencoderKLWan:
-    """In float32; its convolutions keep the signal's size, so that the picture is neither flat nor clipped."""
+    """A random VAE in float32. Its convolutions preserve the signal's magnitude, so that the picture is neither flat nor clipped."""
     with device:
         vae = AutoencoderKLWan(base_dim=case.vae_channels)
     for layer in vae.modules():
@@ -138,7 +138,7 @@ def _denoise(report: BenchReport) -> StageTime:
 
 
 class _RandomTokens:
-    """In place of a tokenizer: any prompt is other tokens, as many as there can be."""
+    """A stand-in for a tokenizer: each prompt gets new random tokens, as many as the model reads."""
 
     def __init__(self, vocabulary_size: int) -> None:
         self._vocabulary_size = vocabulary_size
@@ -149,7 +149,7 @@ class _RandomTokens:
 
 
 def random_text_encoder(case: BenchCase, device: torch.device) -> UMT5EncoderModel:
-    """In bfloat16, with one token embedding under both its names."""
+    """A random text encoder in bfloat16, with one token embedding under both its names."""
     config = UMT5Config(
         vocab_size=case.vocabulary_size,
         d_model=case.text_size,

@@ -1,4 +1,4 @@
-"""Seconds of calls, on the device's own clock."""
+"""Times calls with the device's own clock."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ CALLS_IN_A_ROW = 20
 
 
 def time_ms(call: Callable[[], object], device: torch.device) -> float:
-    """Of one call, from its first kernel to its last."""
+    """The time of one call, from its first kernel to its last."""
     if device.type != "cuda":
         started_s = time.perf_counter()
         call()
@@ -23,7 +23,7 @@ def time_ms(call: Callable[[], object], device: torch.device) -> float:
 
 
 def time_sustained_ms(call: Callable[[], object], device: torch.device) -> float:
-    """Of one call among several in a row, so that the card is as warm as in a forward."""
+    """The average time of several calls in a row, so that the GPU is as warm as in a forward."""
 
     def repeated() -> None:
         for _ in range(CALLS_IN_A_ROW):

@@ -1,32 +1,32 @@
-"""What the headers of adapters say, without reading a weight; free of torch.
+"""Describes adapters from their tensor headers, without reading a weight; free of torch.
 
-The variant of an adapter folder and every dimension of it are read here, never from a folder's name.
+The headers give the variant of an adapter folder and all its dimensions; the folder's name means nothing.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.published import PUBLISHED_IDENTITY_ENCODER
-from lynx_model.checkpoints.safetensors_header import REAL_DTYPES, Shape, TensorHeader, read_header
-from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.checkpoints.safetensors_header import Shape, TensorHeader, compare_tensors, read_header
+from lynx_model.errors import WeightsMismatch
 from lynx_model.spec import EMBEDDING_SIZE, REF_FILE
 
 RESAMPLER_FILE = "resampler.safetensors"
 ID_FILE = "ip_layers.safetensors"
 
 DECLARATION_FILE = "lynx-adapter.json"
-"""Beside the ID-adapter: `{"identity_encoder": NAME}`, if it is not the one of the published adapters."""
+"""Optional, beside the ID-adapter: `{"identity_encoder": NAME}`, if it is not the encoder of the published adapters."""
 
 HEAD_DIM = 64
-"""Of the resampler's attention; not to be seen in any shape. Source: bytedance/lynx modules/common/resampler.py at 3a6a91a."""
+"""Head size of the resampler's attention, which no tensor shape reveals. Source: bytedance/lynx modules/common/resampler.py at 3a6a91a."""
 
 
 class ResamplerShape(TypedDict):
-    """Every dimension of a resampler; the keyword arguments of `Resampler`."""
+    """All dimensions of a resampler: the keyword arguments of `Resampler`."""
 
     depth: int
     width: int
@@ -39,16 +39,16 @@ class ResamplerShape(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSpec:
-    """What an adapter folder (or two) holds, enough to build its modules.
+    """The contents of one or two adapter folders, in enough detail to build the modules.
 
     Args:
-        token_size: Size of an identity token: what the resampler puts out and the ID-adapter takes.
-        channels: Of the base model that the adapters were made for.
-        num_id_layers: Of the ID-adapter.
+        token_size: Size of an identity token: the output of the resampler and input of the ID-adapter.
+        channels: Channels of the base model that the adapters were made for.
+        num_id_layers: Layers of the ID-adapter.
         has_id_bias: True for full, False for lite.
         num_registers: Learned tokens beside the identity tokens, per layer of the ID-adapter.
-        num_ref_layers: Of the Ref-adapter; 0 if there is none.
-        identity_encoder: Whose embeddings the ID-adapter takes.
+        num_ref_layers: Layers of the Ref-adapter; 0 if there is none.
+        identity_encoder: The encoder whose embeddings the ID-adapter takes.
     """
 
     token_size: int
@@ -62,7 +62,7 @@ class AdapterSpec:
 
     @property
     def id_stride(self) -> int:
-        """How many blocks there are to a layer of the ID-adapter: layer i serves block i (full) or 2 i (lite).
+        """Blocks per layer of the ID-adapter: layer i belongs to block i (full) or 2 i (lite).
 
         Source: bytedance/lynx modules/full/ and modules/lite/ at 3a6a91a.
         """
@@ -74,44 +74,16 @@ class AdapterSpec:
 
     @property
     def has_image_guidance(self) -> bool:
-        """Whether a guidance branch of its own for the subject makes sense; lite was made without."""
+        """Whether the subject can have a guidance branch of its own; lite was trained without one."""
         return self.has_id_bias or self.has_ref
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises MissingFile or WeightsMismatch."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFile(f"{file}: no such file") from error
-    except OSError as error:
-        raise MissingFile(f"{file}: must be a file that can be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise WeightsMismatch(f"{file}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsMismatch(f"{file}: must hold a JSON object")
-    return content
-
-
-def compare_tensors(file: Path, expected: Mapping[str, Shape], found: Mapping[str, TensorHeader]) -> None:
-    """Raises WeightsMismatch for the first tensor that is missing, surplus or misshapen."""
-    for name in [*expected, *(found.keys() - expected.keys())]:
-        wanted = f"shape {expected[name]}" if name in expected else "no such tensor"
-        seen = f"shape {found[name].shape}" if name in found else "no such tensor"
-        if wanted != seen:
-            raise WeightsMismatch(f"{file}: tensor {name}: expected {wanted}, found {seen}")
-        if name in found and found[name].dtype not in REAL_DTYPES:
-            raise WeightsMismatch(
-                f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {found[name].dtype}"
-            )
-
-
 def describe_adapters(id_adapter: str | Path, ref_adapter: str | Path | None) -> AdapterSpec:
-    """The adapters in one or two folders, as their headers tell.
+    """Describes the adapters in one or two folders from their headers.
 
     Args:
-        id_adapter: Holds the ID-adapter with its resampler.
-        ref_adapter: Holds the Ref-adapter; None leaves it out.
+        id_adapter: Folder with the ID-adapter and its resampler.
+        ref_adapter: Folder with the Ref-adapter; None leaves it out.
 
     Raises:
         MissingFile: If a file is not there.
@@ -141,7 +113,7 @@ def describe_adapters(id_adapter: str | Path, ref_adapter: str | Path | None) ->
 
 
 def check_fit(spec: AdapterSpec, *, num_blocks: int, channels: int) -> None:
-    """Raises WeightsMismatch if the adapters were made for another base model than one of that size."""
+    """Raises WeightsMismatch if the adapters were made for a base model of another size."""
     if spec.channels != channels:
         raise WeightsMismatch(f"adapters were made for {spec.channels} channels, but the base model has {channels}")
     expected = math.ceil(num_blocks / spec.id_stride)
@@ -224,7 +196,7 @@ def _repeated(layer: Mapping[str, Shape], num_layers: int) -> dict[str, Shape]:
 
 
 def _count_layers(names: Iterable[str]) -> int:
-    """How many different numbers the names begin with; a gap shows up as a missing tensor later."""
+    """The number of different numbers that the names begin with. A gap shows up as a missing tensor later."""
     return len({first for first in (name.partition(".")[0] for name in names) if first.isdigit()})
 
 

@@ -1,27 +1,25 @@
-"""A folder with a base model: the size of its transformer, and whether all of it is there; reads configurations and headers
-only, free of torch.
-"""
+"""Describes a base model's folder and checks that it is complete; reads configurations and headers only, free of torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from lynx_model.checkpoints.adapter_spec import read_json
 from lynx_model.checkpoints.checkpoint import read_tensors
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.geometry import LATENT_CHANNELS
 
 COMPONENTS = ("transformer", "vae", "text_encoder")
-"""Folders of a base model that hold weights."""
+"""The folders of a base model that hold weights."""
 
 SECOND_TRANSFORMER = "transformer_2"
-"""What Wan2.2-A14B takes for the later steps. Source: pipelines/wan/pipeline_wan.py of diffusers 0.42.1."""
+"""The transformer that Wan2.2-A14B uses for the later steps. Source: pipelines/wan/pipeline_wan.py of diffusers 0.42.1."""
 
 CONFIGS = (*(f"{component}/config.json" for component in COMPONENTS), "scheduler/scheduler_config.json")
 MAX_SIZE = 10**6
-"""Far above any of a transformer's numbers; a damaged one must not become a model of that size."""
+"""Far above any real dimension of a transformer. A damaged configuration must not make us build a model of that size."""
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
-"""`spiece.model`, which the published folders hold beside it, is not enough: the original reads the JSON file."""
+"""The published folders also hold `spiece.model`, but that is not enough: the original reads the JSON file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +37,11 @@ class BaseSpec:
 
 
 def read_base(folder: Path) -> BaseSpec:
-    """The size of the transformer in `folder`, as its configuration says.
+    """The size of the transformer in `folder`, from its configuration.
 
     Raises:
-        MissingFile: If the configuration is not there.
-        WeightsMismatch: If it is damaged, or the model is none that Lynx can be built on.
+        MissingFile: If there is no configuration.
+        WeightsMismatch: If it is damaged, or Lynx cannot be built on the model.
     """
     file = folder / "transformer" / "config.json"
     config = read_json(file)
@@ -63,11 +61,11 @@ def read_base(folder: Path) -> BaseSpec:
 
 
 def check_base(folder: Path) -> BaseSpec:
-    """As `read_base`, of a base model that is complete.
+    """`read_base`, after checking that the base model is complete.
 
     Raises:
         MissingFile: If a file is not there.
-        WeightsMismatch: If a file is damaged, a shard does not hold what its index says, or as `read_base`.
+        WeightsMismatch: If a file is damaged, a shard does not match its index, or as in `read_base`.
     """
     for name in CONFIGS:
         read_json(folder / name)

@@ -1,25 +1,25 @@
-"""One component of a model as diffusers or transformers keep it: a folder whose tensors lie in one file, or in the shards that an
-index names; free of torch.
+"""Reads the tensor headers of one model component in the layout of diffusers and transformers: a folder with one file, or with shards
+and their index. Free of torch.
 """
 
 from pathlib import Path
 
-from lynx_model.checkpoints.adapter_spec import read_json
 from lynx_model.checkpoints.fingerprint import counts
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.names import below
 from lynx_model.checkpoints.safetensors_header import TensorHeader, read_header
 from lynx_model.errors import MissingFile, WeightsMismatch
 
 CHECKPOINT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-"""What diffusers and transformers call the weights of a folder that are not sharded."""
+"""The names that diffusers and transformers give to unsharded weights."""
 
 
 def read_checkpoint(folder: Path) -> dict[Path, dict[str, TensorHeader]]:
-    """The tensors of each safetensors file of a Diffusers or transformers folder, sharded or not.
+    """The tensors of each safetensors file of a component, sharded or not.
 
     Raises:
         MissingFile: If a file is not there.
-        WeightsMismatch: If a file is damaged, the index names a file elsewhere, or a shard does not hold what it says.
+        WeightsMismatch: If a file is damaged, the index names a file outside the folder, or a shard does not match the index.
     """
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if index is None:
@@ -31,12 +31,12 @@ def read_checkpoint(folder: Path) -> dict[Path, dict[str, TensorHeader]]:
 
 
 def read_tensors(folder: Path) -> dict[str, TensorHeader]:
-    """As `read_checkpoint`, the tensors of all files together."""
+    """The tensors of all files of a component; raises as `read_checkpoint` does."""
     return {name: tensor for tensors in read_checkpoint(folder).values() for name, tensor in tensors.items()}
 
 
 def _read_index(file: Path) -> dict[Path, set[str]]:
-    """The names of each shard's tensors."""
+    """The names of the tensors in each shard."""
     weight_map = read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsMismatch(f"{file}: weight_map={weight_map!r}: must name the file of each tensor")

@@ -1,10 +1,10 @@
-"""Which weights a folder holds, in one value that is kept beside them; free of torch.
+"""Identifies the weights in a folder by one value, which is stored beside them; free of torch.
 
-A fingerprint is the sha256 of the lines that `sha256sum` would print for the folder's weight files in the order of
-their paths. Only files that can change a picture count: weights, configurations and tokenizers.
+A fingerprint is the sha256 of the lines that `sha256sum` would print for the folder's weight files, sorted by path. Only files
+that can change a picture count: weights, configurations and tokenizers.
 
-The kept fingerprint travels with the folder, so it says what the files should be, never that they still are: that is told by
-their content, or by what this machine remembers of it (`lynx_model.checkpoints.digests`).
+The stored fingerprint travels with the folder. It says what the files should be, but does not prove that they still are: only
+hashing them, or this machine's cache of hashes (`lynx_model.checkpoints.digests`), does.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ WEIGHT_SUFFIXES = frozenset({".json", ".model", ".onnx", ".pth", ".safetensors"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """The files of a folder, by POSIX path relative to it, and where they came from, if that is known."""
+    """The files of a folder, by POSIX path relative to it, and where they came from, if known."""
 
     files: Mapping[str, FileDigest]
     source: str | None = None
@@ -45,30 +45,30 @@ class Fingerprint:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """The fingerprint of the weights in a folder, which is kept beside them. Hashes what this machine does not know yet.
+    """The fingerprint of the weights in a folder, which is also stored there. Hashes files that are not in this machine's cache.
 
-    Files that differ from the kept fingerprint are refused if it says where they came from. Else they are somebody's own,
-    trained or edited once more: a warning says so, and theirs is the new fingerprint.
+    Files that differ from the stored fingerprint are refused if it says where they came from. Otherwise they are the user's own
+    and were trained or edited again: a warning is logged, and their fingerprint replaces the stored one.
 
     Raises:
-        MissingFile: If there is no such folder, no weights in it, or a file that cannot be read.
-        WeightsMismatch: If the files are not those that were fetched, or the kept fingerprint cannot be understood.
+        MissingFile: If the folder does not exist, has no weights, or a file cannot be read.
+        WeightsMismatch: If the files are not those that were fetched, or the stored fingerprint cannot be parsed.
     """
     kept = read_fingerprint(folder)
     found = digest_files(folder, weight_files(folder))
     if kept is None:
-        _keep_if_possible(folder, Fingerprint(files=found))
+        _store_if_possible(folder, Fingerprint(files=found))
     elif kept.files != found:
         _adopt(folder, kept, found)
     return Fingerprint(files=found).value
 
 
 def fingerprint_file(file: Path) -> str:
-    """The sha256 of a single weight file. If its folder keeps a fingerprint that lists it, as `fingerprint_folder`.
+    """The sha256 of a single weight file. If its folder has a fingerprint that lists it, the rules of `fingerprint_folder` apply.
 
     Raises:
         MissingFile: If there is no such file.
-        WeightsMismatch: If it is not the one that was fetched.
+        WeightsMismatch: If it is not the file that was fetched.
     """
     if not file.is_file():
         raise MissingFile(f"{file}: no such file")
@@ -80,10 +80,10 @@ def fingerprint_file(file: Path) -> str:
 
 
 def verify_folder(folder: Path) -> list[str]:
-    """Hashes every file anew and says, a line each, what differs from the kept fingerprint; empty if nothing does.
+    """Hashes every file again and returns one line for each difference from the stored fingerprint.
 
     Raises:
-        MissingFile: If no fingerprint is kept.
+        MissingFile: If no fingerprint is stored.
     """
     kept = read_fingerprint(folder)
     if kept is None:
@@ -92,7 +92,7 @@ def verify_folder(folder: Path) -> list[str]:
 
 
 def is_as_recorded(folder: Path, kept: Fingerprint) -> bool:
-    """Whether the files of `kept` are in `folder`, with their content; what else is there does not matter."""
+    """Whether `folder` has the files of `kept` with the same content; other files do not matter."""
     try:
         return digest_files(folder, list(kept.files)) == kept.files
     except MissingFile:
@@ -100,7 +100,7 @@ def is_as_recorded(folder: Path, kept: Fingerprint) -> bool:
 
 
 def read_fingerprint(folder: Path) -> Fingerprint | None:
-    """The fingerprint kept in a folder, if there is one. Raises WeightsMismatch if it cannot be understood."""
+    """The fingerprint stored in a folder, or None. Raises WeightsMismatch if it cannot be parsed."""
     file = folder / FINGERPRINT_FILE
     try:
         return parse_fingerprint(file.read_bytes(), source=str(file))
@@ -109,10 +109,10 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
 
 
 def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
-    """A kept fingerprint from its JSON; every name in it stays below the folder.
+    """Parses a stored fingerprint; every file name in it stays below the folder.
 
     Raises:
-        WeightsMismatch: Naming `source`, if it cannot be understood or names what can be no weights of a folder.
+        WeightsMismatch: If it cannot be parsed, or a name in it cannot be a weight file of a folder; the message names `source`.
     """
     try:
         content = json.loads(text)
@@ -138,7 +138,7 @@ def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
 
 
 def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
-    """Writes a fingerprint beside its files."""
+    """Stores a fingerprint beside its files."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": fingerprint.value,
@@ -150,11 +150,11 @@ def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files in a folder that can change a picture, also below symbolic links.
+    """The names of the files in a folder that can change a picture; follows symbolic links.
 
     Raises:
         MissingFile: If there are none.
-        WeightsMismatch: If one has a name that another machine could not give it.
+        WeightsMismatch: If a name is not valid on every machine.
     """
     try:
         names = sorted(name for name in _walk(folder, "", frozenset()) if counts(name))
@@ -167,20 +167,20 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def counts(name: str) -> bool:
-    """Whether the file of that name is one of a folder's weights: by its ending, and if nothing in its path is hidden."""
+    """Whether a file of that name counts as weights: its suffix says so, and nothing in its path is hidden."""
     path = PurePosixPath(name)
     is_hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix in WEIGHT_SUFFIXES and path.name != FINGERPRINT_FILE and not is_hidden
 
 
 def _walk(folder: Path, parent: str, above: frozenset[Path]) -> Iterator[str]:
-    """Every file below `folder`; `above` are the folders on the way there, which a symbolic link may lead back to."""
-    place = folder.resolve()
-    if place in above:
+    """Every file below `folder`. `above` holds its parent folders, because a symbolic link may lead back to one."""
+    resolved = folder.resolve()
+    if resolved in above:
         return
     for entry in os.scandir(folder):
         if entry.is_dir():
-            yield from _walk(folder / entry.name, f"{parent}{entry.name}/", above | {place})
+            yield from _walk(folder / entry.name, f"{parent}{entry.name}/", above | {resolved})
         else:
             yield parent + entry.name
 
@@ -198,23 +198,23 @@ def _parse_origin(source: object, revision: object) -> dict[str, str | None]:
 
 
 def _adopt(folder: Path, kept: Fingerprint, found: Mapping[str, FileDigest]) -> None:
-    """Keeps `found` in place of `kept`. Raises WeightsMismatch if what is in the folder was fetched and must not change."""
+    """Stores `found` in place of `kept`. Raises WeightsMismatch if the files were fetched, so must not change."""
     differences = _differences(kept.files, found)
     if kept.source is not None:
         raise WeightsMismatch(
             f"{folder}/{differences[0]}; it must be as it came from {kept.source}: run `lynx-batch models check {folder}`"
         )
     log.warning("weights_changed", folder=str(folder), differences=differences, effect="clips get new names")
-    _keep_if_possible(folder, Fingerprint(files=found))
+    _store_if_possible(folder, Fingerprint(files=found))
 
 
-def _keep_if_possible(folder: Path, fingerprint: Fingerprint) -> None:
-    with suppress(OSError):  # a read-only or full disk: the fingerprint is as good without being kept
+def _store_if_possible(folder: Path, fingerprint: Fingerprint) -> None:
+    with suppress(OSError):  # a read-only or full disk; the fingerprint is valid without being stored
         keep_fingerprint(folder, fingerprint)
 
 
 def _differences(expected: Mapping[str, FileDigest], found: Mapping[str, FileDigest]) -> list[str]:
-    """A line for each file that differs."""
+    """One line for each file that differs."""
     return [
         _difference(path, expected.get(path), found.get(path))
         for path in sorted(expected.keys() | found.keys())

@@ -1,6 +1,6 @@
-"""What a LoRA file adds to the base model, told from its header and compared with the base's tensors; free of torch.
+"""Finds out from a LoRA file's header what it changes in the base model, and checks that it fits; free of torch.
 
-Layouts, by the name of a tensor:
+Layouts, with the name of a tensor as an example:
 
     diffusers       transformer.blocks.0.attn1.to_q.lora_A.weight, lora_B
     peft            base_model.model.<as diffusers>, and adapter_config.json beside the file
@@ -9,7 +9,7 @@ Layouts, by the name of a tensor:
     DiffSynth       blocks.0.self_attn.q.lora_A.default.weight, lora_B.default
     musubi-tuner    lora_unet_blocks_0_self_attn_q.lora_down.weight, lora_up, alpha
 
-diffusers' own converter is not used: it needs the tensors in memory and leaves out differences of norms without a word.
+We do not use diffusers' converter: it needs the tensors in memory and silently drops differences of norms.
 """
 
 import json
@@ -20,8 +20,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from lynx_model.checkpoints.adapter_spec import read_json
 from lynx_model.checkpoints.checkpoint import read_tensors
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.safetensors_header import REAL_DTYPES, Shape, TensorHeader, read_header, read_metadata
 from lynx_model.errors import WeightsMismatch
 from lynx_model.spec import LoraSource, ModelSource
@@ -37,7 +37,7 @@ PARTS = {
     "diff": re.compile(r"\.diff"),
     "diff_b": re.compile(r"\.diff_b"),
 }
-"""What a tensor is to its module, by the end of its name; peft may put the name of an adapter before `.weight`."""
+"""The role of a tensor, by the end of its name; peft may put an adapter's name before `.weight`."""
 
 MODULATION_DIFF = ".diff_m"
 
@@ -54,10 +54,10 @@ ADVICE = (
         "this is a LoRA for image-to-video: take the one for text-to-video",
     ),
 )
-"""What to do about a tensor that is refused, by its name."""
+"""Advice about a refused tensor, by its name."""
 
 WHOLE = ({"down", "up"}, {"down", "up", "alpha"}, {"diff"}, set[str]())
-"""The parts that may change one weight together."""
+"""The combinations of parts that can change a weight."""
 
 ATTENTIONS = {"self_attn": "attn1", "cross_attn": "attn2"}
 PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
@@ -82,26 +82,26 @@ WAN_MODULES = {
 
 
 def _flattened(names: Mapping[str, str]) -> dict[str, str]:
-    """The same names, and diffusers' own, with underscores for dots."""
+    """The same names and diffusers' own, with underscores instead of dots."""
     return {name.replace(".", "_"): ours for theirs, ours in names.items() for name in (theirs, ours)}
 
 
 FLAT_MODULES, FLAT_MODULES_OF_A_BLOCK = _flattened(WAN_MODULES), _flattened(WAN_MODULES_OF_A_BLOCK)
 
 METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers keeps peft's configuration in a file's header."""
+"""The header key under which diffusers stores peft's configuration."""
 
 UNSUPPORTED = ("use_rslora", "use_dora", "alpha_pattern")
-"""Settings of peft that make a LoRA mean something else than `up @ down * alpha / rank`."""
+"""Settings of peft with which a LoRA is not `up @ down * alpha / rank`."""
 
 
 MAX_ALPHA = 1e6
-"""Far above what any training takes: NaN and what is no finite number are damage."""
+"""Far above any alpha used in training. NaN and infinity mean damage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRank:
-    """`up @ down * alpha / rank`: `down` and `up` are names of tensors in the file, `alpha` is one or the value itself."""
+    """`up @ down * alpha / rank`. `down` and `up` name tensors in the file; `alpha` does too, or is the value itself."""
 
     down: str
     up: str
@@ -111,9 +111,9 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
-    """What a file changes: for each tensor of the base, a product or the name of a difference to add as it is.
+    """The changes in a file: for each tensor of the base, a product, or the name of a difference to add unchanged.
 
-    `alpha` is the one that peft's configuration declares for all products, which may lie beside the file.
+    `alpha` is the value that peft's configuration, which may be a file beside it, declares for all products.
     """
 
     file: Path
@@ -123,11 +123,11 @@ class Lora:
 
 
 def describe_loras(source: ModelSource) -> tuple[Lora, ...]:
-    """What each LoRA of `source` changes; reads headers only.
+    """The changes that each LoRA of `source` makes; reads headers only.
 
     Raises:
         MissingFile: If a file is not there.
-        WeightsMismatch: If a tensor fits nothing in the base model, or not its shape; names file, tensor, expected, found.
+        WeightsMismatch: If a tensor does not match one of the base model, or not its shape; names file, tensor, expected, found.
     """
     if not source.loras:
         return ()
@@ -163,7 +163,7 @@ def _describe(source: LoraSource, base: Mapping[str, Shape]) -> Lora:
 
 
 def _by_module(file: Path, tensors: Mapping[str, TensorHeader]) -> dict[str, dict[str, str]]:
-    """For each module of the base, in diffusers' words: the names of its parts in the file."""
+    """The names of the parts in the file, for each module of the base by diffusers' name."""
     modules: dict[str, dict[str, str]] = {}
     for name in tensors:
         module, part = _split(file, name)
@@ -175,7 +175,7 @@ def _by_module(file: Path, tensors: Mapping[str, TensorHeader]) -> dict[str, dic
 
 
 def _split(file: Path, name: str) -> tuple[str, str]:
-    """The module that a tensor of the file changes, and which part of the change it is."""
+    """The module that a tensor of the file changes, and the tensor's role."""
     if name.endswith(MODULATION_DIFF):
         return name.removesuffix(MODULATION_DIFF) + ".modulation", "diff"
     for part, ending in PARTS.items():
@@ -193,7 +193,7 @@ def _advice(name: str) -> str:
 
 
 def _diffusers_name(module: str) -> str:
-    """What diffusers calls a module that has the original's name or already diffusers', with dots or with underscores for dots."""
+    """Diffusers' name of a module, from the original's or diffusers' own name, with dots or with underscores instead."""
     is_flat = module.startswith(FLAT_PREFIX)
     of_model, of_block = (FLAT_MODULES, FLAT_MODULES_OF_A_BLOCK) if is_flat else (WAN_MODULES, WAN_MODULES_OF_A_BLOCK)
     module = module.removeprefix(FLAT_PREFIX) if is_flat else PREFIX.sub("", module)
@@ -210,7 +210,7 @@ def _low_rank(
     weight: Shape,
     declared_alpha: float | None,
 ) -> LowRank:
-    """Without an alpha, which may be a tensor of its own or declared for the file, a product counts as it is."""
+    """Alpha can be a tensor or declared for the whole file; without one, the product is not scaled by it."""
     down, up = (_as_matrix(tensors[names[part]].shape) for part in ("down", "up"))
     rank = max(1, down[0])
     _check(file, names["down"], (rank, *_as_matrix(weight)[1:]), down)
@@ -222,7 +222,7 @@ def _low_rank(
 
 
 def _as_matrix(shape: Shape) -> Shape:
-    """The shape of a linear layer, or of a convolution whose inputs lie in a row."""
+    """The shape of a linear layer, or of a convolution with its input dimensions flattened."""
     return (*shape[:1], prod(shape[1:]))
 
 
@@ -240,7 +240,7 @@ def _check(file: Path, name: str, expected: Shape, found: Shape) -> None:
 
 
 def _peft_settings(file: Path, tensors: Iterable[str]) -> tuple[str, dict[str, Any]]:
-    """Where peft's configuration lies, and what it says: in the header, or beside a file of peft's own."""
+    """The place of peft's configuration, and its settings: in the header, or in a file beside one in peft's own layout."""
     if any(name.startswith(PEFT_PREFIX) for name in tensors):
         config = file.with_name(PEFT_CONFIG_FILE)
         return str(config), read_json(config)
@@ -253,11 +253,11 @@ def _peft_settings(file: Path, tensors: Iterable[str]) -> tuple[str, dict[str, A
 
 
 def _declared_alpha(source: str, settings: Mapping[str, Any]) -> float | None:
-    """The alpha of all products, if peft's configuration at `source` gives one."""
+    """The alpha that peft's configuration declares for all products, or None; errors name `source`."""
     for name in UNSUPPORTED:
         if settings.get(name):
             raise WeightsMismatch(f"{source}: {name}={settings[name]!r} is not supported")
     alpha: float | None = settings.get("lora_alpha")
     if alpha is not None and not (type(alpha) in (int, float) and abs(alpha) <= MAX_ALPHA):
         raise WeightsMismatch(f"{source}: lora_alpha={alpha!r}: must be a number, at most {MAX_ALPHA}")
-    return alpha  # as it is written: it is part of a clip's name
+    return alpha  # as written, int or float, because it is part of a clip's name

@@ -1,7 +1,7 @@
-"""Names of files that come from outside: in a fingerprint, an index, a repository. None of them may lead out of its folder.
+"""Validates file names from untrusted sources: a fingerprint, an index, a repository. None may lead out of its folder.
 
-A name is a POSIX path relative to a folder that only its reader knows. Names are held to what every file system can keep
-apart and write, so that a folder of weights can move between machines.
+A name is a POSIX path relative to a folder that only its reader knows. Every file system must be able to store the names and tell
+them apart, so that a folder of weights can move between machines.
 """
 
 import unicodedata
@@ -12,15 +12,14 @@ from lynx_model.errors import WeightsMismatch
 
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 200
-"""File systems take 255; the rest is for the endings of files that are not whole yet."""
+"""File systems allow 255; the rest leaves room for the suffixes of partial files."""
 
 
 def below(folder: Path, name: object, *, source: str) -> Path:
-    """The file called `name` in `folder`.
+    """The path of `name` below `folder`.
 
     Raises:
-        WeightsMismatch: If it would lie outside, be it by the name or by a symbolic link on the way to it; the message
-        says that `source` gave the name.
+        WeightsMismatch: If the name, or a symbolic link on the way, leads out of the folder; the message names `source`.
     """
     rule = _broken_rule(name)
     file = folder / str(name)
@@ -32,14 +31,14 @@ def below(folder: Path, name: object, *, source: str) -> Path:
 
 
 def check_names(names: Iterable[object], *, source: str) -> None:
-    """Raises WeightsMismatch unless all `names` can be files of one folder, on any file system."""
+    """Raises WeightsMismatch unless all `names` can be files of one folder on any file system."""
     files: dict[str, object] = {}
     folders: dict[str, object] = {}
     for name in names:
         rule = _broken_rule(name)
         if rule is not None:
             raise _refusal(name, rule, source)
-        key = _alike(str(name))
+        key = _folded(str(name))
         if key in files:
             raise _refusal(name, f"must differ from {files[key]!r} by more than case or Unicode form", source)
         files[key] = name
@@ -62,8 +61,8 @@ def _broken_rule(name: object) -> str | None:
     return None
 
 
-def _alike(name: str) -> str:
-    """The same for two names that some file systems take for one."""
+def _folded(name: str) -> str:
+    """A key that is the same for names that some file systems do not distinguish."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -1,7 +1,7 @@
-"""What was published: where the weights come from, and where they lie on this machine; free of torch.
+"""The published weights: where they come from, and where they are on this machine; free of torch.
 
-Revisions and hashes were read in public code and documentation that pin the same ones. No such pin is known for the
-adapters: the first pull settles it.
+Revisions and hashes come from public code and documentation that pin the same ones. No such pin is known for the adapters, so
+the first pull settles their revision.
 """
 
 import os
@@ -18,9 +18,9 @@ PUBLISHED_IDENTITY_ENCODER = "arcface-ir-se50"
 class RepoSource:
     """Part of a Hugging Face repository.
 
-    `folder` is where that part lies below the models folder, and `patterns` which files of the repository it is.
-    `is_whole_repo` tells whether `folder` stands for the repository itself or for its folder of that name.
-    `revision` is a commit, or None if none is pinned.
+    `folder` is the place of that part below the models folder; `patterns` selects its files in the repository. If
+    `is_whole_repo`, `folder` corresponds to the whole repository, else to the folder of that name in it. `revision` is a commit, or
+    None if none is pinned.
     """
 
     repo_id: str
@@ -32,7 +32,7 @@ class RepoSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """One file on a web server; `path` is where it lies below the models folder."""
+    """One file on a web server; `path` is its place below the models folder."""
 
     url: str
     path: str
@@ -66,10 +66,10 @@ PUBLISHED: dict[str, RepoSource | FileSource] = {
     "lite": _adapters("lynx_lite"),
     "arcface": ARCFACE,
 }
-"""Everything that can be fetched, by the name that `lynx-batch models pull` takes."""
+"""All weights that can be fetched, by their names for `lynx-batch models pull`."""
 
 
 def models_root() -> Path:
-    """The models folder: `$LYNX_BATCH_MODELS`, else one in the user's cache folder."""
+    """The models folder: `$LYNX_BATCH_MODELS`, or by default one in the user's cache folder."""
     chosen = os.environ.get("LYNX_BATCH_MODELS")
     return Path(os.path.expanduser(chosen)) if chosen else platformdirs.user_cache_path("lynx-batch") / "models"

@@ -1,4 +1,4 @@
-"""Fetches published weights and records their fingerprints. Needs the network, so never at render time."""
+"""Fetches published weights and stores their fingerprints. Needs the network, so rendering never does it."""
 
 import errno
 import os
@@ -26,22 +26,22 @@ MAIN = "main"
 COMMIT = re.compile("[0-9a-f]{40}")
 
 GONE = frozenset({401, 403, 404, 410})
-"""HTTP answers that another try will not change."""
+"""HTTP status codes that a retry will not change."""
 
 REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
-"""What a disk says that never lets anybody write there."""
+"""Error numbers of a disk that will never let us write there."""
 
 
 def pull(source: RepoSource | FileSource, root: Path, revision: str | None = None) -> Path:
-    """The folder below the models folder `root` that now holds `source`, with its fingerprint beside the files.
+    """Fetches `source` into the models folder `root` and stores its fingerprint; returns the folder with its files.
 
-    A folder stays on the revision that it was fetched at, and the network is not asked once it is complete, unless
-    `revision` says otherwise. `$HF_ENDPOINT` names another hub, `$LYNX_BATCH_ARCFACE_URL` another place of that file.
+    A folder stays on the revision that it was fetched at, unless `revision` names another; once complete, it needs no network.
+    `$HF_ENDPOINT` selects another hub, `$LYNX_BATCH_ARCFACE_URL` another URL for the ArcFace file.
 
     Raises:
-        MissingFile: If there is no such repository, revision or file, or it is not open to everybody.
-        WeightsMismatch: If what came is not what was published, or the repository names a file outside of the folder.
-        Transient: If network, server or disk failed; another call goes on from there.
+        MissingFile: If the repository, revision or file does not exist or is not public.
+        WeightsMismatch: If the content differs from what was published, or the repository names a file outside the folder.
+        Transient: If network, server or disk failed; another call resumes.
     """
     if isinstance(source, FileSource):
         return _pull_file(source, root)
@@ -66,7 +66,7 @@ def _pull_repo(source: RepoSource, root: Path, revision: str | None) -> Path:
         wanted = revision or (kept and kept.revision) or source.revision or MAIN
         if _is_complete(folder, wanted):
             return folder
-        hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # huggingface_hub itself reads it only when it is imported
+        hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # huggingface_hub reads it only at import
         commit = wanted if COMMIT.fullmatch(wanted) else hub.model_info(source.repo_id, revision=wanted).sha
         downloads = _list_downloads(hub, source, commit, folder if source.is_whole_repo else root)
         _check_space(root, missing_bytes(downloads))
@@ -76,13 +76,13 @@ def _pull_repo(source: RepoSource, root: Path, revision: str | None) -> Path:
 
 
 def _is_complete(folder: Path, revision: str) -> bool:
-    """Whether the folder was once fetched whole at that revision, and its files still are what they were."""
+    """Whether the folder was fetched completely at that revision and its files have not changed."""
     kept = read_fingerprint(folder)
     return kept is not None and kept.revision == revision and is_as_recorded(folder, kept)
 
 
 def _list_downloads(hub: HfApi, source: RepoSource, commit: str, target: Path) -> list[Download]:
-    """The files of `source`, to be laid below `target` as they lie in the repository."""
+    """The files of `source`, with the repository's layout below `target`."""
     origin = f"{source.repo_id} at {commit}"
     entries = [
         entry
@@ -112,7 +112,7 @@ def _check_space(root: Path, needed_bytes: int) -> None:
 
 
 def _record(folder: Path, fetched: dict[Path, FileDigest], *, source: str, revision: str) -> None:
-    """Keeps the fingerprint of what was fetched; what else lies in the folder did not come from there."""
+    """Stores the fingerprint of the fetched files; other files in the folder came from elsewhere."""
     names = {file.relative_to(folder).as_posix(): digest for file, digest in fetched.items()}
     files = {name: digest for name, digest in names.items() if counts(name)}
     keep_fingerprint(folder, Fingerprint(files=files, source=source, revision=revision))
@@ -120,7 +120,7 @@ def _record(folder: Path, fetched: dict[Path, FileDigest], *, source: str, revis
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turns the errors of network and disk into ours, which name `what` was fetched."""
+    """Turns network and disk errors into ours, which name `what` was fetched."""
     try:
         yield
     except LynxError:

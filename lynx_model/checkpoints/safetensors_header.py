@@ -1,6 +1,6 @@
-"""The header of a safetensors file: every tensor's type, shape and place, and whether they can be true; free of torch.
+"""Reads and validates the header of a safetensors file: type, shape and offsets of every tensor; free of torch.
 
-What is wrong with a file is told from its header, before a weight is read and wherever the library is not installed.
+So a damaged file is found before any weight is read, even where the library is not installed.
 Format: https://huggingface.co/docs/safetensors (8 bytes little-endian length, JSON, then the tensors, without a gap).
 """
 
@@ -15,13 +15,13 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
-"""What safetensors itself takes. Source: safetensors 0.8.0, MAX_HEADER_SIZE."""
+"""The limit of the library. Source: safetensors 0.8.0, MAX_HEADER_SIZE."""
 
 METADATA = "__metadata__"
 
 COUNT_LIMIT = 2**63
 MAX_RANK = 64
-"""Dimensions of a tensor in torch."""
+"""The most dimensions that a tensor can have in torch."""
 
 DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -29,17 +29,17 @@ DTYPE_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64"), 8),
 }
-"""Of one element. Left out is what safetensors 0.8.0 knows, but torch casts to no real number: C64, F4, F6_E2M3, F6_E3M2."""
+"""Size of one element. Leaves out the types of safetensors 0.8.0 that torch cannot cast to real numbers: C64, F4, F6_E2M3, F6_E3M2."""
 
 REAL_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-"""What weights may be kept in: whole numbers are those of a quantised file, and mean nothing without its scales."""
+"""The types that weights may have. Integers belong to a quantised file and mean nothing without its scales."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """`dtype` in the words of safetensors: F32, BF16 ..."""
+    """`dtype` is safetensors' name of it, for example F32 or BF16."""
 
     dtype: str
     shape: Shape
@@ -50,25 +50,38 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
 
     Raises:
         MissingFile: If there is no such file.
-        WeightsMismatch: If it is not a safetensors file, shorter or longer than its header promises, or a tensor cannot be as it says.
+        WeightsMismatch: If it is not a safetensors file, its size differs from what the header says, or a tensor's entry is impossible.
     """
     header, tensors_begin = _read_json_header(file)
     header.pop(METADATA, None)
-    places: dict[str, tuple[int, int]] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     tensors: dict[str, TensorHeader] = {}
     for name, entry in header.items():
-        tensors[name], places[name] = _parse_entry(file, name, entry)
-    promised = tensors_begin + _check_places(file, places)
+        tensors[name], offsets[name] = _parse_entry(file, name, entry)
+    expected_size = tensors_begin + _check_offsets(file, offsets)
     size = file.stat().st_size
-    if size != promised:
-        raise WeightsMismatch(f"{file}: must have {promised} bytes, as its header says, but has {size}")
+    if size != expected_size:
+        raise WeightsMismatch(f"{file}: must have {expected_size} bytes, as its header says, but has {size}")
     return tensors
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """What the writer of a safetensors file noted in its header. Raises as `read_header` does."""
+    """The metadata in the header of a safetensors file. Raises as `read_header` does."""
     header, _ = _read_json_header(file)
     return header.get(METADATA) or {}
+
+
+def compare_tensors(file: Path, expected: Mapping[str, Shape], found: Mapping[str, TensorHeader]) -> None:
+    """Raises WeightsMismatch for the first tensor that is missing, surplus, misshapen or not of a real type."""
+    for name in [*expected, *(found.keys() - expected.keys())]:
+        wanted = f"shape {expected[name]}" if name in expected else "no such tensor"
+        seen = f"shape {found[name].shape}" if name in found else "no such tensor"
+        if wanted != seen:
+            raise WeightsMismatch(f"{file}: tensor {name}: expected {wanted}, found {seen}")
+        if name in found and found[name].dtype not in REAL_DTYPES:
+            raise WeightsMismatch(
+                f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {found[name].dtype}"
+            )
 
 
 def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
@@ -90,9 +103,8 @@ def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
 def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode())
-        json.dumps(
-            header, ensure_ascii=False, allow_nan=False
-        ).encode()  # Python takes more for JSON and text than others do
+        # Python's parser accepts NaN and lone surrogates, which other parsers refuse
+        json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{file}: not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
@@ -104,7 +116,7 @@ def _parse_header(file: Path, text: bytes) -> dict[str, Any]:
 
 
 def _parse_entry(file: Path, name: str, entry: object) -> tuple[TensorHeader, tuple[int, int]]:
-    """What a tensor is, and where it begins and ends."""
+    """A tensor's type and shape, and the bytes at which it begins and ends."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, end]} if len(shape) <= MAX_RANK and all(
             map(_is_count, [*shape, start, end])
@@ -126,10 +138,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < COUNT_LIMIT
 
 
-def _check_places(file: Path, places: Mapping[str, tuple[int, int]]) -> int:
-    """Where the last tensor ends. Raises WeightsMismatch unless each begins where the one before it ends."""
+def _check_offsets(file: Path, offsets: Mapping[str, tuple[int, int]]) -> int:
+    """The byte at which the last tensor ends. Raises WeightsMismatch unless each tensor begins where the previous one ends."""
     position = 0
-    for name, (start, end) in sorted(places.items(), key=lambda item: item[1]):
+    for name, (start, end) in sorted(offsets.items(), key=lambda item: item[1]):
         if start != position:
             raise WeightsMismatch(f"{file}: tensor {name}: expected to begin at byte {position} of all, found {start}")
         position = end

@@ -1,7 +1,7 @@
-"""Fetches files over HTTP, several at a time; a transfer goes on where an earlier one stopped.
+"""Fetches files over HTTP, several at a time, and resumes interrupted transfers.
 
-huggingface_hub's own downloads begin each file anew after an interruption (huggingface_hub#4196, seen in 2.4.0), and
-weights come in files of up to 10 GB.
+huggingface_hub restarts each file from zero after an interruption (huggingface_hub#4196, seen in 2.4.0), and weight files have up
+to 10 GB.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ CONTENT_ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 PIECE_BYTES = 2**20
 
 Advance = Callable[[int], None]
-"""Told of bytes that are there now; raises to end the transfer."""
+"""Called with the number of bytes that arrived; raises an exception to end the transfer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
     """One file to fetch.
 
-    `content_id` is the hash that was published of its content: sha256, or what git calls a file (sha1, as 40 hex digits).
-    What is left of other content is not gone on with. `num_bytes` is None where it is not known beforehand.
+    `content_id` is the published hash of its content: sha256, or git's blob id (sha1, as 40 hex digits). A partial file of other
+    content is never resumed. `num_bytes` is None if it is not known beforehand.
     """
 
     url: str
@@ -49,16 +49,16 @@ class Download:
 
     @property
     def part(self) -> Path:
-        """Where the file grows until it is whole."""
+        """The partial file, which is renamed when it is complete."""
         return self.file.with_name(f"{self.file.name}.{self.content_id[:8]}.part")
 
 
 def fetch(downloads: Sequence[Download], headers: Mapping[str, str]) -> dict[Path, FileDigest]:
-    """Hashes of all files, which are in place now; those that were there already are not fetched again.
+    """Fetches all files that are not in place yet; returns the hashes of all.
 
     Raises:
-        WeightsMismatch: If a file's hash is not the expected one; nothing is left of it.
-        httpx2.HTTPError, OSError: If network, server or disk failed; another call goes on from there.
+        WeightsMismatch: If a file's hash is not the expected one; the file is deleted.
+        httpx2.HTTPError, OSError: If network, server or disk failed; another call resumes.
     """
     stop = Event()
     sizes = [download.num_bytes for download in downloads]
@@ -73,12 +73,12 @@ def fetch(downloads: Sequence[Download], headers: Mapping[str, str]) -> dict[Pat
         try:
             digests = list(threads.map(lambda download: _fetch(download, headers, advance), downloads))
         finally:
-            stop.set()  # after an error or Ctrl-C: else the pool would wait for whole files
+            stop.set()  # after an error or Ctrl-C; otherwise the pool would wait for whole files
     return {download.file: digest for download, digest in zip(downloads, digests, strict=True)}
 
 
 def missing_bytes(downloads: Iterable[Download]) -> int:
-    """How much the disk must still hold."""
+    """The free disk space that the downloads still need."""
     return sum(
         max(0, (download.num_bytes or 0) - sum(_size(file) for file in (download.file, download.part)))
         for download in downloads
@@ -106,7 +106,7 @@ def _fetch(download: Download, headers: Mapping[str, str], advance: Advance) -> 
 
 
 def _content_id(file: Path, digest: FileDigest, *, like: str) -> str:
-    """The hash of `file` in the form of `like`. Source of git's: gitformat-loose(5), the sha1 of "blob", size, NUL, content."""
+    """The hash of `file`, of the same kind as `like`. Source of git's: gitformat-loose(5), the sha1 of "blob", size, NUL, content."""
     if len(like) != GIT_ID_LENGTH:
         return digest.sha256
     blob = hashlib.sha1(b"blob %d\0" % digest.num_bytes, usedforsecurity=False)
@@ -123,12 +123,12 @@ def _content_id(file: Path, digest: FileDigest, *, like: str) -> str:
     reraise=True,
 )
 def _transfer(download: Download, headers: Mapping[str, str], advance: Advance) -> None:
-    """Adds to the part what it lacks; begins anew where the server cannot do that."""
+    """Completes the partial file; starts from zero if the server does not support ranges."""
     start = _size(download.part)
     wanted = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with httpx2.stream("GET", download.url, headers=wanted, timeout=TIMEOUT_S, follow_redirects=True) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is lacking
+            return  # the partial file is complete
         response.raise_for_status()
         is_resumed = response.status_code == HTTPStatus.PARTIAL_CONTENT
         with download.part.open("ab" if is_resumed else "wb") as content:

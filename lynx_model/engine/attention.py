@@ -1,4 +1,4 @@
-"""Softmax attention of one sequence, through a kernel that is chosen by name.
+"""Softmax attention over one sequence, with a kernel chosen by name.
 
 Shapes: B batch, T queries, S keys, H heads, D head size. No kernel needs a mask: there is one sequence and no padding.
 """
@@ -25,13 +25,13 @@ AMPERE = 8
 
 
 def attend_sdpa(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """Torch's own choice among its kernels; runs anywhere."""
+    """Lets torch choose among its kernels; works everywhere."""
     query, key, value = (x.transpose(1, 2) for x in (query_BTHD, key_BSHD, value_BSHD))
     return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def attend_cudnn(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """CuDNN's kernel, called by its own name: torch's choice would not take it first."""
+    """CuDNN's kernel, called directly because torch would prefer another one."""
     query, key, value = (x.transpose(1, 2) for x in (query_BTHD, key_BSHD, value_BSHD))
     attended: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, False)[0]
     return attended.transpose(1, 2)
@@ -39,7 +39,7 @@ def attend_cudnn(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Te
 
 @torch.library.custom_op("lynx_model::flash_attention_3", mutates_args=(), device_types="cuda")
 def attend_flash3(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """FlashAttention-3 of the package fa3-fwd; one op, so that a compiled graph stays whole."""
+    """FlashAttention-3 from the package fa3-fwd; one custom op, so that it does not break a compiled graph."""
     from fa3_fwd_interface import flash_attn_func  # type: ignore[import-not-found]
 
     return flash_attn_func(query_BTHD, key_BSHD, value_BSHD)  # type: ignore[no-any-return]
@@ -47,7 +47,7 @@ def attend_flash3(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> T
 
 @torch.library.custom_op("lynx_model::flash_attention_2", mutates_args=(), device_types="cuda")
 def attend_flash2(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """FlashAttention-2 of the package flash-attn, for chips before Hopper."""
+    """FlashAttention-2 from the package flash-attn, for GPUs before Hopper."""
     from flash_attn import flash_attn_func  # type: ignore[import-not-found]
 
     return flash_attn_func(query_BTHD, key_BSHD, value_BSHD)  # type: ignore[no-any-return]
@@ -60,9 +60,9 @@ def _like_the_query(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) ->
 
 
 def attend_flash3_fp8(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """FlashAttention-3 on fp8, with a scale for each head; the result is bfloat16.
+    """FlashAttention-3 in fp8 with one scale per head; the result is bfloat16.
 
-    Scales and quantisation stay outside the op, where a compiled graph fuses them with what comes before.
+    Quantisation stays outside the custom op, so that a compiled graph can fuse it with the preceding computation.
     """
     quantized, scales = zip(*(quantize(x, dim=(1, 3)) for x in (query_BTHD, key_BSHD, value_BSHD)), strict=True)
     scales_BH = (scale_B1H1.flatten(1) for scale_B1H1 in scales)
@@ -73,7 +73,7 @@ def attend_flash3_fp8(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) 
 def _flash_attention_3_fp8(
     query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor, query_BH: Tensor, key_BH: Tensor, value_BH: Tensor
 ) -> Tensor:
-    """Attention of fp8 tensors, each with its heads' scales."""
+    """Attention of fp8 tensors, each with one scale per head."""
     from fa3_fwd_interface import flash_attn_func
 
     return flash_attn_func(  # type: ignore[no-any-return]
@@ -92,38 +92,42 @@ KERNELS: dict[str, Attend] = {
     "fa2": attend_flash2,
     "sdpa": attend_sdpa,
 }
-"""By name, fastest first: 29.6, 37.4, 60.0 ms for 32,760 tokens of 40 heads of 128 on an H200."""
+"""Exact kernels by name, fastest first: fa3 takes 29.6, cudnn 37.4 and fa2 60.0 ms for 32,760 tokens, 40 heads of 128, on an H200."""
 
 FP8_KERNEL: AttentionChoice = "fa3_fp8"
-"""Lossy, so never taken by "auto", and for base self-attention only; 21.2 ms beside the times of `KERNELS`."""
+"""Lossy, so "auto" never takes it; only base self-attention uses it. 21.2 ms where the exact kernels take the times above."""
 
 EXACT_COUNTERPART: AttentionChoice = "fa3"
-"""What serves the other attentions of a model whose base self-attention is `FP8_KERNEL`."""
+"""The kernel of all other attention in a model whose base self-attention uses `FP8_KERNEL`."""
 
 
 def check_attention(name: AttentionChoice, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
-    """Raises InvalidParams if the kernel of that name cannot work here; says what it needs."""
-    need = None if name == "auto" else _lack(name, device, dtype, head_dim)
+    """Raises InvalidParams, which says what is missing, if the kernel of that name does not work on `device`."""
+    need = None if name == "auto" else _missing_need(name, device, dtype, head_dim)
     if need is not None:
         raise InvalidParams("attention", name, f"needs {need}")
 
 
 def choose_attention(name: AttentionChoice, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
-    """The kernel of that name, or for "auto" the fastest that works here; logs which. Raises as `check_attention` does."""
+    """The kernel of that name, or the fastest exact one that works if it is "auto"; logs the choice.
+
+    Raises:
+        InvalidParams: As `check_attention` does.
+    """
     check_attention(name, device=device, dtype=dtype, head_dim=head_dim)
-    working = (kernel for kernel in KERNELS if _lack(kernel, device, dtype, head_dim) is None)
+    working = (kernel for kernel in KERNELS if _missing_need(kernel, device, dtype, head_dim) is None)
     chosen = next(working) if name == "auto" else name
     log.info("attention_chosen", kernel=chosen, asked=name)
     return (KERNELS | {FP8_KERNEL: attend_flash3_fp8})[chosen]
 
 
 def missing_needs(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, str | None]:
-    """By kernel: what it needs and does not find here; None if it works."""
-    return {kernel: _lack(kernel, device, dtype, head_dim) for kernel in (*KERNELS, FP8_KERNEL)}
+    """For each kernel, the first requirement that is not met on `device`; None if the kernel works."""
+    return {kernel: _missing_need(kernel, device, dtype, head_dim) for kernel in (*KERNELS, FP8_KERNEL)}
 
 
-def _lack(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """What `kernel` needs and does not find."""
+def _missing_need(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """The first requirement of `kernel` that is not met."""
     if kernel == "sdpa":
         return None
     if device.type != "cuda":
@@ -132,20 +136,20 @@ def _lack(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
         return "bfloat16"
     generation, _ = torch.cuda.get_device_capability(device)
     if kernel in ("fa3", FP8_KERNEL):
-        return _first_lack(
+        return _first_unmet(
             (find_spec("fa3_fwd_interface") is not None, "the package fa3-fwd"),
             (generation == HOPPER, "a Hopper GPU"),
             (64 <= head_dim <= 256, "heads of 64 to 256 channels"),
         )
     if kernel == "fa2":
-        return _first_lack(
+        return _first_unmet(
             (find_spec("flash_attn") is not None, "the package flash-attn"),
             (generation >= AMPERE, "an Ampere GPU or a later one"),
         )
-    return _first_lack(
+    return _first_unmet(
         (generation >= AMPERE, "an Ampere GPU or a later one"), (head_dim % 8 == 0, "heads of a multiple of 8 channels")
     )
 
 
-def _first_lack(*needs: tuple[bool, str]) -> str | None:
+def _first_unmet(*needs: tuple[bool, str]) -> str | None:
     return next((need for is_met, need in needs if not is_met), None)

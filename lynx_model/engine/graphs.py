@@ -1,11 +1,11 @@
-"""How many graphs torch may compile of one function."""
+"""The limit on graphs that torch may compile for one function."""
 
 import torch
 
 MAX_GRAPHS = 128
-"""Shapes of clips that a worker may meet; torch gives up after 8 graphs of one function, and a whole graph that is refused is an error."""
+"""Clip shapes that one worker can compile. Torch's default is 8; beyond the limit a function with fullgraph=True raises an error."""
 
 
 def allow_many_graphs() -> None:
-    """To be called before anything of the model's is compiled; never lowers the limit."""
+    """Raises torch's limit to `MAX_GRAPHS`; call it before compiling. Never lowers the limit."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)

@@ -1,4 +1,4 @@
-"""What this machine can render with; looks only, and takes nothing on a GPU but CUDA's own context."""
+"""The GPUs and software of this machine. Only looks; uses no GPU memory apart from CUDA's context."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ WAN_HEAD_DIM = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """`missing_needs`: by attention kernel, and for fp8 linear layers, what it needs and does not find; None if it works."""
+    """`missing_needs` gives the first unmet requirement of each attention kernel and of "fp8" (linear layers); None if it works."""
 
     name: str
     free_bytes: int
@@ -25,7 +25,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """`cuda` is what torch was built for, `driver` the version of NVIDIA's kernel module; empty if there is none."""
+    """`cuda` is the version that torch was built for, `driver` that of NVIDIA's kernel module; each is empty if there is none."""
 
     torch_version: str
     cuda: str
@@ -34,7 +34,7 @@ class Machine:
 
 
 def see_machine() -> Machine:
-    """This machine as torch sees it."""
+    """Describes this machine as torch sees it."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Machine(
         torch_version=torch.__version__,

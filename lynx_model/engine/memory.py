@@ -1,6 +1,6 @@
-"""How much memory an engine will need, told from configs and tensor headers before anything loads; free of torch.
+"""Predicts how much memory a clip will take, from configs and tensor headers alone; free of torch.
 
-Predictions are sums of what lies on the device at once. A clip is decoded between two denoisings, so the larger of both counts.
+A prediction sums what is on the device at the same time. Denoising and decoding alternate, so the larger of the two counts.
 Measured on one H200 for Lynx-full at 81 frames of 832x480 in bfloat16, one guidance branch, without text encoder and VAE:
 37.8 GiB compiled (predicted 37.7), 39.0 GiB eager (39.0); its compiled decode takes 5.1 GiB (5.3).
 """
@@ -8,7 +8,7 @@ Measured on one H200 for Lynx-full at 81 frames of 832x480 in bfloat16, one guid
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lynx_model.checkpoints.adapter_spec import ID_FILE, RESAMPLER_FILE, describe_adapters
@@ -16,29 +16,37 @@ from lynx_model.checkpoints.base import read_base
 from lynx_model.checkpoints.checkpoint import read_tensors
 from lynx_model.checkpoints.safetensors_header import TensorHeader, read_header
 from lynx_model.geometry import num_tokens
-from lynx_model.spec import ALIGNED_FACE_PX, NUM_TEXT_TOKENS, REF_FILE, ModelSource, ParallelPlan, TextPlacement
+from lynx_model.spec import (
+    ALIGNED_FACE_PX,
+    NUM_TEXT_TOKENS,
+    ONE_GPU,
+    REF_FILE,
+    EngineOptions,
+    ModelSource,
+    ParallelPlan,
+)
 
 GIB = 2**30
 NUM_BLOCKS_VISITING = 2
-"""Of offloaded blocks: the one that computes and the one that arrives."""
+"""Offloaded blocks on the device at the same time: the one that computes and the one that is being copied."""
 
 RESERVE_BYTES = 3 * GIB // 2
-"""What is needed besides tensors: CUDA's context, cuDNN's workspaces, gaps between allocations."""
+"""Memory beside tensors: CUDA's context, cuDNN's workspaces, gaps between allocations."""
 
 FP8_LINEAR = re.compile(
     r"^blocks\.\d+\.(attn1\.(to_[qkv]|to_out\.0)|attn2\.(to_q|to_out\.0)|ffn\.net\.(0\.proj|2))\.weight$"
 )
 
 DECODE_BYTES_PER_PX = {False: 16_000, True: 13_700}
-"""Of one frame in bfloat16, by whether the engine is compiled: the live tensors of `decoder.VideoDecoder`, two latent frames at once."""
+"""Memory per pixel of one frame in bfloat16, eager and compiled: the live tensors of `decoder.VideoDecoder` for two latent frames."""
 
 DECODED_BYTES_PER_PX = 6
-"""Of each frame: RGB in uint8, in pieces and joined."""
+"""Memory per pixel of each decoded frame: RGB in uint8, once in chunks and once joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """What of a model takes memory; numbers of parameters, and of tokens that all blocks together keep keys and values of."""
+    """The sizes of a model that decide its memory: parameters, and tokens whose keys and values all blocks together keep."""
 
     num_blocks: int
     channels: int
@@ -54,7 +62,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, source: ModelSource) -> "ModelSize":
-        """The model at `source`, as its configs and headers tell.
+        """The size of the model at `source`, from its configs and headers.
 
         Raises:
             MissingFile: If a file is not there.
@@ -110,7 +118,7 @@ PUBLISHED_LITE = replace(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSize:
-    """What of a clip takes memory. Without guidance there is one prompt and one look at the subject, else two of each."""
+    """The sizes of a clip that decide its memory. Guidance doubles the conditioning of text and subject."""
 
     width: int = 832
     height: int = 480
@@ -119,20 +127,8 @@ class ClipSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """How an engine keeps its weights and computes, and how the GPUs of a group share a clip."""
-
-    precision: str = "bfloat16"
-    num_bf16_edge_blocks: int = 0
-    is_compiled: bool = False
-    is_offloaded: bool = False
-    text_encoder: TextPlacement = "resident"
-    plan: ParallelPlan = field(default_factory=ParallelPlan)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Bytes on each GPU, by purpose; and `host_bytes`, which each worker holds in host memory."""
+    """Bytes on each GPU by purpose, and `host_bytes` in the host memory of each worker."""
 
     weights_bytes: int
     text_encoder_bytes: int
@@ -150,10 +146,11 @@ class MemoryPlan:
         return self.peak_bytes + RESERVE_BYTES <= free_bytes
 
 
-def plan_memory(model: ModelSize, clip: ClipSize, setting: Setting) -> MemoryPlan:
-    """What rendering clips of that size with that setting takes."""
-    bytes_per_element = 4 if setting.precision == "float32" else 2
-    num_fp8_blocks = model.num_blocks - 2 * setting.num_bf16_edge_blocks if setting.precision == "fp8" else 0
+def plan_memory(model: ModelSize, clip: ClipSize, engine: EngineOptions, plan: ParallelPlan = ONE_GPU) -> MemoryPlan:
+    """The memory that rendering clips of that size takes on each rank of `plan`."""
+    bytes_per_element = _bytes_per_element(engine)
+    is_offloaded = engine.offload == "blocks"
+    num_fp8_blocks = model.num_blocks - 2 * engine.num_bf16_edge_blocks if engine.precision == "fp8" else 0
     block_bytes = model.block_params * bytes_per_element - model.fp8_params * num_fp8_blocks // model.num_blocks
     adapter_bytes = model.adapter_params * bytes_per_element
     other_bytes = (model.transformer_params - model.block_params + model.vae_params) * bytes_per_element
@@ -162,44 +159,52 @@ def plan_memory(model: ModelSize, clip: ClipSize, setting: Setting) -> MemoryPla
         "resident": model.text_encoder_params,
         "staged": model.largest_text_layer_params,
         "cpu": 0,
-    }[setting.text_encoder]
-    text_in_host = 0 if setting.text_encoder == "resident" else model.text_encoder_params
+    }[engine.text_encoder]
+    text_in_host = 0 if engine.text_encoder == "resident" else model.text_encoder_params
     return MemoryPlan(
-        weights_bytes=other_bytes + (visiting_bytes if setting.is_offloaded else block_bytes + adapter_bytes),
+        weights_bytes=other_bytes + (visiting_bytes if is_offloaded else block_bytes + adapter_bytes),
         text_encoder_bytes=text_params * bytes_per_element,
         conditioning_bytes=model.num_conditioning_tokens
         * 2
         * model.channels
         * bytes_per_element
         * (2 if clip.has_guidance else 1),
-        denoise_bytes=_denoise_bytes(model, clip, setting, bytes_per_element),
-        decode_bytes=_decode_bytes(clip, setting, bytes_per_element),
-        host_bytes=text_in_host * bytes_per_element + (block_bytes + adapter_bytes if setting.is_offloaded else 0),
+        denoise_bytes=_denoise_bytes(model, clip, engine, plan),
+        decode_bytes=_decode_bytes(clip, engine),
+        host_bytes=text_in_host * bytes_per_element + (block_bytes + adapter_bytes if is_offloaded else 0),
     )
 
 
-def smallest_change(model: ModelSize, clip: ClipSize, setting: Setting, free_bytes: int) -> Setting | None:
-    """The first setting that fits, of those that take ever less memory and ever more time; None if none does."""
-    staged = replace(setting, text_encoder="staged" if setting.text_encoder == "resident" else setting.text_encoder)
-    candidates = (setting, staged, replace(staged, is_offloaded=True))
-    return next((each for each in candidates if plan_memory(model, clip, each).fits(free_bytes)), None)
+def smallest_change(
+    model: ModelSize, clip: ClipSize, engine: EngineOptions, free_bytes: int, plan: ParallelPlan = ONE_GPU
+) -> EngineOptions | None:
+    """`engine`, or the first variant of it that fits; each needs less memory and more time than the one before. None if none fits."""
+    staged = replace(engine, text_encoder="staged" if engine.text_encoder == "resident" else engine.text_encoder)
+    candidates = (engine, staged, replace(staged, offload="blocks"))
+    return next((each for each in candidates if plan_memory(model, clip, each, plan).fits(free_bytes)), None)
 
 
-def _denoise_bytes(model: ModelSize, clip: ClipSize, setting: Setting, bytes_per_element: int) -> int:
-    """Most is alive in a block's feed-forward network: its hidden layer twice and three times the tokens.
+def _denoise_bytes(model: ModelSize, clip: ClipSize, engine: EngineOptions, plan: ParallelPlan) -> int:
+    """Memory peaks in a block's feed-forward network: its hidden layer twice and three times the tokens.
 
-    Eager norms put two float32 copies of the tokens beside them.
+    Eager norms add two float32 copies of the tokens.
     """
     tokens = num_tokens(width=clip.width, height=clip.height, num_frames=clip.num_frames)
-    per_token = bytes_per_element * (2 * model.ff_width + 3 * model.channels) + (
-        0 if setting.is_compiled else 8 * model.channels
+    per_token = _bytes_per_element(engine) * (2 * model.ff_width + 3 * model.channels) + (
+        0 if engine.compile else 8 * model.channels
     )
-    return math.ceil(tokens / (setting.plan.ulysses * setting.plan.ring)) * per_token
+    return math.ceil(tokens / (plan.ulysses * plan.ring)) * per_token
 
 
-def _decode_bytes(clip: ClipSize, setting: Setting, bytes_per_element: int) -> int:
-    per_px = DECODE_BYTES_PER_PX[setting.is_compiled] * bytes_per_element // 2 + DECODED_BYTES_PER_PX * clip.num_frames
+def _decode_bytes(clip: ClipSize, engine: EngineOptions) -> int:
+    per_px = (
+        DECODE_BYTES_PER_PX[engine.compile] * _bytes_per_element(engine) // 2 + DECODED_BYTES_PER_PX * clip.num_frames
+    )
     return clip.width * clip.height * per_px
+
+
+def _bytes_per_element(engine: EngineOptions) -> int:
+    return 4 if engine.dtype == "float32" else 2
 
 
 def _count(tensors: Mapping[str, TensorHeader]) -> int:

@@ -1,7 +1,7 @@
-"""Weights in host memory: those of the blocks come to the device one block ahead of their use, the adapters' when called.
+"""Weights kept in host memory: a block's are copied to the device one block ahead of their use, an adapter's when it is called.
 
-The device holds two slots. While a block computes from one, the next block's weights are copied into the other, on a stream of
-their own. A weight's place in its slot never changes, so a compiled block keeps its graph.
+The device has two slots. While a block computes from one slot, the next block's weights are copied into the other on a separate
+stream. A weight's address in its slot never changes, so a compiled block keeps its graph.
 """
 
 import weakref
@@ -17,17 +17,17 @@ from lynx_model.engine.precision import Fp8Linear
 from lynx_model.errors import InvalidParams
 
 ALIGNMENT_BYTES = 256
-"""Where torch's own device allocations begin, too."""
+"""The same alignment as torch's own device allocations."""
 
 Layers: TypeAlias = Sequence[nn.Linear | Fp8Linear]
-"""The linear layers of one block; their weights are nearly all of it."""
+"""The linear layers of one block, which hold nearly all of its weights."""
 
 
 class BlockStream:
-    """The blocks in turn, each with its weights on the device until the next one is asked for.
+    """Iterates over the blocks; a block's weights are on the device until the iterator moves on.
 
-    Only the weights of linear layers come and go; all else moves to the device for good. Takes as much device memory as two
-    blocks, and as much page-locked host memory as all of them. One iteration at a time.
+    Only the weights of linear layers are streamed; everything else moves to the device for good. Takes as much device memory as
+    two blocks and as much page-locked host memory as all blocks. Supports one iteration at a time.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
@@ -53,7 +53,7 @@ class BlockStream:
             yield block
 
     def _fetch(self, index: int) -> None:
-        """Begins to copy a block's weights, after all that the device was given so far: the slot's last user is among it."""
+        """Starts copying a block's weights, after all work queued on the device so far, because the slot's last user is part of it."""
         packed = self._packed[index]
         self._copies.wait_stream(torch.cuda.current_stream(self._slots.device))
         with torch.cuda.stream(self._copies):
@@ -66,7 +66,7 @@ def linear_layers(block: nn.Module) -> Layers:
 
 
 def num_packed_bytes(layers: Layers) -> int:
-    """How much memory the layers' weights take in one piece."""
+    """The memory that the layers' weights take when packed."""
     return _offsets(layers)[-1]
 
 
@@ -77,7 +77,7 @@ def pack(layers: Layers, memory: Tensor) -> None:
 
 
 def move_into(layers: Layers, memory: Tensor) -> None:
-    """Lets the layers use `memory` (uint8), filled like one that was packed, as their weights; drops their own."""
+    """Makes the layers use `memory` (uint8), in the layout of `pack`, as their weights, and drops their old ones."""
     for layer, place in zip(layers, _places(layers, memory), strict=True):
         layer.weight = nn.Parameter(place, requires_grad=False)
 
@@ -91,7 +91,7 @@ def _places(layers: Layers, memory: Tensor) -> list[Tensor]:
 
 
 def _offsets(layers: Layers) -> list[int]:
-    """Where each layer's weight begins, and where the last one ends, in bytes."""
+    """The byte at which each layer's weight begins, and the one at which the last ends."""
     offsets = [0]
     for layer in layers:
         offsets.append(offsets[-1] + -(-layer.weight.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
@@ -99,14 +99,14 @@ def _offsets(layers: Layers) -> list[int]:
 
 
 def _lock_pages(memory: Tensor) -> None:
-    """Lets copies from `memory` run beside computation; torch's own pinned memory would be rounded up to a power of two."""
+    """Page-locks `memory`, so copies overlap with computation. Torch's pinned allocator would round its size up to a power of two."""
     runtime, address = torch.cuda.cudart(), memory.data_ptr()
     torch.cuda.check_error(runtime.cudaHostRegister(address, memory.nbytes, 0))
     weakref.finalize(memory, runtime.cudaHostUnregister, address)
 
 
-def call_beside(module: nn.Module, x: Tensor, *others: object) -> Any:
-    """`module(x, *others)`; weights that lie elsewhere are localized beside `x` for this call alone."""
+def call_on_device_of(module: nn.Module, x: Tensor, *others: object) -> Any:
+    """`module(x, *others)`, with weights copied to the device of `x` for this call only."""
     weights = {name: weight.to(x.device) for name, weight in module.named_parameters()}
     return functional_call(module, weights, (x, *others))
 

@@ -1,6 +1,6 @@
-"""How the ranks of one group share a clip: guidance branches beside each other, and the tokens of each among several ranks.
+"""How the ranks of one group share a clip: guidance branches run in parallel, and several ranks share the tokens of a branch.
 
-The process groups are xDiT's between GPUs and torch's own between CPUs; ranks that share tokens are next to each other.
+GPUs use xDiT's process groups, CPUs torch's own. Ranks that share tokens have consecutive numbers.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from lynx_model.spec import ParallelPlan
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """The process groups that this rank is in, one for each way of sharing, and one of all ranks."""
+    """The process groups that this rank is in: one for each kind of sharing, and one of all ranks."""
 
     ulysses: dist.ProcessGroup
     ring: dist.ProcessGroup
@@ -32,9 +32,9 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One forward of this rank: of which branch, and how its tokens are shared.
+    """One forward of this rank: the branch, and how its tokens are shared.
 
-    Other ranks do other branches of the same turn meanwhile: `num_branches` of them, on the ranks of `group`.
+    The ranks of `group` compute `num_branches` branches in the same turn.
     """
 
     branch: int
@@ -43,7 +43,7 @@ class Turn:
     group: dist.ProcessGroup | None = None
 
     def share(self, velocity_BCFHW: Tensor) -> list[Tensor]:
-        """What each branch of the turn came to, on every rank."""
+        """The velocity of each branch of the turn, on every rank."""
         if self.group is None:
             return [velocity_BCFHW]
         gathered = all_gather(velocity_BCFHW[:, None], self.group)
@@ -51,10 +51,10 @@ class Turn:
 
 
 class ParallelContext:
-    """A ParallelPlan carried out by the connected ranks.
+    """Carries out a ParallelPlan on the connected ranks.
 
     Raises:
-        InvalidParams: If the model's heads do not divide, or the plan wants other than the ranks that are there.
+        InvalidParams: If `ulysses` does not divide the model's heads, or the plan needs another number of ranks.
     """
 
     def __init__(self, plan: ParallelPlan, *, num_heads: int, attend: Attend) -> None:
@@ -68,10 +68,10 @@ class ParallelContext:
         self._groups = _make_groups(plan) if plan.num_ranks > 1 else None
 
     def turns(self, num_branches: int, num_tokens: int) -> Iterator[Turn]:
-        """This rank's forwards of one step, in the order of their branches.
+        """This rank's forwards of one step, in branch order.
 
-        Whole rounds of `plan.branches` go beside each other. What is left over shares its tokens among all ranks; if the
-        heads do not divide by so many, it makes one more round, where ranks without a branch repeat the last.
+        Branches run in parallel in rounds of `plan.branches`. All ranks share the tokens of each branch that is left over. If the
+        heads do not divide by the number of ranks, the leftovers form one more round, where ranks without a branch repeat the last.
         """
         if self._groups is None:
             yield from (Turn(branch, WholeSequence(self._attend)) for branch in range(num_branches))
@@ -85,7 +85,7 @@ class ParallelContext:
             yield Turn(branch, SharedSequence(all_ranks, all_ranks, None, num_tokens, self._attend))
 
     def _share_branch(self, num_tokens: int) -> TokenSharding:
-        """How the ranks that carry out one branch share its tokens."""
+        """The split of tokens among the ranks that compute one branch."""
         groups = self._groups
         if groups is None or groups.tokens.size() == 1:
             return WholeSequence(self._attend)
@@ -94,14 +94,14 @@ class ParallelContext:
 
 
 def connect(*, rank: int, num_ranks: int, init_method: str, backend: str, timeout_s: float) -> None:
-    """Joins the group's other ranks; blocks until all are there or `timeout_s` has passed."""
+    """Joins the process group; blocks until all ranks have joined or `timeout_s` has passed."""
     dist.init_process_group(
         backend, init_method=init_method, rank=rank, world_size=num_ranks, timeout=timedelta(seconds=timeout_s)
     )
 
 
 def all_agree(is_ready: bool) -> bool:
-    """Whether every connected rank is ready; blocks until all have said so."""
+    """Whether every connected rank is ready; blocks until all have answered."""
     if not dist.is_initialized():
         return is_ready
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -111,7 +111,7 @@ def all_agree(is_ready: bool) -> bool:
 
 
 def disconnect() -> None:
-    """Leaves the group, if there is one; another may be joined afterwards."""
+    """Leaves the process group, if there is one. Another can be joined afterwards."""
     if not dist.is_initialized():
         return
     if dist.get_backend() == "nccl":
@@ -156,7 +156,7 @@ def _make_xdit_groups(plan: ParallelPlan) -> Groups:
 
 
 def _make_torch_groups(plan: ParallelPlan) -> Groups:
-    """The same groups, in xDiT's order of ranks."""
+    """The same groups without xDiT, in its order of ranks."""
     ranks = np.arange(plan.num_ranks).reshape(plan.branches, plan.ring, plan.ulysses)
 
     def join(lists: NDArray[np.int_]) -> dist.ProcessGroup:

@@ -1,8 +1,8 @@
 """fp8: a bfloat16 model whose blocks multiply large matrices in float8_e4m3.
 
-Scales are row-wise: each output channel of a weight has its own, and so has each token, found anew at every call. All of it is
-plain torch, so that a compiled block quantises in the kernel that computes the numbers. What runs once a clip (the adapters, and
-the keys and values of text) stays bfloat16.
+Scales are row-wise: one per output channel of a weight, and one per token, computed at every call. Everything is plain torch, so a
+compiled block fuses quantisation into the kernel that computes the numbers. Layers that run once per clip (the adapters, and the
+keys and values of text) stay bfloat16.
 
 Shapes: T tokens, I input channels, O output channels.
 """
@@ -16,24 +16,24 @@ from lynx_model.errors import InvalidParams
 
 FP8 = torch.float8_e4m3fn
 LARGEST_FP8 = torch.finfo(FP8).max
-SMALLEST_MAGNITUDE = 1e-12  # so that a row of zeros has a scale
+SMALLEST_MAGNITUDE = 1e-12  # keeps the scale of an all-zero row above zero
 FIRST_CAPABLE = (8, 9)
 
 FP8_LAYERS = ("attn1.to_qkv", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")
-"""What every token of every step goes through, by its name in a block."""
+"""The linear layers that process every token at every step, by their names in a block."""
 
 
 def quantize(x: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """`x` in fp8, and the float32 scales (with `dim` kept, at size 1) to multiply it with; one scale for all along `dim`."""
+    """`x` in fp8, and the float32 scales to multiply it with: one for all values along `dim`, which is kept with size 1."""
     magnitude = x.abs().amax(dim, keepdim=True).float().clamp(min=SMALLEST_MAGNITUDE)
     scale = magnitude / LARGEST_FP8
     return (x.float() / scale).to(FP8), scale
 
 
 class Fp8Linear(nn.Module):
-    """`linear`, with its weight in fp8: (..., I) -> (..., O), in the dtype of the input.
+    """`linear` with its weight in fp8: (..., I) -> (..., O), in the dtype of the input.
 
-    It is quantised on `device`, wherever it lies: a CPU rounds some numbers to other neighbours than a GPU.
+    The weight is quantised on `device`, wherever it is stored, because a CPU rounds some numbers differently from a GPU.
     """
 
     def __init__(self, linear: nn.Linear, device: torch.device) -> None:
@@ -59,9 +59,9 @@ class Fp8Linear(nn.Module):
 
 
 def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int, device: torch.device) -> None:
-    """Puts the large linear layers of `blocks` into fp8, in place and one by one: only one is ever there twice.
+    """Converts the large linear layers of `blocks` to fp8 in place, one by one, so at most one layer exists twice at a time.
 
-    The first and last `num_bf16_edge_blocks` blocks stay as they are.
+    The first and last `num_bf16_edge_blocks` blocks are left unchanged.
     """
     for block in blocks[num_bf16_edge_blocks : len(blocks) - num_bf16_edge_blocks]:
         for name in FP8_LAYERS:
@@ -70,17 +70,15 @@ def quantize_blocks(blocks: Sequence[nn.Module], *, num_bf16_edge_blocks: int, d
             block.set_submodule(name, Fp8Linear(linear, device))
 
 
-def check_fp8(*, dtype: torch.dtype, capability: tuple[int, int] | None) -> None:
-    """Raises InvalidParams unless a device of that CUDA compute capability (None: a CPU) can multiply fp8 in a `dtype` model."""
-    if dtype is not torch.bfloat16:
-        raise InvalidParams("dtype", str(dtype), "must be bfloat16 beside fp8 linear layers")
+def check_fp8(capability: tuple[int, int] | None) -> None:
+    """Raises InvalidParams unless a device of that CUDA compute capability (None for a CPU) can multiply fp8."""
     need = None if capability is None else missing_fp8_need(capability)
     if need is not None:
         raise InvalidParams("precision", "fp8", f"needs {need}")
 
 
 def missing_fp8_need(capability: tuple[int, int]) -> str | None:
-    """What a GPU of that CUDA compute capability lacks to multiply fp8; None if it can."""
+    """What fp8 multiplication needs that a GPU of that CUDA compute capability does not have; None if it works."""
     if capability >= FIRST_CAPABLE:
         return None
     major, minor = capability

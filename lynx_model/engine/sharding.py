@@ -1,8 +1,8 @@
-"""One sequence of tokens over several ranks: every rank keeps a share of the tokens, and of the heads during attention.
+"""Splits one sequence of tokens over several ranks: each rank has a share of the tokens, and of the heads during attention.
 
-Only base self-attention looks at other tokens; everything else in a block is local to a token. So ranks all_to_all tokens for
-heads around it (Ulysses, arXiv 2309.14509); ranks of a ring, which may be too many for the heads, gather each other's keys
-and values instead.
+Only base self-attention looks at other tokens; everything else in a block is local to a token. So ranks exchange tokens for heads
+around self-attention (Ulysses, arXiv 2309.14509). Ranks of a ring gather each other's keys and values instead, which also works
+for more ranks than heads.
 
 Shapes: B batch, P ranks of the Ulysses group, t tokens of this rank, T tokens of the group, S tokens of the whole sequence,
 H heads, h heads of this rank, D head size, X features.
@@ -18,23 +18,23 @@ from lynx_model.engine.attention import Attend
 
 
 class TokenSharding(Protocol):
-    """One sequence of tokens, spread over ranks."""
+    """How one sequence of tokens is split over ranks."""
 
     def shard(self, tokens_BSX: Tensor) -> Tensor:
         """This rank's share of all tokens (dimension 1)."""
 
     def all_to_all(self, x_BtHD: Tensor) -> Tensor:
-        """This rank's heads of the group's tokens, (B, T, h, D), for all heads of its own tokens."""
+        """Trades all heads of this rank's tokens for this rank's heads of the group's tokens, (B, T, h, D)."""
 
     def attend(self, query_BThD: Tensor, key_BThD: Tensor, value_BThD: Tensor) -> Tensor:
-        """Attention of what `all_to_all` gave over the keys of all ranks, swapped back: (B, t, H, D)."""
+        """Attention of the results of `all_to_all` over the keys of all ranks, traded back to (B, t, H, D)."""
 
     def gather(self, tokens_BtX: Tensor) -> Tensor:
-        """All tokens, on every rank, from each rank's share."""
+        """All ranks' tokens, on every rank."""
 
 
 class WholeSequence:
-    """Every token is here."""
+    """The whole sequence on one rank."""
 
     def __init__(self, attend: Attend) -> None:
         self._attend = attend
@@ -53,9 +53,10 @@ class WholeSequence:
 
 
 class SharedSequence:
-    """`num_tokens` tokens in equal shares; the last share is padded, and no query ever attends to padding.
+    """`num_tokens` tokens in equal shares. The last share is padded; no query attends to padding.
 
-    `tokens` are the ranks that share them: all those of `ulysses`, as often as `ring` has ranks (None for one).
+    `tokens` is the group of all ranks that share the sequence. It consists of one `ulysses` group per rank of `ring`, which is None
+    for a single one.
     """
 
     def __init__(
@@ -96,14 +97,14 @@ class SharedSequence:
         return x_BShD[:, : self._num_tokens]
 
     def _exchange(self, x_P: Tensor) -> Tensor:
-        """Part p of every rank's `x_P` goes to rank p; what rank p sent becomes part p."""
+        """Sends part p of `x_P` to rank p; part p of the result is what rank p sent."""
         received = torch.empty_like(x_P, memory_format=torch.contiguous_format)
         dist.all_to_all_single(received, x_P.contiguous(), group=self._ulysses)
         return received
 
 
 def all_gather(x_Bt: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Every rank's `x_Bt`, one after the other along dimension 1."""
+    """The `x_Bt` of all ranks, concatenated along dimension 1."""
     parts = [torch.empty_like(x_Bt, memory_format=torch.contiguous_format) for _ in range(group.size())]
     dist.all_gather(parts, x_Bt.contiguous(), group=group)
     return torch.cat(parts, dim=1)

@@ -1,7 +1,7 @@
 """Five facial landmarks -> the two upright crops that the model reads.
 
-Landmarks are float (5, 2) in pixels (x, y) of the picture: the person's right eye (the left one in the picture), the
-other eye, nose tip, and the corners of the mouth in the order of the eyes.
+Landmarks are float (5, 2) in pixels (x, y) of the picture: the eye on the left of the picture (the person's right eye), the other
+eye, the nose tip, the left and the right corner of the mouth.
 """
 
 import cv2
@@ -16,7 +16,7 @@ IDENTITY_CROP_PX = 112
 ARCFACE_LANDMARKS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-"""Where the landmarks lie in a crop of 112 px. Source: insightface 2.1 utils/face_align.py, `arcface_dst`."""
+"""The landmarks' positions in a crop of 112 px. Source: insightface 2.1 utils/face_align.py, `arcface_dst`."""
 
 REFERENCE_FACE_RATIO = 0.8
 REFERENCE_SHIFT_Y_PX = 10
@@ -24,20 +24,20 @@ REFERENCE_SHIFT_Y_PX = 10
 
 
 def align_face_for_identity(image_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The face as ArcFace recognisers expect it: uint8 (112, 112, 3), black where the picture ends."""
+    """The crop that ArcFace recognisers expect: uint8 (112, 112, 3), black outside the picture."""
     return _warp(image_rgb, landmarks, ARCFACE_LANDMARKS, IDENTITY_CROP_PX)
 
 
 def align_face_for_reference(image_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The face with hair and chin, as the Ref-adapter reads it: uint8 (256, 256, 3), black where the picture ends."""
+    """The crop that the Ref-adapter expects, with hair and chin: uint8 (256, 256, 3), black outside the picture."""
     return _warp(image_rgb, landmarks, _reference_landmarks(), ALIGNED_FACE_PX)
 
 
 def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The rotation, scale and shift that bring `source` nearest to `target`, as a 2x3 matrix.
+    """The rotation, scale and shift that best map `source` to `target` (least squares), as a 2x3 matrix.
 
-    In the plane a similarity is z -> a z + b over complex numbers, so Umeyama's least squares (IEEE PAMI 13(4), 1991)
-    need no singular values: `a` is one quotient.
+    In the plane a similarity is z -> a z + b over complex numbers, so Umeyama's method (IEEE PAMI 13(4), 1991) needs no singular
+    value decomposition: `a` is a quotient.
 
     Args:
         source: (N, 2) points, not all the same.

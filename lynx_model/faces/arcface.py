@@ -1,6 +1,6 @@
 """ArcFace IR-SE50: the identity encoder that the published Lynx adapters were trained on.
 
-Tensor names follow facexlib's published file, so that it loads strictly. Suffixes: B faces, C channels, H and W pixels.
+Tensor names are those of facexlib's published file, so that it loads strictly. Suffixes: B faces, C channels, H and W pixels.
 
 Source: Deng et al., ArcFace (arXiv 1801.07698), section 3.1 (improved residual unit); Hu et al., Squeeze-and-Excitation
 (arXiv 1709.01507); tensor layout of facexlib 0.3.0, recognition/arcface_arch.py.
@@ -24,14 +24,14 @@ STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 
 SQUEEZE = 16
 COUNTER = ".num_batches_tracked"
-"""Tensors of this suffix count training batches; nothing reads them, and older checkpoints lack them."""
+"""Tensors with this suffix count training batches. Nothing reads them, and older checkpoints do not have them."""
 
 
 UNPICKLING_ERRORS = (
     *(pickle.UnpicklingError, struct.error, EOFError, RuntimeError, LookupError, ValueError, TypeError),
     *(AttributeError, AssertionError),
 )
-"""What `torch.load` was seen to raise for random bytes and for checkpoints with random faults; the last also for what is in one."""
+"""Errors that `torch.load` raised in tests with random bytes and randomly damaged checkpoints, or that their contents caused."""
 
 
 class ArcFaceIRSE50(nn.Module):
@@ -54,7 +54,7 @@ class ArcFaceIRSE50(nn.Module):
 
     @torch.inference_mode()
     def embed(self, crops_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Identities of aligned faces.
+        """Identity embeddings of aligned faces.
 
         Args:
             crops_BHWC: (B, 112, 112, 3) RGB from `align_face_for_identity`.
@@ -90,7 +90,7 @@ class _Unit(nn.Module):
 
 
 class _ChannelWeights(nn.Module):
-    """Squeeze and excitation: scales each channel by what the whole picture says about it."""
+    """Squeeze and excitation: scales each channel by a weight computed from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -119,11 +119,11 @@ def _units() -> list[_Unit]:
 
 
 def load_arcface(file: Path) -> ArcFaceIRSE50:
-    """The encoder with the weights of `recognition_arcface_ir_se50.pth`, ready to embed.
+    """Loads the encoder from `recognition_arcface_ir_se50.pth`.
 
     Raises:
         MissingFile: If there is no such file.
-        WeightsMismatch: If it is no checkpoint, or a tensor is missing, surplus or misshapen.
+        WeightsMismatch: If it is not a checkpoint, or a tensor is missing, surplus or misshapen.
     """
     with torch.device("meta"):
         model = ArcFaceIRSE50()
@@ -136,7 +136,7 @@ def load_arcface(file: Path) -> ArcFaceIRSE50:
 
 
 def _read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """All tensors of the file but its counters."""
+    """All tensors of the file except its counters."""
     if not file.is_file():
         raise MissingFile(f"ArcFace weights {file}: must be there; fetch them with `lynx-batch models pull arcface`")
     try:

@@ -1,4 +1,4 @@
-"""Colours as an embedded ICC profile means them -> sRGB, which the models were trained on."""
+"""Converts colours from an embedded ICC profile to sRGB, which the models were trained on."""
 
 from io import BytesIO
 
@@ -9,23 +9,23 @@ from PIL import Image, ImageCms
 log = structlog.get_logger()
 
 MAX_PROFILE_BYTES = 8 * 2**20
-"""Those of cameras have some hundred bytes, the largest of printing presses a few million."""
+"""Cameras' profiles have a few hundred bytes, the largest profiles of printing presses a few million."""
 
 MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""ICC's names of colour spaces, and Pillow's of the pictures that they describe."""
+"""ICC's names of colour spaces -> Pillow's names of picture modes."""
 
 PROFILE_DAMAGE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
-"""What Pillow raises for damaged profiles, found by damaging profiles."""
+"""Errors that Pillow raised for randomly damaged profiles in tests."""
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in RGB, its colours converted from `profile` to sRGB.
+    """The picture in RGB, with its colours converted from `profile` to sRGB.
 
-    White stays white and black black (relative colorimetric, black point compensation). A profile that cannot be used is
-    ignored, with a warning: most such pictures are in sRGB. One that is sRGB by another name changes no pixel.
+    White stays white and black stays black (relative colorimetric, black point compensation). An unusable profile is ignored with
+    a warning, because most such pictures are in sRGB. A profile equivalent to sRGB changes no pixel.
 
     Args:
-        picture: In mode 1, L, P, RGB or CMYK; alpha is not kept.
+        picture: In mode 1, L, P, RGB or CMYK; alpha is dropped.
         profile: An ICC profile; None means sRGB.
     """
     if profile is None:
@@ -52,18 +52,18 @@ def _convert(picture: Image.Image, profile: bytes) -> Image.Image:
     if mode != "CMYK" and _changes_nothing(transform, mode):
         return picture.convert("RGB")
     converted = ImageCms.applyTransform(picture.convert(mode), transform)
-    assert converted is not None  # it is None only for a change in place
+    assert converted is not None  # None only for an in-place conversion
     return converted
 
 
 def _describes(profile_mode: str, picture_mode: str) -> bool:
-    """A grey picture may have a profile of RGB, and no other picture one that is not its own."""
+    """Whether the profile's mode fits the picture's. A grey picture may also have an RGB profile."""
     own = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(picture_mode, "RGB")
     return profile_mode == own or (profile_mode, own) == ("RGB", "L")
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether colours of all hues and shades stay within one grey level."""
+    """Whether no colour of a grid over all hues and shades changes by more than one level."""
     shades = np.arange(256, dtype=np.uint8)[::15]
     colours = np.stack(np.meshgrid(shades, shades, shades), axis=-1).reshape(len(shades), -1, 3)
     probe = Image.fromarray(colours).convert(mode)

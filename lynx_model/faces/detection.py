@@ -1,4 +1,4 @@
-"""A picture -> the faces that lie upright in it, as boxes and landmarks in its pixels. `upright.py` finds turned ones."""
+"""Detects upright faces in a picture, as boxes and landmarks in its pixels. `upright.py` also finds rotated ones."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,21 +12,21 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.pack import FacePack
 
 DETECTOR_SIZE_PX = (640, 640)
-"""The size that the original detects at; insightface 2 would merge a run at 128 px into it."""
+"""The detection size of the original. Without it, insightface 2 would add the results of a run at 128 px."""
 
 MIN_FACE_PX = 64
-"""A face whose box is narrower or lower than this has too few pixels to tell people apart."""
+"""A face with a narrower or lower box has too few pixels to tell people apart."""
 
 MARGIN = 0.5
-"""Frame put around a picture for the second look, as a share of its sides."""
+"""Width of the frame around a picture in the second detection, as a share of its sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DetectedFace:
-    """`box` is (left, top, right, bottom) and `landmarks` (5, 2), both in pixels of the photo, also outside of it.
+    """`box` is (left, top, right, bottom) and `landmarks` (5, 2), both in pixels of the photo; they can lie outside it.
 
-    `score` says how sure the detector is, at most 1. `turned_degrees` is how far the face lies turned clockwise in the photo;
-    the box of such a face has its sides along the face's own axes.
+    `score` is the detector's confidence, at most 1. `turned_degrees` is the face's clockwise rotation in the photo; the box of a
+    rotated face is aligned with the face's own axes.
     """
 
     box: NDArray[np.float32]
@@ -48,24 +48,27 @@ class DetectedFace:
         return int(min(self.box[2:] - self.box[:2]))
 
     def is_same(self, other: "DetectedFace") -> bool:
-        """Whether both are one face: each centre lies well inside the other box."""
+        """Whether both are the same face: each centre is well inside the other's box."""
         return bool(np.hypot(*(self.centre - other.centre)) < min(self.size_px, other.size_px) / 2)
 
 
 def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
-    """The networks of `pack` by task, on the CPU: those of `modules` ("detection", "recognition") that it holds.
+    """Loads the networks of `pack` for the tasks `modules` ("detection", "recognition"), on the CPU; by task, as far as it has them.
 
     Raises:
-        MissingFile: If the pack holds no detector that gives landmarks.
-        WeightsMismatch: If a file in it is no ONNX network, or insightface refuses its manifest.
+        MissingFile: If the pack has no detector that gives landmarks.
+        WeightsMismatch: If a file in it is not an ONNX network, or insightface refuses its manifest.
     """
     try:
         analysis = FaceAnalysis(name=str(pack.folder), allowed_modules=modules, providers=["CPUExecutionProvider"])
-    except AssertionError as error:  # how insightface says that there is no detector
+    except AssertionError as error:  # insightface's way to say that there is no detector
         raise MissingFile(f"face pack {pack.folder}: must hold a face detector (SCRFD)") from error
     except (InvalidProtobuf, InvalidGraph, Fail) as error:
         raise WeightsMismatch(f"face pack {pack.folder}: every *.onnx file must be a network ({error})") from error
-    except (TypeError, ValueError) as error:  # how it refuses a pack's manifest, also if that names a file outside
+    except (
+        TypeError,
+        ValueError,
+    ) as error:  # insightface refuses the manifest, for example because it names a file outside the pack
         raise WeightsMismatch(f"face pack {pack.folder}: its manifest.json is refused: {error}") from error
     analysis.prepare(ctx_id=-1, det_size=DETECTOR_SIZE_PX)
     networks: dict[str, Any] = analysis.models
@@ -75,10 +78,10 @@ def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
 
 
 def detect(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
-    """The faces of a picture (H, W, 3), BGR, as it lies.
+    """The upright faces in a picture.
 
-    A face that fills the picture is larger than the detector's largest anchor. So where no usable face is found, the
-    picture gets a second look with a wide black frame around it.
+    A face that fills the picture is larger than the detector's largest anchor. So if no usable face is found, detection runs again
+    on the picture with a wide black frame.
 
     Args:
         detector: The "detection" network of `load_networks`.
@@ -96,9 +99,9 @@ def usable(faces: list[DetectedFace]) -> list[DetectedFace]:
 
 
 def detect_once(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
-    """As `detect`, without the second look."""
+    """As `detect`, without the second detection."""
     if max(picture.shape[:2]) >= max(DETECTOR_SIZE_PX) * min(picture.shape[:2]):
-        return []  # less than a pixel of its shorter side would reach the detector, which fails on that
+        return []  # the shorter side would shrink to less than a pixel, and the detector would fail
     boxes, landmarks = detector.detect(picture)
     return [
         DetectedFace(box=box[:4], landmarks=points, score=float(box[4]))
@@ -107,7 +110,7 @@ def detect_once(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]
 
 
 def _detect_framed(detector: Any, picture: NDArray[np.uint8]) -> list[DetectedFace]:
-    """Faces of the picture with a frame around it, in pixels of the picture alone."""
+    """Faces of the picture with a frame around it, in pixels of the picture without the frame."""
     down, right = (round(side * MARGIN) for side in picture.shape[:2])
     framed = np.pad(picture, ((down, down), (right, right), (0, 0)))
     shift = np.array([right, down], dtype=np.float32)

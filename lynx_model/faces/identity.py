@@ -1,4 +1,4 @@
-"""Which network measures identity: a face pack's own recogniser, or the ArcFace that the published adapters expect."""
+"""Selects the network that measures identity: a face pack's own recogniser, or the ArcFace that the published adapters expect."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ from lynx_model.checkpoints.published import ARCFACE, models_root
 from lynx_model.errors import MissingFile, WeightsMismatch
 
 OWN_RECOGNISER = "pack"
-"""The `identity` that means the pack's own recogniser."""
+"""The value of `identity` for the pack's own recogniser."""
 
 ARCFACE_HEAD_BYTES = 2**20
-"""A PyTorch file, whether a zip or not, begins with the names of its tensors, as they are."""
+"""A PyTorch file, zip or not, begins with its tensors' names in plain text."""
 
 ARCFACE_TENSORS = ("input_layer.0.weight", "body.0.res_layer.5.fc1.weight", "output_layer.4.running_var")
-"""Some of what every checkpoint in facexlib's layout holds."""
+"""Some of the tensors in every checkpoint of facexlib's layout."""
 
 
 def arcface_file(identity: str) -> Path:
-    """The ArcFace weights that `identity` means: "arcface" is the pulled file, anything else is a path."""
+    """The ArcFace weights for `identity`: "arcface" is the pulled file, anything else is a path."""
     return models_root() / ARCFACE.path if identity == "arcface" else Path(identity)
 
 
 def check_arcface(file: Path) -> None:
-    """Raises MissingFile, or WeightsMismatch if no ArcFace network is in `file`, as far as it shows without torch."""
+    """Raises MissingFile, or WeightsMismatch if `file` is not an ArcFace network, as far as that shows without torch."""
     if not file.is_file():
         raise MissingFile(f"{file}: no such file; fetch ArcFace with `lynx-batch models pull arcface`")
     with file.open("rb") as content:

@@ -1,4 +1,4 @@
-"""Finds a face pack on disk: a folder of ONNX networks that insightface loads. Never fetches one."""
+"""Finds a face pack on disk: a folder of ONNX networks that insightface loads. Never downloads one."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from lynx_model.checkpoints.published import models_root
 from lynx_model.errors import MissingFile
 
 PACK_NOTE = "lynx-pack.json"
-"""Says what a pack is. Not `manifest.json`, which insightface reads for itself."""
+"""Describes a pack. Its name is not `manifest.json`, because insightface reads a file of that name itself."""
 
 FREE_PACK = "free"
 """The name of the default pack, which may be used commercially."""
@@ -19,7 +19,7 @@ INSIGHTFACE_LICENCE = "non-commercial research only"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FacePack:
-    """`identity_encoder` names the recogniser of the pack, `licence` says what its weights may be used for."""
+    """`identity_encoder` names the pack's recogniser; `licence` says what its weights may be used for."""
 
     folder: Path
     name: str
@@ -28,14 +28,14 @@ class FacePack:
 
 
 def find_pack(name_or_folder: str) -> FacePack:
-    """The pack in a folder (anything with a slash), or the one of that name below the models folder or insightface's.
+    """The pack in a folder (anything with a slash), or the pack of that name in the models folder or insightface's.
 
-    A folder without `lynx-pack.json` is taken for one of InsightFace's own.
+    A folder without `lynx-pack.json` is treated as one of InsightFace's own packs.
 
     Raises:
-        MissingFile: If there is none, or no network in it; the message says how to get it.
+        MissingFile: If there is no such pack, or it has no network; the message says how to get one.
     """
-    folders = _places(name_or_folder)
+    folders = _candidate_folders(name_or_folder)
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         looked = " or ".join(map(str, folders))
@@ -45,7 +45,7 @@ def find_pack(name_or_folder: str) -> FacePack:
     return _describe(folder)
 
 
-def _places(name_or_folder: str) -> list[Path]:
+def _candidate_folders(name_or_folder: str) -> list[Path]:
     if "/" in name_or_folder:
         return [Path(os.path.expanduser(name_or_folder)).resolve()]
     return [models_root() / "faces" / name_or_folder, Path.home() / ".insightface" / "models" / name_or_folder]

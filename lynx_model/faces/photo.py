@@ -1,4 +1,4 @@
-"""Bytes of a photo -> its pixels in sRGB, turned as its EXIF orientation says."""
+"""Decodes a photo into sRGB pixels, rotated by its EXIF orientation."""
 
 import struct
 from io import BytesIO
@@ -11,29 +11,29 @@ from lynx_model.errors import UnreadableImage
 from lynx_model.faces.colour import to_srgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
-"""What cameras and picture editors write; Pillow's other decoders only widen what a stranger's file can reach."""
+"""The formats that cameras and picture editors write. Pillow's other decoders would only add attack surface."""
 
 MAX_PIXELS = 80_000_000
-"""More is refused before it is decoded. Below the size at which Pillow itself suspects a decompression bomb."""
+"""Larger photos are refused before they are decoded. Pillow suspects a decompression bomb only at a larger size."""
 
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
-"""What Pillow's decoders raise for damaged files, found by damaging files."""
+"""Errors that Pillow's decoders raised for randomly damaged files in tests."""
 
 GREY = ("1", "L", "LA", "La")
 
 
 def read_photo(data: bytes, *, is_parity: bool = False) -> NDArray[np.uint8]:
-    """The picture as a person sees it: turned as its EXIF orientation says, in the colours of its profile, on white.
+    """The picture as a viewer shows it: rotated by its EXIF orientation, in the colours of its profile, on a white background.
 
     Args:
-        data: An encoded picture in one of `FORMATS`; of an animation, the first frame counts.
-        is_parity: Take the numbers for sRGB, whatever the colour profile says, as the original does.
+        data: An encoded picture in one of `FORMATS`; only the first frame of an animation is read.
+        is_parity: Ignore the colour profile and treat all numbers as sRGB, as the original does.
 
     Returns:
         uint8 (H, W, 3) sRGB.
 
     Raises:
-        UnreadableImage: If it is none of these, is damaged, has more than `MAX_PIXELS` or has no defined white.
+        UnreadableImage: If its format is another, it is damaged, has more than `MAX_PIXELS`, or has no defined white.
     """
     picture = _open(data)
     try:

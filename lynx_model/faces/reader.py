@@ -1,4 +1,4 @@
-"""FaceReader: a photo -> the Subject whose face it shows."""
+"""FaceReader: a photo -> the Subject that it shows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceReader:
-    """Finds the face in a photo and measures whose it is. Make it with `load`; it keeps its networks for all photos."""
+    """Finds the face in a photo and computes its identity embedding. Create it with `load`, and use it for many photos."""
 
     detector: Any
     embed: Embed
@@ -32,17 +32,17 @@ class FaceReader:
 
     @classmethod
     def load(cls, pack: str, identity: str, *, is_parity: bool = False) -> Self:
-        """A reader that is ready to read, on the CPU; nothing is fetched.
+        """Loads a reader, which runs on the CPU. Downloads nothing.
 
         Args:
             pack: Name or folder of a face pack.
-            identity: "pack" (its own recogniser), "arcface" (what the published adapters expect) or a file of that kind.
-            is_parity: Find faces as the original does: only those that lie upright, and with slightly other landmarks, because
-                it feeds RGB where BGR is expected.
+            identity: "pack" (its own recogniser), "arcface" (which the published adapters expect) or the path of an ArcFace file.
+            is_parity: Find faces as the original does: only upright ones, and with slightly different landmarks, because it passes
+                RGB where the detector expects BGR.
 
         Raises:
-            MissingFile: If the pack or the ArcFace file is not on this machine, or the pack lacks a network.
-            WeightsMismatch: If a network is not the one that it should be.
+            MissingFile: If the pack or the ArcFace file is not on this machine, or the pack has no network for a task.
+            WeightsMismatch: If a network is not the expected one.
         """
         found = find_pack(pack)
         if identity == OWN_RECOGNISER:
@@ -54,7 +54,7 @@ class FaceReader:
         return cls(detector=networks["detection"], embed=embed, encoder=encoder, is_parity=is_parity)
 
     def read(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
-        """The subject of a photo, uint8 (H, W, 3); `face_index` as in `choose_face`. Both crops show a turned face upright.
+        """The subject of a photo, uint8 (H, W, 3). `face_index` is as in `choose_face`. Both crops show a rotated face upright.
 
         Raises:
             FaceError: NoFaceFound, FaceTooSmall or SeveralFaces.
@@ -69,15 +69,15 @@ class FaceReader:
 
 
 def choose_face(faces: list[DetectedFace], face_index: int | None = None) -> DetectedFace:
-    """The face that is meant. Faces below `MIN_FACE_PX` do not count: passers-by make no portrait ambiguous.
+    """Chooses a face. Faces smaller than `MIN_FACE_PX` do not count, so passers-by do not make a portrait ambiguous.
 
     Args:
         faces: From left to right.
-        face_index: Which of the faces that count, from 0 at the left; None is enough if there is one.
+        face_index: Index among the faces that count, from 0 at the left; None is allowed if there is only one.
 
     Raises:
         NoFaceFound: If there is no face at all, or none at `face_index`.
-        FaceTooSmall: If no face counts.
+        FaceTooSmall: If there are faces, but none that counts.
         SeveralFaces: If several count and `face_index` is None.
     """
     if not faces:
@@ -105,7 +105,7 @@ def _arcface(identity: str) -> Embed:
 
 
 def _recogniser(pack: FacePack, networks: dict[str, Any]) -> Embed:
-    """The pack's own recogniser, tried once on a black picture: insightface does not say how much it puts out."""
+    """The pack's own recogniser. It runs once on a black picture, because insightface does not state its output size."""
     if "recognition" not in networks:
         raise MissingFile(f"face pack {pack.folder}: must hold a face recogniser for identity 'pack'")
     network = networks["recognition"]

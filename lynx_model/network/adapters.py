@@ -1,8 +1,8 @@
 """The ID- and Ref-adapter: their weights, and the attention processors that read them on diffusers' WanAttention.
 
-Both adapters add a second attention to one that the base model has already, before its output projection: the
-Ref-adapter to self-attention, the ID-adapter to text attention. What they attend to does not change from step to step,
-so the processors receive finished keys and values; a strength is folded into the values, where it costs nothing.
+Each adapter adds a second attention beside one of the base model's, before its output projection: the Ref-adapter beside
+self-attention, the ID-adapter beside text attention. Their keys and values are the same at every step, so the processors receive
+them ready-made, with the strength already multiplied into the values.
 
 Shapes: B batch, T tokens of the clip, S tokens attended to, H heads, D head size, C channels (H D).
 Source: bytedance/lynx modules/full/attention_processor.py and modules/lite/attention_processor.py at 3a6a91a.
@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
+from lynx_model.checkpoints.adapter_spec import AdapterSpec
 from lynx_model.engine.attention import Attend
 from lynx_model.engine.sharding import TokenSharding
 
@@ -22,13 +23,13 @@ LITE_KEY_NORM_EPS = 1e-5
 
 
 class KeysValues(NamedTuple):
-    """What one block attends to, besides the clip itself; both (B, S, H, D)."""
+    """Keys and values from outside the clip that one block attends to; both (B, S, H, D)."""
 
     key: Tensor
     value: Tensor
 
     def scaled(self, strength: float) -> "KeysValues":
-        """The same keys, with values that contribute `strength` as much."""
+        """The same keys, with values multiplied by `strength`."""
         return self if strength == 1 else KeysValues(self.key, self.value * strength)
 
 
@@ -49,10 +50,10 @@ class CrossAttentionInputs(NamedTuple):
 
 
 class IdAdapterLayer(nn.Module):
-    """Keys and values of the identity tokens for one block.
+    """Computes keys and values of the identity tokens for one block.
 
-    Full: with bias, and learned register tokens beside the identity tokens; keys go through the base's own norm.
-    Lite: neither; keys go through a norm without weight.
+    Full has biases and learned register tokens, and normalises keys with the base model's norm. Lite has neither, and its key
+    norm has no weight.
     """
 
     def __init__(self, *, token_size: int, channels: int, has_bias: bool, num_registers: int) -> None:
@@ -71,7 +72,7 @@ class IdAdapterLayer(nn.Module):
 
 
 class RefAdapterLayer(nn.Module):
-    """Keys and values of the reference picture's features for one block."""
+    """Computes keys and values of the reference picture's features for one block."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,13 +83,29 @@ class RefAdapterLayer(nn.Module):
         return _by_head(attention.norm_k(self.to_k_ref(features_BSC)), self.to_v_ref(features_BSC), attention.heads)
 
 
+def adapter_layers(spec: AdapterSpec) -> tuple[nn.ModuleList, nn.ModuleList | None]:
+    """The layers of the ID-adapter and, if there is one, of the Ref-adapter; their weights are uninitialised."""
+    id_layers = nn.ModuleList(
+        IdAdapterLayer(
+            token_size=spec.token_size,
+            channels=spec.channels,
+            has_bias=spec.has_id_bias,
+            num_registers=spec.num_registers,
+        )
+        for _ in range(spec.num_id_layers)
+    )
+    if not spec.has_ref:
+        return id_layers, None
+    return id_layers, nn.ModuleList(RefAdapterLayer(spec.channels) for _ in range(spec.num_ref_layers))
+
+
 def text_keys_values(text_BSC: Tensor, attention: WanAttention) -> KeysValues:
     """Keys and values of the base model's own text attention."""
     return _by_head(attention.norm_k(attention.to_k(text_BSC)), attention.to_v(text_BSC), attention.heads)
 
 
 class SelfAttentionProcessor:
-    """Base self-attention over all tokens, plus the Ref-adapter's over the reference features (without rotation)."""
+    """Base self-attention over all tokens, plus the Ref-adapter's over the reference features, which has no rotary embedding."""
 
     def __init__(self, attend: Attend) -> None:
         self._attend = attend
@@ -135,7 +152,7 @@ class CrossAttentionProcessor:
 
 
 def rotate(x_BTHD: Tensor, cos_1T1d: Tensor, sin_1T1d: Tensor) -> Tensor:
-    """Rotary position embedding: each adjacent pair of channels turned by its token's angle, in float32."""
+    """Rotary position embedding: rotates each adjacent pair of channels by its token's angle, in float32."""
     even, odd = x_BTHD.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos_1T1d - odd * sin_1T1d, even * sin_1T1d + odd * cos_1T1d], dim=-1)
     return turned.flatten(-2).type_as(x_BTHD)

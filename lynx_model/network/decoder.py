@@ -1,7 +1,7 @@
 """Wan's VAE decoder with fewer passes over memory: diffusers' layers and weights, in channels-last order.
 
-A clip is decoded a few latent frames at a time. The decoder looks back in time and never ahead, and what each convolution
-needs of the frames behind is kept: where a clip is cut does not change its picture, nor does its length change the memory.
+A clip is decoded a few latent frames at a time. The decoder is causal, and each convolution caches the frames that it will look
+back at. So the chunk boundaries do not change the picture, and memory does not grow with the clip's length.
 
 Shapes: B batch, C channels, F frames, H rows, W columns, P pixels of all frames.
 """
@@ -18,18 +18,18 @@ from torch.nn import functional
 from lynx_model.engine.graphs import allow_many_graphs
 
 LATENTS_AT_ONCE = 2
-"""Latent frames per pass but for the first, which Wan decodes to one frame instead of four."""
+"""Latent frames per pass. The first latent frame is decoded alone: it gives one frame instead of four."""
 
 NUM_FRAMES_BEHIND = 2
-"""How far a convolution looks back."""
+"""Frames that a convolution looks back at."""
 
 Activate = Callable[[Tensor, Tensor, Tensor], Tensor]
 Cache = MutableMapping[int, Tensor | None]
-"""By the number of a convolution: what it keeps of the last frames. Diffusers' own layers keep theirs in it, too."""
+"""The last frames that each convolution saw, by its number. Diffusers' own layers use it, too."""
 
 
 class VideoDecoder:
-    """Takes over the decoder of `vae`, on its device and in its dtype."""
+    """Decodes with the layers of `vae`, which it modifies in place; on the device and in the dtype of `vae`."""
 
     def __init__(self, vae: AutoencoderKLWan, *, is_compiled: bool) -> None:
         allow_many_graphs()
@@ -43,7 +43,7 @@ class VideoDecoder:
         _to_channels_last(decoder)
 
     def pixels(self, latents_BCFHW: Tensor, latents_at_once: int = LATENTS_AT_ONCE) -> Iterator[Tensor]:
-        """The clip of the VAE's own latents, piece by piece: (B, 3, F, H, W), about -1..1."""
+        """Pixels of the VAE's own (denormalised) latents, chunk by chunk: (B, 3, F, H, W), about -1..1."""
         decoder = self._vae.decoder
         x_BCFHW = decoder.conv_in(self._vae.post_quant_conv(latents_BCFHW))
         x_BCFHW = decoder.mid_block(x_BCFHW, _new_cache(), [0])
@@ -62,7 +62,7 @@ class VideoDecoder:
 class NormedConv(nn.Module):
     """A norm, SiLU and the causal convolution after them.
 
-    One kernel writes the activations behind the cached frames; the convolution pads the picture itself.
+    One kernel writes the activations right after the cached frames; the convolution pads height and width itself.
     """
 
     def __init__(self, norm: WanRMS_norm, conv: WanCausalConv3d, activate: Activate) -> None:
@@ -70,7 +70,7 @@ class NormedConv(nn.Module):
         self.norm, self.conv, self._activate = norm, conv, activate
 
     def forward(self, x_BCFHW: Tensor, feat_cache: Cache, feat_idx: list[int]) -> Tensor:
-        """The arguments after the first are diffusers' protocol: the cache, and the number of the convolution."""
+        """`feat_cache` and `feat_idx` are diffusers' protocol: the cache, and the number of the next convolution."""
         (index,) = feat_idx
         batch, channels, _, height, width = x_BCFHW.shape
         num_behind = NUM_FRAMES_BEHIND * height * width
@@ -84,7 +84,7 @@ class NormedConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Diffusers' WanResidualBlock out of two `NormedConv`."""
+    """Diffusers' WanResidualBlock, built from two `NormedConv`."""
 
     def __init__(self, block: WanResidualBlock, activate: Activate) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Upsample):
-    """Twice the rows and columns, each pixel repeated: exact in any dtype, so without diffusers' float32 copy."""
+    """Doubles rows and columns by repeating pixels. That is exact in any dtype, so it needs no float32 copy as in diffusers."""
 
     def __init__(self) -> None:
         super().__init__(scale_factor=2.0, mode="nearest-exact")
@@ -108,7 +108,7 @@ class Upsample(nn.Upsample):
 
 
 def activate(x_BPC: Tensor, behind_BPC: Tensor, gamma: Tensor) -> Tensor:
-    """SiLU of the RMS norm of `x`, after the pixels `behind` it; computed in float32 and rounded once."""
+    """The pixels `behind`, followed by SiLU of the RMS norm of `x`, which is computed in float32 and rounded once."""
     weight_C = gamma.float().flatten() * x_BPC.shape[-1] ** 0.5
     activated_BPC = functional.silu(functional.normalize(x_BPC.float(), dim=-1) * weight_C).to(x_BPC.dtype)
     return torch.cat([behind_BPC, activated_BPC], dim=1)

@@ -1,6 +1,6 @@
 """Identity embedding -> identity tokens: a Perceiver that reads one face embedding with learned queries.
 
-Source: bytedance/lynx modules/common/resampler.py at 3a6a91a, itself after Flamingo's Perceiver resampler (arXiv 2204.14198).
+Source: bytedance/lynx modules/common/resampler.py at 3a6a91a, which follows Flamingo's Perceiver resampler (arXiv 2204.14198).
 Shapes: B batch, N embeddings, Q queries, E embedding size (512), W width, D token size.
 """
 
@@ -36,7 +36,7 @@ class PerceiverAttention(nn.Module):
 
 
 class ResamplerLayer(nn.ModuleList):
-    """Attention and a feed-forward network, each around a residual; a list, because checkpoints number the two."""
+    """Attention and a feed-forward network, each with a residual connection; a list, because checkpoints number the two."""
 
     def __init__(self, width: int, inner_width: int, ff_width: int) -> None:
         widen, narrow = nn.Linear(width, ff_width, bias=False), nn.Linear(ff_width, width, bias=False)

@@ -14,19 +14,19 @@ from lynx_model.spec import NUM_TEXT_TOKENS, TextPlacement
 from lynx_model.tokenizer import TokenIds
 
 NUM_CACHED_PROMPTS = 512
-"""0.4 MB of host memory each at 50 tokens, 4 MB at most."""
+"""Each takes 0.4 MB of host memory at 50 tokens, and 4 MB at most."""
 
 
 class ReadsText(Protocol):
-    """A `lynx_model.tokenizer.Tokenizer`, or what stands in for one."""
+    """`lynx_model.tokenizer.Tokenizer`, or a stand-in."""
 
     def read(self, texts: Sequence[str]) -> list[TokenIds]: ...
 
 
 class TextEncoder:
-    """A tokenizer and its encoder, which lies on `device` if it is resident and else in host memory; what was read is kept.
+    """Embeds prompts and caches the results. The encoder is on `device` if it is resident, else in host memory.
 
-    Source: wan/modules/t5.py of Wan2.1 and its port in diffusers' WanPipeline; the DiT attends to all 512 positions.
+    Source: wan/modules/t5.py of Wan2.1 and its port in diffusers' WanPipeline. The DiT attends to all 512 positions.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class TextEncoder:
         self._read = lru_cache(maxsize=NUM_CACHED_PROMPTS)(self._read_once)
 
     def embed(self, prompt: str) -> Tensor:
-        """(1, 512, X) on `device` in the encoder's dtype; what exceeds 512 tokens is cut off."""
+        """(1, 512, X) on `device` in the encoder's dtype. Prompts are cut to 512 tokens."""
         rows_SX = self._read(prompt).to(self._device)
         return pad(rows_SX, (0, 0, 0, NUM_TEXT_TOKENS - len(rows_SX))).unsqueeze(0)
 
     @torch.inference_mode()
     def _read_once(self, prompt: str) -> Tensor:
-        """One row for each token of the prompt itself, in host memory."""
+        """One row per token of the prompt, without padding, in host memory."""
         (ids,) = self._tokenizer.read([prompt])
         tokens_S = torch.tensor(ids, device=self._compute_device)
         num_missing = NUM_TEXT_TOKENS - len(tokens_S)

@@ -1,5 +1,6 @@
-"""LynxTransformer: diffusers' Wan DiT with the adapters, fed with conditioning that is computed once per clip.
+"""LynxTransformer: diffusers' Wan DiT with the adapters. It takes conditioning that is computed once per clip.
 
+Source: `WanTransformer3DModel.forward` of diffusers 0.42.1, models/transformers/transformer_wan.py, which `_run` and its helpers follow.
 Shapes: B batch, C latent channels, F H W latent frames, rows and columns, T tokens, S tokens attended to, X features.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 import torch
@@ -18,18 +19,17 @@ from torch import Tensor, nn
 from lynx_model.checkpoints.adapter_spec import AdapterSpec, check_fit
 from lynx_model.engine.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention
 from lynx_model.engine.graphs import allow_many_graphs
-from lynx_model.engine.offload import BlockStream, call_beside
+from lynx_model.engine.offload import BlockStream, call_on_device_of
 from lynx_model.engine.parallel import ParallelContext
 from lynx_model.engine.precision import quantize_blocks
 from lynx_model.engine.sharding import TokenSharding, WholeSequence
 from lynx_model.network.adapters import (
     CrossAttentionInputs,
     CrossAttentionProcessor,
-    IdAdapterLayer,
     KeysValues,
-    RefAdapterLayer,
     SelfAttentionInputs,
     SelfAttentionProcessor,
+    adapter_layers,
     text_keys_values,
 )
 from lynx_model.spec import EngineOptions, ParallelPlan
@@ -59,40 +59,27 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     parallel: ParallelContext
     attend_to_conditioning: Attend
     compiled_for: set[torch.Size] | None
-    """Shapes of latents that the blocks were compiled for; None if they are not compiled."""
+    """Shapes of latents that the blocks were compiled for, or None if they are not compiled."""
     in_turn: Iterable[nn.Module]
-    """The blocks in the order of a forward; each one's weights are on the device until the next one is asked for."""
+    """The blocks in the order of a forward. A block's weights are on the device until the iterator moves on."""
 
-    def attach_adapters(self, spec: AdapterSpec) -> None:
-        """Adds the adapters' (still empty) layers.
-
-        Raises:
-            WeightsMismatch: If the adapters were made for another base model.
-        """
-        channels = self.config.num_attention_heads * self.config.attention_head_dim
-        check_fit(spec, num_blocks=len(self.blocks), channels=channels)
+    def _attach_adapters(self, spec: AdapterSpec) -> None:
+        heads = self.config.num_attention_heads
+        check_fit(spec, num_blocks=len(self.blocks), channels=heads * self.config.attention_head_dim)
         self.id_stride = spec.id_stride
-        self.id_adapter = nn.ModuleList(
-            IdAdapterLayer(
-                token_size=spec.token_size,
-                channels=channels,
-                has_bias=spec.has_id_bias,
-                num_registers=spec.num_registers,
-            )
-            for _ in range(spec.num_id_layers)
-        )
-        self.ref_adapter = nn.ModuleList(RefAdapterLayer(channels) for _ in self.blocks) if spec.has_ref else None
+        with torch.device("meta"):
+            self.id_adapter, self.ref_adapter = adapter_layers(spec)
 
-    def arrange_weights(self, engine: EngineOptions, device: torch.device) -> None:
-        """Brings what was loaded into the form that forwards on `device` use, once: q, k, v as one product; fp8; offload.
+    def _arrange_weights(self, engine: EngineOptions, device: torch.device) -> None:
+        """Brings loaded weights into the form that forwards on `device` use: q, k, v in one matrix; fp8; offload.
 
-        With `offload` the weights must have been loaded to the host, and the adapters' layers stay there.
+        With offload, weights must have been loaded into host memory; the adapters' layers stay there.
         """
         for block in self.blocks:
             block.attn1.fuse_projections()
             del block.attn1.to_q, block.attn1.to_k, block.attn1.to_v
         self.requires_grad_(False)
-        if engine.has_fp8_linears:
+        if engine.precision == "fp8":
             quantize_blocks(self.blocks, num_bf16_edge_blocks=engine.num_bf16_edge_blocks, device=device)
         self.in_turn = list(self.blocks)
         if engine.offload == "blocks":
@@ -103,10 +90,10 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
                     child.to(device)
 
     def set_up(self, *, plan: ParallelPlan, engine: EngineOptions) -> None:
-        """Chooses how later forwards run: shared with the group's other ranks, on which kernel, compiled or not.
+        """Chooses how later forwards run: the sharing among ranks, the attention kernel, and whether blocks are compiled.
 
         Raises:
-            InvalidParams: If the plan does not fit the model or the ranks, or the kernel cannot work here.
+            InvalidParams: If the plan does not fit the model or the ranks, or the kernel does not work on this device.
         """
         weight = self.patch_embedding.weight
         heads, head_dim = self.config.num_attention_heads, self.config.attention_head_dim
@@ -122,40 +109,40 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
             _compile(self.blocks)
 
     def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
-        """Per block, what a text embedding looks like to it."""
+        """Keys and values of a text embedding, per block."""
         text_BSC = self.condition_embedder.text_embedder(text_BSX)
         return tuple(text_keys_values(text_BSC, block.attn2) for block in self.in_turn)
 
     def identity_keys_values(self, tokens_BSX: Tensor) -> tuple[KeysValues | None, ...]:
-        """Per block, what the identity tokens look like to it; None for a block without an ID-adapter layer."""
+        """Keys and values of the identity tokens, per block; None for a block without an ID-adapter layer."""
         return tuple(
-            call_beside(self.id_adapter[index // self.id_stride], tokens_BSX, block.attn2)
+            call_on_device_of(self.id_adapter[index // self.id_stride], tokens_BSX, block.attn2)
             if index % self.id_stride == 0
             else None
             for index, block in enumerate(self.blocks)
         )
 
     def reference_features(self, latents_BCFHW: Tensor, text: Sequence[KeysValues]) -> tuple[Tensor, ...]:
-        """Per block, what a reference picture looks like at its self-attention.
+        """The inputs of each block's self-attention for a reference picture.
 
-        The picture's latents go through the DiT once, at timestep 0 and without adapters.
+        The picture's latents pass through the DiT once, at timestep 0 and without adapters.
         """
         conditioning = Conditioning(tuple(BlockConditioning(CrossAttentionInputs(kv, None), None) for kv in text))
         timestep = torch.zeros(len(latents_BCFHW), dtype=torch.long, device=latents_BCFHW.device)
         with _recorded_inputs([block.attn1 for block in self.blocks]) as features:
-            # eagerly and on every rank: a compiled block would not run the hooks, and the picture is small
+            # eager, because a compiled block skips the hooks; unshared, because the picture is small
             blocks = (block.forward for block in self.in_turn)
             self._run(blocks, latents_BCFHW, timestep, conditioning, WholeSequence(self.attend_to_conditioning))
         return tuple(features)
 
     def reference_keys_values(self, features: Sequence[Tensor]) -> tuple[KeysValues, ...]:
-        """Per block, what its Ref-adapter layer makes of the features. Needs a Ref-adapter."""
+        """Keys and values that each block's Ref-adapter layer computes from the features. Needs a Ref-adapter."""
         assert self.ref_adapter is not None
         layers = zip(self.ref_adapter, features, self.blocks, strict=True)
-        return tuple(call_beside(layer, feature, block.attn1) for layer, feature, block in layers)
+        return tuple(call_on_device_of(layer, feature, block.attn1) for layer, feature, block in layers)
 
     def predict(self, latents_BCFHW: Tensor, timestep_B: Tensor, branches: Sequence[Conditioning]) -> list[Tensor]:
-        """The velocity of each guidance branch, on every rank; ranks share them and their tokens as planned."""
+        """The velocity of each guidance branch, on every rank. Ranks share the branches and their tokens as planned."""
         velocities: list[Tensor] = []
         for turn in self.parallel.turns(len(branches), self._num_tokens(latents_BCFHW)):
             conditioning = branches[turn.branch]
@@ -165,7 +152,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     def forward(
         self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, sharding: TokenSharding
     ) -> Tensor:
-        """The velocity at `timestep_B`, shaped as the latents, for one guidance branch."""
+        """The velocity of one guidance branch at `timestep_B`, in the shape of the latents."""
         if self.compiled_for is not None and latents_BCFHW.shape not in self.compiled_for:
             self.compiled_for.add(latents_BCFHW.shape)
             log.info("compiling", latents=tuple(latents_BCFHW.shape), num_tokens=self._num_tokens(latents_BCFHW))
@@ -182,7 +169,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     ) -> Tensor:
         tokens_BTX = self.patch_embedding(latents_BCFHW).flatten(2).transpose(1, 2)
         cos, sin = self.rope(latents_BCFHW)
-        # diffusers repeats each angle for both channels of a pair; one of them is enough
+        # diffusers repeats each angle for both channels of a pair; we need it once
         cos, sin = (sharding.shard(angles[..., ::2]) for angles in (cos, sin))
         tokens_BTX = sharding.shard(tokens_BTX)
         time_BX, modulation = self._embed_time(timestep_B, tokens_BTX.dtype)
@@ -212,8 +199,45 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
+Part = Literal["base", "id_adapter", "ref_adapter"]
+"""The parts of a LynxTransformer that have checkpoints of their own."""
+
+
+def assemble_transformer(
+    base: LynxTransformer,
+    adapters: AdapterSpec,
+    load_weights: Callable[[Part, nn.Module], None],
+    *,
+    device: torch.device,
+    engine: EngineOptions,
+    plan: ParallelPlan,
+) -> LynxTransformer:
+    """Makes `base` a complete transformer, in place: adds the adapters, loads all weights and sets it up for forwards.
+
+    Args:
+        base: Fresh from its configuration, without weights.
+        adapters: Sizes of the adapters.
+        load_weights: Fills one part with its weights; on `device`, or in host memory if `engine` offloads them.
+        device: Where forwards run.
+        engine: How forwards are carried out.
+        plan: How connected ranks share them.
+
+    Raises:
+        WeightsMismatch: If the adapters were made for another base model.
+        InvalidParams: If the plan does not fit the model or the ranks, or the attention kernel does not work on `device`.
+    """
+    load_weights("base", base)
+    base._attach_adapters(adapters)
+    load_weights("id_adapter", base.id_adapter)
+    if base.ref_adapter is not None:
+        load_weights("ref_adapter", base.ref_adapter)
+    base._arrange_weights(engine, device)
+    base.set_up(plan=plan, engine=engine)
+    return base
+
+
 def _compile(blocks: Iterable[nn.Module]) -> None:
-    """Compiles blocks in place, one graph for all of a kind; a new graph for each new shape of the tokens."""
+    """Compiles blocks in place. Blocks of one kind share a graph; each new shape of the tokens needs another."""
     allow_many_graphs()
     for block in blocks:
         block.compile(fullgraph=True, dynamic=False)
@@ -221,7 +245,7 @@ def _compile(blocks: Iterable[nn.Module]) -> None:
 
 @contextmanager
 def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collects the first argument of each module's next call, in the order of the calls."""
+    """A list that collects the first argument of each call of `modules`, in call order."""
     inputs: list[Tensor] = []
     hooks = [module.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for module in modules]
     try:

@@ -16,7 +16,7 @@ from tests.builders import GPU_PARAMS, make_subject
 from tests.models import load_tiny, relative_error
 
 TRUE_WIDTH = BenchCase(num_blocks=2, width=256, height=256, num_frames=9)
-FP8 = EngineOptions(has_fp8_linears=True)
+FP8 = EngineOptions(precision="fp8")
 
 needs_fa3 = pytest.mark.skipif(find_spec("fa3_fwd_interface") is None, reason="needs the package fa3-fwd")
 
@@ -42,7 +42,7 @@ def test_a_compiled_fp8_forward_of_the_true_width_is_nearly_that_of_bfloat16(att
     expected = forward()
 
     quantize_blocks(model.blocks, num_bf16_edge_blocks=0, device=device)
-    model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=True, has_fp8_linears=True))
+    model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=True, precision="fp8"))
     assert relative_error(forward(), expected) < 0.15
 
 
@@ -90,7 +90,7 @@ def test_offload_changes_nothing_but_where_weights_lie(is_compiled: bool, num_ed
     resident, offloaded = (
         EngineOptions(
             compile=is_compiled,
-            has_fp8_linears=num_edge_blocks is not None,
+            precision="bfloat16" if num_edge_blocks is None else "fp8",
             num_bf16_edge_blocks=num_edge_blocks or 0,
             offload=offload,
         )

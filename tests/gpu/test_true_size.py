@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from lynx_model.bench.case import BenchCase, adapters_of, draw_weights, empty_transformer
 from lynx_model.bench.stages import random_text_encoder, random_vae
 from lynx_model.checkpoints.adapter_spec import DECLARATION_FILE, ID_FILE, RESAMPLER_FILE
+from lynx_model.network.adapters import adapter_layers
 from lynx_model.network.resampler import Resampler
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import REF_FILE, EngineOptions, RenderParams
@@ -55,9 +56,9 @@ def write_model(folder: Path, variants: dict[str, BenchCase], device: torch.devi
     for name, variant in variants.items():
         spec = adapters_of(variant)
         with torch.device("meta"):
-            transformer.attach_adapters(spec)
+            id_layers, ref_layers = adapter_layers(spec)
             resampler = Resampler(**spec.resampler)
-        parts = {ID_FILE: transformer.id_adapter, REF_FILE: transformer.ref_adapter, RESAMPLER_FILE: resampler}
+        parts = {ID_FILE: id_layers, REF_FILE: ref_layers, RESAMPLER_FILE: resampler}
         (folder / name).mkdir()
         shutil.copy(MODEL / name / DECLARATION_FILE, folder / name)
         for file, module in parts.items():

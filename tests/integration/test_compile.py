@@ -1,6 +1,7 @@
 """A compiled engine: the same picture, compiled once for each shape and for nothing else."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -15,20 +16,17 @@ from tests.models import BASE, load_tiny
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("variant", "has_fp8_linears", "bound"),
-    [("full", False, 1e-5), ("lite", False, 1e-5), ("full", True, 0.08)],
+    ("variant", "precision", "bound"),
+    [("full", "float32", 1e-5), ("lite", "float32", 1e-5), ("full", "fp8", 0.08)],
     ids=["full", "lite", "full-fp8"],
 )
 def test_a_compiled_engine_renders_the_same_and_compiles_once_a_shape(
-    variant: str, has_fp8_linears: bool, bound: float
+    variant: str, precision: Literal["float32", "fp8"], bound: float
 ) -> None:
     torch._dynamo.reset()
     counters.clear()
-    dtype = "bfloat16" if has_fp8_linears else "float32"
-    eager, compiled = (
-        load_tiny(variant, dtype=dtype, engine=EngineOptions(compile=is_compiled, has_fp8_linears=has_fp8_linears))
-        for is_compiled in (False, True)
-    )
+    engines = [EngineOptions(compile=is_compiled, precision=precision) for is_compiled in (False, True)]
+    eager, compiled = (load_tiny(variant, dtype=engine.dtype, engine=engine) for engine in engines)
 
     expected, found = (pipe.denoise(make_subject(), PARAMS) for pipe in (eager, compiled))
     num_graphs = counters["stats"]["unique_graphs"]

@@ -6,7 +6,8 @@ import pytest
 from lynx_batch.cli.options import parse_overrides
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
-from lynx_model.spec import LoraSource, ModelSource, RenderParams
+from lynx_batch.preparation.model import locate_model
+from lynx_model.spec import EngineOptions, LoraSource, ModelSource, RenderParams
 from tests.models import ROOT
 
 MINIMAL = "manifest: m.parquet\noutput: out\nmodel: {base: base, adapters: full}\n"
@@ -45,7 +46,7 @@ def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
     assert (config.manifest, config.output) == ("/m.parquet", "/out")
     assert (config.faces.pack, config.faces.identity) == ("/pack", "/arcface.pth")
     loras = (LoraSource(file="/lora"),)
-    assert config.model.source == ModelSource(base="/base", id_adapter="/full", ref_adapter=None, loras=loras)
+    assert locate_model(config.model) == ModelSource(base="/base", id_adapter="/full", ref_adapter=None, loras=loras)
 
 
 def test_paths_of_the_command_line_start_from_the_working_directory(
@@ -62,7 +63,7 @@ def test_an_override_replaces_one_key(tmp_path: Path) -> None:
         parse_override(text) for text in ("engine.precision=float32", "defaults.guidance_scale_image=null")
     )
     config = load_run_config(write(tmp_path, MINIMAL + "defaults: {width: 480}"), overrides)
-    assert config.engine.precision == "float32"
+    assert config.engine.options.precision == "float32"
     assert config.defaults.guidance_scale_image is None
     assert config.defaults.width == 480
 
@@ -91,13 +92,31 @@ def test_a_misspelt_key_is_told_with_the_nearest_one(tmp_path: Path, override: s
 
 def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
     engines = [
-        EngineConfig(precision=precision, attention=attention, num_bf16_edge_blocks=number)
+        EngineOptions(precision=precision, attention=attention, num_bf16_edge_blocks=number)
         for precision, number in (("bfloat16", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
         for attention in ("auto", "fa3_fp8")
-    ] + [EngineConfig(precision="float32")]
-    exact = [EngineConfig(compile=True), EngineConfig(attention="fa3"), EngineConfig(offload="blocks")]
+    ] + [EngineOptions(precision="float32")]
+    exact = [EngineOptions(compile=True), EngineOptions(attention="fa3"), EngineOptions(offload="blocks")]
     assert len({engine.numerics for engine in engines}) == len(engines)
     assert {engine.numerics for engine in exact} == {"bfloat16"}
+
+
+def test_a_run_file_takes_every_engine_option_with_its_default() -> None:
+    assert set(EngineConfig.model_fields) == {field.name for field in fields(EngineOptions)}
+    assert EngineConfig().options == EngineOptions()
+
+
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("num_bf16_edge_blocks=true", "engine.num_bf16_edge_blocks: must not be true or false"),
+        ("num_bf16_edge_blocks=-1", "engine: num_bf16_edge_blocks=-1: must be at least 0"),
+        ("offload=layers", "engine.offload: Input should be 'none' or 'blocks'"),
+    ],
+)
+def test_an_engine_option_that_breaks_its_rule_is_named(tmp_path: Path, key: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        load_run_config(write(tmp_path, MINIMAL), dict([parse_override(f"engine.{key}")]))
 
 
 def test_edge_blocks_are_refused_without_fp8(tmp_path: Path) -> None:
@@ -110,14 +129,14 @@ def test_a_kernel_that_needs_bfloat16_is_refused_beside_float32(tmp_path: Path, 
     text = MINIMAL + f"engine: {{attention: {attention}, precision: "
     with pytest.raises(ConfigError, match=f"attention='{attention}': needs bfloat16, but the model is float32"):
         load_run_config(write(tmp_path, text + "float32}"), {})
-    assert load_run_config(write(tmp_path, text + "fp8}"), {}).engine.attention == attention
+    assert load_run_config(write(tmp_path, text + "fp8}"), {}).engine.options.attention == attention
 
 
 def test_loras_are_files_with_or_without_a_scale(tmp_path: Path) -> None:
     text = MINIMAL.replace(
         "adapters: full", "adapters: full, loras: [a.safetensors, {file: b.safetensors, scale: 0.8}]"
     )
-    assert load_run_config(write(tmp_path, text), {}).model.source.loras == (
+    assert locate_model(load_run_config(write(tmp_path, text), {}).model).loras == (
         LoraSource(file=str(tmp_path / "a.safetensors"), scale=1.0),
         LoraSource(file=str(tmp_path / "b.safetensors"), scale=0.8),
     )
@@ -128,7 +147,7 @@ def test_loras_of_the_command_line_start_from_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_run_config(write(tmp_path, MINIMAL), dict([parse_override("model.loras=[{file: a, scale: 2}]")]))
-    assert config.model.source.loras == (LoraSource(file=str(tmp_path / "a"), scale=2.0),)
+    assert locate_model(config.model).loras == (LoraSource(file=str(tmp_path / "a"), scale=2.0),)
 
 
 @pytest.mark.parametrize("lora", ["{file: a, scale: 11}", "{scale: 1}", "{file: a, weight: 1}", "3"])
@@ -181,7 +200,7 @@ def test_what_does_not_look_like_a_number_is_none(tmp_path: Path, seed: str) -> 
 def test_yes_and_no_are_text_and_mean_true_and_false_where_that_is_asked_for(tmp_path: Path) -> None:
     text = MINIMAL + "engine: {compile: yes}\ndefaults: {negative_prompt: no, truncate_prompts: off}"
     config = load_run_config(write(tmp_path, text), {})
-    assert (config.engine.compile, config.defaults.truncate_prompts, config.defaults.negative_prompt) == (
+    assert (config.engine.options.compile, config.defaults.truncate_prompts, config.defaults.negative_prompt) == (
         True,
         False,
         "no",

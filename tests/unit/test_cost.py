@@ -17,8 +17,7 @@ from lynx_batch.planning.cost import (
     work_of,
 )
 from lynx_batch.planning.layout import GROUP_SIZES
-from lynx_model.engine.memory import Setting
-from lynx_model.spec import RenderParams
+from lynx_model.spec import EngineOptions, RenderParams
 
 FULL = RenderParams(prompt="p")
 LITE = replace(FULL, guidance_scale_image=None)
@@ -87,16 +86,16 @@ def test_the_published_model_at_720p_fits_one_gpu_and_a_very_long_clip_needs_mor
 
 
 @pytest.mark.parametrize(
-    ("setting", "needed_gib"),
+    ("options", "needed_gib"),
     [
-        (Setting(is_compiled=True), 53.4),
-        (Setting(is_compiled=True, precision="fp8"), 42.3),
-        (Setting(is_compiled=True, text_encoder="staged", is_offloaded=True), 11.9),
+        (EngineOptions(compile=True), 53.4),
+        (EngineOptions(compile=True, precision="fp8"), 42.3),
+        (EngineOptions(compile=True, text_encoder="staged", offload="blocks"), 11.9),
     ],
     ids=["bfloat16", "fp8", "offloaded"],
 )
-def test_precision_and_offload_decide_what_fits(setting: Setting, needed_gib: float) -> None:
-    cost = CostModel(engine=Engine(setting=setting))
+def test_precision_and_offload_decide_what_fits(options: EngineOptions, needed_gib: float) -> None:
+    cost = CostModel(engine=Engine(options=options))
     gpus = [replace(OTHER, memory_gib=needed_gib + difference) for difference in (-0.1, 0.1)]
     assert [cost.fits(work(), 1, gpu) for gpu in gpus] == [False, True]
 

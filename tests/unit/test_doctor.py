@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
-from lynx_batch.config import EngineConfig, FacesConfig, RunConfig, load_run_config
+from lynx_batch.config import FacesConfig, RunConfig, load_run_config
 from lynx_batch.preparation.model import locate_model
 from lynx_model.checkpoints.fingerprint import fingerprint_folder
 from lynx_model.engine.machine import Gpu, Machine
 from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize
 from lynx_model.engine.precision import missing_fp8_need
+from lynx_model.spec import EngineOptions
 from tests.models import BASE, MODEL, ROOT
 from tests.stores import put, refusing_store
 
@@ -122,10 +123,10 @@ def test_gpus_that_lack_what_the_engine_needs_are_faults(tmp_path: Path, face_pa
     needs = {"sdpa": None, "fa3": "a Hopper GPU", "fp8": missing_fp8_need((8, 0))}
     gpu = Gpu(name="A100", free_bytes=80 * GIB, total_bytes=80 * GIB, missing_needs=needs)
     a100 = replace(machine(80), gpus=(gpu,))
-    texts = [[finding.text for finding in find_lacks(EngineConfig(**engine), a100)] for engine in ENGINES]
+    texts = [[finding.text for finding in find_lacks(EngineOptions(**engine), a100)] for engine in ENGINES]
     fp8 = "fp8 needs a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has 8.0"
     assert texts == [[], ["fa3 needs a Hopper GPU"], [fp8], [f"fa3 needs a Hopper GPU; {fp8}"]]
-    assert find_lacks(EngineConfig(attention="fa3"), replace(a100, gpus=())) == []
+    assert find_lacks(EngineOptions(attention="fa3"), replace(a100, gpus=())) == []
 
     engine = {"precision": "bfloat16", "attention": "fa3"}
     faces = FacesConfig(pack=str(face_pack), identity="pack")
@@ -138,5 +139,5 @@ def test_gpus_that_lack_what_the_engine_needs_are_faults(tmp_path: Path, face_pa
 
 def test_gpus_that_take_a_branch_each_save_no_memory_and_those_that_share_tokens_do() -> None:
     long = ClipSize(width=1280, height=720, num_frames=961)
-    levels = [_fit("it", PUBLISHED_FULL, long, EngineConfig(), number, machine(139)).level for number in (1, 2, 4)]
+    levels = [_fit("it", PUBLISHED_FULL, long, EngineOptions(), number, machine(139)).level for number in (1, 2, 4)]
     assert levels == [Level.FAULT, Level.FAULT, Level.OK]

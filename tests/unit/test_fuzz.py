@@ -33,6 +33,7 @@ from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.export import _claim, _columns_of
 from lynx_batch.ledger.metadata import FILTER_COLUMNS
 from lynx_batch.photo_places import ANYWHERE, explain_entry, explain_photo
+from lynx_batch.preparation.model import locate_model
 from lynx_batch.redaction import redact, scrub
 from lynx_batch.storage import resolve
 from lynx_model.canonical import ModelTraits
@@ -251,7 +252,7 @@ def try_override(random: Random, folder: Path) -> object:
     file = folder / "set.yaml"
     file.write_text(RUN_FILES[0])
     config = load_run_config(file, {key: value})
-    return config.to_yaml(), config.model.source
+    return config.to_yaml(), locate_model(config.model)
 
 
 WHERE = (

@@ -10,7 +10,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from lynx_model.checkpoints.adapter_spec import AdapterSpec, describe_adapters, read_json
+from lynx_model.checkpoints.adapter_spec import AdapterSpec, describe_adapters
+from lynx_model.checkpoints.json_file import read_json
 from lynx_model.checkpoints.safetensors_header import DTYPE_BYTES, TensorHeader, read_header
 from lynx_model.errors import MissingFile, WeightsMismatch
 from tests.models import MODEL

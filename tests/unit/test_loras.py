@@ -15,7 +15,7 @@ from torch import Tensor
 from lynx_model.checkpoints.loras import describe_loras
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.spec import LoraSource, ModelSource
+from lynx_model.spec import EngineOptions, LoraSource, ModelSource
 from lynx_model.weights import load_model
 from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, TRANSFORMER
@@ -65,10 +65,15 @@ def peft_file(file: Path, modules: list[str], seed: int = 0, metadata: dict[str,
     return str(file)
 
 
-def loaded(*loras: str | LoraSource, dtype: torch.dtype = torch.float32) -> Tensors:
-    """The transformer's weights after loading."""
+def loaded(*loras: str | LoraSource, dtype: str = "float32") -> Tensors:
+    """The transformer's weights after loading, by their names in the checkpoint."""
     source = ModelSource.of(str(BASE), str(MODEL / "lynx_lite"), loras)
-    return dict(load_model(source, device=torch.device("cpu"), dtype=dtype).transformer.named_parameters())
+    engine = EngineOptions().for_dtype(dtype)
+    weights = dict(load_model(source, device=torch.device("cpu"), engine=engine).transformer.named_parameters())
+    for name in [name for name in weights if ".to_qkv." in name]:
+        parts = zip("qkv", weights.pop(name).chunk(3), strict=True)
+        weights |= {name.replace("to_qkv", f"to_{part}"): weight for part, weight in parts}
+    return weights
 
 
 def assert_changed_by(found: Tensors, expected: Tensors) -> None:
@@ -247,7 +252,7 @@ def test_a_file_of_pefts_own_takes_its_alpha_from_the_configuration_beside_it(tm
 
 def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
     module = "blocks.0.attn1.to_q"
-    found = loaded(peft_file(tmp_path / "a.safetensors", [module]), dtype=torch.bfloat16)[f"{module}.weight"]
+    found = loaded(peft_file(tmp_path / "a.safetensors", [module]), dtype="bfloat16")[f"{module}.weight"]
     exact = base_weights()[f"{module}.weight"].float() + product(*random_factors(module))
     assert torch.equal(found, exact.bfloat16())
 

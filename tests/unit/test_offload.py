@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lynx_model.engine.offload import call_beside, linear_layers, move_into, num_packed_bytes, pack
+from lynx_model.engine.offload import call_on_device_of, linear_layers, move_into, num_packed_bytes, pack
 from lynx_model.engine.precision import Fp8Linear
 from lynx_model.errors import InvalidParams
 from lynx_model.network.adapters import RefAdapterLayer
@@ -47,7 +47,7 @@ def test_a_module_called_beside_its_input_computes_the_same_and_stays_where_it_i
     layer = RefAdapterLayer(96)
     weights = copy.deepcopy(layer.state_dict())
     features = torch.randn(1, 3, 96)
-    for found, expected in zip(call_beside(layer, features, attention), layer(features, attention), strict=True):
+    for found, expected in zip(call_on_device_of(layer, features, attention), layer(features, attention), strict=True):
         assert torch.equal(found, expected)
     assert layer.state_dict().keys() == weights.keys()
     assert all(isinstance(parameter, nn.Parameter) for parameter in layer.parameters())

@@ -24,7 +24,7 @@ def bf16() -> LynxPipeline:
 
 @pytest.fixture(scope="module")
 def fp8() -> LynxPipeline:
-    return load_tiny("full", dtype="bfloat16", engine=EngineOptions(has_fp8_linears=True))
+    return load_tiny("full", dtype="bfloat16", engine=EngineOptions(precision="fp8"))
 
 
 @pytest.mark.parametrize("dim", [-1, (1, 3)], ids=["a scale per row", "a scale per head"])
@@ -76,18 +76,18 @@ def test_fp8_halves_the_weights_of_its_layers_and_leaves_the_rest_alone(bf16: Ly
 
 
 def test_edge_blocks_stay_bfloat16() -> None:
-    engine = EngineOptions(has_fp8_linears=True, num_bf16_edge_blocks=1)
+    engine = EngineOptions(precision="fp8", num_bf16_edge_blocks=1)
     blocks = load_tiny("lite", dtype="bfloat16", engine=engine)._model.transformer.blocks
     assert [block.attn1.to_qkv.weight.dtype for block in blocks] == [torch.bfloat16, FP8, FP8, torch.bfloat16]
 
 
 def test_edge_blocks_must_leave_some_in_fp8() -> None:
     with pytest.raises(InvalidParams, match="4 blocks"):
-        load_tiny("lite", dtype="bfloat16", engine=EngineOptions(has_fp8_linears=True, num_bf16_edge_blocks=2))
+        load_tiny("lite", dtype="bfloat16", engine=EngineOptions(precision="fp8", num_bf16_edge_blocks=2))
 
 
 @pytest.mark.parametrize(
-    "engine", [EngineOptions(has_fp8_linears=True, num_bf16_edge_blocks=2), EngineOptions(attention="cudnn")], ids=str
+    "engine", [EngineOptions(precision="fp8", num_bf16_edge_blocks=2), EngineOptions(attention="cudnn")], ids=str
 )
 def test_an_engine_that_cannot_work_is_refused_before_any_weight_is_read(tmp_path: Path, engine: EngineOptions) -> None:
     (tmp_path / "transformer").mkdir()
@@ -103,11 +103,11 @@ def test_edge_blocks_are_refused_where_they_mean_nothing(number: int) -> None:
 
 
 def test_fp8_is_refused_where_it_cannot_work() -> None:
-    check_fp8(dtype=torch.bfloat16, capability=(8, 9))
+    check_fp8((8, 9))
     with pytest.raises(InvalidParams, match=r"8\.9 .* has 8\.6"):
-        check_fp8(dtype=torch.bfloat16, capability=(8, 6))
+        check_fp8((8, 6))
     with pytest.raises(InvalidParams, match="bfloat16"):
-        load_tiny("lite", dtype="float32", engine=EngineOptions(has_fp8_linears=True))
+        load_tiny("lite", dtype="float32", engine=EngineOptions(precision="fp8"))
 
 
 def test_fp8_attention_is_never_chosen_on_its_own_and_refused_without_its_gpu() -> None:

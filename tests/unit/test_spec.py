@@ -109,6 +109,20 @@ def test_an_engine_names_a_kernel_that_exists() -> None:
         EngineOptions(attention="foo")
 
 
+def test_a_dtype_replaces_the_default_precision_and_must_agree_with_any_other() -> None:
+    assert EngineOptions().for_dtype("float32") == EngineOptions(precision="float32")
+    fp8 = EngineOptions(precision="fp8")
+    assert fp8.for_dtype("bfloat16") == fp8
+    for options, dtype, fault in (
+        (fp8, "float32", "precision='fp8': needs bfloat16, but the model is float32"),
+        (EngineOptions(precision="float32"), "bfloat16", "precision='float32': needs float32"),
+        (EngineOptions(attention="fa3"), "float32", "attention='fa3': needs bfloat16"),
+        (EngineOptions(), "float16", "dtype='float16': must be one of bfloat16, float32"),
+    ):
+        with pytest.raises(InvalidParams, match=fault):
+            options.for_dtype(dtype)
+
+
 def test_an_adapter_folder_without_ref_layers_is_lite(tmp_path: Path) -> None:
     assert ModelSource.of("base", str(tmp_path)).ref_adapter is None
 

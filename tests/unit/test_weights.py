@@ -13,7 +13,7 @@ from torch import Tensor
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.network.adapters import IdAdapterLayer
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.spec import ModelSource
+from lynx_model.spec import EngineOptions, ModelSource
 from lynx_model.weights import LoadedModel, load_model
 from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, TRANSFORMER
@@ -27,9 +27,9 @@ def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def load(base: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load(base: Path, dtype: str = "float32") -> LoadedModel:
     source = ModelSource.of(str(base), str(MODEL / "lynx_full"))
-    return load_model(source, device=torch.device("cpu"), dtype=dtype)
+    return load_model(source, device=torch.device("cpu"), engine=EngineOptions().for_dtype(dtype))
 
 
 def change(file: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
@@ -116,13 +116,13 @@ def test_the_text_encoders_one_embedding_may_have_either_name(base: Path, kept: 
 
 
 def test_only_what_must_stays_in_float32(base: Path) -> None:
-    transformer = load(base, torch.bfloat16).transformer
+    transformer = load(base, "bfloat16").transformer
     kept = set(transformer._keep_in_fp32_modules)
     dtypes = {name: parameter.dtype for name, parameter in transformer.named_parameters()}
     assert {name for name, dtype in dtypes.items() if dtype == torch.float32} == {
         name for name in dtypes if kept & set(name.split("."))
     }
-    assert dtypes[NAME] == torch.bfloat16
+    assert dtypes["blocks.1.attn1.to_qkv.weight"] == torch.bfloat16
     assert not any(parameter.requires_grad for parameter in transformer.parameters())
 
 
