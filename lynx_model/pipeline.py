@@ -143,7 +143,7 @@ class LynxPipeline:
         """Computes the conditioning, which is the same at every step: keys and values of text, identity and reference.
 
         Raises:
-            EncoderMismatch: If the subject's embedding is not what the adapters were trained on.
+            EncoderMismatch: If the subject's embedding is from another encoder than the adapters expect.
             InvalidParams: If the Ref-adapter needs an aligned face and the subject has none, or a range of blocks exceeds the
                 model's.
         """

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +137,7 @@ class EngineOptions:
         return ", ".join([self.precision, *edges, *attention])
 
     def for_dtype(self, dtype: str) -> "EngineOptions":
-        """These options for a model of `dtype`; the default precision, bfloat16, gives way to it.
+        """These options for a model of `dtype`, which replaces the default precision, bfloat16.
 
         Raises:
             InvalidParams: If `dtype` is not "bfloat16" or "float32", or contradicts another precision or the attention kernel.
@@ -157,8 +157,10 @@ class EngineOptions:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, rule)
 
 
-ENGINE_CHOICES = {name: get_args(hint) for name, hint in get_type_hints(EngineOptions).items() if get_args(hint)}
-"""The values that each field of EngineOptions can take, where they are few."""
+ENGINE_CHOICES = {
+    name: get_args(hint) for name, hint in get_type_hints(EngineOptions).items() if get_origin(hint) is Literal
+}
+"""The allowed values of each field of EngineOptions that is a choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

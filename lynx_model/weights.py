@@ -113,7 +113,7 @@ def _build(file: Path, build: Callable[[dict[str, Any]], T]) -> T:
     try:
         return build(config)
     except Exception as error:  # the libraries document nothing narrower
-        raise WeightsMismatch(f"{file}: nothing can be built by it: {type(error).__name__}: {error}") from error
+        raise WeightsMismatch(f"{file}: no module can be built from it: {type(error).__name__}: {error}") from error
 
 
 def _build_text_encoder(config: dict[str, Any]) -> UMT5EncoderModel:
@@ -160,7 +160,7 @@ class _Placement:
                 with _opened(lora.file, self.device) as tensors:
                     change = _read_change(tensors.get_tensor, lora.changes[name])
                 if not change.isfinite().all():
-                    raise WeightsMismatch(f"{lora.file}: what it adds to {name} must be finite numbers")
+                    raise WeightsMismatch(f"{lora.file}: its change to {name} must be finite numbers")
                 weight = weight.float() + lora.scale * change.reshape(weight.shape)
         return weight
 

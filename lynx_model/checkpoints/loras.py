@@ -42,12 +42,12 @@ PARTS = {
 MODULATION_DIFF = ".diff_m"
 
 ADVICE = (
-    (re.compile(r"\.(hada|lokr|oft|boft|glora)_"), "LoHa, LoKr and OFT are no LoRAs: train it with networks.lora"),
+    (re.compile(r"\.(hada|lokr|oft|boft|glora)_"), "LoHa, LoKr and OFT are not supported: train it with networks.lora"),
     (re.compile(r"\.(dora_scale|lora_magnitude_vector)"), "DoRA is not supported: train it without (use_dora: false)"),
     (re.compile(r"\.lora_mid\."), "Tucker products are not supported: train it without conv_dim"),
     (
         re.compile(r"^(lora_te|text_encoder|conditioner)"),
-        "the text encoder is not changed here: save the LoRA of the DiT alone",
+        "a LoRA of the text encoder is not supported: save the LoRA of the DiT alone",
     ),
     (
         re.compile(r"(_img|img_emb|image_embedder|add_[kv]_proj)"),
@@ -147,7 +147,7 @@ def _describe(source: LoraSource, base: Mapping[str, Shape]) -> Lora:
             if part != "alpha" and tensors[name].dtype not in REAL_DTYPES:
                 raise WeightsMismatch(
                     f"{file}: tensor {name}: expected one of {', '.join(REAL_DTYPES)}, found {tensors[name].dtype}: a "
-                    f"quantised LoRA has scales that are not read here; save it in BF16"
+                    f"quantised LoRA needs scales, which are not supported; save it in BF16"
                 )
         if {*names} - {"diff_b"} not in WHOLE:
             parts = ", ".join(sorted(names.values()))

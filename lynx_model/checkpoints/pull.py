@@ -132,11 +132,11 @@ def _explained(what: str) -> Iterator[None]:
         kind = MissingFile if status in GONE else Transient
         raise kind(f"{what}: the server answered {status} ({error.response.reason_phrase})") from error
     except httpx2.HTTPError as error:
-        raise Transient(f"{what}: cannot be reached ({_first_line(error)}); pull again to go on") from error
+        raise Transient(f"{what}: cannot be reached ({_first_line(error)}); pull again to resume") from error
     except OSError as error:
         if error.errno in REFUSALS:
-            raise MissingFile(f"{what}: {_first_line(error)}; take a models folder that can be written to") from error
-        raise Transient(f"{what}: {_first_line(error)}; pull again to go on") from error
+            raise MissingFile(f"{what}: {_first_line(error)}; choose a models folder that you can write to") from error
+        raise Transient(f"{what}: {_first_line(error)}; pull again to resume") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -45,7 +45,7 @@ class Download:
 
     def __post_init__(self) -> None:
         if not CONTENT_ID.fullmatch(self.content_id or ""):
-            raise WeightsMismatch(f"{self.file}: a sha256 or git id must be published of it, found {self.content_id!r}")
+            raise WeightsMismatch(f"{self.file}: must have a published sha256 or git id, found {self.content_id!r}")
 
     @property
     def part(self) -> Path:

@@ -76,12 +76,12 @@ class ParallelContext:
         if self._groups is None:
             yield from (Turn(branch, WholeSequence(self._attend)) for branch in range(num_branches))
             return
-        width, beside, all_ranks = self._plan.branches, self._groups.branches, self._groups.all
-        num_beside = num_branches - num_branches % width if self._can_share_all else num_branches
-        for first in range(0, num_beside, width):
-            branch = min(first + beside.rank(), num_branches - 1)
-            yield Turn(branch, self._share_branch(num_tokens), min(width, num_branches - first), beside)
-        for branch in range(num_beside, num_branches):
+        width, branch_group, all_ranks = self._plan.branches, self._groups.branches, self._groups.all
+        num_parallel = num_branches - num_branches % width if self._can_share_all else num_branches
+        for first in range(0, num_parallel, width):
+            branch = min(first + branch_group.rank(), num_branches - 1)
+            yield Turn(branch, self._share_branch(num_tokens), min(width, num_branches - first), branch_group)
+        for branch in range(num_parallel, num_branches):
             yield Turn(branch, SharedSequence(all_ranks, all_ranks, None, num_tokens, self._attend))
 
     def _share_branch(self, num_tokens: int) -> TokenSharding:

@@ -178,8 +178,8 @@ def test_differences_of_modulations_beside_products_are_added(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("lora_unet_blocks_0_self_attn_q.hada_w1_a", "LoHa, LoKr and OFT are no LoRAs"),
-        ("lycoris_blocks_0_self_attn_q.lokr_w1", "LoHa, LoKr and OFT are no LoRAs"),
+        ("lora_unet_blocks_0_self_attn_q.hada_w1_a", "LoHa, LoKr and OFT are not supported"),
+        ("lycoris_blocks_0_self_attn_q.lokr_w1", "LoHa, LoKr and OFT are not supported"),
         ("diffusion_model.blocks.0.self_attn.q.dora_scale", "use_dora: false"),
         ("lora_te1_encoder_block_0.lora_down.weight", "save the LoRA of the DiT alone"),
         ("diffusion_model.blocks.0.cross_attn.k_img.lora_down.weight", "take the one for text-to-video"),
@@ -347,7 +347,7 @@ def test_what_is_no_finite_number_is_told_with_its_file_and_tensor(tmp_path: Pat
     file = tmp_path / "a.safetensors"
     save_file({"diffusion_model.blocks.0.modulation.diff": torch.full((1, 6, 96), value)}, file)
     with pytest.raises(
-        WeightsMismatch, match=r"a\.safetensors: what it adds to blocks\.0\.scale_shift_table must be finite"
+        WeightsMismatch, match=r"a\.safetensors: its change to blocks\.0\.scale_shift_table must be finite"
     ):
         loaded(str(file))
 

@@ -150,7 +150,7 @@ def test_small_files_are_checked_by_the_hash_that_git_gives_them(hub: Hub, tmp_p
 
 def test_a_file_without_any_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.files["lynx_lite/config.json"], hub.nameless = b"{}", "lynx_lite/config.json"
-    with pytest.raises(WeightsMismatch, match=r"config\.json: a sha256 or git id must be published of it, found ''"):
+    with pytest.raises(WeightsMismatch, match=r"config\.json: must have a published sha256 or git id, found ''"):
         pull(LITE, tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_what_the_hub_does_not_have_is_named(
 
 def test_a_hub_out_of_reach_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(Transient, match=r"ByteDance/lynx: cannot be reached .*; pull again to go on"):
+    with pytest.raises(Transient, match=r"ByteDance/lynx: cannot be reached .*; pull again to resume"):
         pull(LITE, tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_a_disk_that_fills_up_is_named(hub: Hub, tmp_path: Path, monkeypatch: py
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises(Transient, match=r"resampler\.safetensors: .*File too large; pull again to go on"):
+        with pytest.raises(Transient, match=r"resampler\.safetensors: .*File too large; pull again to resume"):
             pull(file_source(hub.files[BIG_FILE]), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -298,10 +298,10 @@ def test_a_disk_that_fills_up_is_named(hub: Hub, tmp_path: Path, monkeypatch: py
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_matter_of_pulling_again(hub: Hub, tmp_path: Path) -> None:
-    with read_only(tmp_path), pytest.raises(MissingFile, match="models folder that can be written to"):
+    with read_only(tmp_path), pytest.raises(MissingFile, match="models folder that you can write to"):
         pull(LITE, tmp_path / "models")
     (tmp_path / "file").touch()
-    with pytest.raises(MissingFile, match="models folder that can be written to"):
+    with pytest.raises(MissingFile, match="models folder that you can write to"):
         pull(LITE, tmp_path / "file")
     with pytest.raises(MissingFile, match="cannot be made"):
         build_free_pack(tmp_path / "file" / "free")

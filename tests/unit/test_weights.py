@@ -77,13 +77,13 @@ def test_a_missing_file_is_named(base: Path, missing: Path) -> None:
         ("scheduler/scheduler_config.json", {"solver_order": "two"}),
     ],
 )
-def test_a_configuration_that_nothing_can_be_built_by_is_named(
+def test_a_configuration_that_no_module_can_be_built_from_is_named(
     base: Path, file: str, setting: dict[str, object]
 ) -> None:
     config = json.loads((base / file).read_text())
     (base / file).unlink()
     (base / file).write_text(json.dumps(config | setting))
-    with pytest.raises(WeightsMismatch, match=f"{file}: nothing can be built by it: "):
+    with pytest.raises(WeightsMismatch, match=f"{file}: no module can be built from it: "):
         load(base)
 
 
