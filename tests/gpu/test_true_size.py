@@ -38,6 +38,8 @@ CUDA_CONTEXT_GIB = 1.5
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("model")
     write_model(folder, VARIANTS, torch.device("cuda"))
+    gc.collect()
+    torch.cuda.empty_cache()  # workers are other processes, which need the memory
     yield folder
     shutil.rmtree(folder)
 
