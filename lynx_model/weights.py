@@ -59,7 +59,7 @@ def load_model(
         InvalidParams: If the plan does not fit the model or the ranks, or the attention kernel does not work on `device`.
     """
     dtype = getattr(torch, engine.dtype)
-    base, on_device, in_host = Path(source.base), _Placement(device, dtype), _Placement(torch.device("cpu"), dtype)
+    base, on_device, in_host = Path(source.base), _Destination(device, dtype), _Destination(torch.device("cpu"), dtype)
     offloadable = in_host if engine.offload == "blocks" else on_device
     scheduler_file = base / "scheduler" / "scheduler_config.json"
     _build(scheduler_file, lambda config: make_schedule(config, RenderParams(prompt="any"), in_host.device))
@@ -131,7 +131,7 @@ def _opened(file: Path, device: torch.device) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placement:
+class _Destination:
     """Loads checkpoints into modules on one device, in one dtype except for what diffusers keeps in float32."""
 
     device: torch.device

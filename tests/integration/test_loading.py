@@ -18,7 +18,7 @@ import sys, threading, time
 from pathlib import Path
 import torch
 from accelerate import init_empty_weights
-from lynx_model.weights import _Placement
+from lynx_model.weights import _Destination
 
 def anonymous_kib():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -34,7 +34,7 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-_Placement(torch.device("cpu"), torch.bfloat16).fill(model, Path(sys.argv[1]))
+_Destination(torch.device("cpu"), torch.bfloat16).fill(model, Path(sys.argv[1]))
 total = sum(float(layer.weight.sum()) for layer in model)  # touches every page
 is_done.set()
 watcher.join()
