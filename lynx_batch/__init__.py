@@ -1,6 +1,6 @@
 """Face photos and prompts become videos that look like these people, thousands of times, on a Ray cluster.
 
-What Python programs call. Each name is imported when it is first used, so `import lynx_batch` loads neither torch nor Ray.
+The names that Python programs use. Each is imported when it is first used, so `import lynx_batch` loads neither torch nor Ray.
 """
 
 from importlib import import_module
@@ -25,3 +25,7 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'lynx_batch' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,4 +1,4 @@
-"""The commands `render` and `plan` as functions. Ray and what else is heavy is imported when they are called."""
+"""The commands `render` and `plan` as functions. Ray and other heavy packages are imported only when they are called."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -35,14 +35,14 @@ def render(
         limit: Takes at most this many rows.
         allow_invalid: Rejects bad rows instead of stopping.
         allow_duplicates: Renders rows that ask for the same clip once.
-        is_unsafe_allowed: Goes on with a store that ignores create-only puts. Never run two drivers then.
+        is_unsafe_allowed: Accepts a store that ignores create-only puts. Then never run two drivers on it.
         announce: Gets each line that the command would print before it starts.
         watch: Gets the progress, about twice a second.
         run_id: The run's id; None makes a new one.
         origin: Where the manifest and the photos of a submitted job come from.
 
     Raises:
-        Permanent: If the run file, manifest, model, store or cluster is unfit. No clip was rendered.
+        Permanent: If the run file, manifest, model, store or cluster is unusable. No clip was rendered.
         StoreUnavailable: If the store cannot be reached at the start, or for minutes at the end.
     """
     from lynx_batch.execution.ray_environment import settle_ray
@@ -65,26 +65,28 @@ def render(
 
 def plan(
     run: RunConfig | Path | str,
-    gpus: Sequence[str] = ("8xH200",),
+    gpus: str | Sequence[str] = "8xH200",
     *,
     where: str | None = None,
     limit: int | None = None,
     allow_invalid: bool = False,
     allow_duplicates: bool = False,
 ) -> "RunForecast":
-    """Predicts what `render` would do on a cluster of `gpus`, such as "64xH100@2.5" (USD per GPU-hour). Writes nothing.
+    """Predicts what `render` would do on a cluster of `gpus`: "64xH100@2.5" (USD per GPU-hour), or several such. Writes nothing.
 
     The other arguments are those of `render`.
 
     Raises:
-        Permanent: If the run file, manifest, model or `gpus` is unfit.
+        Permanent: If the run file, manifest, model or `gpus` is unusable.
     """
     from lynx_batch.planning.layout import parse_nodes
     from lynx_batch.preparation.forecast import forecast_run
     from lynx_batch.preparation.prepare import Selection
 
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
-    return forecast_run(_loaded(run), selection, parse_nodes(gpus), datetime.now(UTC))
+    return forecast_run(
+        _loaded(run), selection, parse_nodes([gpus] if isinstance(gpus, str) else gpus), datetime.now(UTC)
+    )
 
 
 def _loaded(run: RunConfig | Path | str) -> RunConfig:

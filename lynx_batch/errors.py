@@ -5,7 +5,7 @@ Permanent
 ├── ConsentExpired         the subject's consent has expired
 ├── InputRefused           a photo or text file is in a place that is not allowed, too large or not a regular file
 ├── PhotoChanged           the photo has changed since the run was planned
-├── PhotoRefused           the store no longer gives us the photo
+├── PhotoRefused           the store no longer delivers the photo
 ├── MissingObject          nothing exists at the URI
 ├── StoreRefused           the store refuses an operation, or cannot do it
 │   └── StoreUnready           because of credentials, the client's configuration or missing space
@@ -88,7 +88,7 @@ class PhotoChanged(Permanent):
 
 
 class PhotoRefused(Permanent):
-    """The photo's store gave it when the run was planned, but now refuses."""
+    """The store delivered the photo when the run was planned, but refuses it now."""
 
 
 class MissingObject(Permanent):

@@ -1,6 +1,6 @@
-"""One person and one prompt become the frames of a video, on the GPUs that are given.
+"""Turns one person and one prompt into the frames of a video, on the GPUs that it is given.
 
-What Python programs call. Each name is imported when it is first used, so `import lynx_model` does not load torch.
+The names that Python programs use. Each is imported when it is first used, so `import lynx_model` does not load torch.
 """
 
 from importlib import import_module
@@ -19,3 +19,7 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'lynx_model' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,9 +1,9 @@
 """The canonical form of RenderParams: it states what the model computes, and nothing else.
 
 Two requests have the same form exactly if the pipeline computes the same for both, so their pixels are equal. The form omits values
-that nothing reads (a guidance scale when there is one branch, the strength of a missing adapter). It writes in one way what a request
-can write in several (the steps and blocks that a range selects). Requests whose results are equal only by arithmetic, such as guidance
-with two equal scales and with one, keep different forms.
+that nothing reads (a guidance scale when there is one branch, the strength of a missing adapter). What a request
+can write in several ways (the steps and blocks that a range selects), the form writes in one. Requests whose results are equal only
+by arithmetic, such as guidance with two equal scales and with one, keep different forms.
 """
 
 from collections.abc import Mapping

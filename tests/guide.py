@@ -74,7 +74,7 @@ METADATA_HELP = {
     "device": "Their type.",
     "model": "Fingerprints of the weights, and the precision.",
     "software": "Versions of Python and of the main packages.",
-    "run": "The run. It stands in the folder's name, `run=<run_id>`, not in the file.",
+    "run": "The run. It is in the folder's name, `run=<run_id>`, not in the file.",
 }
 
 MANIFEST_MEANINGS = dict.fromkeys(PARAMETERS, "Parameter. Null takes the run's default.") | MANIFEST_HELP

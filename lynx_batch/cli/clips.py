@@ -34,8 +34,9 @@ def export(
 ) -> None:
     """Copy every rendered clip to a readable name. Replaces only files that an earlier export made.
 
-    Withheld are clips whose newest row has an expired or withdrawn consent, and those that their manifest asks for no more.
-    Exit codes: 0 all that may be handed out is in DEST; 3 the video or commit of some is missing or damaged, and they are listed.
+    Withholds clips whose newest row has an expired or withdrawn consent, and clips that their manifest no longer asks for.
+    Exit codes: 0 DEST holds every clip that may be handed out; 3 some clips are listed, because their video or commit is missing or
+    damaged.
     """
     from lynx_batch.ledger.copies import copy_clips
     from lynx_batch.ledger.editions import list_editions

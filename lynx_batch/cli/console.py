@@ -1,7 +1,7 @@
-"""The one way to the terminal. Much of what commands print was written by strangers and must not act on the terminal.
+"""The one way to the terminal. Much of what commands print was written by strangers and must not control the terminal.
 
-Neither markup such as "[b]" nor control characters do; `printable` says which characters are replaced. A reader that goes away, such
-as `head`, ends no command: what it would have read is dropped.
+Markup such as "[b]" is printed as it is, and control characters are replaced (see `printable`). If the reader of the output goes
+away, as `head` does, the command continues and the rest of its output is dropped.
 """
 
 import sys
@@ -22,14 +22,14 @@ WIDTH_IN_A_FILE = 160
 
 
 class SafeConsole(Console):
-    """Replaces control characters in all that it renders; the styles and the cursor's moves are its own."""
+    """Replaces control characters in all text that it renders. Its own styles and cursor moves stay."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Rich's own would end the command."""
+        """Rich's own handler would end the command."""
         drop_output(sys.stdout)
 
 

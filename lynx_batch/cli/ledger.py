@@ -85,9 +85,7 @@ def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.
         errors = pc.binary_join_element_wise(given_up["error_type"], given_up["error"], ": ")
         given_up = given_up.filter(pc.match_substring(errors, reason, ignore_case=True))
         if not given_up.num_rows:
-            raise ConfigError(
-                f"--reason {reason!r}: must be part of the reason why a clip was given up, but is of none"
-            )
+            raise ConfigError(f"--reason {reason!r}: no clip was given up for a reason that contains this text")
     return given_up
 
 

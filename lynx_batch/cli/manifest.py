@@ -93,7 +93,7 @@ def check(
 
     if problems_file:
         has_keys = has_json_keys("row", "column", "value", "rule")
-        refuse_other_file("--problems", problems_file, "such a list of problems", has_keys)
+        refuse_other_file("--problems", problems_file, "a list of problems", has_keys)
     if overrides and not run:
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None

@@ -71,7 +71,7 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     from lynx_batch.ledger.metadata import Outcome
 
     counts = [f"{summary.counts[outcome]} {outcome}" for outcome in Outcome if summary.counts[outcome]]
-    line = ", ".join(counts) or "nothing to do: the manifest has no rows"
+    line = ", ".join(counts) or "nothing to do: no row was selected"
     if summary.num_rendered_elsewhere:
         line += f" ({summary.num_rendered_elsewhere} of them by other runs)"
     console.print(f"run {summary.run_id}: {line}")

@@ -12,9 +12,9 @@ HEAD_BYTES = 4096
 
 
 def refuse_other_kind(option: str, uri: str, kind: str, is_of_kind: Callable[[str], bool]) -> None:
-    """Raises ConfigError if something lies at `uri`, such as an input, that is not such a file as the command writes.
+    """Raises ConfigError if `uri` holds anything, such as an input, but the kind of file that the command writes.
 
-    An empty file is nothing that could be lost.
+    An empty file may be replaced: there is nothing to lose.
     """
     shown = f"{option} {storage.redact(uri)}"
     path = storage.path_of(uri)

@@ -67,7 +67,7 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     if not config.is_local:
         _check_address(config.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would start one idle worker per core, none of which we could use: ours have a runtime environment of their own
+    # Ray would start one idle worker per core. We could use none of them, because ours need their own runtime environment
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
         with _exiting_if_head_dies(config.address), _our_sigterm_kept():
@@ -93,7 +93,7 @@ def _exiting_if_head_dies(address: str) -> Iterator[None]:
                 problem = (
                     f"cluster.address={address!r}: the head of the Ray cluster died while this run connected to it"
                 )
-                print(f"error: {problem}. Run the same command again to go on.", file=sys.stderr, flush=True)
+                print(f"error: {problem}. Run the same command again to continue.", file=sys.stderr, flush=True)
                 os._exit(exits.STOPPED)
 
     watching = threading.Thread(target=watch, name="ray-start", daemon=True)
@@ -107,7 +107,7 @@ def _exiting_if_head_dies(address: str) -> Iterator[None]:
 
 @contextmanager
 def _our_sigterm_kept() -> Iterator[None]:
-    """Restores our SIGTERM handler after `ray.init`, which installs its own. That one exits; meanwhile its exit counts as an interrupt."""
+    """Restores our SIGTERM handler after `ray.init`, which installs its own. Until then, an exit by Ray's handler counts as an interrupt."""
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -129,7 +129,7 @@ def _is_head_gone(address: str) -> bool:
 
 
 def _init(config: ClusterConfig) -> None:
-    """Connects this process, to a Ray that it starts if the address is local. Ray may raise any exception here, even a bare one."""
+    """Connects this process to Ray, and starts Ray first if the address is local. Ray may raise any exception here, even a bare one."""
     setting = f"cluster.address={config.address!r}"
     local_options = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:

@@ -301,7 +301,7 @@ class Driver:
     def _handle_refusal(self, group: Group, failure: Failed) -> None:
         """Stops the run because the store refused a worker, unless only the worker's node may be to blame.
 
-        That is assumed the first time, if the store does not refuse the driver. The group is then formed anew; each group probes
+        That is assumed the first time, if the store does not refuse the driver. The group is then replaced; each group probes
         its rights when it loads.
         """
         if failure.error_type == StoreUnready.__name__:

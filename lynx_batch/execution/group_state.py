@@ -66,7 +66,7 @@ class Phase(StrEnum):
 class GroupState:
     """The clips aboard a group, and what its workers must do next.
 
-    A clip passes through three places, each of which holds one at most: `next` (its photo is being read), `rendering` (on all
+    A clip passes through three places, each of which holds at most one: `next` (its photo is being read), `rendering` (on all
     ranks, decoding included; then it waits until `delivering` is free) and `delivering` (encoding, upload, commit).
 
     Each method that moves a clip returns what follows, in order: commands for the workers and at most one report for the driver.
@@ -149,7 +149,7 @@ class GroupState:
         return returned
 
     def pause(self) -> list[Command | Report]:
-        """Has the clip being rendered saved after its current step; the request is sent once. Call `close` first."""
+        """Requests that the clip being rendered be saved after its current step; repeated calls do nothing. Call `close` first."""
         assert not self.has_room
         assert self.next is None, "paused workers cannot render another clip"
         if self.phase is not Phase.CLOSING or self.rendering is None:

@@ -136,7 +136,7 @@ class _Reader:
     def _stop_if_silent(self, uri: str, host: str) -> None:
         for cause in SILENCE:
             if host not in self._alive and self._num_silent[host, cause] >= MIN_PHOTOS_OF_A_HOST:
-                others = f"not tried, as {MIN_PHOTOS_OF_A_HOST} others of {host} failed so"
+                others = f"not tried, because {MIN_PHOTOS_OF_A_HOST} others of {host} failed this way"
                 raise PhotoUnreachable(f"{redact(uri)}: {cause}: {others}")
 
     def _read(self, uri: str) -> tuple[str, str]:

@@ -91,7 +91,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
 
 
 def _pandas_index(table: pa.Table) -> list[str]:
-    """Columns that pandas marks as a DataFrame's row labels, and that are no columns of a manifest."""
+    """Columns that pandas marks as a DataFrame's row labels, and that are not columns of a manifest."""
     try:
         labels = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
         return [name for name in table.column_names if name in labels and name not in MANIFEST_SCHEMA.names]

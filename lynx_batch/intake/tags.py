@@ -7,7 +7,7 @@ def read_tags(value: object) -> list[tuple[str, str]]:
     """The tags in a cell. A struct has a field for every name that any row uses, so null there means that this row lacks the tag.
 
     Raises:
-        ValueError, TypeError: If the cell is no map of text to text, or a name is repeated.
+        ValueError, TypeError: If the cell is not a map of text to text, or a name is repeated.
     """
     tags = read_json(value) if isinstance(value, str) else value
     if isinstance(tags, dict):

@@ -65,7 +65,7 @@ def warn_of_long_texts(requests: Iterable[ClipRequest]) -> None:
             max_tokens=NUM_TEXT_TOKENS,
             num_rows=len(rows),
             rows=rows[:MAX_ROWS_SHOWN],
-            advice="check with --run: its model has the tokenizer that counts",
+            advice="check with --run, to count the tokens exactly with the model's tokenizer",
         )
 
 

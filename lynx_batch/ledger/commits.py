@@ -98,7 +98,7 @@ def read_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRec
 
 
 def _fits_name(output: str, uri: str, record: CommitRecord) -> bool:
-    """Whether a record lies under its own name. One that was copied to another name would hand out the wrong clip's video."""
+    """Whether a record is stored under its own name. One that was copied to another name would hand out the wrong clip's video."""
     return uri == commit_uri(output, record.clip_id, record.edition)
 
 

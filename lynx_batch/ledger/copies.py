@@ -94,7 +94,7 @@ def _describe(obstacles: list[str], output: str, destination: str) -> str:
 
 
 def _copy(output: str, commit: CommitRecord, target: str) -> str | None:
-    """Copies one clip. Returns why not, if it could not."""
+    """Copies one clip. Returns the reason if it cannot."""
     source = storage.join(output, commit.clip_uri)
     try:
         content = storage.read_bytes(source)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,11 +16,12 @@ import pyarrow.parquet as pq
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.columns import TIME, parameter_columns
-from lynx_batch.errors import STORE_FAULTS
+from lynx_batch.errors import STORE_FAULTS, ConfigError
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.output import METADATA, parse_metadata_part
 from lynx_batch.parquet import FAULTS, checked
+from lynx_batch.spelling import nearest
 from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.store_errors import Operation
 
@@ -113,13 +115,20 @@ def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
     return parquet.getvalue()
 
 
-def read_metadata(output: str, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
+def read_metadata(output: str | Path, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
     """All runs' metadata as one table, with a column `run`. An active run has the rows that ended so far.
 
     `columns` are the columns to read, `only` filters the rows; None means all. Damaged and foreign files are named in a warning and
-    left out. Rows written before editions existed get edition 1.
+    left out. Rows written before editions existed get edition 1. Where no run has written, the table is empty.
+
+    Raises:
+        ConfigError: If there is no such column.
     """
-    folder = storage.join(output, METADATA)
+    for name in columns or ():
+        if name not in READ_SCHEMA.names:
+            known = nearest(name, READ_SCHEMA.names)
+            raise ConfigError(f"column {name!r}: unknown; the nearest known one is {known!r}")
+    folder = storage.join(str(output), METADATA)
     parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # all our rows have an outcome
     chosen = chosen if only is None else chosen & only
     try:

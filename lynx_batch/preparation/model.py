@@ -60,7 +60,7 @@ def check_model(config: RunConfig) -> CheckedModel:
     adapters = describe_adapters(headers.id_adapter, headers.ref_adapter)
     check_fit(adapters, num_blocks=base.num_blocks, channels=base.channels)
     loras = describe_loras(headers)
-    _check_encoder(config, faces, pack, adapters)
+    _check_encoder(config, source, faces, pack, adapters)
     return CheckedModel(
         source=source,
         headers=headers,
@@ -83,13 +83,15 @@ def locate_model(model: ModelConfig) -> ModelSource:
     return ModelSource.of(model.base, adapters, loras)
 
 
-def _check_encoder(config: RunConfig, faces: FacesConfig, pack: FacePack, adapters: AdapterSpec) -> None:
+def _check_encoder(
+    config: RunConfig, source: ModelSource, faces: FacesConfig, pack: FacePack, adapters: AdapterSpec
+) -> None:
     is_own = faces.identity == OWN_RECOGNISER
     encoder = pack.identity_encoder if is_own else PUBLISHED_IDENTITY_ENCODER
     if encoder != adapters.identity_encoder:
         raise EncoderMismatch(
             f"faces.identity={config.faces.identity!r} gives embeddings of {encoder!r}, "
-            f"but {locate_model(config.model).id_adapter} declares {adapters.identity_encoder!r}"
+            f"but {source.id_adapter} declares {adapters.identity_encoder!r}"
         )
     if not is_own:
         check_arcface(arcface_file(faces.identity))

@@ -26,7 +26,7 @@ class Origin(BaseModel):
 
 
 def read_origin(file: Path) -> Origin:
-    """Reads a file that `submit` wrote; its paths become absolute. Raises ConfigError if it is no such file."""
+    """Reads a file that `submit` wrote; its paths become absolute. Raises ConfigError if it is not such a file."""
     try:
         origin = Origin.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:

@@ -62,7 +62,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     refuse_private_paths(config)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
-    with suppress(MissingFile):  # what this machine lacks the cluster may have; it is checked there
+    with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
         check_model(config)
     run_id, run_file = new_run_id(now), folder / RUN_FILE
     there = _localise(config, requests, folder)
@@ -141,7 +141,7 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
         base = see_weights(config.model.base).path
         _, unfit, _ = fit_to_base(base, config.defaults, requests)
         problems += unfit
-    except MissingFile:  # what this machine lacks the cluster may have; it is checked there
+    except MissingFile:  # the cluster may have what this machine lacks; it is checked there
         warn_of_long_texts(requests)
     if not selection.allow_duplicates:
         problems += find_duplicates(keys_of_requests(requests))

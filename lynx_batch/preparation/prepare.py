@@ -24,6 +24,7 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.staging import see_weights
 from lynx_model.checkpoints.base import read_base
 from lynx_model.tokenizer import Tokenizer
 
@@ -67,11 +68,11 @@ def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Orig
 
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
-        MissingFile, WeightsMismatch, EncoderMismatch: If the model is not complete, or not one.
-        InvalidParams: If the engine asks for what a model of this size cannot do.
+        MissingFile, WeightsMismatch, EncoderMismatch: If the model is incomplete, or its parts do not fit each other.
+        InvalidParams: If the engine options are impossible for a model of this size.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
-    return prepare_rows(config, check_model(config), manifest, origin or origin_of(config), selection, now)
+    return prepare_rows(config, manifest, origin or origin_of(config), selection, now)
 
 
 def origin_of(config: RunConfig) -> Origin:
@@ -80,16 +81,17 @@ def origin_of(config: RunConfig) -> Origin:
 
 
 def prepare_rows(
-    config: RunConfig, model: CheckedModel, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
+    config: RunConfig, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
 ) -> PreparedRun:
-    """As `prepare`, for a model that was checked and rows that were read already."""
+    """As `prepare`, for rows that were read already."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
     requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
-    requests, unfit, readings = fit_to_base(model.headers.base, config.defaults, requests)
+    requests, unfit, readings = fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
     problems += unfit
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
+    model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
     naming = find_naming(model, readings)
     photos = hash_photos((request.photo_uri for request in requests), config.inputs)
     outages = find_outages(photos)

@@ -13,7 +13,7 @@ from lynx_batch.config import RunConfig, override
 from lynx_batch.delivery.video import encode_mp4
 from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, Transient
 from lynx_batch.inputs import read_photo_file
-from lynx_batch.preparation.model import CheckedModel, check_model
+from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.prepare import Selection, prepare_rows
 from lynx_batch.preparation.staging import fetch_model
@@ -48,8 +48,7 @@ def render_one(
     Raises:
         Permanent: If the photo, the prompt, the model or `out` cannot be used; raised before the model is loaded.
     """
-    model = check_model(config)
-    clip = _identify(config, model, photo, face_index, prompt)
+    model, clip = _identify(config, photo, face_index, prompt)
     _prepare_file(out)
     source, faces = fetch_model(model.source, config.faces)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
@@ -79,12 +78,12 @@ def _prepare_file(out: Path) -> None:
         raise ConfigError(f"--out {out}: must be a file, but is a folder")
 
 
-def _identify(config: RunConfig, model: CheckedModel, photo: str, face_index: int | None, prompt: str) -> ClipSpec:
+def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str) -> tuple[CheckedModel, ClipSpec]:
     face = pa.array([face_index], pa.int64())
     row = pa.table({"row": [0], "subject_uri": [photo], "face_index": face, "prompt": [prompt]})
     origin = Origin(manifest="", folder=str(Path.cwd()))
-    prepared = prepare_rows(config, model, row, origin, Selection(), datetime.now(UTC))
+    prepared = prepare_rows(config, row, origin, Selection(), datetime.now(UTC))
     for rejection in prepared.rejections:
         is_temporary = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
         raise (Transient if is_temporary else ConfigError)(f"{rejection.error_type}: {rejection.error}")
-    return prepared.clips[0]
+    return prepared.model, prepared.clips[0]

@@ -73,7 +73,7 @@ class Rendered:
 class Failed:
     """The attempt failed.
 
-    `breaks_group`: other ranks may wait for this one for ever, or it has lost its device. `num_steps_saved`: the clip can resume after
+    `breaks_group`: other ranks may wait for this one forever, or it has lost its device. `num_steps_saved`: the clip can resume after
     this many steps.
     """
 

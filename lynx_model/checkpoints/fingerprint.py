@@ -128,7 +128,7 @@ def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
     for path in files:
         if not counts(path):
             endings = ", ".join(sorted(WEIGHT_SUFFIXES))
-            raise WeightsMismatch(f"{source}: file name {path!r}: must end in one of {endings}, and nothing be hidden")
+            raise WeightsMismatch(f"{source}: file name {path!r}: must end in one of {endings}, and not be hidden")
     fingerprint = Fingerprint(files=files, **origin)
     if (version, value) != (SCHEMA_VERSION, fingerprint.value):
         raise WeightsMismatch(

@@ -1,6 +1,6 @@
 """Fetches files over HTTP, several at a time, and resumes interrupted transfers.
 
-huggingface_hub restarts each file from zero after an interruption (huggingface_hub#4196, seen in 2.4.0), and weight files have up
+huggingface_hub restarts each file from zero after an interruption (huggingface_hub#4196, seen in 2.4.0), and weight files are up
 to 10 GB.
 """
 

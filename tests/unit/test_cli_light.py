@@ -50,6 +50,7 @@ def test_what_programs_import_is_light(code: str) -> None:
 def test_what_programs_call_is_exported() -> None:
     for package in (lynx_batch, lynx_model):
         assert all(callable(getattr(package, name)) for name in package.__all__)
+        assert set(package.__all__) <= set(dir(package))
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             package.nothing  # noqa: B018
 

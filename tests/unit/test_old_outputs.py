@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lynx_batch import read_metadata
+from lynx_batch.errors import ConfigError
 from tests.jobs import invoke
 from tests.models import OLD_OUTPUT
 
@@ -36,3 +38,9 @@ def test_an_old_output_is_exported(output: str, tmp_path: Path) -> None:
 
 def test_nothing_of_an_old_output_is_left_over(output: str) -> None:
     assert "0 files" in invoke("prune", output, "--dry-run").stdout
+
+
+def test_a_misspelt_column_of_the_metadata_is_named_with_the_nearest(output: str) -> None:
+    assert read_metadata(Path(output), ["outcome"]).num_rows == 3
+    with pytest.raises(ConfigError, match="column 'outcom': unknown; the nearest known one is 'outcome'"):
+        read_metadata(output, ["outcom"])

@@ -8,7 +8,6 @@ import pytest
 
 from lynx_batch.config import RunConfig
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
-from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.prepare import Selection, prepare_rows
 from tests.builders import SUBJECTS, tiny_run
@@ -74,7 +73,6 @@ def name_clips(face_pack: Path, adapters: str) -> list[str]:
     config = RunConfig.model_validate(run)
     prepared = prepare_rows(
         config,
-        check_model(config),
         manifest,
         place,
         Selection(allow_duplicates=True),

@@ -185,7 +185,14 @@ def test_edge_blocks_must_leave_some_of_the_runs_model_in_fp8(face_pack: Path) -
 def test_a_range_of_blocks_beyond_the_model_is_told_with_its_row(face_pack: Path) -> None:
     rows = pa.table({"row": [0, 1], "subject_uri": ["a", "a"], "prompt": ["x", "y"], "ip_blocks": [None, "0-4"]})
     with pytest.raises(ConfigError, match=r"row 1: ip_blocks='0-4': must lie within the model's blocks, 0-3"):
-        prepare_rows(make_config(face_pack), check_model(make_config(face_pack)), rows, PLACE, SELECTION, NOW)
+        prepare_rows(make_config(face_pack), rows, PLACE, SELECTION, NOW)
+
+
+def test_bad_rows_are_reported_before_the_adapters_are_read(face_pack: Path, tmp_path: Path) -> None:
+    rows = pa.table({"row": [0], "subject_uri": ["a"], "prompt": ["x"], "width": [99]})
+    config = make_config(face_pack, adapters=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"row 0: width=99: must be a positive multiple of 16 px"):
+        prepare_rows(config, rows, PLACE, SELECTION, NOW)
 
 
 def test_a_rows_flow_shift_names_the_clip_as_the_same_default_does(face_pack: Path) -> None:
@@ -193,7 +200,7 @@ def test_a_rows_flow_shift_names_the_clip_as_the_same_default_does(face_pack: Pa
     photos = [str(COLLINS)] * 3
     rows = pa.table({"row": range(3), "subject_uri": photos, "prompt": ["waves"] * 3, "flow_shift": shifts})
     config = make_config(face_pack).model_copy(update={"defaults": DefaultsConfig(**{"flow_shift": 4.0})})
-    prepared = prepare_rows(config, check_model(config), rows, PLACE, Selection(allow_duplicates=True), NOW)
+    prepared = prepare_rows(config, rows, PLACE, Selection(allow_duplicates=True), NOW)
     by_default, same, other = (clip.clip_id for clip in prepared.clips)
     assert by_default == same != other
 
@@ -204,7 +211,7 @@ def prepare_prompts(
     rows = pa.table({"row": range(len(prompts)), "subject_uri": [str(COLLINS)] * len(prompts), "prompt": prompts})
     config = make_config(face_pack)
     defaulted = config.model_copy(update={"defaults": DefaultsConfig(**defaults)})
-    return prepare_rows(defaulted, check_model(config), rows, PLACE, selection, NOW)
+    return prepare_rows(defaulted, rows, PLACE, selection, NOW)
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_rejected_or_cut(face_pack: Path) -> None:
