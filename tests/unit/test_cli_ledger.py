@@ -49,7 +49,7 @@ def test_status_tells_runs_and_reasons(output: str) -> None:
 def test_retry_takes_what_its_filters_leave(output: str) -> None:
     for option, text in (("--reason", "no face"), ("--where", "error_type == 'NoFaceFound' or width > 64")):
         nothing = invoke("retry", output, option, text)
-        assert (nothing.exit_code, f"{option} {text!r}: must" in nothing.stderr) == (2, True)
+        assert (nothing.exit_code, f"{option} {text!r}: " in nothing.stderr) == (2, True)
     assert set(given_up(output)) == {"cc33", "dd44"}
     assert (
         "1 clips"

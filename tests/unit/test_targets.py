@@ -73,7 +73,7 @@ def test_problems_go_to_no_file_of_another_kind() -> None:
     Path("old.jsonl").write_text('{"subject_uri": "a.jpg"}\n', encoding="utf-8")
     for name in ("c.csv", "run.yaml", "prices.parquet", "old.jsonl"):
         before = Path(name).read_bytes()
-        assert "must be new or such a list" in refused("manifest", "check", "prices.parquet", "--problems", name)
+        assert "must be new or a list of problems" in refused("manifest", "check", "prices.parquet", "--problems", name)
         assert Path(name).read_bytes() == before
 
 
