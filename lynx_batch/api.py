@@ -1,4 +1,4 @@
-"""The commands `render` and `plan` as functions. Ray and other heavy packages are imported only when they are called."""
+"""The commands `render` and `plan` as functions. Ray and other heavy packages are imported when they are called."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_batch.config import RunConfig, load_run_config
+from lynx_batch.preparation.selection import Selection
 
 if TYPE_CHECKING:
     from lynx_batch.execution.driver import Progress
@@ -13,14 +14,13 @@ if TYPE_CHECKING:
     from lynx_batch.preparation.forecast import RunForecast
     from lynx_batch.preparation.origin import Origin
 
+EVERY_ROW = Selection()
+
 
 def render(
     run: RunConfig | Path | str,
+    selection: Selection = EVERY_ROW,
     *,
-    where: str | None = None,
-    limit: int | None = None,
-    allow_invalid: bool = False,
-    allow_duplicates: bool = False,
     is_unsafe_allowed: bool = False,
     announce: Callable[[str], None] = print,
     watch: "Callable[[Progress], None]" = lambda progress: None,
@@ -30,31 +30,27 @@ def render(
     """Renders every row of the manifest that is not committed yet.
 
     Args:
-        run: A run file, or what `load_run_config` made of one.
-        where: Takes only the rows for which this expression holds, such as "priority > 3".
-        limit: Takes at most this many rows.
-        allow_invalid: Rejects bad rows instead of stopping.
-        allow_duplicates: Renders rows that ask for the same clip once.
-        is_unsafe_allowed: Accepts a store that ignores create-only puts. Then never run two drivers on it.
+        run: A run file, or a config that `load_run_config` returned.
+        selection: The rows to take.
+        is_unsafe_allowed: Accepts a store that ignores create-only puts. Never run two drivers then.
         announce: Gets each line that the command would print before it starts.
         watch: Gets the progress, about twice a second.
         run_id: The run's id; None makes a new one.
-        origin: Where the manifest and the photos of a submitted job come from.
+        origin: Where the manifest and the photos of a submitted job came from.
 
     Raises:
-        Permanent: If the run file, manifest, model, store or cluster is unusable. No clip was rendered.
+        Permanent: If the run file, manifest, model, store or cluster is unfit. No clip was rendered.
         StoreUnavailable: If the store cannot be reached at the start, or for minutes at the end.
     """
-    from lynx_batch.execution.ray_environment import settle_ray
+    from lynx_batch.execution.ray_environment import configure_ray
 
-    settle_ray()
+    configure_ray()
 
-    from lynx_batch.execution.run import render as run_render
-    from lynx_batch.preparation.prepare import Selection
+    from lynx_batch.execution import run as runs
 
-    return run_render(
+    return runs.render(
         _loaded(run),
-        Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates),
+        selection,
         is_unsafe_allowed=is_unsafe_allowed,
         announce=announce,
         watch=watch,
@@ -64,29 +60,23 @@ def render(
 
 
 def plan(
-    run: RunConfig | Path | str,
-    gpus: str | Sequence[str] = "8xH200",
-    *,
-    where: str | None = None,
-    limit: int | None = None,
-    allow_invalid: bool = False,
-    allow_duplicates: bool = False,
+    run: RunConfig | Path | str, gpus: str | Sequence[str] = "8xH200", selection: Selection = EVERY_ROW
 ) -> "RunForecast":
-    """Predicts what `render` would do on a cluster of `gpus`: "64xH100@2.5" (USD per GPU-hour), or several such. Writes nothing.
+    """Predicts what `render` would do on a cluster. Writes nothing.
 
-    The other arguments are those of `render`.
+    Args:
+        run: A run file, or a config that `load_run_config` returned.
+        gpus: One or several pools of GPUs, such as "64xH100@2.5" (USD per GPU-hour).
+        selection: The rows to take.
 
     Raises:
-        Permanent: If the run file, manifest, model or `gpus` is unusable.
+        Permanent: If the run file, manifest, model or `gpus` is unfit.
     """
     from lynx_batch.planning.layout import parse_nodes
     from lynx_batch.preparation.forecast import forecast_run
-    from lynx_batch.preparation.prepare import Selection
 
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
-    return forecast_run(
-        _loaded(run), selection, parse_nodes([gpus] if isinstance(gpus, str) else gpus), datetime.now(UTC)
-    )
+    pools = [gpus] if isinstance(gpus, str) else gpus
+    return forecast_run(_loaded(run), selection, parse_nodes(pools), datetime.now(UTC))
 
 
 def _loaded(run: RunConfig | Path | str) -> RunConfig:

@@ -13,6 +13,6 @@ TYPE_OF_KIND = {str: TEXT, int: WHOLE, float: REAL}
 Column = tuple[str, pa.DataType]
 
 
-def parameter_columns(*, but: str) -> list[Column]:
-    """A column for each parameter of a clip, in the order of RenderParams. The table places the parameter `but` elsewhere."""
-    return [(name, TYPE_OF_KIND[each.kind]) for name, each in PARAMETERS.items() if name != but]
+def parameter_columns(*, without: str) -> list[Column]:
+    """A column for each parameter of a clip, in the order of RenderParams. The table places the parameter `without` elsewhere."""
+    return [(name, TYPE_OF_KIND[each.kind]) for name, each in PARAMETERS.items() if name != without]

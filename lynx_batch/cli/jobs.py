@@ -41,7 +41,7 @@ def submit(
     Ctrl-C stops following, not the job.
     """
     from lynx_batch.preparation.package import pack
-    from lynx_batch.preparation.prepare import Selection
+    from lynx_batch.preparation.selection import Selection
 
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
     selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
@@ -75,9 +75,9 @@ def cancel(
 
 
 def _connect(address: str) -> "Jobs":
-    from lynx_batch.execution.ray_environment import settle_ray
+    from lynx_batch.execution.ray_environment import configure_ray
 
-    settle_ray()
+    configure_ray()
 
     from lynx_batch.execution.jobs import Jobs
 

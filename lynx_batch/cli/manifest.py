@@ -101,7 +101,7 @@ def check(
     problems, expired = _find_problems(manifest, table, config, has_photos=photos, allow_duplicates=allow_duplicates)
     if problems_file:
         _write_problems(problems, problems_file)
-    _tell_expired(expired)
+    _print_expired(expired)
     _conclude(manifest, table.num_rows, problems)
 
 
@@ -237,7 +237,7 @@ def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
         raise ConfigError(f"--problems {file}: {error.strerror}") from error
 
 
-def _tell_expired(expired: "list[Rejection]") -> None:
+def _print_expired(expired: "list[Rejection]") -> None:
     if expired:
         say(f"{len(expired)} row(s) will be rejected because their consent has expired:")
     for rejection in expired[:MAX_PROBLEMS_SHOWN]:

@@ -14,6 +14,7 @@ from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
 from lynx_batch.planning.layout import parse_nodes
+from lynx_batch.preparation.selection import Selection
 
 # pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
 if TYPE_CHECKING:
@@ -46,14 +47,8 @@ def plan(
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
 
-    forecast = api.plan(
-        config,
-        pools,
-        where=where,
-        limit=limit,
-        allow_invalid=allow_invalid,
-        allow_duplicates=allow_duplicates,
-    )
+    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    forecast = api.plan(config, pools, selection)
     if as_json:
         say(json.dumps(_as_json(forecast, deadline_s), indent=1))
     else:

@@ -16,6 +16,7 @@ from lynx_batch.cli.progress import shown
 from lynx_batch.cli.targets import is_mp4, refuse_other_file
 from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.preparation.selection import Selection
 
 if TYPE_CHECKING:
     from lynx_batch.execution.run import RunSummary
@@ -43,14 +44,12 @@ def render(
     from lynx_batch.preparation.origin import read_origin
 
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
+    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
     console = make_console()
     with shown(console) as watch:
         summary = api.render(
             config,
-            where=where,
-            limit=limit,
-            allow_invalid=allow_invalid,
-            allow_duplicates=allow_duplicates,
+            selection,
             is_unsafe_allowed=unsafe_commit,
             announce=partial(console.print, soft_wrap=True),
             watch=watch,

@@ -23,7 +23,7 @@ def refuse_other_kind(option: str, uri: str, kind: str, is_of_kind: Callable[[st
     stored = storage.stat(uri)
     if stored is not None and stored.num_bytes and not is_of_kind(uri):
         raise ConfigError(
-            f"{shown}: must be new or {kind}, but it is another file, which is not replaced; choose another name"
+            f"{shown}: must be new or {kind}; this file is neither, so it is not replaced: choose another name"
         )
 
 

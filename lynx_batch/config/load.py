@@ -41,6 +41,27 @@ UNION_MEMBERS = ("str", AdapterConfig.__name__, LoraConfig.__name__)
 """Names that pydantic inserts into the location of an error where a value may have one of two types."""
 
 
+RULES = {
+    "missing": "required",
+    "model_type": "must be a mapping of keys",
+    "tuple_type": "must be a list",
+    "too_short": "must have at least {min_length} item(s)",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+}
+"""The rule behind each of pydantic's error types, in our words; the braces are filled from the error."""
+
+
 def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     """The run file at `path` with `overrides` ({"a.b": value}) applied.
 
@@ -49,8 +70,10 @@ def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     """
     try:
         text = _read_text(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"run file {path}: does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"run file {path}: {error}") from error
+        raise ConfigError(f"run file {path}: must be a text file in UTF-8 that can be read: {error}") from error
     content = read_yaml(text, source=f"run file {path}")
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -95,15 +118,18 @@ def parse_override(text: str) -> tuple[str, object]:
 def _explain_values(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         *parents, last = fault["loc"]
-        if last == "str" and isinstance(fault["input"], dict):
-            continue  # the faults of the section say more than "must be a string"
+        if last in UNION_MEMBERS and (last == "str") == isinstance(fault["input"], dict):
+            continue  # the value may be text or a section: only the fault of the kind that it is helps
         key = ".".join(str(part) for part in (*parents, last) if part not in UNION_MEMBERS)
         if fault["type"] == "extra_forbidden":
             known = nearest(".".join(part for part in key.split(".") if not part.isdigit()), KEYS)
             yield f"  {key}: unknown; the nearest known key is {known}"
         else:
-            shown = "" if fault["type"] == "missing" else f" (got {redact_all(fault['input'])!r})"
-            yield f"  {key}: {fault['msg']}{shown}"
+            rule = RULES[fault["type"]].format(**fault.get("ctx", {})) if fault["type"] in RULES else fault["msg"]
+            either = " or a mapping of keys" if last == "str" else ""
+            is_of_several_keys = fault["type"] == "missing" or isinstance(fault["input"], (dict, BaseModel))
+            shown = "" if is_of_several_keys else f" (got {redact_all(fault['input'])!r})"
+            yield f"  {key}: {rule}{either}{shown}"
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

@@ -7,7 +7,7 @@ TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TOKEN_FILE = Path("~/.ray/auth_token")
 
 
-def settle_ray() -> None:
+def configure_ray() -> None:
     """Makes Ray send the user's token, if there is one, and upload only what a run asks for.
 
     Ray 2.60 clusters require a token, but a client sends it only if `RAY_AUTH_MODE` says so. Under `uv run`, Ray would upload the

@@ -26,7 +26,8 @@ from lynx_batch.preparation.forecast import cost_model, ways_to_render
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.package import refuse_private_paths
-from lynx_batch.preparation.prepare import PreparedRun, Selection, describe_rejections, origin_of, prepare
+from lynx_batch.preparation.prepare import PreparedRun, describe_rejections, origin_of, prepare
+from lynx_batch.preparation.selection import Selection
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_batch.rendering.software import software_versions
 from lynx_batch.rendering.tasks import WorkerSettings
@@ -117,7 +118,7 @@ def _summarize(run_id: str, recorder: RunRecorder, stopped_by: str, *, is_refuse
 def _announce_rivals(output: str, announce: Callable[[str], None]) -> None:
     """Says which other runs are alive at this output."""
     for rival, beat in living_runs(output, storage.clock(output)).items():
-        who = f"run {rival} works here, too (process {beat.process_id} on {beat.host})"
+        who = f"run {rival} is also active at this output (process {beat.process_id} on {beat.host})"
         announce(f"{who}: clips that it commits are not rendered again")
 
 

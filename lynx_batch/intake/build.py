@@ -167,7 +167,7 @@ def _name_photos(uris: list[str]) -> dict[str, str]:
 def _refuse_repeated(what: str, values: Sequence[object]) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
-        raise ConfigError(f"{what} {shorten(repeated[0])}: must not come twice")
+        raise ConfigError(f"{what} {shorten(repeated[0])}: must appear only once")
 
 
 def _read_csv(text: str, source: str) -> Iterator[Line]:

@@ -129,4 +129,4 @@ def _literal(node: ast.expr, kind: pa.DataType) -> object:
     try:
         return read_cell(value, kind)
     except ValueError as rule:
-        raise ValueError(f"{shown!r}: {rule}, as its column is") from None
+        raise ValueError(f"{shown!r}: {rule}, because its column holds such values") from None

@@ -32,7 +32,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("prompt", TEXT),
         ("clip_name", TEXT),
         ("subject_id", TEXT),
-        *parameter_columns(but="prompt"),
+        *parameter_columns(without="prompt"),
         ("num_guidance_branches", WHOLE),
         ("priority", WHOLE),
         ("face_index", WHOLE),
@@ -157,7 +157,7 @@ def _read_tags(value: object) -> list[tuple[str, str]] | None:
     try:
         return None if value is None else read_tags(value)
     except (ValueError, TypeError):
-        raise ValueError(f"must be {EXPECTATIONS[TAGS]}, which {value!r:.60} is not") from None
+        raise ValueError(f"must be {EXPECTATIONS[TAGS]} (got {value!r:.60})") from None
 
 
 def _holds_tags(found: pa.DataType) -> bool:

@@ -18,7 +18,7 @@ def read_tags(value: object) -> list[tuple[str, str]]:
         raise TypeError(tags)
     read = [(_text(name), _text(tag)) for name, tag in pairs]
     if len(dict(read)) < len(read):
-        raise ValueError("a tag must not come twice")
+        raise ValueError("a tag must appear only once")
     return read
 
 
@@ -34,7 +34,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} must not come twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} must appear only once")
     return found
 
 

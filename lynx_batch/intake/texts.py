@@ -81,5 +81,5 @@ def _explain_texts(texts: Mapping[str, str], readings: Readings, *, may_cut: boo
 def _too_long(reading: TextReading) -> str:
     return (
         f"has {reading.num_tokens} tokens, and the model reads at most {NUM_TEXT_TOKENS}; "
-        f"shorten it, or let it be cut there with defaults.truncate_prompts: true"
+        f"shorten it, or set defaults.truncate_prompts: true to cut it"
     )

@@ -45,7 +45,7 @@ METADATA_SCHEMA = pa.schema(
         ("consent_ref", pa.string()),
         ("consent_expires_at", TIME),
         ("tags", pa.map_(pa.string(), pa.string())),
-        *parameter_columns(but="seed"),
+        *parameter_columns(without="seed"),
         ("seed", pa.int64()),
         ("attempt", pa.string()),
         ("committed_at", TIME),

@@ -14,7 +14,8 @@ from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, w
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
 from lynx_batch.preparation.model import CheckedModel
-from lynx_batch.preparation.prepare import Selection, prepare
+from lynx_batch.preparation.prepare import prepare
+from lynx_batch.preparation.selection import Selection
 from lynx_model.spec import EngineOptions
 
 

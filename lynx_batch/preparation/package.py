@@ -29,7 +29,8 @@ from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import ORIGIN_FILE
-from lynx_batch.preparation.prepare import Selection, describe_problems, fit_to_base, origin_of
+from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origin_of
+from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
 from lynx_model.errors import LynxError, MissingFile
 from lynx_model.faces.photo import read_photo

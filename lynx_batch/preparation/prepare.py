@@ -24,27 +24,13 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
 from lynx_model.checkpoints.base import read_base
 from lynx_model.tokenizer import Tokenizer
 
 MAX_PROBLEMS_SHOWN = 50
 ALL_PROBLEMS = "`lynx-batch manifest check MANIFEST --run RUN.yaml --photos --problems FILE` writes all of them to FILE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which rows of the manifest a run takes, and how strict it is about bad ones."""
-
-    where: str | None = None
-    limit: int | None = None
-    allow_invalid: bool = False
-    allow_duplicates: bool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the run takes every row."""
-        return self.where is None and self.limit is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

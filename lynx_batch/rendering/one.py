@@ -15,7 +15,8 @@ from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, T
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
-from lynx_batch.preparation.prepare import Selection, prepare_rows
+from lynx_batch.preparation.prepare import prepare_rows
+from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import fetch_model
 from lynx_model.checkpoints.published import models_root
 from lynx_model.faces.photo import read_photo

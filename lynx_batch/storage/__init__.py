@@ -21,7 +21,7 @@ import pyarrow.fs
 
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.redaction import redact, redact_all
-from lynx_batch.storage import attempts
+from lynx_batch.storage import calls
 from lynx_batch.storage.local import LocalStore
 from lynx_batch.storage.remote import FsspecStore
 from lynx_batch.storage.store import SizeLimit, Store, StoredFile
@@ -156,7 +156,7 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 def explained(operation: Operation, uri: str) -> AbstractContextManager[None]:
     """Turns an error that a client library raises inside the block into one of ours."""
-    return attempts.explained(operation, uri, partial(_store_of(uri).find_reason, uri=uri))
+    return calls.explained(operation, uri, partial(_store_of(uri).find_reason, uri=uri))
 
 
 def _store_of(uri: str) -> Store:
@@ -165,4 +165,4 @@ def _store_of(uri: str) -> Store:
 
 def _call(operation: Operation, uri: str, request: Callable[[Store], T], *, max_tries: int = NUM_TRIES) -> T:
     with explained(operation, uri):
-        return attempts.retry(operation, uri, partial(request, _store_of(uri)), max_tries=max_tries)
+        return calls.retry(operation, uri, partial(request, _store_of(uri)), max_tries=max_tries)

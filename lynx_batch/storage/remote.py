@@ -19,7 +19,7 @@ import pyarrow.fs
 from lynx_batch.client_errors import code_of
 from lynx_batch.errors import ConfigError
 from lynx_batch.redaction import redact, scrub
-from lynx_batch.storage.attempts import explained
+from lynx_batch.storage.calls import explained
 from lynx_batch.storage.store import SizeLimit, StoredFile
 from lynx_batch.storage.uris import join, scheme_of
 from lynx_batch.store_errors import REMEDIES, Operation

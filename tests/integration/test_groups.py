@@ -25,7 +25,7 @@ from lynx_batch.execution.placement import Placements
 from lynx_batch.execution.run import render
 from lynx_batch.planning import upkeep
 from lynx_batch.preparation.model import check_model
-from lynx_batch.preparation.prepare import Selection
+from lynx_batch.preparation.selection import Selection
 from tests.builders import row
 from tests.jobs import Job, decode, wait_until, worker_settings
 

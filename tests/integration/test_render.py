@@ -182,7 +182,7 @@ def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[...
     told = [process.communicate(timeout=2 * DEADLINE_S) for process in (first, second)]
 
     assert (first.returncode, second.returncode) == (0, 0), told
-    assert "works here, too" in told[1][0]
+    assert "is also active at this output" in told[1][0]
     assert job.num_commits() == 4
     videos = {str(video.relative_to(job.output)) for video in (Path(job.output) / "clips").rglob("*.mp4")}
     assert videos == {commit["clip_uri"] for commit in job.commits()}, "what came too late is gone"

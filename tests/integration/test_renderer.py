@@ -13,7 +13,8 @@ from PIL import Image
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import Fault
-from lynx_batch.preparation.prepare import Selection, prepare
+from lynx_batch.preparation.prepare import prepare
+from lynx_batch.preparation.selection import Selection
 from lynx_batch.rendering.renderer import Renderer
 from lynx_batch.rendering.tasks import Failed, FramesReady, Rendered, RenderTask
 from lynx_model.spec import ParallelPlan

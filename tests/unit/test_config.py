@@ -111,7 +111,7 @@ def test_a_run_file_takes_every_engine_option_with_its_default() -> None:
     [
         ("num_bf16_edge_blocks=true", "engine.num_bf16_edge_blocks: must not be true or false"),
         ("num_bf16_edge_blocks=-1", "engine: num_bf16_edge_blocks=-1: must be at least 0"),
-        ("offload=layers", "engine.offload: Input should be 'none' or 'blocks'"),
+        ("offload=layers", "engine.offload: must be 'none' or 'blocks'"),
     ],
 )
 def test_an_engine_option_that_breaks_its_rule_is_named(tmp_path: Path, key: str, fault: str) -> None:
@@ -264,7 +264,7 @@ def test_a_run_file_written_again_means_the_same(tmp_path: Path) -> None:
 
 
 def test_a_config_from_values_names_its_source() -> None:
-    with pytest.raises(ConfigError, match=r"^here:\n  manifest: Field required"):
+    with pytest.raises(ConfigError, match=r"^here:\n  manifest: required"):
         parse_run_config({"output": "o", "model": {"base": "b", "adapters": "a"}}, source="here")
     assert RunConfig.model_config["frozen"]
 
@@ -300,3 +300,30 @@ def test_places_of_photos_are_relative_to_the_run_file(tmp_path: Path) -> None:
 def test_a_home_that_nobody_has_is_a_folder_of_that_name(tmp_path: Path) -> None:
     config = load_run_config(write(tmp_path, MINIMAL), {"manifest": "~nobody-of-that-name/m.parquet"})
     assert config.manifest == str(Path.cwd() / "~nobody-of-that-name/m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"engine": "fast"}, "engine: must be a mapping of keys (got 'fast')"),
+        ({"model": {"base": "b", "adapters": 7}}, "model.adapters: must be text or a mapping of keys (got 7)"),
+        ({"model": {"base": "b", "adapters": {"id": 1}}}, "model.adapters.id: must be text (got 1)"),
+        ({"model": {"base": "b", "adapters": "a", "loras": "x"}}, "model.loras: must be a list (got 'x')"),
+        ({"model": {"base": "b", "adapters": "a", "loras": [{"scale": 1}]}}, "model.loras.0.file: required"),
+        ({"inputs": {"allow": []}}, "inputs.allow: must have at least 1 item(s) (got [])"),
+        ({"inputs": {"read_timeout_s": 0}}, "inputs.read_timeout_s: must be above 0.0 (got 0)"),
+        ({"video": {"crf": 1.5}}, "video.crf: must be a whole number (got 1.5)"),
+        ({"retry": {"deadline_factor": "{x}"}}, "retry.deadline_factor: must be a number (got '{x}')"),
+        ({"engine": {"compile": "maybe"}}, "engine.compile: must be true or false (got 'maybe')"),
+        ({"cluster": {"gpus_per_group": 5}}, "cluster.gpus_per_group: must be 'auto', 1, 2, 3, 4, 6 or 8 (got 5)"),
+        (
+            {"engine": {"precision": "float32", "attention": "fa3"}},
+            "engine: attention='fa3': needs bfloat16, but the model is float32",
+        ),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_named_with_its_rule(changes: dict[str, object], line: str) -> None:
+    content = {"manifest": "m", "output": "o", "model": {"base": "b", "adapters": "a"}} | changes
+    with pytest.raises(ConfigError) as caught:
+        parse_run_config(content, source="here")
+    assert str(caught.value).splitlines()[1:] == [f"  {line}"]

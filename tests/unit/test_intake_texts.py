@@ -34,7 +34,7 @@ def test_a_text_that_is_too_long_is_told_with_its_number_of_tokens_and_the_limit
     kept, problems = look(tokenizer, {"prompt": FITTING}, {"prompt": LONG}, {"negative_prompt": f"{LONG} a"})
     assert [request.row for request in kept] == [10]
     assert [(problem.row, problem.column) for problem in problems] == [(11, "prompt"), (12, "negative_prompt")]
-    rule = "and the model reads at most 512; shorten it, or let it be cut there with defaults.truncate_prompts: true"
+    rule = "and the model reads at most 512; shorten it, or set defaults.truncate_prompts: true to cut it"
     assert [problem.rule for problem in problems] == [f"has {number} tokens, {rule}" for number in (513, 514)]
 
 

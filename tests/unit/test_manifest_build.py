@@ -97,8 +97,8 @@ def test_photos_that_differ_in_their_suffix_alone_are_two_subjects(photos: Path)
     ("prompts", "seeds", "message"),
     [
         ([], None, "prompts: there must be at least one"),
-        (["waves", "waves"], None, "prompt 'waves': must not come twice"),
-        (["waves"], [1, 2, 1], "seed 1: must not come twice"),
+        (["waves", "waves"], None, "prompt 'waves': must appear only once"),
+        (["waves"], [1, 2, 1], "seed 1: must appear only once"),
     ],
 )
 def test_what_would_make_no_clip_or_one_twice_is_refused(
@@ -234,7 +234,7 @@ def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_
         (
             "rows.jsonl",
             '{"subject_uri": "a", "prompt": "b", "seed": 1, "seed": 2}',
-            "line 1: .*'seed' must not come twice",
+            "line 1: .*'seed' must appear only once",
         ),
         ("rows.xlsx", "", r"must be a \.csv or \.jsonl file"),
     ],

@@ -13,7 +13,8 @@ from lynx_batch.config import RunConfig, load_run_config, parse_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.preparation.origin import read_origin
 from lynx_batch.preparation.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
-from lynx_batch.preparation.prepare import PreparedRun, Selection, prepare
+from lynx_batch.preparation.prepare import PreparedRun, prepare
+from lynx_batch.preparation.selection import Selection
 from tests.builders import COLLINS, HOPPER, SUBJECTS, row, tiny_run, write_manifest
 from tests.models import MODEL
 from tests.stores import refusing_store

@@ -9,7 +9,8 @@ import pytest
 from lynx_batch.config import RunConfig
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.preparation.origin import Origin
-from lynx_batch.preparation.prepare import Selection, prepare_rows
+from lynx_batch.preparation.prepare import prepare_rows
+from lynx_batch.preparation.selection import Selection
 from tests.builders import SUBJECTS, tiny_run
 from tests.models import BASE, MODEL
 

@@ -78,8 +78,9 @@ def test_a_fixed_group_size_is_the_only_one_told(run_file: Path) -> None:
 
 
 def test_python_gets_the_same_forecast(run_file: Path) -> None:
-    forecast = lynx_batch.plan(run_file, ["8xh100"], limit=3)
-    assert forecast.num_to_render == lynx_batch.plan(run_file, "8xh100", limit=3).num_to_render == 3
+    three = lynx_batch.Selection(limit=3)
+    forecast = lynx_batch.plan(run_file, ["8xh100"], three)
+    assert forecast.num_to_render == lynx_batch.plan(run_file, "8xh100", three).num_to_render == 3
     assert forecast.chosen is not None
     assert forecast.chosen.sizes[0] == 2, "three clips on eight GPUs"
 

@@ -17,7 +17,8 @@ from lynx_batch.config import DefaultsConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import Origin
-from lynx_batch.preparation.prepare import PreparedRun, Selection, prepare_rows
+from lynx_batch.preparation.prepare import PreparedRun, prepare_rows
+from lynx_batch.preparation.selection import Selection
 from lynx_model.checkpoints.adapter_spec import DECLARATION_FILE
 from lynx_model.checkpoints.fingerprint import FINGERPRINT_FILE
 from lynx_model.errors import InvalidParams, MissingFile, WeightsMismatch
