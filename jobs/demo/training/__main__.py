@@ -1,0 +1,105 @@
+"""Trains the demo's model: `python -m jobs.demo.training STEP`, from the repository's root. README.md here explains each step."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from jobs.demo.training.config import RECIPE, load_recipe
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+State = Annotated[Path, typer.Option(help="Folder of everything that the steps write; a step goes on from it.")]
+RecipeFile = Annotated[Path, typer.Option("--recipe", help="Sizes and seconds of all steps.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Toy sizes: every step in seconds, on a CPU.")]
+Device = Annotated[str, typer.Option(help="Where to compute.")]
+Piece = Annotated[float | None, typer.Option("--seconds", help="Stop after so many seconds; a later call goes on.")]
+
+STATE = Path("out/training")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def prepare(
+    portraits: Annotated[Path, typer.Argument(help="A folder of portraits; README.md says where to get ours.")],
+    faces: Annotated[Path, typer.Option(help="The free face pack.")] = Path(".cache/faces/free"),
+    state: State = STATE,
+    recipe: RecipeFile = RECIPE,
+    is_smoke: Smoke = False,
+) -> None:
+    """Portraits -> people that can be moved, places, prompts, tokenizer and recogniser. Needs no GPU."""
+    from jobs.demo.training.prepare import prepare as run
+
+    run(portraits, faces, state, num_places=load_recipe(recipe, is_smoke=is_smoke).data.num_places)
+
+
+@app.command()
+def vae(
+    state: State = STATE,
+    recipe: RecipeFile = RECIPE,
+    is_smoke: Smoke = False,
+    device: Device = DEVICE,
+    piece_s: Piece = None,
+) -> None:
+    """Train the VAE."""
+    from jobs.demo.training.vae import train_vae
+
+    train_vae(load_recipe(recipe, is_smoke=is_smoke), state, torch.device(device), piece_s=piece_s)
+
+
+@app.command()
+def latents(
+    state: State = STATE, recipe: RecipeFile = RECIPE, is_smoke: Smoke = False, device: Device = DEVICE
+) -> None:
+    """Draw the clips and photos, and encode them with the VAE."""
+    from jobs.demo.training.latents import make_latents
+
+    make_latents(load_recipe(recipe, is_smoke=is_smoke), state, torch.device(device))
+
+
+@app.command()
+def scene_judge(
+    state: State = STATE, recipe: RecipeFile = RECIPE, is_smoke: Smoke = False, device: Device = DEVICE
+) -> None:
+    """Train the network that says which scene a clip shows; `judge` uses it."""
+    from jobs.demo.training.scene_judge import train_scene_judge
+
+    train_scene_judge(load_recipe(recipe, is_smoke=is_smoke), state, torch.device(device))
+
+
+@app.command()
+def full(
+    state: State = STATE,
+    recipe: RecipeFile = RECIPE,
+    is_smoke: Smoke = False,
+    device: Device = DEVICE,
+    piece_s: Piece = None,
+) -> None:
+    """Train the base model with the adapters of Lynx-full."""
+    _train_denoiser(state, recipe, is_smoke, device, piece_s, is_lite=False)
+
+
+@app.command()
+def lite(
+    state: State = STATE,
+    recipe: RecipeFile = RECIPE,
+    is_smoke: Smoke = False,
+    device: Device = DEVICE,
+    piece_s: Piece = None,
+) -> None:
+    """Train the adapters of Lynx-lite on the base model that `full` trained."""
+    _train_denoiser(state, recipe, is_smoke, device, piece_s, is_lite=True)
+
+
+def _train_denoiser(
+    state: Path, recipe: Path, is_smoke: bool, device: str, piece_s: float | None, *, is_lite: bool
+) -> None:
+    from jobs.demo.training.denoiser import train_denoiser
+
+    values = load_recipe(recipe, is_smoke=is_smoke)
+    train_denoiser(values, state, torch.device(device), is_lite=is_lite, piece_s=piece_s)
+
+
+if __name__ == "__main__":
+    app()
