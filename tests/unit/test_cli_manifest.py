@@ -147,6 +147,35 @@ def test_a_run_files_model_limits_the_blocks() -> None:
     assert "were not compared with the model: " in result.stderr
 
 
+def check_with_tiny_model(*options: object) -> Result:
+    Path("run.yaml").write_text(f"manifest: m\noutput: o\nmodel: {{base: {BASE}, adapters: a}}\n", encoding="utf-8")
+    return run("check", "m.parquet", "--run", "run.yaml", *options)
+
+
+def test_texts_that_the_tokenizer_hardly_knows_are_a_warning_and_no_problem() -> None:
+    write(
+        {"prompt": "A person waves."},
+        *[{"prompt": "傍晚的海边"}] * 5,
+        {"prompt": "A person waves.", "negative_prompt": "𓀀 𓀁 𓀂 𓀃"},
+    )
+    result = check_with_tiny_model("--allow-duplicates")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "warning: 6 row(s) have a text with more than 20% unknown tokens; the run's model reads every unknown piece as the same "
+        "token, so use other words:",
+        "  rows 1, 2, 3 and 2 more: prompt='傍晚的海边': 50% unknown: '傍晚的海边'",
+        "  row 6: negative_prompt='𓀀 𓀁 𓀂 𓀃': 50% unknown: '𓀀', '𓀁', '𓀂' and 1 more",
+        "m.parquet: 7 rows, no problem",
+    ]
+    assert "warning" not in run("check", "m.parquet", "--allow-duplicates").stdout, "no run, no tokenizer"
+
+
+def test_many_unknown_texts_are_named_by_the_first_and_a_number() -> None:
+    write(*[{"prompt": f"𓀀 𓀁 {number}", "seed": number} for number in range(12)])
+    lines = check_with_tiny_model().stdout.splitlines()
+    assert (len(lines), lines[-2:]) == (13, ["  ... and 2 more texts", "m.parquet: 12 rows, no problem"])
+
+
 def test_an_expired_consent_is_told_and_no_problem() -> None:
     write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
     result = run("check", "m.parquet")
