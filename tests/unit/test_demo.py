@@ -21,7 +21,7 @@ def config(request: pytest.FixtureRequest) -> RunConfig:
 
 
 def test_its_model_is_complete_and_as_recorded(config: RunConfig, face_pack: Path) -> None:
-    assert check_model(config).adapters.has_ref == ("full" in str(config.model.adapters))
+    assert check_model(config).adapters.has_ref == (Path(str(config.model.adapters)).name == "lynx_full")
     for folder in map(Path, (config.model.base, str(config.model.adapters))):
         assert folder.is_relative_to(DEMO / "model")
         assert verify_folder(folder) == []
