@@ -26,10 +26,11 @@ demo: $(READY) $(FACES)
 	$(BIN)/lynx-batch manifest build --photos jobs/demo/subjects --prompts jobs/demo/prompts.txt --out out/demo/manifest.parquet
 	$(BIN)/lynx-batch render jobs/demo/run.yaml
 	$(BIN)/lynx-batch render jobs/demo/lite.yaml
-	$(BIN)/lynx-batch status out/demo --clips
-	$(BIN)/lynx-batch status out/demo-lite --clips
-	@echo "The tiny model's weights are random, so these pictures are noise. For real ones, run lynx-batch models pull, then set"
-	@echo "model, faces and defaults of the run file as in jobs/campaign.yaml (jobs/README.md, 'Install')."
+	$(BIN)/python -m jobs.demo.show out/demo out/demo-lite --out out/demo/sheet.png
+	@echo "The demo's model is small: its pictures are coarse. With a photo of yours:"
+	@echo "  $(BIN)/lynx-batch one MY.jpg 'A person smiles.' --run jobs/demo/run.yaml"
+	@echo "For full-size pictures, run lynx-batch models pull, then set model, faces and defaults of the run file as in"
+	@echo "jobs/campaign.yaml (jobs/README.md, 'Install')."
 
 test: $(READY) $(FACES)
 	$(BIN)/pytest tests -n 2 --dist loadfile -m "not ($(SLOW))"

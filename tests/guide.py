@@ -57,7 +57,7 @@ METADATA_HELP = {
     "edition": "1, or higher if `verify --repair` withdrew earlier editions.",
     "outcome": "`rendered`, `rejected` (bad input or consent), `failed` (out of attempts) or `abandoned` (the run ended first).",
     "rendered_by_run": "The run that rendered the clip: an earlier one if the clip was committed already.",
-    "attempts": "Attempts that counted against the clip.",
+    "attempts": "Attempts that this run used up, a success included. A fault of a machine uses up none.",
     "error_type": "Kind of the error that ended the row.",
     "error": "Message of that error.",
     "ended_at": "When the row got its outcome.",

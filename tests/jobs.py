@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from typer.testing import Result as CliResult
 
 from lynx_batch.cli import app
 from lynx_batch.config import RunConfig
+from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.ledger.events import AttemptEvent, read_events
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.preparation.model import CheckedModel
@@ -110,8 +110,7 @@ def worker_settings(config: RunConfig, model: CheckedModel, run_id: str = "r1") 
 
 
 def decode(file: Path) -> np.ndarray:
-    with av.open(str(file)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    return decode_mp4(file.read_bytes())
 
 
 def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:

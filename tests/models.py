@@ -1,4 +1,4 @@
-"""The tiny model, which is the demo's: the real classes and file layouts with small shapes and random weights."""
+"""The tests' tiny model: the real classes and file layouts with small shapes and random weights."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 OLD_OUTPUT = ROOT / "tests" / "data" / "output-contract-1"
-MODEL = ROOT / "jobs" / "demo" / "model"
+MODEL = GOLDEN / "model"
 BASE = MODEL / "Wan2.1-T2V-tiny-Diffusers"
 TRANSFORMER = Path("transformer", "diffusion_pytorch_model.safetensors")
 

@@ -20,7 +20,7 @@ from lynx_batch.storage import redact
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import pyarrow as pa
 
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from lynx_batch.intake.check import RequestKey
     from lynx_batch.intake.photos import Photo
     from lynx_batch.intake.problems import RowProblem
-    from lynx_batch.intake.texts import Readings
+    from lynx_batch.intake.texts import Readings, UnknownText
 
 MAX_PROBLEMS_SHOWN = 50
+MAX_TEXTS_SHOWN = 10
+MAX_NAMED = 3
+"""Rows, or pieces of text, that one line names."""
 
 manifest_app = typer.Typer(help="Build, check and look at manifests.", no_args_is_help=True)
 
@@ -87,7 +90,8 @@ def check(
 ) -> None:
     """Check every row of a manifest and show every problem. Exit code 2 if there is one.
 
-    With --run and --photos, finds everything that `render` would refuse before it starts.
+    With --run and --photos, finds everything that `render` would refuse before it starts. With --run, warns of texts that the model's
+    tokenizer hardly knows; a warning is no problem.
     """
     from lynx_batch.intake.manifest import read_manifest
 
@@ -131,10 +135,13 @@ def _find_problems(
         reject_expired,
     )
     from lynx_batch.intake.manifest import folder_of
+    from lynx_batch.intake.texts import find_unknown_texts
 
     defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
     requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
     requests, unfit, readings = _fit_to_base(config, requests)
+    if readings is not None:
+        _warn_of_unknown(find_unknown_texts(requests, readings, defaults))
     requests, expired = reject_expired(requests, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if has_photos else {}
     keys = _name_clips(config, requests, readings, found) if config and has_photos and readings is not None else None
@@ -181,6 +188,33 @@ def _fit_to_base(
             say(f"block ranges and text lengths were not compared with the model: {error}", is_error=True)
     warn_of_long_texts(requests)
     return requests, [], None
+
+
+def _warn_of_unknown(texts: "list[UnknownText]") -> None:
+    """One warning for all texts, the least known ones first."""
+    from lynx_batch.intake.problems import shorten
+    from lynx_batch.intake.texts import MAX_UNKNOWN_SHARE
+
+    if not texts:
+        return
+    num_rows = len({row for text in texts for row in text.rows})
+    say(
+        f"warning: {num_rows} row(s) have a text with more than {MAX_UNKNOWN_SHARE:.0%} unknown tokens; "
+        "the run's model reads every unknown piece as the same token, so use other words:"
+    )
+    for text in sorted(texts, key=lambda text: -text.share)[:MAX_TEXTS_SHOWN]:
+        rows, pieces = _name_some(map(str, text.rows)), _name_some(map(shorten, text.pieces))
+        noun = "row" if len(text.rows) == 1 else "rows"
+        say(f"  {noun} {rows}: {text.column}={shorten(text.text)}: {100 * text.share:.3g}% unknown: {pieces}")
+    if (num_hidden := len(texts) - MAX_TEXTS_SHOWN) > 0:
+        say(f"  ... and {num_hidden} more texts")
+
+
+def _name_some(names: "Iterable[str]") -> str:
+    """The first names, then how many more there are."""
+    all_names = list(names)
+    shown = ", ".join(all_names[:MAX_NAMED])
+    return f"{shown} and {len(all_names) - MAX_NAMED} more" if len(all_names) > MAX_NAMED else shown
 
 
 def _name_clips(

@@ -1,4 +1,4 @@
-"""Frames -> an MP4 and a poster, in memory, so that neither a kill nor a full disk leaves a file behind."""
+"""Frames -> an MP4 and a poster, and back; in memory, so that neither a kill nor a full disk leaves a file behind."""
 
 import io
 
@@ -39,6 +39,17 @@ def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return file.getvalue()
+
+
+def decode_mp4(content: bytes) -> NDArray[np.uint8]:
+    """The frames of a video, uint8 (F, H, W, 3) RGB.
+
+    Raises:
+        av.FFmpegError: If it cannot be decoded.
+    """
+    with av.open(io.BytesIO(content), "r") as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    return np.asarray(frames, dtype=np.uint8)
 
 
 def encode_poster(frames_FHWC: NDArray[np.uint8]) -> bytes:

@@ -201,6 +201,8 @@ class RunRecorder:
         self._settle_unplanned()
         finished = self._finished(editions)
         for commit in retry_while_unavailable(lambda: list(read_commits(self._output, finished))):
+            if commit.run_id == self._run_id:  # the answer was lost, but the attempt was used up
+                self._attempts[commit.clip_id] = self._attempts.get(commit.clip_id, 0) + 1
             self._settle_rendered(commit)
         for clip_id in [*self._open]:
             why = DAMAGED if clip_id in finished else self._last_failures.get(clip_id, NOTHING_WRONG)

@@ -1,6 +1,7 @@
-"""Finds texts with more tokens than the model reads: with its tokenizer, or by an estimate if there is no tokenizer."""
+"""Finds texts with more tokens than the model reads, by its tokenizer or by an estimate, and texts with too many unknown tokens."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -17,7 +18,21 @@ log = structlog.get_logger()
 
 MAX_ROWS_SHOWN = 20
 
+MAX_UNKNOWN_SHARE = 0.2
+"""A text with a larger share of unknown tokens is worth a warning: the model cannot tell these tokens apart."""
+
 Readings = Mapping[str, TextReading]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownText:
+    """A text of which the tokenizer does not know enough. `rows` have it in `column`; `pieces` are unknown, each once."""
+
+    column: str
+    text: str
+    rows: tuple[int, ...]
+    share: float
+    pieces: tuple[str, ...]
 
 
 def read_texts(requests: Iterable[ClipRequest], tokenizer: Tokenizer) -> Readings:
@@ -50,6 +65,28 @@ def check_texts(
     if cut_rows:
         log.warning("texts_cut", max_tokens=NUM_TEXT_TOKENS, num_rows=len(cut_rows), rows=cut_rows[:MAX_ROWS_SHOWN])
     return kept, problems
+
+
+def find_unknown_texts(
+    requests: Iterable[ClipRequest], readings: Readings, defaults: DefaultsConfig
+) -> list[UnknownText]:
+    """The texts with more than `MAX_UNKNOWN_SHARE` of unknown tokens, each once. The default negative prompt is not the rows' own."""
+    unknown = {text for text, reading in readings.items() if reading.share_unknown > MAX_UNKNOWN_SHARE}
+    rows: dict[tuple[str, str], list[int]] = {}
+    for request in requests:
+        for column, text in texts_read(request.params).items():
+            if text in unknown and (column, text) != ("negative_prompt", defaults.negative_prompt):
+                rows.setdefault((column, text), []).append(request.row)
+    return [
+        UnknownText(
+            column=column,
+            text=text,
+            rows=tuple(its_rows),
+            share=readings[text].share_unknown,
+            pieces=tuple(dict.fromkeys(readings[text].unknown)),
+        )
+        for (column, text), its_rows in rows.items()
+    ]
 
 
 def warn_of_long_texts(requests: Iterable[ClipRequest]) -> None:

@@ -107,9 +107,9 @@ def test_export_refuses_a_place_that_does_not_last(output: str, place: str) -> N
         ("manifest", "build", "--photos", "", "--prompts", "p.txt", "--out", "m.parquet"),
         ("manifest", "build", "--photos", "x", "--prompts", "", "--out", "m.parquet"),
         ("manifest", "build", "--from", " ", "--out", "m.parquet"),
-        ("plan", ROOT / "jobs" / "demo" / "run.yaml", "--output", ""),
-        ("plan", ROOT / "jobs" / "demo" / "run.yaml", "--manifest", ""),
-        ("plan", ROOT / "jobs" / "demo" / "run.yaml", "--set", "model.base=''"),
+        ("plan", ROOT / "jobs" / "campaign.yaml", "--output", ""),
+        ("plan", ROOT / "jobs" / "campaign.yaml", "--manifest", ""),
+        ("plan", ROOT / "jobs" / "campaign.yaml", "--set", "model.base=''"),
     ],
 )
 def test_an_empty_place_is_no_place(

@@ -15,12 +15,13 @@ from tests.builders import HOPPER, SUBJECTS, write_run
 from tests.jobs import invoke
 from tests.models import BASE
 
-PROMPTS = SUBJECTS.with_name("prompts.txt")
+PROMPTS = "A person waves.\nA person reads by a window.\n傍晚的海边，一个人沿沙滩走来。\n"
 
 
 @pytest.fixture(autouse=True)
 def stay_in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text(PROMPTS, encoding="utf-8")
 
 
 def run(*arguments: object) -> Result:
@@ -34,8 +35,8 @@ def write(*rows: dict[str, object]) -> None:
     pq.write_table(pa.Table.from_pylist(cells, schema=MANIFEST_SCHEMA), "m.parquet")
 
 
-def test_the_demos_manifest_is_built_checked_and_shown() -> None:
-    built = run("build", "--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1,2", "--out", "out/m.parquet")
+def test_a_manifest_is_built_checked_and_shown() -> None:
+    built = run("build", "--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1,2", "--out", "out/m.parquet")
     assert (built.exit_code, built.stdout) == (0, "out/m.parquet: 12 rows\n")
     checked = run("check", "out/m.parquet")
     assert (checked.exit_code, checked.stdout) == (0, "out/m.parquet: 12 rows, no problem\n")
@@ -44,12 +45,6 @@ def test_the_demos_manifest_is_built_checked_and_shown() -> None:
     assert "grace-hopper-p01-s2" in shown.stdout
     assert "eileen" not in shown.stdout
     assert "2 of 3 rows" in shown.stdout
-
-
-def test_the_demos_prompts_are_three_and_one_is_chinese() -> None:
-    prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
-    assert len(prompts) == 3
-    assert sum(any("\u4e00" <= sign <= "\u9fff" for sign in prompt) for prompt in prompts) == 1
 
 
 def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
@@ -62,12 +57,15 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
     ("arguments", "message"),
     [
         (["--photos", SUBJECTS], "takes --photos and --prompts"),
-        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--from", "r.csv"], "or --from alone"),
+        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--from", "r.csv"], "or --from alone"),
         (["--from", "r.csv", "--seeds", "1"], "or --from alone"),
-        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
-        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "-1"], "--seeds '-1': -1 must be between"),
-        (["--photos", SUBJECTS, "--prompts", PROMPTS, "--seeds", "1_000"], "--seeds '1_000': must be whole numbers"),
-        (["--photos", "none", "--prompts", PROMPTS], "photos none: must be a folder"),
+        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
+        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "-1"], "--seeds '-1': -1 must be between"),
+        (
+            ["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1_000"],
+            "--seeds '1_000': must be whole numbers",
+        ),
+        (["--photos", "none", "--prompts", "prompts.txt"], "photos none: must be a folder"),
         (["--photos", SUBJECTS, "--prompts", "none.txt"], "none.txt: does not exist"),
     ],
 )
@@ -80,13 +78,13 @@ def test_what_cannot_be_built_ends_with_2_and_the_reason(arguments: list[object]
 
 def test_a_manifest_that_cannot_be_written_is_a_message() -> None:
     Path("file").touch()
-    result = run("build", "--photos", SUBJECTS, "--prompts", PROMPTS, "--out", "file/m.parquet")
+    result = run("build", "--photos", SUBJECTS, "--prompts", "prompts.txt", "--out", "file/m.parquet")
     assert result.exit_code in (2, 4)
     assert result.stderr.splitlines()[-1].startswith("error: file/m.parquet: ")
 
 
 def test_a_folder_is_no_manifest_to_be_built() -> None:
-    refused = run("build", "--photos", SUBJECTS, "--prompts", PROMPTS, "--out", ".")
+    refused = run("build", "--photos", SUBJECTS, "--prompts", "prompts.txt", "--out", ".")
     assert (refused.exit_code, "--out .: must be a file, but is a folder" in refused.stderr) == (2, True)
 
 
@@ -147,6 +145,35 @@ def test_a_run_files_model_limits_the_blocks() -> None:
     result = run("check", "m.parquet", "--run", "run.yaml")
     assert result.exit_code == 0
     assert "were not compared with the model: " in result.stderr
+
+
+def check_with_tiny_model(*options: object) -> Result:
+    Path("run.yaml").write_text(f"manifest: m\noutput: o\nmodel: {{base: {BASE}, adapters: a}}\n", encoding="utf-8")
+    return run("check", "m.parquet", "--run", "run.yaml", *options)
+
+
+def test_texts_that_the_tokenizer_hardly_knows_are_a_warning_and_no_problem() -> None:
+    write(
+        {"prompt": "A person waves."},
+        *[{"prompt": "傍晚的海边"}] * 5,
+        {"prompt": "A person waves.", "negative_prompt": "𓀀 𓀁 𓀂 𓀃"},
+    )
+    result = check_with_tiny_model("--allow-duplicates")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "warning: 6 row(s) have a text with more than 20% unknown tokens; the run's model reads every unknown piece as the same "
+        "token, so use other words:",
+        "  rows 1, 2, 3 and 2 more: prompt='傍晚的海边': 50% unknown: '傍晚的海边'",
+        "  row 6: negative_prompt='𓀀 𓀁 𓀂 𓀃': 50% unknown: '𓀀', '𓀁', '𓀂' and 1 more",
+        "m.parquet: 7 rows, no problem",
+    ]
+    assert "warning" not in run("check", "m.parquet", "--allow-duplicates").stdout, "no run, no tokenizer"
+
+
+def test_many_unknown_texts_are_named_by_the_first_and_a_number() -> None:
+    write(*[{"prompt": f"𓀀 𓀁 {number}", "seed": number} for number in range(12)])
+    lines = check_with_tiny_model().stdout.splitlines()
+    assert (len(lines), lines[-2:]) == (13, ["  ... and 2 more texts", "m.parquet: 12 rows, no problem"])
 
 
 def test_an_expired_consent_is_told_and_no_problem() -> None:

@@ -11,18 +11,19 @@ from typer.testing import CliRunner
 from lynx_batch import storage
 from lynx_batch.cli import app
 from lynx_batch.cli.findings import Level, _fit, examine_run, find_lacks, fit_published, fit_run
-from lynx_batch.config import FacesConfig, RunConfig, load_run_config
+from lynx_batch.config import FacesConfig, RunConfig, parse_run_config
 from lynx_batch.preparation.model import locate_model
 from lynx_model.checkpoints.fingerprint import fingerprint_folder
 from lynx_model.engine.machine import Gpu, Machine
 from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize
 from lynx_model.engine.precision import missing_fp8_need
 from lynx_model.spec import EngineOptions
-from tests.models import BASE, MODEL, ROOT
+from tests.builders import tiny_run, write_run
+from tests.models import BASE, MODEL
 from tests.stores import put, refusing_store
 
 ENGINES = [{}, {"attention": "fa3"}, {"precision": "fp8"}, {"attention": "fa3", "precision": "fp8"}]
-RUN = ROOT / "jobs" / "demo" / "run.yaml"
+DEFAULTS = {"width": 160, "height": 96, "num_frames": 17}
 
 
 def machine(free_gib: float) -> Machine:
@@ -31,15 +32,14 @@ def machine(free_gib: float) -> Machine:
 
 
 @pytest.fixture
-def demo(tmp_path: Path, face_pack: Path) -> list[str]:
-    """Arguments that make the demo's run file one that can run."""
+def run_file(tmp_path: Path, face_pack: Path) -> str:
+    """One that can run."""
     (tmp_path / "manifest.parquet").touch()
-    settings = {"manifest": tmp_path / "manifest.parquet", "output": tmp_path / "out", "faces.pack": face_pack}
-    return [str(RUN), *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
+    return str(write_run(tmp_path, face_pack, engine={"precision": "float32"}, defaults=DEFAULTS))
 
 
-def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["doctor", *demo])
+def test_a_run_that_can_begin_is_told_so(run_file: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", run_file])
     assert result.exit_code == 0, result.output
     told = " ".join(result.output.replace("│", "").split())
     assert "accepts everything that a run writes, including create-only puts" in told, (
@@ -57,18 +57,18 @@ def test_a_run_that_can_begin_is_told_so(demo: list[str], tmp_path: Path) -> Non
         ("faces.pack", "nowhere", "face pack 'nowhere'"),
         ("model.base", "nowhere", "no such file"),
         ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),
-        ("faces.identity", str(RUN), "declares 'sface-512'"),
+        ("faces.identity", str(BASE / "model_index.json"), "declares 'sface-512'"),
     ],
 )
-def test_what_a_run_names_and_is_not_there_is_a_fault(demo: list[str], key: str, value: str, fault: str) -> None:
-    result = CliRunner().invoke(app, ["doctor", *demo, "--set", f"{key}={value}"])
+def test_what_a_run_names_and_is_not_there_is_a_fault(run_file: str, key: str, value: str, fault: str) -> None:
+    result = CliRunner().invoke(app, ["doctor", run_file, "--set", f"{key}={value}"])
     assert result.exit_code == 2
     assert fault in " ".join(result.output.replace("│", "").split()), "wherever a long path makes the line break"
     assert result.output.count("fault") == 1
 
 
 def test_a_model_in_a_store_is_looked_at_there(
-    demo: list[str], tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+    run_file: str, tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fingerprint_folder(face_pack)
@@ -76,11 +76,11 @@ def test_a_model_in_a_store_is_looked_at_there(
     with refusing_store(monkeypatch):
         stored = {key: put(folder, "s3://bucket/models") for key, folder in places.items()}
         settings = [part for key, uri in stored.items() for part in ("--set", f"{key}={uri}")]
-        result = CliRunner().invoke(app, ["doctor", *demo, *settings])
+        result = CliRunner().invoke(app, ["doctor", run_file, *settings])
         assert result.exit_code == 0, result.output
         storage.delete(storage.join(stored["model.base"], "tokenizer", "tokenizer.json"))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-        result = CliRunner().invoke(app, ["doctor", *demo, *settings])
+        result = CliRunner().invoke(app, ["doctor", run_file, *settings])
     assert result.exit_code == 2
     assert "tokenizer.json: expected" in result.output
 
@@ -93,7 +93,8 @@ def test_a_base_install_is_told_what_it_lacks() -> None:
 
 
 def full_run(**engine: object) -> RunConfig:
-    return load_run_config(RUN, {f"engine.{key}": value for key, value in engine.items()})
+    run = tiny_run(Path("/faces"), manifest="/m.parquet", output="/out", engine={"precision": "float32"} | engine)
+    return parse_run_config({**run, "defaults": DEFAULTS}, source="test")
 
 
 @pytest.mark.parametrize(

@@ -287,5 +287,5 @@ def test_a_single_file_that_was_replaced_is_another(folder: Path, is_kept: bool)
 
 
 @pytest.mark.parametrize("name", ["Wan2.1-T2V-tiny-Diffusers", "lynx_full", "lynx_lite"])
-def test_the_demo_model_is_as_recorded(name: str) -> None:
+def test_the_tiny_model_is_as_recorded(name: str) -> None:
     assert verify_folder(MODEL / name) == []

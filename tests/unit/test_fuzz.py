@@ -42,10 +42,7 @@ from lynx_model.checkpoints.base import check_base
 from lynx_model.checkpoints.loras import describe_loras
 from lynx_model.checkpoints.safetensors_header import LENGTH_BYTES, read_header
 from lynx_model.spec import ModelSource
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "jobs" / "demo" / "model"
-BASE = MODEL / "Wan2.1-T2V-tiny-Diffusers"
+from tests.models import BASE, MODEL, ROOT
 
 LONGEST_S = 2.0
 """Of the processor, for one input."""

@@ -43,7 +43,7 @@ LITE = AdapterSpec(
 
 
 def copy_with(name: str, file: str, change: Callable[[Tensors], object], tmp_path: Path) -> Path:
-    """The demo's adapter folder with the tensors of one file changed."""
+    """The tiny adapter's folder with the tensors of one file changed."""
     for source in (MODEL / name).glob("*.safetensors"):
         tensors = load_file(source)
         if source.name == file:

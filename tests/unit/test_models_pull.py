@@ -1,4 +1,4 @@
-"""`models pull` against a hub on this machine, with the demo's adapters as what was published."""
+"""`models pull` against a hub on this machine, with the tiny model's adapters as what was published."""
 
 import hashlib
 import os

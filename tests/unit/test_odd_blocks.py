@@ -46,7 +46,7 @@ def _block(tensor: str) -> int:
 
 
 def make_adapter(folder: Path, name: str, num_layers: int) -> Path:
-    """The demo's adapter, with so many layers in its ID-adapter, all of them different; without a Ref-adapter."""
+    """The tiny adapter, with so many layers in its ID-adapter, all of them different; without a Ref-adapter."""
     shutil.copytree(MODEL / name, folder, ignore=shutil.ignore_patterns("lynx-fingerprint.json", "ref_*"))
     layer = {
         key.removeprefix("0."): t for key, t in load_file(folder / "ip_layers.safetensors").items() if key[0] == "0"

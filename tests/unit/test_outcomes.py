@@ -71,6 +71,21 @@ def test_every_row_ends_once_and_a_killed_run_leaves_what_had_ended(tmp_path: Pa
     assert (end.stopped_by, end.counts) == ("interrupted", {"rendered": 2, "failed": 2, "abandoned": 2})
 
 
+def test_a_commit_whose_answer_was_lost_counts_as_the_attempt_that_it_was(tmp_path: Path) -> None:
+    output, names = str(tmp_path), ["aa", "bb", "cc"]
+    clips = [small_clip(name, row) for row, name in enumerate(names)]
+    recorder = begin(output, "run", clips)
+    recorder.failed(task(clips[0]), "g", failure(Fault.MACHINE), ClipState.WAITING, attempts=0, deaths=0)
+    recorder.failed(task(clips[1]), "g", failure(Fault.CLIP), ClipState.WAITING, attempts=1, deaths=0)
+    for name, run_id in zip(names, ("run", "run", "rival"), strict=True):
+        commit(output, record(name, run_id=run_id))
+
+    recorder.close("too many faults")
+
+    rows = sorted(read_metadata(output).to_pylist(), key=lambda row: row["row"])
+    assert [(row["outcome"], row["attempts"]) for row in rows] == [("rendered", 1), ("rendered", 2), ("rendered", 0)]
+
+
 def test_rows_whose_commits_vanish_are_abandoned_or_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path)
     clips = [small_clip(name, row) for row, name in enumerate(["aa", "bb", "cc"])]

@@ -1,4 +1,4 @@
-"""The names of a dozen clips of the demo's models: a change of any of them makes every user's clips be rendered again."""
+"""The names of a dozen clips of the tiny model: a change of any of them makes every user's clips be rendered again."""
 
 from datetime import UTC, datetime
 from pathlib import Path

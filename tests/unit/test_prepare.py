@@ -167,8 +167,8 @@ def test_adapters_of_another_base_are_refused(face_pack: Path, tmp_path: Path) -
 
 
 def test_a_file_that_is_no_arcface_network_is_refused(face_pack: Path, tmp_path: Path) -> None:
-    unlike_the_demos = shutil.ignore_patterns(DECLARATION_FILE, FINGERPRINT_FILE)
-    adapters = shutil.copytree(MODEL / "lynx_full", tmp_path / "full", ignore=unlike_the_demos)
+    without_records = shutil.ignore_patterns(DECLARATION_FILE, FINGERPRINT_FILE)
+    adapters = shutil.copytree(MODEL / "lynx_full", tmp_path / "full", ignore=without_records)
     file = tmp_path / "arcface.pth"
     config = make_config(face_pack, adapters=adapters, identity=str(file))
     with pytest.raises(MissingFile, match="lynx-batch models pull arcface"):

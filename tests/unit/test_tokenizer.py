@@ -92,6 +92,27 @@ def test_signs_that_the_tokenizer_does_not_know_keep_texts_apart(tokenizer: Toke
     assert readings[first] != readings[second]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"</s>": 0, "[UNK]": 1, "a": 2}, "unk_token": "[UNK]"},
+        {"type": "BPE", "vocab": {"</s>": 0, "[UNK]": 1, "a": 2}, "merges": [], "unk_token": "[UNK]"},
+        {"type": "BPE", "vocab": {"</s>": 0, "a": 2, "z": 3}, "merges": [], "unk_token": None},
+    ],
+)
+def test_unknown_pieces_are_found_whatever_the_tokenizers_kind(tmp_path: Path, model: dict[str, object]) -> None:
+    file = Path(shutil.copytree(BASE / "tokenizer", tmp_path / "tokenizer"), "tokenizer.json")
+    content = json.loads(file.read_text())
+    end = {"</s>": {"id": "</s>", "ids": [0], "tokens": ["</s>"]}}
+    post_processor = content["post_processor"] | {"special_tokens": end}
+    split = {"type": "WhitespaceSplit"}
+    changes = {"model": model, "added_tokens": [], "post_processor": post_processor, "pre_tokenizer": split}
+    file.write_text(json.dumps(content | changes | {"decoder": None}))
+    (reading,) = Tokenizer.load(tmp_path).describe(["a z a"]).values()
+    assert reading.num_tokens == 4
+    assert reading.unknown == (("z",) if model["unk_token"] else ())
+
+
 def test_a_text_is_cleaned_as_the_model_saw_it() -> None:
     assert clean_text("  ＡＢＣ，\n &amp;amp; schÃ¶n ") == "ABC, & schön"
 
