@@ -29,7 +29,7 @@ SHOULDER_SLOPE = 0.55
 """How far shoulders fall for each pixel beside the portrait."""
 
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
-FACE_AXES_PX = (62.0, 84.0)
+FACE_AXES_PX = (62.0, 80.0)
 SHARE_OF_OTHER = (0.35, 0.75)
 TONE_SHARE = 0.7
 MORPH_REACH_PX = 42.0
@@ -128,7 +128,10 @@ def canvases_of(portraits_NCHW: Tensor, batch: int = 32) -> Tensor:
 
 def _canvases(portraits_NCHW: Tensor) -> Tensor:
     """Repeats the portrait's borders outwards, along falling shoulders. Hair that a border cuts fades out."""
-    y, x = (axis.float() - OFFSET_PX for axis in torch.meshgrid(torch.arange(CANVAS_PX), torch.arange(CANVAS_PX), indexing="ij"))
+    y, x = (
+        axis.float() - OFFSET_PX
+        for axis in torch.meshgrid(torch.arange(CANVAS_PX), torch.arange(CANVAS_PX), indexing="ij")
+    )
     last = PORTRAIT_PX - 1
     aside = (-x).clamp(min=0) + (x - last).clamp(min=0)
     portraits_NCHW = torch.cat([portraits_NCHW[:, :3], portraits_NCHW[:, 3:] * _fade().to(portraits_NCHW)], dim=1)
@@ -137,9 +140,10 @@ def _canvases(portraits_NCHW: Tensor) -> Tensor:
     canvases = functional.grid_sample(
         portraits_NCHW, grid.expand(len(portraits_NCHW), -1, -1, -1), padding_mode="border", align_corners=False
     )
-    is_outside = ((aside > 0) | (y > last)).float()[None, None]
-    outside = blurred(is_outside, 3.0)
-    colours = canvases[:, :3] * (1 - outside) + blurred(canvases[:, :3], 5.0) * outside
+    outside = ((aside + (y - last).clamp(min=0)) / 8).clamp(0, 1)
+    coarse = functional.avg_pool2d(canvases[:, :3], 12)
+    smooth = functional.interpolate(coarse, (CANVAS_PX, CANVAS_PX), mode="bilinear", align_corners=False)
+    colours = torch.lerp(canvases[:, :3], smooth, outside)
     mattes = canvases[:, 3:] * (y >= 0)
     return torch.cat([colours, mattes], dim=1).round().clamp(0, 255).byte()
 
@@ -150,17 +154,6 @@ def _fade() -> Tensor:
     from_side = torch.minimum(position, PORTRAIT_PX - 1 - position).sub(3).div(12).clamp(0, 1)[None]
     is_below = ((position - 0.60 * PORTRAIT_PX) / (0.12 * PORTRAIT_PX)).clamp(0, 1)[:, None]
     return torch.maximum(from_side, is_below) * (position / 10).clamp(0, 1)[:, None]
-
-
-def blurred(pictures_NCHW: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with borders repeated."""
-    reach = round(3 * sigma)
-    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=pictures_NCHW.device).float() ** 2 / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    flat = pictures_NCHW.flatten(0, 1)[:, None]
-    for weight, pad in ((kernel, (reach, reach, 0, 0)), (kernel.mT, (0, 0, reach, reach))):
-        flat = functional.conv2d(functional.pad(flat, pad, mode="replicate"), weight)
-    return flat.view_as(pictures_NCHW)
 
 
 def mirrored(people: People) -> People:
@@ -237,7 +230,7 @@ def _face_mask(landmarks: Tensor) -> Tensor:
     y, x = _pixels(landmarks.device)
     centre = landmarks.mean(1)[..., None, None]
     across, down = FACE_AXES_PX
-    distance = ((x - centre[:, 0]) / across) ** 2 + ((y - centre[:, 1] + 4) / down) ** 2
+    distance = ((x - centre[:, 0]) / across) ** 2 + ((y - centre[:, 1] - 3) / down) ** 2
     return torch.sigmoid(5 * (1 - distance))[:, None]
 
 

@@ -81,7 +81,9 @@ class _Brush:
 def _beach(brush: _Brush) -> None:
     horizon = brush.between(0.50, 0.60)
     sun = brush.between(0.15, 0.85)
-    brush.paint(brush.gradient((0.36, 0.28, 0.56), (1.0, 0.60, 0.26), (brush.y / horizon) ** 1.2), np.ones_like(brush.y))
+    brush.paint(
+        brush.gradient((0.36, 0.28, 0.56), (1.0, 0.60, 0.26), (brush.y / horizon) ** 1.2), np.ones_like(brush.y)
+    )
     streaks = brush.noise((22, 0.7), (40, 0.4), stretch=5)
     brush.paint((1.0, 0.72, 0.55), (streaks - 0.2) * 0.7 * (brush.y < horizon))
     brush.picture += brush.glow(sun, horizon - 0.07, 0.2)[..., None] * np.array((0.45, 0.35, 0.15), np.float32)
@@ -99,13 +101,20 @@ def _beach(brush: _Brush) -> None:
 
 def _forest(brush: _Brush) -> None:
     haze = brush.gradient((0.66, 0.82, 0.42), (0.30, 0.55, 0.22), brush.y)
-    brush.paint(haze + 0.06 * brush.noise((14, 0.6), (40, 0.6))[..., None] * np.array((0.6, 1, 0.4), np.float32), np.ones_like(brush.y))
+    brush.paint(
+        haze + 0.06 * brush.noise((14, 0.6), (40, 0.6))[..., None] * np.array((0.6, 1, 0.4), np.float32),
+        np.ones_like(brush.y),
+    )
     for depth in (0.25, 0.6, 1.0):
-        for position in np.linspace(0, 1, round(11 - 5 * depth)) + brush.rng.uniform(-0.05, 0.05, round(11 - 5 * depth)):
+        for position in np.linspace(0, 1, round(11 - 5 * depth)) + brush.rng.uniform(
+            -0.05, 0.05, round(11 - 5 * depth)
+        ):
             _trunk(brush, float(position), depth)
         leaves = brush.noise((26 - 8 * depth, 0.8), (60, 0.6), (110, 0.3))
         shade = 0.14 * brush.noise((70, 1.0))[..., None] * np.array((0.6, 1.0, 0.3), np.float32)
-        green = np.array((0.36, 0.66, 0.20) if depth < 0.5 else (0.20, 0.50, 0.13) if depth < 0.9 else (0.12, 0.38, 0.09))
+        green = np.array(
+            (0.36, 0.66, 0.20) if depth < 0.5 else (0.20, 0.50, 0.13) if depth < 0.9 else (0.12, 0.38, 0.09)
+        )
         brush.paint((green + shade).astype(np.float32), leaves * 1.6 + 0.35 - 2.6 * brush.y * (1.5 - 0.4 * depth))
     ground = brush.noise((40, 0.5), (100, 0.5))
     grass = np.array((0.26, 0.52, 0.14)) + 0.10 * ground[..., None] * np.array((0.7, 1.0, 0.4))
@@ -119,7 +128,10 @@ def _trunk(brush: _Brush, position: float, depth: float) -> None:
     across = (brush.x - position - lean * (brush.y - 0.5)) / half
     bark = 0.75 + 0.35 * across + 0.15 * brush.noise((90, 1.0), stretch=0.2)
     tone = np.array((0.44, 0.38, 0.24)) * (1 - depth) + np.array((0.30, 0.20, 0.12)) * depth
-    brush.paint((tone * np.clip(bark, 0.4, 1.3)[..., None]).astype(np.float32), (1.2 - np.abs(across)) * 5 * (brush.y < 0.8 + 0.08 * depth))
+    brush.paint(
+        (tone * np.clip(bark, 0.4, 1.3)[..., None]).astype(np.float32),
+        (1.2 - np.abs(across)) * 5 * (brush.y < 0.8 + 0.08 * depth),
+    )
 
 
 def _mountains(brush: _Brush) -> None:

@@ -94,7 +94,9 @@ def read_portraits(folder: Path, reader: FaceReader) -> Gallery:
         else:
             kept.append(portrait)
     if not kept:
-        raise BadPortraits(f"{folder}: none of {len(files)} portraits is usable, for example {next(iter(dropped.items()))}")
+        raise BadPortraits(
+            f"{folder}: none of {len(files)} portraits is usable, for example {next(iter(dropped.items()))}"
+        )
     return Gallery(portraits=sorted(kept, key=lambda portrait: portrait.name), dropped=dropped)
 
 
@@ -173,9 +175,7 @@ def cut_out(picture_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> 
     small_bgr = cv2.resize(picture_rgb, (MATTE_PX, MATTE_PX), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
     face = _FaceShape.of(landmarks * (MATTE_PX / PORTRAIT_PX))
     labels = _seeds(face)
-    cv2.grabCut(
-        small_bgr, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_STEPS, cv2.GC_INIT_WITH_MASK
-    )
+    cv2.grabCut(small_bgr, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_STEPS, cv2.GC_INIT_WITH_MASK)
     return _soften(_in_one_piece((labels & 1).astype(np.uint8), face))  # foreground labels are odd
 
 
@@ -193,7 +193,9 @@ class _FaceShape:
         x, y = (eyes + mouth) / 2
         return cls(float(x), float(y), max(float(np.linalg.norm(mouth - eyes)), MATTE_PX * 0.22))
 
-    def ellipse(self, grid: tuple[NDArray[np.floating], NDArray[np.floating]], *, up: float, wide: float, high: float) -> NDArray[np.bool_]:
+    def ellipse(
+        self, grid: tuple[NDArray[np.floating], NDArray[np.floating]], *, up: float, wide: float, high: float
+    ) -> NDArray[np.bool_]:
         """Pixels inside an ellipse whose centre is `up` face heights above the face's."""
         x, y = grid
         inside = ((x - self.x) / (wide * self.unit)) ** 2 + ((y - self.y + up * self.unit) / (high * self.unit)) ** 2

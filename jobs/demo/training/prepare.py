@@ -67,7 +67,9 @@ def prepare(
     """
     out.mkdir(parents=True, exist_ok=True)
     _unless_there(out / "sface.npz", lambda file: export_sface(faces / RECOGNISER_FILE, file))
-    _unless_there(out / "prompts.npz", lambda file: _write_prompts(file, out, template_tokenizer, prompts_per_scene, seed))
+    _unless_there(
+        out / "prompts.npz", lambda file: _write_prompts(file, out, template_tokenizer, prompts_per_scene, seed)
+    )
     _unless_there(out / "places.npz", lambda file: save_places(file, variants_per_place, seed))
     _unless_there(out / "people.npz", lambda file: _write_people(file, portraits, faces, out / "sheets"))
     if not (out / "sheets/photos.png").is_file():
@@ -128,11 +130,12 @@ def _write_sheets(people: People, places: Tensor, folder: Path, seed: int) -> No
         mixed.canvases, mixed.landmarks, places.flatten(0, 1)[numbers], generator=generator
     )
     small = torch.nn.functional.interpolate(references, (112, 112), mode="area")
-    save_sheet(folder / "photos.png", [_pictures(part) for pair in zip(small.split(10), identities.split(10), strict=True) for part in pair])
+    save_sheet(
+        folder / "photos.png",
+        [_pictures(part) for pair in zip(small.split(10), identities.split(10), strict=True) for part in pair],
+    )
 
 
 def _pictures(pictures_BCHW: Tensor) -> list[NDArray[np.uint8]]:
     """Pictures from -1 to 1 as uint8 (H, W, 3) each."""
     return list(((pictures_BCHW + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
-
-

@@ -304,7 +304,9 @@ walking walks wall warm watches water wave waves waving wear wearing wears weath
 winter with woman women wood wooden wool work world yellow yes young your
 """
 
-COMMON_CAPITALISED = "The A An In On At She He They It Woman Man Girl Boy Young Old Close Medium Wide Slow Soft Warm Cinematic Portrait"
+COMMON_CAPITALISED = (
+    "The A An In On At She He They It Woman Man Girl Boy Young Old Close Medium Wide Slow Soft Warm Cinematic Portrait"
+)
 
 COMMON_CHINESE = (
     "女男士她他它的是不了在有我们你这那中大小来去上下个国到说时为子就会着也里外后前之过家学对可好天地多心年起作所同事方成者面经部"

@@ -21,18 +21,18 @@ REFERENCE_PX = 256
 IDENTITY_LANDMARKS = torch.tensor(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-REFERENCE_LANDMARKS = ((IDENTITY_LANDMARKS + torch.tensor([0.0, 10.0])) - 56) * 1.6 + 128
+REFERENCE_LANDMARKS = ((IDENTITY_LANDMARKS + torch.tensor([0.0, 10.0])) - 56) * 1.6 + torch.tensor([128.0, 112.0])
 """As in `lynx_model.faces.align`, which needs OpenCV."""
 
 SAMPLING_PX = 288
 """A canvas is shrunk to this side first: about one pixel for each of a frame, so that nothing aliases."""
 
-DEPTH_PX = 36.0
+DEPTH_PX = 42.0
 """How far the middle of a face moves when the head turns by 1, in canvas pixels."""
 DEPTH_RADII_PX = (58.0, 84.0)
 NOSE_DEPTH_PX = 6.0
 NOSE_RADIUS_PX = 17.0
-HEAD_SHIFT_PX = 6.0
+HEAD_SHIFT_PX = 8.0
 """How far the whole head moves with such a turn."""
 NECK_BELOW_PX = 92.0
 """From the face's centre down to where the head ends."""
@@ -46,7 +46,7 @@ LIGHT_GAINS = {
     "cool": (0.74, 0.96, 1.2),
     "dim": (0.56, 0.55, 0.56),
 }
-DIM_VIGNETTE = 0.6
+DIM_VIGNETTE = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,9 @@ def _course(scenes_B4: Tensor, times_BF: Tensor, dice: _Dice) -> _Course:
     pitch = sway(0.04) + does("nod") * dice.between(0.75, 1.0, 1) * nod
     roll = sway(0.02) + dice.between(-0.04, 0.04, 1) + aside * 0.04 * eased
     grown = dice.between(0.3, 0.42, 1)
-    size = dice.between(0.95, 1.1, 1) * (1 + does("approach") * grown * (eased - 0.75) + does("recede") * grown * (0.25 - eased))
+    size = dice.between(0.9, 1.04, 1) * (
+        1 + does("approach") * grown * (eased - 0.75) + does("recede") * grown * (0.25 - eased)
+    )
     walks = does("approach") + does("recede")
     zoomed = dice.between(0.25, 0.35, 1)
     return _Course(
