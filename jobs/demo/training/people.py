@@ -244,7 +244,7 @@ def _colours(canvases_NCHW: Tensor, face: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pixels(device: torch.device) -> tuple[Tensor, Tensor]:
-    """y and x of every pixel of a canvas, each (H, W)."""
+    """Rows and columns of every pixel of a canvas, each (H, W)."""
     axis = torch.arange(CANVAS_PX, device=device).float()
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return y, x

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from jobs.demo.training.prompts import PLACES
@@ -32,9 +32,6 @@ class _Brush:
     """A canvas to paint on, with random numbers of its own."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
-        from scipy import ndimage
-
-        self._zoom = ndimage.zoom
         self.rng, self.size = rng, size
         axis = np.linspace(0, 1, size, dtype=np.float32)
         self.x = np.broadcast_to(axis, (size, size))
@@ -58,8 +55,8 @@ class _Brush:
         total = np.zeros((self.size, self.size), np.float32)
         for waves, weight in scales:
             grid = self.rng.standard_normal((max(2, round(waves)), max(2, round(waves / stretch))))
-            factors = (self.size / grid.shape[0], self.size / grid.shape[1])
-            total += weight * self._zoom(grid, factors, order=3, mode="nearest", grid_mode=True).astype(np.float32)
+            smooth = Image.fromarray(grid.astype(np.float32)).resize((self.size, self.size), Image.Resampling.BICUBIC)
+            total += weight * np.asarray(smooth)
         return total
 
     def ridge(self, waves: int, roughness: float) -> NDArray[np.float32]:
@@ -240,12 +237,10 @@ PAINTERS: dict[str, Callable[[_Brush], None]] = {
 
 def paint_place(name: str, rng: np.random.Generator, size: int = SIZE_PX) -> NDArray[np.uint8]:
     """A picture of a place, uint8 (size, size, 3), slightly out of focus."""
-    from scipy import ndimage
-
     brush = _Brush(rng, size)
     PAINTERS[name](brush)
-    blurred = ndimage.gaussian_filter(np.clip(brush.picture, 0, 1), (brush.between(1.0, 1.7),) * 2 + (0,))
-    return (np.clip(blurred * brush.between(0.94, 1.05), 0, 1) * 255).round().astype(np.uint8)
+    picture = (np.clip(brush.picture * brush.between(0.94, 1.05), 0, 1) * 255).round().astype(np.uint8)
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(brush.between(1.0, 1.7))))
 
 
 def save_places(file: Path, variants: int, seed: int = 0) -> None:

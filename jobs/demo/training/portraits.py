@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from lynx_model.errors import FaceError
 from lynx_model.faces.align import align_face_for_identity, similarity
@@ -227,21 +226,32 @@ def _in_one_piece(person: NDArray[np.uint8], face: _FaceShape) -> NDArray[np.uin
     _, parts = cv2.connectedComponents(opened)
     part = (parts == parts[int(face.y), int(face.x)]).astype(np.uint8)
     closed = cv2.morphologyEx(part, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
-    return np.asarray(ndimage.binary_fill_holes(closed), dtype=np.uint8)
+    return _without_holes(np.asarray(closed, dtype=np.uint8))
+
+
+def _without_holes(person: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mask with every part of the background filled that does not reach the picture's border."""
+    _, parts = cv2.connectedComponents(1 - person)
+    borders = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    return np.where(np.isin(parts, borders) & (person == 0), 0, 1).astype(np.uint8)
 
 
 def _soften(person: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The small mask as a matte at 256 px whose edge lies slightly inside the mask's."""
     blurred = cv2.GaussianBlur(cv2.erode(person, np.ones((2, 2), np.uint8)).astype(np.float32), (0, 0), 1.3)
     large = cv2.resize(blurred, (PORTRAIT_PX, PORTRAIT_PX), interpolation=cv2.INTER_CUBIC)
-    return (np.clip((large - 0.25) / 0.55, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip((large - 0.25) / 0.55, 0, 1) * 255, dtype=np.uint8)
 
 
 def without_background(picture_rgb: NDArray[np.uint8], matte: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture with the nearest colours of the person wherever the matte is not nearly full, growing smoother outwards."""
     solid = matte > 235
-    nearest = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
-    filled = picture_rgb[tuple(nearest)]
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~solid).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((nearest.max() + 1, 3), np.uint8)
+    colours[nearest[solid]] = picture_rgb[solid]
+    filled = colours[nearest]
     smooth = cv2.GaussianBlur(filled, (0, 0), 4)
     share = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 2)[..., None]
     blended = filled * share + smooth * (1 - share)

@@ -319,8 +319,9 @@ def align_faces(pictures_BCHW: Tensor, landmarks_B52: Tensor, targets: Tensor, s
         size: Side of a crop.
 
     Returns:
-        (B, C, size, size) from -1 to 1.
+        Float32 (B, C, size, size) from -1 to 1.
     """
+    landmarks_B52 = landmarks_B52.float()
     targets = targets.to(landmarks_B52)
     from_mean, to_mean = landmarks_B52.mean(1, keepdim=True), targets.mean(0)
     z = torch.view_as_complex((landmarks_B52 - from_mean).contiguous())
@@ -330,8 +331,8 @@ def align_faces(pictures_BCHW: Tensor, landmarks_B52: Tensor, targets: Tensor, s
     back = torch.complex(column - to_mean[0], row - to_mean[1]) / turn_B[:, None, None]
     x, y = back.real + from_mean[..., 0, None], back.imag + from_mean[..., 1, None]
     height, width = pictures_BCHW.shape[-2:]
-    grid = torch.stack([(x + 0.5) / width * 2 - 1, (y + 0.5) / height * 2 - 1], dim=-1).to(pictures_BCHW.dtype)
-    return functional.grid_sample(pictures_BCHW + 1, grid, padding_mode="zeros", align_corners=False) - 1
+    grid = torch.stack([(x + 0.5) / width * 2 - 1, (y + 0.5) / height * 2 - 1], dim=-1)
+    return functional.grid_sample(pictures_BCHW.float() + 1, grid, padding_mode="zeros", align_corners=False) - 1
 
 
 def _centre(landmarks: Tensor) -> Tensor:
@@ -353,7 +354,7 @@ def _sample(pictures_BCHW: Tensor, x_BFHW: Tensor, y_BFHW: Tensor, side: int) ->
 
 
 def _pixels(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """y and x of every pixel, each (size, size)."""
+    """Rows and columns of every pixel, each (size, size)."""
     axis = torch.arange(size, device=device).float()
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return y, x

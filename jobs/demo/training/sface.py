@@ -70,9 +70,14 @@ def _run(node: Node, inputs: list[Tensor]) -> Tensor:
     attributes = node.attributes
     match node.operation:
         case "Conv":
-            padding = attributes.get("pads", [0, 0])[:2]
+            x, weight = inputs[:2]
             return functional.conv2d(
-                *inputs, stride=attributes.get("strides", 1), padding=padding, groups=attributes.get("group", 1)
+                x,
+                weight,
+                inputs[2] if len(inputs) > 2 else None,
+                stride=attributes.get("strides", 1),
+                padding=attributes.get("pads", [0, 0])[:2],
+                groups=attributes.get("group", 1),
             )
         case "BatchNormalization":
             x, weight, bias, mean, variance = inputs
