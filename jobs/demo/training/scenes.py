@@ -173,7 +173,7 @@ def _course(scenes_B4: Tensor, times_BF: Tensor, dice: _Dice) -> _Course:
 
     aside = does("right") - does("left")
     yaw = sway(0.06) + dice.between(-0.12, 0.12, 1) * (1 - aside.abs())
-    yaw = yaw + aside * (dice.between(1.15, 1.4, 1) * eased - dice.between(0.15, 0.4, 1))
+    yaw = yaw + aside * (dice.between(1.1, 1.3, 1) * eased - dice.between(0.2, 0.4, 1))
     nod = torch.sin(2 * math.pi * t * dice.between(1.4, 2.1, 1)).clamp(min=-0.35)
     pitch = sway(0.04) + does("nod") * dice.between(0.75, 1.0, 1) * nod
     roll = sway(0.02) + dice.between(-0.04, 0.04, 1) + aside * 0.04 * eased
