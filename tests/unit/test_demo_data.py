@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs.demo.training import people, places, portraits, prompts, scenes, sface
+from jobs.demo.training import axes, people, places, portraits, prompts, scenes, sface
 from lynx_model.faces import align
 from lynx_model.faces.reader import FaceReader
 from lynx_model.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ def test_prompts_for_judging_are_not_among_the_training_prompts(base: Base) -> N
 
 def test_every_value_has_phrases() -> None:
     for language in (prompts.ENGLISH, prompts.CHINESE, prompts.UNSEEN_ENGLISH, prompts.UNSEEN_CHINESE):
-        assert [tuple(phrases) for phrases in language[:4]] == list(prompts.AXES)
+        assert [tuple(phrases) for phrases in language[:4]] == list(axes.AXES)
 
 
 def test_the_portrait_for_judging_is_marked(two: people.People) -> None:
@@ -168,7 +168,7 @@ def test_alignment_agrees_with_the_project(
 def clips(
     two: people.People, grey: torch.Tensor, *, motion: str = "still", camera: str = "static", light: str = "neutral"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    scene = [prompts.MOTIONS.index(motion), 4, prompts.CAMERAS.index(camera), prompts.LIGHTS.index(light)]
+    scene = [axes.MOTIONS.index(motion), 4, axes.CAMERAS.index(camera), axes.LIGHTS.index(light)]
     generator = torch.Generator().manual_seed(0)
     return scenes.draw_clips(
         two.canvases, two.landmarks, grey, torch.tensor([scene, scene]), num_frames=5, generator=generator
@@ -261,7 +261,7 @@ def test_places_are_unlike_each_other(tmp_path: Path) -> None:
     found = places.load_places(tmp_path / "places.npz")
     assert found.shape == (8, 1, 3, 384, 384)
     means = found.float().mean((1, 3, 4))
-    forest = means[prompts.PLACES.index("forest")]
+    forest = means[axes.PLACES.index("forest")]
     assert forest.argmax() == 1
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from jobs.demo.training.prompts import PLACES
+from jobs.demo.training.axes import PLACES
 
 SIZE_PX = 384
 QUALITY = 85

@@ -16,16 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jobs.demo.training.axes import ALL_SCENES, PLACES, Scene
 from jobs.demo.training.people import People, joined, load_people, mirrored, morphs, save_people
 from jobs.demo.training.places import load_places, save_places
-from jobs.demo.training.prompts import (
-    ALL_SCENES,
-    PLACES,
-    Scene,
-    build_tokenizer,
-    tokenize_all,
-    write_all,
-)
+from jobs.demo.training.prompts import build_tokenizer, tokenize_all, write_all
 from jobs.demo.training.scenes import draw_clips, draw_photos
 from jobs.demo.training.sface import export_sface
 from jobs.demo.training.sheets import in_rows, save_sheet

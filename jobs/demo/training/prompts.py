@@ -1,6 +1,6 @@
-"""Scenes, the prompts that describe them, and a tokenizer for such prompts.
+"""The prompts that describe scenes, and a tokenizer for such prompts.
 
-A scene is one value for each of motion, place, camera and light. Training prompts and those for judging have different words and
+Training prompts and those for judging have different words and
 sentences, so that judging shows whether the model understood or learned by heart.
 """
 
@@ -9,21 +9,15 @@ import random
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.demo.training.axes import ALL_SCENES, AXES, CAMERAS, LIGHTS, Scene
 from lynx_model.parameters import DEFAULT_NEGATIVE_PROMPT
 from lynx_model.tokenizer import Tokenizer, clean_text
-
-MOTIONS = ("still", "left", "right", "nod", "approach", "recede")
-PLACES = ("beach", "forest", "mountains", "city", "studio", "stage", "sky", "library")
-CAMERAS = ("static", "zoom in", "zoom out", "pan left", "pan right")
-LIGHTS = ("neutral", "warm", "cool", "dim")
-AXES = (MOTIONS, PLACES, CAMERAS, LIGHTS)
 
 REFERENCE_PROMPT = "image of a face"
 NUM_COLUMNS = 80
@@ -31,21 +25,6 @@ NUM_COLUMNS = 80
 NUM_SPECIAL_COLUMNS = 128
 MAX_PIECES = 1100
 
-
-class Scene(NamedTuple):
-    """Numbers of the values in `MOTIONS`, `PLACES`, `CAMERAS` and `LIGHTS`."""
-
-    motion: int
-    place: int
-    camera: int
-    light: int
-
-    @property
-    def title(self) -> str:
-        return ", ".join(axis[number] for axis, number in zip(AXES, self, strict=True))
-
-
-ALL_SCENES = tuple(Scene(*numbers) for numbers in product(*(range(len(axis)) for axis in AXES)))
 
 Phrases = dict[str, str]
 """Phrases by value, separated by "|"."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from jobs.demo.training.axes import CAMERAS, LIGHTS, MOTIONS
 from jobs.demo.training.people import CANVAS_PX, OFFSET_PX, PORTRAIT_PX
-from jobs.demo.training.prompts import CAMERAS, LIGHTS, MOTIONS
 
 IDENTITY_PX = 112
 REFERENCE_PX = 256
