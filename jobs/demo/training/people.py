@@ -1,0 +1,250 @@
+"""People as canvases: a picture with a matte, larger than the portrait, so that a smaller person still has shoulders.
+
+Shapes: N people, C red, green, blue and matte, H and W pixels. Landmarks are (N, 5, 2) in pixels (x, y) of the canvas.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jobs.demo.training.portraits import Portrait
+
+CANVAS_PX = 384
+PORTRAIT_PX = 256
+OFFSET_PX = 64
+"""The portrait's left and top in the canvas."""
+
+PORTRAIT_QUALITY = 93
+SHOULDER_SLOPE = 0.55
+"""How far shoulders fall for each pixel beside the portrait."""
+
+MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
+FACE_AXES_PX = (62.0, 80.0)
+SHARE_OF_OTHER = (0.35, 0.75)
+TONE_SHARE = 0.7
+MORPH_REACH_PX = 42.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class People:
+    """`canvases` is uint8 (N, 4, 384, 384), `landmarks` float32 (N, 5, 2), `is_held_out` bool (N,): who is only for judging."""
+
+    canvases: Tensor
+    landmarks: Tensor
+    is_held_out: Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> "People":
+        return People(
+            canvases=self.canvases.to(device),
+            landmarks=self.landmarks.to(device),
+            is_held_out=self.is_held_out.to(device),
+            names=self.names,
+        )
+
+    def select(self, indices: Tensor) -> "People":
+        """The people with these indices, a long or bool tensor."""
+        numbers = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
+        return People(
+            canvases=self.canvases[numbers],
+            landmarks=self.landmarks[numbers],
+            is_held_out=self.is_held_out[numbers],
+            names=[self.names[number] for number in numbers.tolist()],
+        )
+
+    def split(self) -> tuple["People", "People"]:
+        """Those for training, and those only for judging."""
+        return self.select(~self.is_held_out), self.select(self.is_held_out)
+
+
+def joined(groups: list[People]) -> People:
+    """All people of several groups on one device."""
+    return People(
+        canvases=torch.cat([group.canvases for group in groups]),
+        landmarks=torch.cat([group.landmarks for group in groups]),
+        is_held_out=torch.cat([group.is_held_out for group in groups]),
+        names=[name for group in groups for name in group.names],
+    )
+
+
+def save_people(file: Path, portraits: list["Portrait"]) -> None:
+    """Saves portraits as JPEG and mattes as PNG in one npz file."""
+    pictures = [_encoded(portrait.picture_rgb, "JPEG", quality=PORTRAIT_QUALITY) for portrait in portraits]
+    mattes = [_encoded(portrait.matte, "PNG", optimize=True) for portrait in portraits]
+    np.savez(
+        file,
+        names=json.dumps([portrait.name for portrait in portraits]),
+        is_held_out=np.array([portrait.is_held_out for portrait in portraits]),
+        landmarks=np.stack([portrait.landmarks for portrait in portraits]),
+        embeddings=np.stack([portrait.embedding for portrait in portraits]).astype(np.float16),
+        pictures=np.frombuffer(b"".join(pictures), np.uint8),
+        picture_ends=np.cumsum([len(data) for data in pictures]),
+        mattes=np.frombuffer(b"".join(mattes), np.uint8),
+        matte_ends=np.cumsum([len(data) for data in mattes]),
+    )
+
+
+def load_people(file: Path) -> People:
+    """Loads the people that `save_people` saved, on the CPU. Needs no OpenCV."""
+    with np.load(file) as saved:
+        pictures_NHWC = np.stack(_decoded(saved["pictures"], saved["picture_ends"]))
+        mattes_NHW = np.stack(_decoded(saved["mattes"], saved["matte_ends"]))
+        people_NHWC = np.concatenate([pictures_NHWC, mattes_NHW[..., None]], axis=-1)
+        return People(
+            canvases=canvases_of(torch.from_numpy(people_NHWC).permute(0, 3, 1, 2)),
+            landmarks=torch.from_numpy(saved["landmarks"]).float() + OFFSET_PX,
+            is_held_out=torch.from_numpy(saved["is_held_out"]),
+            names=json.loads(str(saved["names"])),
+        )
+
+
+def _encoded(picture: NDArray[np.uint8], kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _decoded(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    return [np.asarray(Image.open(io.BytesIO(part.tobytes()))) for part in np.split(data, ends[:-1])]
+
+
+def canvases_of(portraits_NCHW: Tensor, batch: int = 32) -> Tensor:
+    """Portraits with mattes, uint8 (N, 4, 256, 256) -> uint8 (N, 4, 384, 384), continued to the sides and below."""
+    return torch.cat([_canvases(part.float()) for part in portraits_NCHW.split(batch)])
+
+
+def _canvases(portraits_NCHW: Tensor) -> Tensor:
+    """Repeats the portrait's borders outwards, along falling shoulders. Hair that a border cuts fades out."""
+    y, x = (
+        axis.float() - OFFSET_PX
+        for axis in torch.meshgrid(torch.arange(CANVAS_PX), torch.arange(CANVAS_PX), indexing="ij")
+    )
+    last = PORTRAIT_PX - 1
+    aside = (-x).clamp(min=0) + (x - last).clamp(min=0)
+    portraits_NCHW = torch.cat([portraits_NCHW[:, :3], portraits_NCHW[:, 3:] * _fade().to(portraits_NCHW)], dim=1)
+    inner_x, inner_y = x.clamp(3, last - 3), (y - SHOULDER_SLOPE * aside).clamp(0, last - 3)
+    grid = torch.stack([inner_x, inner_y], dim=-1).add(0.5).div(PORTRAIT_PX / 2).sub(1)
+    canvases = functional.grid_sample(
+        portraits_NCHW, grid.expand(len(portraits_NCHW), -1, -1, -1), padding_mode="border", align_corners=False
+    )
+    outside = ((aside + (y - last).clamp(min=0)) / 8).clamp(0, 1)
+    coarse = functional.avg_pool2d(canvases[:, :3], 12)
+    smooth = functional.interpolate(coarse, (CANVAS_PX, CANVAS_PX), mode="bilinear", align_corners=False)
+    colours = torch.lerp(canvases[:, :3], smooth, outside)
+    mattes = canvases[:, 3:] * (y >= 0)
+    return torch.cat([colours, mattes], dim=1).round().clamp(0, 255).byte()
+
+
+def _fade() -> Tensor:
+    """(256, 256) from 0 to 1: 0 at the top and at the upper sides, where a border cuts off hair."""
+    position = torch.arange(PORTRAIT_PX).float()
+    from_side = torch.minimum(position, PORTRAIT_PX - 1 - position).sub(3).div(12).clamp(0, 1)[None]
+    is_below = ((position - 0.60 * PORTRAIT_PX) / (0.12 * PORTRAIT_PX)).clamp(0, 1)[:, None]
+    return torch.maximum(from_side, is_below) * (position / 10).clamp(0, 1)[:, None]
+
+
+def mirrored(people: People) -> People:
+    """The same people seen in a mirror."""
+    landmarks = people.landmarks[:, MIRRORED_LANDMARKS].clone()
+    landmarks[..., 0] = CANVAS_PX - 1 - landmarks[..., 0]
+    return People(
+        canvases=people.canvases.flip(3),
+        landmarks=landmarks,
+        is_held_out=people.is_held_out,
+        names=[f"{name} mirrored" for name in people.names],
+    )
+
+
+def morphs(people: People, num: int, generator: torch.Generator | None = None, batch: int = 64) -> People:
+    """New people: hair and outline of one person, a face between that person's and another's.
+
+    Args:
+        people: At least two, all for training.
+        num: How many new people.
+        generator: On the people's device.
+        batch: How many are made at once.
+    """
+    device = people.canvases.device
+    first = torch.randint(len(people), (num,), device=device, generator=generator)
+    step = torch.randint(1, len(people), (num,), device=device, generator=generator)
+    second = (first + step) % len(people)
+    low, high = SHARE_OF_OTHER
+    shares = torch.rand(num, device=device, generator=generator) * (high - low) + low
+    canvases, landmarks = [], []
+    for a, b, share in zip(first.split(batch), second.split(batch), shares.split(batch), strict=True):
+        canvas, points = _morph(people.select(a), people.select(b), share)
+        canvases.append(canvas)
+        landmarks.append(points)
+    return People(
+        canvases=torch.cat(canvases),
+        landmarks=torch.cat(landmarks),
+        is_held_out=torch.zeros(num, dtype=torch.bool, device=device),
+        names=[f"{people.names[a]} + {people.names[b]}" for a, b in zip(first.tolist(), second.tolist(), strict=True)],
+    )
+
+
+def _morph(outer: People, other: People, share_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Canvases and landmarks of people with `share_N` of the other's face."""
+    share_N11 = share_N[:, None, None]
+    landmarks = outer.landmarks + (other.landmarks - outer.landmarks) * share_N11
+    a = _warped(outer.canvases.float(), outer.landmarks, landmarks)
+    b = _warped(other.canvases.float(), other.landmarks, landmarks)
+    face = _face_mask(landmarks)
+    a_mean, a_spread = _colours(a, face)
+    b_mean, b_spread = _colours(b, face)
+    tone = TONE_SHARE * share_N11[..., None]
+    mean, spread = a_mean + (b_mean - a_mean) * tone, a_spread + (b_spread - a_spread) * tone
+    own = a[:, :3] + (mean - a_mean) * face
+    others = (b[:, :3] - b_mean) / (b_spread + 1e-3) * spread + mean
+    weight = face * share_N11[..., None]
+    colours = own * (1 - weight) + others * weight
+    return torch.cat([colours, a[:, 3:]], dim=1).round().clamp(0, 255).byte(), landmarks
+
+
+def _warped(canvases_NCHW: Tensor, landmarks: Tensor, targets: Tensor) -> Tensor:
+    """The canvases with their landmarks moved to `targets`, by a smooth field that vanishes far from them."""
+    y, x = _pixels(canvases_NCHW.device)
+    squared_N5HW = (x - targets[..., 0, None, None]) ** 2 + (y - targets[..., 1, None, None]) ** 2
+    weights = torch.exp(-squared_N5HW / (2 * MORPH_REACH_PX**2))
+    weights = weights / (weights.sum(1, keepdim=True) + 0.15)
+    shift_NHW2 = torch.einsum("nkhw,nkc->nhwc", weights, landmarks - targets)
+    grid = (torch.stack([x, y], dim=-1) + shift_NHW2 + 0.5) / (CANVAS_PX / 2) - 1
+    return functional.grid_sample(canvases_NCHW, grid, padding_mode="border", align_corners=False)
+
+
+def _face_mask(landmarks: Tensor) -> Tensor:
+    """(N, 1, H, W) from 0 to 1: 1 inside the face, with a soft edge."""
+    y, x = _pixels(landmarks.device)
+    centre = landmarks.mean(1)[..., None, None]
+    across, down = FACE_AXES_PX
+    distance = ((x - centre[:, 0]) / across) ** 2 + ((y - centre[:, 1] - 3) / down) ** 2
+    return torch.sigmoid(5 * (1 - distance))[:, None]
+
+
+def _colours(canvases_NCHW: Tensor, face: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of the face's colours, each (N, 3, 1, 1)."""
+    inside = (face > 0.8).float()
+    area = inside.sum((2, 3), keepdim=True)
+    mean = (canvases_NCHW[:, :3] * inside).sum((2, 3), keepdim=True) / area
+    variance = ((canvases_NCHW[:, :3] - mean) ** 2 * inside).sum((2, 3), keepdim=True) / area
+    return mean, variance.sqrt()
+
+
+def _pixels(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of every pixel of a canvas, each (H, W)."""
+    axis = torch.arange(CANVAS_PX, device=device).float()
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return y, x
