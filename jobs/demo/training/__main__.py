@@ -31,7 +31,8 @@ def prepare(
     """Portraits -> people that can be moved, places, prompts, tokenizer and recogniser. Needs no GPU."""
     from jobs.demo.training.prepare import prepare as run
 
-    run(portraits, faces, state, num_places=load_recipe(recipe, is_smoke=is_smoke).data.num_places)
+    data = load_recipe(recipe, is_smoke=is_smoke).data
+    run(portraits, faces, state, prompts_per_scene=data.num_prompts, variants_per_place=data.num_places)
 
 
 @app.command()

@@ -14,10 +14,13 @@ class _Section(BaseModel):
 
 
 class DataSizes(_Section):
-    """`num_photos` is the number of photos drawn of each person as input of the adapters."""
+    """`num_places` is the number of pictures of each place, `num_prompts` of prompts for each scene, and `num_photos` of photos of each
+    person as input of the adapters.
+    """
 
     num_morphs: int
     num_places: int
+    num_prompts: int
     num_clips: int
     num_photos: int
     num_frames: int

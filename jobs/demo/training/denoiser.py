@@ -36,7 +36,6 @@ DROP_SUBJECT, DROP_IDENTITY, DROP_REFERENCE = 0.10, 0.10, 0.15
 FLOW_SHIFT = 3.0
 UNIFORM_SIGMAS = 0.08
 MAX_SIGMA_JUDGED = 0.8
-SAVE_EVERY_S = 120.0
 
 
 class Sample(NamedTuple):
@@ -156,7 +155,6 @@ def train_denoiser(recipe: Recipe, state: Path, device: torch.device, *, is_lite
     vae = load_vae(state, recipe, device)
     judge = FaceJudge(vae, load_sface(state / "sface.npz").to(device), latents, stage.num_judged)
     progress = Progress(name, state, total_s=stage.seconds, done_s=done_s, piece_s=piece_s)
-    saved_s = progress.seconds
     while not progress.is_over:
         sample = sampler.draw()
         with torch.autocast(device.type, torch.bfloat16, enabled=is_compiled):
@@ -169,8 +167,7 @@ def train_denoiser(recipe: Recipe, state: Path, device: torch.device, *, is_lite
         optimiser.step(progress.rate_share)
         averages.update()
         progress.step(losses)
-        if progress.seconds - saved_s > SAVE_EVERY_S:
-            saved_s = progress.seconds
+        if progress.is_time_to_save():
             with averages.applied():
                 save_state(file, model, seconds=progress.seconds)
     with averages.applied():

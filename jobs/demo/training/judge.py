@@ -12,7 +12,6 @@ from statistics import mean
 
 import numpy as np
 import torch
-from lynx_model.faces.likeness import face_embeddings
 from numpy.typing import NDArray
 
 from jobs.demo.training.config import Recipe
@@ -24,6 +23,7 @@ from jobs.demo.training.scene_judge import SceneJudge, load_scene_judge
 from jobs.demo.training.sheets import save_sheet
 from lynx_batch.delivery.video import encode_mp4
 from lynx_model import LynxPipeline, RenderParams, Subject
+from lynx_model.faces.likeness import face_embeddings
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 

@@ -14,6 +14,7 @@ COOL_DOWN_FROM = 0.6
 """Share of the time from which the learning rate falls to 0."""
 
 REPORT_EVERY_S = 10.0
+SAVE_EVERY_S = 120.0
 SMOOTHING = 0.95
 
 
@@ -35,7 +36,7 @@ class Progress:
         self._piece_s = total_s - done_s if piece_s is None else piece_s
         self._log = folder / "logs" / f"{name}.jsonl"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._start = self._reported = time.monotonic()
+        self._start = self._reported = self._saved = time.monotonic()
         self._means: dict[str, Tensor | float] = {}
         self.num_steps = 0
 
@@ -69,6 +70,13 @@ class Progress:
         if self.num_steps in (1, 2) or time.monotonic() - self._reported >= REPORT_EVERY_S:
             self._reported = time.monotonic()
             self.report({key: round(float(mean), 4) for key, mean in self._means.items()})
+
+    def is_time_to_save(self) -> bool:
+        """True once in two minutes."""
+        if time.monotonic() - self._saved < SAVE_EVERY_S:
+            return False
+        self._saved = time.monotonic()
+        return True
 
     def report(self, values: Mapping[str, object]) -> None:
         line = {"stage": self.name, "seconds": round(self.seconds, 1), "step": self.num_steps, **values}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from jobs.demo.training.prompts import AXES
+from jobs.demo.training.axes import AXES
 
 
 class PromptIds(NamedTuple):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
+from jobs.demo.training.axes import AXES, Scene
 from jobs.demo.training.config import Recipe
 from jobs.demo.training.progress import Progress
-from jobs.demo.training.prompts import AXES, Scene
 from jobs.demo.training.saved import load_state, save_state
 from jobs.demo.training.source import Clips, SceneSource, held_out_source, training_source
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jobs.demo.training.axes import AXES
 from jobs.demo.training.config import DataSizes
 from jobs.demo.training.people import People, joined, load_people, mirrored, morphs
 from jobs.demo.training.places import load_places
-from jobs.demo.training.prompts import AXES
 from jobs.demo.training.scenes import draw_clips, draw_frames, draw_photos
 
 

@@ -99,6 +99,9 @@ def train_vae(recipe: Recipe, state: Path, device: torch.device, *, piece_s: flo
         optimiser.step(progress.rate_share)
         averages.update()
         progress.step(named)
+        if progress.is_time_to_save():
+            with averages.applied():
+                save_state(file, vae, seconds=progress.seconds)
     with averages.applied():
         save_state(file, vae, seconds=progress.seconds)
         progress.report(judge_vae(vae, recipe, state, device))

@@ -88,17 +88,17 @@ def _residual(block: WanResidualBlock, x_NCHW: Tensor, num_clips: int) -> Tensor
 
 def _norm_silu(norm: WanRMS_norm, x_NCHW: Tensor) -> Tensor:
     normalise = _rms_norm_silu_compiled if x_NCHW.is_cuda else _rms_norm_silu
-    return normalise(x_NCHW, norm.gamma)
+    return normalise(x_NCHW, norm.gamma.view(1, -1, 1, 1))  # as a parameter, its size would be compiled in
 
 
-def _rms_norm(x_NCHW: Tensor, gamma: Tensor) -> Tensor:
+def _rms_norm(x_NCHW: Tensor, gamma_1C11: Tensor) -> Tensor:
     x = x_NCHW.float()
     scale = x.square().mean(1, keepdim=True).clamp_min(1e-24).rsqrt()
-    return (x * scale * gamma.view(1, -1, 1, 1)).type_as(x_NCHW)
+    return (x * scale * gamma_1C11).type_as(x_NCHW)
 
 
-def _rms_norm_silu(x_NCHW: Tensor, gamma: Tensor) -> Tensor:
-    return functional.silu(_rms_norm(x_NCHW, gamma))
+def _rms_norm_silu(x_NCHW: Tensor, gamma_1C11: Tensor) -> Tensor:
+    return functional.silu(_rms_norm(x_NCHW, gamma_1C11))
 
 
 _rms_norm_silu_compiled = torch.compile(_rms_norm_silu, dynamic=True)
@@ -108,7 +108,11 @@ _rms_norm_silu_compiled = torch.compile(_rms_norm_silu, dynamic=True)
 def _attend(block: WanAttentionBlock, x_NCHW: Tensor, num_clips: int) -> Tensor:
     """Attention among the pixels of each frame, with one head."""
     query, key, value = (
-        block.to_qkv(_rms_norm(x_NCHW, block.norm.gamma)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        block.to_qkv(_rms_norm(x_NCHW, block.norm.gamma.view(1, -1, 1, 1)))
+        .flatten(2)
+        .transpose(1, 2)
+        .unsqueeze(1)
+        .chunk(3, dim=-1)
     )
     attended = functional.scaled_dot_product_attention(query, key, value)
     return x_NCHW + block.proj(attended.squeeze(1).transpose(1, 2).reshape(x_NCHW.shape))
