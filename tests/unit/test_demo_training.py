@@ -1,5 +1,6 @@
 """The demo model's recipe: what it computes is what the project computes with the saved files."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,8 @@ def random_model(recipe: Recipe, *, is_lite: bool, base: TrainedLynx | None = No
 
 def save(model: TrainedLynx, recipe: Recipe, state: Path) -> None:
     nothing = torch.empty(0)
-    latents = Latents(*[nothing] * 7, mean=torch.zeros(16), std=torch.ones(16))
+    values = dict.fromkeys((field.name for field in fields(Latents)), nothing)
+    latents = Latents(**(values | {"mean": torch.zeros(16), "std": torch.ones(16)}))
     save_model(model, make_vae(recipe.vae_sizes), latents, state)
 
 

@@ -16,14 +16,17 @@ Smoke = Annotated[bool, typer.Option("--smoke", help="Toy sizes: every step in s
 Device = Annotated[str, typer.Option(help="Where to compute.")]
 Piece = Annotated[float | None, typer.Option("--seconds", help="Stop after so many seconds; a later call goes on.")]
 
+FacePack = Annotated[Path, typer.Option(help="The free face pack.")]
+
 STATE = Path("out/training")
+FACES = Path(".cache/faces/free")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @app.command()
 def prepare(
     portraits: Annotated[Path, typer.Argument(help="A folder of portraits; README.md says where to get ours.")],
-    faces: Annotated[Path, typer.Option(help="The free face pack.")] = Path(".cache/faces/free"),
+    faces: FacePack = FACES,
     state: State = STATE,
     recipe: RecipeFile = RECIPE,
     is_smoke: Smoke = False,
@@ -91,6 +94,21 @@ def lite(
 ) -> None:
     """Train the adapters of Lynx-lite on the base model that `full` trained."""
     _train_denoiser(state, recipe, is_smoke, device, piece_s, is_lite=True)
+
+
+@app.command()
+def judge(
+    portraits: Annotated[Path, typer.Argument(help="The folder that `prepare` took.")],
+    model: Annotated[Path | None, typer.Option(help="The model to judge; the one in the state's folder if left out.")] = None,
+    faces: FacePack = FACES,
+    state: State = STATE,
+    recipe: RecipeFile = RECIPE,
+    is_smoke: Smoke = False,
+) -> None:
+    """Render held-out people on this machine's CPU, and measure likeness, and whether prompts are followed."""
+    from jobs.demo.training.judge import judge as run
+
+    run(load_recipe(recipe, is_smoke=is_smoke), model or state / "model", portraits, faces, state)
 
 
 def _train_denoiser(

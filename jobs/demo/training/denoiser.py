@@ -134,7 +134,8 @@ class FaceJudge:
         faces = align_faces(frames, sample.landmarks[chosen], IDENTITY_LANDMARKS, IDENTITY_PX)
         found, _ = self._recogniser(faces)
         is_clear = (sigma[chosen] < MAX_SIGMA_JUDGED).float()
-        return ((1 - (found * sample.wanted[chosen]).sum(1)) * is_clear).sum() / is_clear.sum().clamp_min(1)
+        loss: Tensor = ((1 - (found * sample.wanted[chosen]).sum(1)) * is_clear).sum() / is_clear.sum().clamp_min(1)
+        return loss
 
 
 def train_denoiser(recipe: Recipe, state: Path, device: torch.device, *, is_lite: bool, piece_s: float | None) -> None:

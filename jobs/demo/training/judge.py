@@ -12,26 +12,26 @@ from statistics import mean
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
+from jobs.demo.training.axes import AXES, Scene
 from jobs.demo.training.config import Recipe
 from jobs.demo.training.model_files import BASE
 from jobs.demo.training.people import load_people
-from jobs.demo.training.portraits import portrait_file
-from jobs.demo.training.prompts import AXES, Scene, write_prompt, write_unseen_prompt
+from jobs.demo.training.prompts import write_prompt, write_unseen_prompt
 from jobs.demo.training.scene_judge import SceneJudge, load_scene_judge
 from jobs.demo.training.sheets import save_sheet
-from lynx_batch.delivery.video import encode_mp4
+from lynx_batch.delivery.video import decode_mp4, encode_mp4
 from lynx_model import LynxPipeline, RenderParams, Subject
-from lynx_model.faces.likeness import face_embeddings
+from lynx_model.faces.likeness import choose_frames, embed_frames
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 
 SUBJECTS = Path("jobs/demo/subjects")
 GUIDANCE, IMAGE_GUIDANCE = 2.0, 2.0
 FPS, CRF = 8, 18
-NUM_JUDGED_FRAMES = 5
 SHEET_ROWS = 14
+UNSEEN = "held-out portraits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,9 @@ def judge(recipe: Recipe, model: Path, portraits: Path, faces: Path, state: Path
 def _photos(state: Path, portraits: Path, num_people: int) -> dict[str, Path]:
     """The demo's own photos, which nothing was trained on, and the held-out portraits."""
     own = {file.stem: file for file in sorted(SUBJECTS.glob("*.jpg"))}
-    held_out = {name: portrait_file(portraits, name) for name in load_people(state / "people.npz").held_out.names}
-    return dict(list((own | held_out).items())[:num_people])
+    _, held_out = load_people(state / "people.npz").split()
+    judged = {name: next(portraits.glob(f"{name}.*")) for name in held_out.names}
+    return dict(list((own | judged).items())[:num_people])
 
 
 def _render(
@@ -170,24 +171,16 @@ def _render(
 def _judge(
     clip: Planned, folder: Path, subjects: dict[str, Subject], reader: FaceReader, scene_judge: SceneJudge
 ) -> Judged:
-    frames = read_frames(folder / clip.file_name)
-    chosen = [frames[int(i)] for i in np.linspace(0, len(frames) - 1, NUM_JUDGED_FRAMES).round()]
-    found = [e for e in face_embeddings(reader, chosen) if e is not None]
+    frames = decode_mp4((folder / clip.file_name).read_bytes())
+    embeddings = embed_frames(reader, frames)
+    found = [e for e in embeddings if e is not None]
     cosines = {
         name: float(np.mean([e @ subject.face_embedding for e in found])) for name, subject in subjects.items() if found
     }
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     with torch.no_grad():
         scene = Scene(*(int(logits.argmax()) for logits in scene_judge(pixels)))
-    return Judged(clip, cosines, len(found) / len(chosen), scene)
-
-
-def read_frames(file: Path) -> NDArray[np.uint8]:
-    """The frames of an MP4, uint8 (F, H, W, 3)."""
-    import av
-
-    with av.open(str(file)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    return Judged(clip, cosines, len(found) / len(embeddings), scene)
 
 
 def likeness_table(judged: Sequence[Judged], demo_people: set[str]) -> str:
@@ -197,11 +190,11 @@ def likeness_table(judged: Sequence[Judged], demo_people: set[str]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for variant in VARIANTS:
-        groups = {"held-out portraits": [], **{person: [] for person in sorted(demo_people)}}
+        groups: dict[str, list[Judged]] = {name: [] for name in (UNSEEN, *sorted(demo_people))}
         for clip in judged:
             if clip.planned.variant is variant:
                 person = clip.planned.person
-                groups[person if person in demo_people else "held-out portraits"].append(clip)
+                groups[person if person in demo_people else UNSEEN].append(clip)
         for name, clips in groups.items():
             if clips:
                 lines.append(
@@ -245,8 +238,9 @@ def _row(clip: Judged) -> dict[str, object]:
 def _save_sheet(clips: Sequence[Planned], photos: dict[str, Path], folder: Path, name: str) -> None:
     rows, labels = [], []
     for clip in clips[:: max(1, len(clips) // SHEET_ROWS)]:
-        frames = read_frames(folder / clip.file_name)
-        photo = read_photo(photos[clip.person].read_bytes())
-        rows.append([photo, *(frames[int(i)] for i in np.linspace(0, len(frames) - 1, NUM_JUDGED_FRAMES).round())])
+        frames = decode_mp4((folder / clip.file_name).read_bytes())
+        photo = Image.fromarray(read_photo(photos[clip.person].read_bytes()))
+        size = frames.shape[2], frames.shape[1]
+        rows.append([np.asarray(ImageOps.fit(photo, size)), *frames[choose_frames(len(frames))]])
         labels.append(clip.prompt)
     save_sheet(folder / f"{name.replace(', ', '-').replace(' ', '-')}.png", rows, labels=labels)

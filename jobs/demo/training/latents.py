@@ -150,4 +150,5 @@ def faces_in_latents(landmarks_NF52: Tensor, size: torch.Size) -> Tensor:
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     across = (x.to(unit.device) - centre[..., 0, None, None]) / (FACE_HALF_WIDTH * unit)
     down = (y.to(unit.device) - centre[..., 1, None, None] + 0.2 * unit) / (FACE_HALF_HEIGHT * unit)
-    return across.square() + down.square() < 1
+    is_inside: Tensor = across.square() + down.square() < 1
+    return is_inside

@@ -74,7 +74,7 @@ class TrainedLynx(nn.Module):
             )
         )
         whole = WholeSequence(transformer.attend_to_conditioning)
-        return transformer(batch.noisy, batch.timestep, conditioning, whole)
+        return transformer(batch.noisy, batch.timestep, conditioning, whole)  # type: ignore[no-any-return]
 
     def _text(self, ids_BS: Tensor) -> list[KeysValues]:
         """Keys and values of all 512 positions, of which those behind the ids are the same row of zeros."""

@@ -29,7 +29,7 @@ class Optimiser:
 
     def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]], *, learning_rate: float) -> None:
         self._learning_rate = learning_rate
-        self._stacks: dict[torch.Size, list[nn.Parameter]] = {}
+        self._stacks: dict[torch.Size, list[Tensor]] = {}
         rest = []
         for name, parameter in parameters:
             if _is_matrix(name, parameter):
@@ -69,7 +69,8 @@ def orthogonalised(matrices_NRC: Tensor) -> Tensor:
     for _ in range(NUM_ITERATIONS):
         square = x @ x.transpose(1, 2)
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.transpose(1, 2) if is_tall else x).float()
+    orthogonal: Tensor = x.transpose(1, 2) if is_tall else x
+    return orthogonal.float()
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -85,7 +86,7 @@ def _as_matrices(weights: Tensor) -> Tensor:
     return matrices.reshape(-1, columns, columns) if rows == 3 * columns else matrices
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
@@ -93,7 +94,8 @@ class Averages:
     """Exponential moving averages of parameters, in float32."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, decay: float) -> None:
-        self.parameters, self._decay = list(parameters), decay
+        self.parameters: list[Tensor] = list(parameters)
+        self._decay = decay
         self.values = [p.detach().float().clone() for p in self.parameters]
         self._num_updates = 0
 

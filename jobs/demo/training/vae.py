@@ -117,7 +117,7 @@ def judge_vae(vae: AutoencoderKLWan, recipe: Recipe, state: Path, device: torch.
         drawn = source.clips(torch.tensor([person], device=device))
         with torch.no_grad():
             found = decode(vae, encode(vae, drawn.pixels)[:, :LATENT_CHANNELS]).clamp(-1, 1)
-            faces = [_faces(recogniser, pixels, drawn.landmarks)[0] for pixels in (drawn.pixels, found)]
+            faces = [_embed_faces(recogniser, pixels, drawn.landmarks) for pixels in (drawn.pixels, found)]
         psnrs.append(-10 * math.log10(float(((found - drawn.pixels) / 2).square().mean())))
         cosines.append(float((faces[0] * faces[1]).sum(1).mean()))
         middle = data.num_frames // 2
@@ -169,7 +169,7 @@ def _face_losses(recogniser: SFace, drawn: Clips, reconstructed_BCFHW: Tensor) -
 
     def look(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         faces = align_faces(pixels[clips, :, frames], landmarks, IDENTITY_LANDMARKS, IDENTITY_PX)
-        return recogniser(faces, taps=RECOGNISER_FEATURES)
+        return recogniser(faces, taps=RECOGNISER_FEATURES)  # type: ignore[no-any-return]
 
     with torch.no_grad():
         wanted, wanted_features = look(drawn.pixels)
@@ -180,6 +180,9 @@ def _face_losses(recogniser: SFace, drawn: Clips, reconstructed_BCFHW: Tensor) -
     return {"likeness": 1 - (wanted * found).sum(1).mean(), "features": torch.stack(changes).mean()}
 
 
-def _faces(recogniser: SFace, pixels_BCFHW: Tensor, landmarks_BF52: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _embed_faces(recogniser: SFace, pixels_BCFHW: Tensor, landmarks_BF52: Tensor) -> Tensor:
+    """The embedding of the face in each frame, (B F, 512)."""
     frames = pixels_BCFHW.transpose(1, 2).flatten(0, 1)
-    return recogniser(align_faces(frames, landmarks_BF52.flatten(0, 1), IDENTITY_LANDMARKS, IDENTITY_PX))
+    faces = align_faces(frames, landmarks_BF52.flatten(0, 1), IDENTITY_LANDMARKS, IDENTITY_PX)
+    embeddings: Tensor = recogniser(faces)[0]
+    return embeddings

@@ -7,6 +7,7 @@ faster. The results are the same (`tests/unit/test_demo_training.py`).
 Shapes: B clips, F frames, N = B F frames of all clips, C channels, H rows, W columns.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanAttentionBlock,
     WanCausalConv3d,
+    WanMidBlock,
     WanResample,
     WanResidualBlock,
     WanRMS_norm,
@@ -62,14 +64,16 @@ def start_as_pictures(vae: AutoencoderKLWan) -> None:
 
 
 def _frames(x_BCFHW: Tensor) -> Tensor:
-    return x_BCFHW.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    frames: Tensor = x_BCFHW.transpose(1, 2).flatten(0, 1)
+    return frames.contiguous(memory_format=torch.channels_last)
 
 
 def _clips(x_NCHW: Tensor, num_clips: int) -> Tensor:
-    return x_NCHW.unflatten(0, (num_clips, -1)).transpose(1, 2)
+    clips: Tensor = x_NCHW.unflatten(0, (num_clips, -1))
+    return clips.transpose(1, 2)
 
 
-def _mid_layers(block: nn.Module) -> list[nn.Module]:
+def _mid_layers(block: WanMidBlock) -> list[nn.Module]:
     first, second = block.resnets
     return [first, *block.attentions, second]
 
@@ -107,15 +111,11 @@ _rms_norm_silu_compiled = torch.compile(_rms_norm_silu, dynamic=True)
 
 def _attend(block: WanAttentionBlock, x_NCHW: Tensor, num_clips: int) -> Tensor:
     """Attention among the pixels of each frame, with one head."""
-    query, key, value = (
-        block.to_qkv(_rms_norm(x_NCHW, block.norm.gamma.view(1, -1, 1, 1)))
-        .flatten(2)
-        .transpose(1, 2)
-        .unsqueeze(1)
-        .chunk(3, dim=-1)
-    )
+    projected = block.to_qkv(_rms_norm(x_NCHW, block.norm.gamma.view(1, -1, 1, 1)))
+    query, key, value = projected.flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
     attended = functional.scaled_dot_product_attention(query, key, value)
-    return x_NCHW + block.proj(attended.squeeze(1).transpose(1, 2).reshape(x_NCHW.shape))
+    change: Tensor = block.proj(attended.squeeze(1).transpose(1, 2).reshape(x_NCHW.shape))
+    return x_NCHW + change
 
 
 def _resample(layer: WanResample, x_NCHW: Tensor, num_clips: int) -> Tensor:
@@ -127,7 +127,7 @@ def _resample(layer: WanResample, x_NCHW: Tensor, num_clips: int) -> Tensor:
     return x_NCHW
 
 
-def _after_first(change, x_NCHW: Tensor, num_clips: int) -> Tensor:
+def _after_first(change: Callable[[Tensor], Tensor], x_NCHW: Tensor, num_clips: int) -> Tensor:
     """The clips with their first frame as it is; `change` makes the frames after it from all frames (B, F, C, H, W)."""
     x_BFCHW = x_NCHW.unflatten(0, (num_clips, -1))
     if x_BFCHW.shape[1] == 1:
@@ -139,13 +139,15 @@ def _double_rate(conv: WanCausalConv3d, x_BFCHW: Tensor) -> Tensor:
     """Two frames for each but the first, which the convolution does not see."""
     rest_NCHW = x_BFCHW[:, 1:].flatten(0, 1)
     both_NCHW = _conv(conv, rest_NCHW, len(x_BFCHW))
-    return both_NCHW.unflatten(1, (2, -1)).unflatten(0, (len(x_BFCHW), -1)).flatten(1, 2)
+    by_clip: Tensor = both_NCHW.unflatten(1, (2, -1)).unflatten(0, (len(x_BFCHW), -1))
+    return by_clip.flatten(1, 2)
 
 
 def _halve_rate(conv: WanCausalConv3d, x_BFCHW: Tensor) -> Tensor:
     """One frame from each two after the first, and from the one before them."""
     taps = [x_BFCHW[:, :-2:2], x_BFCHW[:, 1:-1:2], x_BFCHW[:, 2::2]]
-    return _conv_taps(conv, taps).unflatten(0, (len(x_BFCHW), -1))
+    halved: Tensor = _conv_taps(conv, taps).unflatten(0, (len(x_BFCHW), -1))
+    return halved
 
 
 def _conv(conv: WanCausalConv3d, x_NCHW: Tensor, num_clips: int) -> Tensor:

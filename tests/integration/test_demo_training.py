@@ -1,0 +1,53 @@
+"""The whole recipe of the demo's model at toy size, as a user runs it: from two photos to a judged model."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lynx_model.checkpoints.adapter_spec import describe_adapters
+from tests.models import ROOT
+
+STEPS = ("vae", "latents", "scene-judge", "full", "lite")
+
+
+@pytest.fixture
+def portraits(tmp_path: Path) -> Path:
+    """The demo's two people; one is only for judging."""
+    folder = tmp_path / "portraits"
+    folder.mkdir()
+    for photo in (ROOT / "jobs" / "demo" / "subjects").glob("*.jpg"):
+        shutil.copy(photo, folder)
+    (folder / "held_out.txt").write_text("grace-hopper\n")
+    return folder
+
+
+def run(*arguments: object, state: Path) -> str:
+    command = [sys.executable, "-m", "jobs.demo.training", *map(str, arguments), "--smoke", "--state", str(state)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_every_step_runs_and_goes_on_from_its_files(portraits: Path, face_pack: Path, tmp_path: Path) -> None:
+    state, start = tmp_path / "state", time.monotonic()
+    run("prepare", portraits, "--faces", face_pack, state=state)
+    for step in STEPS:
+        run(step, state=state)
+    table = run("judge", portraits, "--faces", face_pack, state=state)
+
+    assert time.monotonic() - start < 120
+    assert "| full | grace-hopper | 1 |" in table
+    assert {sheet.name for sheet in (state / "sheets").iterdir()} >= {"mattes.png", "clips.png", "vae.png"}
+    assert (state / "judge" / "full.png").stat().st_size > 1000
+    model = state / "model"
+    assert not describe_adapters(model / "lynx_lite", None).has_ref
+    assert describe_adapters(model / "lynx_full", model / "lynx_full").has_ref
+
+    trained = (model / "lynx_full" / "ref_layers.safetensors").read_bytes()
+    run("full", state=state)  # its seconds are over: nothing is trained, and the files are written again
+    assert (model / "lynx_full" / "ref_layers.safetensors").read_bytes() == trained
