@@ -99,7 +99,9 @@ def lite(
 @app.command()
 def judge(
     portraits: Annotated[Path, typer.Argument(help="The folder that `prepare` took.")],
-    model: Annotated[Path | None, typer.Option(help="The model to judge; the one in the state's folder if left out.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The model to judge; the one in the state's folder if left out.")
+    ] = None,
     faces: FacePack = FACES,
     state: State = STATE,
     recipe: RecipeFile = RECIPE,

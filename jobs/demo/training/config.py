@@ -70,8 +70,7 @@ class VaeStage(_Section):
 class TransformerStage(_Section):
     """A batch has `num_people` people with `clips_per_person` clips each.
 
-    `num_judged` clips of a batch, those with the least noise, also count by their face's likeness, from `likeness_from` of the
-    time on.
+    `num_judged` clips of a batch also count by their face's likeness, from `likeness_from` of the time on.
     """
 
     seconds: float

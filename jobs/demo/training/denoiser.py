@@ -35,7 +35,8 @@ DROP_TEXT, NEGATIVE_OF_DROPPED = 0.12, 0.75
 DROP_SUBJECT, DROP_IDENTITY, DROP_REFERENCE = 0.10, 0.10, 0.15
 FLOW_SHIFT = 3.0
 UNIFORM_SIGMAS = 0.08
-MAX_SIGMA_JUDGED = 0.8
+JUDGED_SIGMAS = (0.25, 0.85)
+"""Below, the face is in the noisy clip already; above, it cannot be known yet."""
 
 
 class Sample(NamedTuple):
@@ -125,16 +126,18 @@ class FaceJudge:
         self._mean, self._std = (x.view(-1, 1, 1, 1) for x in (latents.mean, latents.std))
 
     def loss(self, sample: Sample, velocity: Tensor) -> Tensor:
-        """1 - cosine to the person's photo, mean over the clips with the least noise that show the person."""
-        sigma = torch.where(sample.has_subject, sample.sigma, 2.0)
-        chosen = sigma.argsort()[: self._num]
+        """1 - cosine to the person's photo, mean over some clips that show the person at a noise level that counts."""
+        low, high = JUDGED_SIGMAS
+        is_judged = sample.has_subject & (low < sample.sigma) & (sample.sigma < high)
+        chosen = torch.where(is_judged, torch.rand_like(sample.sigma), 2.0).argsort()[: self._num]
         s = sample.sigma[chosen].view(-1, 1, 1, 1, 1)
         first = (sample.batch.noisy[chosen] - s * velocity[chosen])[:, :, :1]
         frames = decode(self._vae, first * self._std + self._mean)[:, :, 0].float().clamp(-1.1, 1.1)
-        faces = align_faces(frames, sample.landmarks[chosen], IDENTITY_LANDMARKS, IDENTITY_PX)
-        found, _ = self._recogniser(faces)
-        is_clear = (sigma[chosen] < MAX_SIGMA_JUDGED).float()
-        loss: Tensor = ((1 - (found * sample.wanted[chosen]).sum(1)) * is_clear).sum() / is_clear.sum().clamp_min(1)
+        with torch.autocast(frames.device.type, enabled=False):  # its embeddings need float32
+            faces = align_faces(frames, sample.landmarks[chosen], IDENTITY_LANDMARKS, IDENTITY_PX)
+            found, _ = self._recogniser(faces)
+        counts = is_judged[chosen].float()
+        loss: Tensor = ((1 - (found * sample.wanted[chosen]).sum(1)) * counts).sum() / counts.sum().clamp_min(1)
         return loss
 
 
