@@ -9,6 +9,7 @@
     metadata/run=<run_id>/part-<number>.parquet
     report/run=<run_id>/trace.json
     resume/<clip_id>-<steps done>.safetensors
+    tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
     runs/<run_id>/{run.yaml, manifest.parquet, environment.json, run.json, heartbeat.json, end.json}
 
 Functions that end in `_uri` take the URI of the output location and give that of a file or folder below it.
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 from lynx_batch.storage import join
 
-CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS = (
+CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS, TRIES = (
     "clips",
     "commits",
     "events",
@@ -29,9 +30,10 @@ CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS = (
     "report",
     "resume",
     "runs",
+    "tries",
 )
 
-DELIVERY_FOLDERS = (CLIPS, COMMITS)
+DELIVERY_FOLDERS = (CLIPS, COMMITS, TRIES)
 """The folders that a worker writes to for each clip."""
 
 FOLDERS = ("", *DELIVERY_FOLDERS, EVENTS, METADATA, REPORT, RESUME, RUNS)
@@ -48,6 +50,7 @@ _COMMIT = re.compile(
 _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
 _PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
 _SAVED = re.compile(r"(?P<clip>[0-9a-f]+)-(?P<num_steps_done>\d+)\.safetensors")
+_TRY = re.compile(r"e(?P<edition>[1-9]\d*)-t(?P<number>\d+)\.json")
 _VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg)")
 
 
@@ -71,6 +74,13 @@ class SavedName(NamedTuple):
 
     clip_id: str
     num_steps_done: int
+
+
+class TryName(NamedTuple):
+    """What the name of a try says."""
+
+    edition: int
+    number: int
 
 
 def new_attempt(run_id: str) -> str:
@@ -109,6 +119,20 @@ def parse_commit(path: str) -> CommitName | None:
     if match is None or (match["edition"] == "1" and not match["withdrawn"]):
         return None
     return CommitName(match["clip"], int(match["edition"] or 1), match["withdrawn"] is not None)
+
+
+def tries_uri(output: str, clip_id: str) -> str:
+    return join(output, TRIES, clip_id[:2], clip_id)
+
+
+def try_uri(output: str, clip_id: str, edition: int, number: int) -> str:
+    return join(tries_uri(output, clip_id), f"e{edition}-t{number}.json")
+
+
+def parse_try(uri: str) -> TryName | None:
+    """What the name of a file in `tries` says; None if it is no try's."""
+    match = _TRY.fullmatch(uri.rpartition("/")[2])
+    return match and TryName(int(match["edition"]), int(match["number"]))
 
 
 def events_uri(output: str, run_id: str) -> str:
