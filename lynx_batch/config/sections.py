@@ -264,6 +264,7 @@ class RunConfig(_Section):
     engine: EngineConfig = EngineConfig()
     defaults: DefaultsConfig = DefaultsConfig()
     video: VideoConfig = VideoConfig()
+    quality: QualityConfig | None = None
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
 

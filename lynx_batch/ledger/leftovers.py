@@ -34,7 +34,7 @@ def find_leftovers(output: str) -> list[StoredFile]:
             of_clip[name.clip_id].append(file)
     saved = list(storage.list_files(storage.join(output, RESUME)))
     in_force = list_editions(output).in_force
-    found = [file for file in saved if (save := parse_saved_clip(file.uri)) and save.clip_id in in_force]
+    found = [file for file in saved if (save := parse_saved_clip(file.uri)) and save.of.clip_id in in_force]
     for clip_id in of_clip.keys() - in_force:
         found += of_clip[clip_id]
     doubtful = {clip_id: n for clip_id, n in in_force.items() if len(of_clip.get(clip_id, ())) > FILES_PER_CLIP}

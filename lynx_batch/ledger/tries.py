@@ -1,16 +1,19 @@
 """The tries of a clip: each is recorded once, create-only, before its worker answers. So a recorded try is never rendered again."""
 
+from contextlib import suppress
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
-from lynx_batch.clip import canonical_json
-from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.clip import ClipSpec, canonical_json
+from lynx_batch.config import QualityConfig
+from lynx_batch.errors import MissingObject, UnreadableRecord
+from lynx_batch.ledger.commits import CommitRecord, read_commit
 from lynx_batch.ledger.records import parse, read_records
 from lynx_batch.outage import retry_while_unavailable
-from lynx_batch.output import parse_try, tries_uri, try_uri
-from lynx_batch.planning.verdict import JudgedTry
+from lynx_batch.output import TryName, parse_try, tries_uri, try_uri
+from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide
 
 SCHEMA_VERSION = 1
 
@@ -19,7 +22,7 @@ class TryRecord(BaseModel):
     """A try that was rendered and judged.
 
     `commit` is what its worker would have committed, so that any worker can commit the try later. `scorers` has the SHA-256 of each
-    scorer's files by the scorer's name. An unsafe try has no video: its pixels were never uploaded.
+    file of each scorer. An unsafe try has no video: its pixels were never uploaded.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -30,24 +33,26 @@ class TryRecord(BaseModel):
     number: int
     judged_at: datetime
     scores: dict[str, float]
-    faults: tuple[str, ...] = ()
-    scorers: dict[str, str]
+    scorers: dict[str, dict[str, str]]
     is_unsafe: bool = False
     commit: CommitRecord
+
+    @property
+    def name(self) -> TryName:
+        return TryName(self.clip_id, self.edition, self.number)
 
     def judged(self, *, has_video: bool) -> JudgedTry:
         return JudgedTry(
             number=self.number,
             scores=self.scores,
-            faults=self.faults,
-            has_video=has_video and not self.is_unsafe,
+            has_video=has_video,
             is_unsafe=self.is_unsafe,
         )
 
 
 def record_try(output: str, record: TryRecord) -> TryRecord:
     """Records the try. Returns the record in the store, which is another worker's if that was first."""
-    uri = try_uri(output, record.clip_id, record.edition, record.number)
+    uri = try_uri(output, record.name)
     data = canonical_json(record.model_dump(mode="json"))
 
     def put() -> TryRecord:
@@ -62,5 +67,27 @@ def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
     listed = retry_while_unavailable(lambda: list(storage.list_files(tries_uri(output, clip_id))))
     names = {file.uri: parse_try(file.uri) for file in listed}
     uris = [uri for uri, name in names.items() if name is not None and name.edition == edition]
-    tries = [record for _, record in read_records(TryRecord, sorted(uris))]
-    return sorted((t for t in tries if (t.clip_id, t.edition) == (clip_id, edition)), key=lambda t: t.number)
+    tries = [record for uri, record in read_records(TryRecord, sorted(uris)) if record.name == names[uri]]
+    return sorted(tries, key=lambda record: record.number)
+
+
+def decide_by_tries(output: str, clip: ClipSpec, edition: int, quality: QualityConfig) -> tuple[Verdict, list[TryRecord]]:
+    """What to do next with a clip, and its tries so far."""
+    tries = read_tries(output, clip.clip_id, edition)
+    first = _first_number(output, clip.clip_id, edition)
+    numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
+    judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
+    return decide(judged, quality, numbers), tries
+
+
+def _first_number(output: str, clip_id: str, edition: int) -> int:
+    """A new edition replaces a withdrawn commit, whose seed was good: it starts with that one."""
+    if edition > 1:
+        with suppress(MissingObject, UnreadableRecord):
+            return retry_while_unavailable(lambda: read_commit(output, clip_id, edition - 1)).try_number
+    return 0
+
+
+def _has_video(output: str, record: TryRecord) -> bool:
+    uri = storage.join(output, record.commit.clip_uri)
+    return not record.is_unsafe and retry_while_unavailable(lambda: storage.stat(uri)) is not None

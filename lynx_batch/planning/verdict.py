@@ -10,8 +10,20 @@ from dataclasses import dataclass
 from lynx_batch.config import QualityConfig
 
 LIKENESS_P10 = "likeness_p10"
-SAFETY = "unsafe"
+UNSAFE = "unsafe"
 """The score that `safety` limits: how unsafe the worst frame is, from 0 to 1."""
+
+MAX_TECHNICAL = {
+    "technical_num_not_finite": 0,
+    "technical_longest_black_s": 0,
+    "technical_longest_frozen_s": 0,
+    "technical_longest_constant_s": 0,
+    "technical_black_area": 0.4,
+    "technical_num_cuts": 0,
+}
+"""A video is faulty above these values, or if it is not as ordered. Uncalibrated; a night scene has a black area of about 0.2."""
+
+AS_ORDERED = "technical_is_as_ordered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +32,13 @@ class JudgedTry:
 
     Args:
         number: Which of the clip's seeds, from 0 on.
-        scores: Values by the scorers' names. A try of an earlier run may lack some; a rule without a score is broken.
-        faults: Technical faults of the video, in words.
+        scores: Values by name. A try of an earlier run may lack some; a rule without a score is broken.
         has_video: Whether its video is still in the store.
         is_unsafe: Whether it was found unsafe when it was judged. That holds for every later run.
     """
 
     number: int
     scores: Mapping[str, float]
-    faults: tuple[str, ...] = ()
     has_video: bool = True
     is_unsafe: bool = False
 
@@ -106,7 +116,7 @@ def decide(tries: Sequence[JudgedTry], quality: QualityConfig, numbers: Numbers)
 
 def broken_rules(judged: JudgedTry, quality: QualityConfig) -> list[str]:
     """Every rule that the try breaks, with its value. One whose safety was never judged does not pass either."""
-    broken = list(judged.faults) if quality.technical else []
+    broken = _technical_faults(judged.scores) if quality.technical else []
     for key, limit in _likeness_limits(quality).items():
         name = likeness_score(key)
         value = judged.scores.get(name)
@@ -114,18 +124,27 @@ def broken_rules(judged: JudgedTry, quality: QualityConfig) -> list[str]:
             broken.append(f"{name}: was not judged (quality.likeness.{key})")
         elif not value >= limit:
             broken.append(f"{name}={value:.2f}: must be at least {limit:g} (quality.likeness.{key})")
-    if quality.safety is not None and SAFETY not in judged.scores:
-        broken.append(f"{SAFETY}: was not judged (quality.safety)")
+    if quality.safety is not None and UNSAFE not in judged.scores:
+        broken.append(f"{UNSAFE}: was not judged (quality.safety)")
     return broken
+
+
+def _technical_faults(scores: Mapping[str, float]) -> list[str]:
+    if AS_ORDERED not in scores:
+        return ["technical: was not judged (quality.technical)"]
+    above = [(name, scores[name], limit) for name, limit in MAX_TECHNICAL.items() if scores.get(name, 0) > limit]
+    faults = [f"{name}={value:.3g}: must be at most {limit:g} (quality.technical)" for name, value, limit in above]
+    is_as_ordered = "the video's frames, size and rate: must be as ordered (quality.technical)"
+    return faults if scores[AS_ORDERED] else [is_as_ordered, *faults]
 
 
 def missing_scores(scores: Mapping[str, float], quality: QualityConfig) -> list[str]:
     """The scores that the rules need and that are missing or no finite numbers: then the clip was not judged."""
     needed = [likeness_score(key) for key in _likeness_limits(quality)]
-    if quality.best_of > 1:
-        needed.append(LIKENESS_P10)
+    needed += [LIKENESS_P10] if quality.best_of > 1 else []
+    needed += [AS_ORDERED, "technical_black_area"] if quality.technical else []
     if quality.safety is not None:
-        needed.append(SAFETY)
+        needed.append(UNSAFE)
     return sorted({name for name in needed if not math.isfinite(scores.get(name, math.nan))})
 
 
@@ -140,11 +159,16 @@ def likeness_score(rule: str) -> str:
     return f"likeness_{rule.removeprefix('min_')}"
 
 
+def is_unsafe(scores: Mapping[str, float], quality: QualityConfig) -> bool:
+    """Whether the scores forbid to upload the try."""
+    return quality.safety is not None and scores.get(UNSAFE, 0) >= quality.safety.max_score
+
+
 def _unsafe(judged: JudgedTry, quality: QualityConfig) -> str | None:
-    value = judged.scores.get(SAFETY)
-    if quality.safety is None or value is None or value < quality.safety.max_score:
+    if quality.safety is None or not is_unsafe(judged.scores, quality):
         return None
-    return f"{SAFETY}={value:.2f}: must be below {quality.safety.max_score:g} (quality.safety.max_score)"
+    limit = quality.safety.max_score
+    return f"{UNSAFE}={judged.scores[UNSAFE]:.2f}: must be below {limit:g} (quality.safety.max_score)"
 
 
 def _rank(judged: JudgedTry) -> tuple[float, int]:

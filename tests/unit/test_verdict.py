@@ -19,6 +19,7 @@ from lynx_batch.planning.verdict import (
     missing_scores,
 )
 
+WHOLE = {"technical_is_as_ordered": 1.0, "technical_black_area": 0.1}
 RULES = {"likeness": {"min_mean": 0.5, "min_p10": 0.3, "min_face_share": 0.8}, "safety": {"max_score": 0.8}}
 
 
@@ -27,7 +28,7 @@ def quality(**changes: object) -> QualityConfig:
 
 
 def judged(number: int, p10: float = 0.6, *, unsafe: float = 0.1, has_video: bool = True, **scores: float) -> JudgedTry:
-    known = {"likeness_mean": p10 + 0.1, "likeness_p10": p10, "likeness_face_share": 1.0, "unsafe": unsafe}
+    known = {"likeness_mean": p10 + 0.1, "likeness_p10": p10, "likeness_face_share": 1.0, "unsafe": unsafe, **WHOLE}
     return JudgedTry(number=number, scores=known | scores, has_video=has_video)
 
 
@@ -142,25 +143,35 @@ def test_a_given_seed_is_the_only_one_unless_reseed_given() -> None:
 @pytest.mark.parametrize(
     ("scores", "missing"),
     [
-        ({"likeness_mean": 0.5, "likeness_p10": 0.4, "likeness_face_share": 1.0, "unsafe": 0.0}, []),
-        ({"likeness_mean": float("nan"), "likeness_p10": 0.4, "likeness_face_share": 1.0, "unsafe": 0.0}, ["likeness_mean"]),
-        ({"likeness_mean": 0.5}, ["likeness_face_share", "likeness_p10", "unsafe"]),
+        (judged(0).scores, []),
+        ({**judged(0).scores, "likeness_mean": float("nan")}, ["likeness_mean"]),
+        ({"likeness_mean": 0.5, **WHOLE}, ["likeness_face_share", "likeness_p10", "unsafe"]),
+        ({"likeness_mean": 0.5, "likeness_p10": 0.5, "likeness_face_share": 0.5, "unsafe": 0.1}, [*WHOLE][::-1]),
     ],
-)  # fmt: skip
+)
 def test_what_could_not_be_judged_is_named(scores: dict[str, float], missing: list[str]) -> None:
     assert missing_scores(scores, quality()) == missing
 
 
 def test_a_try_of_an_earlier_run_without_a_score_does_not_pass() -> None:
-    earlier = JudgedTry(number=0, scores={"likeness_mean": 0.9, "likeness_p10": 0.9, "likeness_face_share": 1.0})
+    earlier = JudgedTry(number=0, scores={k: v for k, v in judged(0).scores.items() if k != "unsafe"})
     rules = quality(max_reseeds=0)
 
     assert broken_rules(earlier, rules) == ["unsafe: was not judged (quality.safety)"]
     assert isinstance(verdict([earlier], rules), Reject)
 
 
-def test_technical_faults_count_only_if_they_are_asked_for() -> None:
-    black = JudgedTry(number=0, scores=judged(0).scores, faults=("black: 0.4 s",))
+@pytest.mark.parametrize(
+    ("scores", "fault"),
+    [
+        ({"technical_is_as_ordered": 0.0}, "the video's frames, size and rate: must be as ordered"),
+        ({"technical_longest_black_s": 0.4}, "technical_longest_black_s=0.4: must be at most 0"),
+        ({"technical_black_area": 0.5}, "technical_black_area=0.5: must be at most 0.4"),
+        ({"technical_num_cuts": 1.0}, "technical_num_cuts=1: must be at most 0"),
+    ],
+)
+def test_technical_faults_count_only_if_they_are_asked_for(scores: dict[str, float], fault: str) -> None:
+    faulty = judged(0, **scores)
 
-    assert isinstance(verdict([black], quality(max_reseeds=0)), Reject)
-    assert verdict([black], quality(max_reseeds=0, technical=False)) == Accept(0)
+    assert broken_rules(faulty, quality()) == [f"{fault} (quality.technical)"]
+    assert verdict([faulty], quality(max_reseeds=0, technical=False)) == Accept(0)
