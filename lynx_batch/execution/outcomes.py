@@ -19,8 +19,8 @@ from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.parts import MetadataParts
-from lynx_batch.ledger.tries import decide_by_tries
 from lynx_batch.ledger.runs import RunEnd, write_run_end
+from lynx_batch.ledger.tries import decide_by_tries
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
 from lynx_batch.planning.verdict import Reject
@@ -66,9 +66,7 @@ class RunRecorder:
     `editions` are those at the start; a clip is finished by the edition that it wanted then. `clips_gone` are as in `RunEnd`.
     """
 
-    def __init__(
-        self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None
-    ) -> None:
+    def __init__(self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None) -> None:
         self.counts: Counter[Outcome] = Counter()
         self.num_rendered_elsewhere = 0
         self.trace = Trace()

@@ -71,7 +71,9 @@ def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
     return sorted(tries, key=lambda record: record.number)
 
 
-def decide_by_tries(output: str, clip: ClipSpec, edition: int, quality: QualityConfig) -> tuple[Verdict, list[TryRecord]]:
+def decide_by_tries(
+    output: str, clip: ClipSpec, edition: int, quality: QualityConfig
+) -> tuple[Verdict, list[TryRecord]]:
     """What to do next with a clip, and its tries so far."""
     tries = read_tries(output, clip.clip_id, edition)
     first = _first_number(output, clip.clip_id, edition)
