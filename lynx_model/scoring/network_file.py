@@ -11,6 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from safetensors import SafetensorError
 
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.onnx_sessions import session_options
 
 ONNX_ERRORS = (
     *(ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.Fail, ort_errors.NotImplemented),
@@ -56,7 +57,7 @@ def open_onnx(field: str, file: Path, *, takes: Shape, gives: Shape, device: str
     """
     about = f"{field}={str(check_file(field, file))!r}"
     try:
-        session = onnxruntime.InferenceSession(file, providers=_providers(device))
+        session = onnxruntime.InferenceSession(file, session_options(), providers=_providers(device))
     except ONNX_ERRORS as error:
         raise WeightsMismatch(f"{about}: must be an ONNX network ({error})") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()

