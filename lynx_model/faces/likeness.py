@@ -20,13 +20,18 @@ MIN_SCORE = 0.7
 ENLARGED_BELOW_PX = 256
 """A frame with a shorter side is enlarged to twice its size: its faces are small, and a smooth enlargement reads them better."""
 
+MAX_OVERLAP = 0.5
+
 Embedding = NDArray[np.float32]
 """float32 (512,), unit length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrameFaces:
-    """The faces in one frame: the embedding of the largest, the shorter side of its box in pixels of the frame, and their number."""
+    """The faces in one frame: the embedding of the largest, the shorter side of its box in pixels of the frame, and their number.
+
+    A box that lies by more than half in that of a larger face does not count: the detector sometimes boxes a large face twice.
+    """
 
     embedding: Embedding
     size_px: int
@@ -69,20 +74,35 @@ def choose_frames(num_all: int, num_frames: int = NUM_FRAMES) -> list[int]:
 
 def _read_frame(reader: FaceReader, frame: NDArray[np.uint8]) -> FrameFaces | None:
     picture = _enlarge(frame)
-    clear = _clear_faces(reader, picture)
-    if not clear:
+    faces = _distinct(_clear_faces(reader, picture))
+    if not faces:
         return None
-    largest = max(clear, key=lambda face: face.size_px)
+    largest = faces[0]
     return FrameFaces(
         embedding=reader.embed(align_face_for_identity(picture, largest.landmarks)),
         size_px=round(largest.size_px * frame.shape[0] / picture.shape[0]),
-        num_faces=len(clear),
+        num_faces=len(faces),
     )
 
 
 def _clear_faces(reader: FaceReader, picture: NDArray[np.uint8]) -> list[DetectedFace]:
     faces = detect(reader.detector, np.ascontiguousarray(picture[..., ::-1]))
     return [face for face in faces if face.score >= MIN_SCORE]
+
+
+def _distinct(faces: Iterable[DetectedFace]) -> list[DetectedFace]:
+    """The faces that do not overlap a larger one much, the largest first."""
+    kept: list[DetectedFace] = []
+    for face in sorted(faces, key=lambda face: -face.size_px):
+        if all(_overlap(face, larger) <= MAX_OVERLAP for larger in kept):
+            kept.append(face)
+    return kept
+
+
+def _overlap(face: DetectedFace, other: DetectedFace) -> float:
+    """The share of the face's box that lies in the other's."""
+    start, end = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
+    return float(np.prod(np.maximum(end - start, 0)) / np.prod(face.box[2:] - face.box[:2]))
 
 
 def _enlarge(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

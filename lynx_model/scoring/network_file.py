@@ -1,6 +1,5 @@
 """Opens the networks that scorers measure with, and refuses what is not one before it is needed."""
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,26 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from safetensors import SafetensorError
 
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.onnx_sessions import session_options
 
 ONNX_ERRORS = (
     *(ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.Fail, ort_errors.NotImplemented),
     *(ort_errors.InvalidArgument, ort_errors.RuntimeException, ort_errors.NoSuchFile, ort_errors.EPFail),
 )
 
-FOLDER_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, struct.error)
+FOLDER_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
 """What transformers raises for folders whose files are missing, damaged or do not fit each other."""
 
 Shape = Sequence[int | None]
@@ -47,7 +57,7 @@ def open_onnx(field: str, file: Path, *, takes: Shape, gives: Shape, device: str
     """
     about = f"{field}={str(check_file(field, file))!r}"
     try:
-        session = onnxruntime.InferenceSession(file, providers=_providers(device))
+        session = onnxruntime.InferenceSession(file, session_options(), providers=_providers(device))
     except ONNX_ERRORS as error:
         raise WeightsMismatch(f"{about}: must be an ONNX network ({error})") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -87,7 +97,7 @@ def open_folder(
 
     Raises:
         MissingFile: If there is no such folder, or it lacks `config.json` or `*.safetensors`.
-        WeightsMismatch: If it holds another kind of model, or a tensor is missing, surplus or misshapen.
+        WeightsMismatch: If it holds another kind of model, or a tensor is missing or misshapen.
     """
     about = f"{field}={str(folder)!r}"
     for pattern in ("config.json", "*.safetensors"):
@@ -103,7 +113,7 @@ def open_folder(
     for kind in ("missing_keys", "mismatched_keys"):
         if loaded[kind]:
             raise WeightsMismatch(
-                f"{about}: its weights do not fit its config: {kind} {sorted(map(str, loaded[kind]))[:3]}"
+                f"{about}: must hold every weight of its config, in its shape: {kind} {sorted(map(str, loaded[kind]))[:3]}"
             )
     return model.to(device).eval(), processor
 

