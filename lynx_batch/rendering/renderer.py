@@ -136,7 +136,8 @@ class Renderer:
                 lambda: read_commit(self._settings.output, task.clip.clip_id, task.edition)
             )
             return Rendered(commit=record, spans=())
-        return None if self._gate is None else _answer(self._gate.find(task), ())
+        settled = None if self._gate is None else self._gate.find(task)
+        return None if settled is None else _answer(settled, ())
 
     def _prepare(self, attempt: Attempt) -> _Ready:
         task = attempt.task
@@ -263,10 +264,10 @@ class Renderer:
         return subject
 
 
-def _answer(settled: CommitRecord | Judged | None, spans: tuple[Span, ...]) -> Rendered | Judged | None:
+def _answer(settled: CommitRecord | Judged, spans: tuple[Span, ...]) -> Rendered | Judged:
     if isinstance(settled, CommitRecord):
         return Rendered(commit=settled, spans=spans)
-    return settled and replace(settled, spans=spans)
+    return replace(settled, spans=spans)
 
 
 def _frames_ready() -> FramesReady:
