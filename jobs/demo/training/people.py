@@ -28,6 +28,12 @@ PORTRAIT_QUALITY = 93
 SHOULDER_SLOPE = 0.55
 """How far shoulders fall for each pixel beside the portrait."""
 
+SIDE_PX = 4
+"""The innermost of so many columns and rows at a border is repeated outwards; those beyond may look odd."""
+
+HAIR_CORNER_PX = 88.0
+"""Radius of the upper corners of what a portrait shows of hair: big hair ends round, not along the picture's border."""
+
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
 FACE_AXES_PX = (62.0, 80.0)
 SHARE_OF_OTHER = (0.35, 0.75)
@@ -134,8 +140,12 @@ def _canvases(portraits_NCHW: Tensor) -> Tensor:
     )
     last = PORTRAIT_PX - 1
     aside = (-x).clamp(min=0) + (x - last).clamp(min=0)
-    portraits_NCHW = torch.cat([portraits_NCHW[:, :3], portraits_NCHW[:, 3:] * _fade().to(portraits_NCHW)], dim=1)
-    inner_x, inner_y = x.clamp(3, last - 3), (y - SHOULDER_SLOPE * aside).clamp(0, last - 3)
+    mattes_N1HW = _without_wings(portraits_NCHW[:, 3:] * _fade().to(portraits_NCHW))
+    portraits_NCHW = torch.cat([portraits_NCHW[:, :3], mattes_N1HW], dim=1)
+    inner_x, inner_y = (
+        x.clamp(SIDE_PX - 1, PORTRAIT_PX - SIDE_PX),
+        (y - SHOULDER_SLOPE * aside).clamp(0, PORTRAIT_PX - SIDE_PX),
+    )
     grid = torch.stack([inner_x, inner_y], dim=-1).add(0.5).div(PORTRAIT_PX / 2).sub(1)
     canvases = functional.grid_sample(
         portraits_NCHW, grid.expand(len(portraits_NCHW), -1, -1, -1), padding_mode="border", align_corners=False
@@ -148,12 +158,22 @@ def _canvases(portraits_NCHW: Tensor) -> Tensor:
     return torch.cat([colours, mattes], dim=1).round().clamp(0, 255).byte()
 
 
+def _without_wings(mattes_N1HW: Tensor) -> Tensor:
+    """At the sides only what reaches down to the bottom stays, so that a lock of hair does not grow outwards."""
+    mattes_N1HW = mattes_N1HW.clone()
+    for side in (slice(0, SIDE_PX), slice(PORTRAIT_PX - SIDE_PX, PORTRAIT_PX)):
+        mattes_N1HW[..., side] = mattes_N1HW[..., side].flip(2).cummin(2).values.flip(2)
+    return mattes_N1HW
+
+
 def _fade() -> Tensor:
-    """(256, 256) from 0 to 1: 0 at the top and at the upper sides, where a border cuts off hair."""
+    """(256, 256) from 0 to 1: 0 at the top and at the upper sides, where a border cuts off hair, and outside of round upper corners."""
     position = torch.arange(PORTRAIT_PX).float()
-    from_side = torch.minimum(position, PORTRAIT_PX - 1 - position).sub(3).div(12).clamp(0, 1)[None]
-    is_below = ((position - 0.60 * PORTRAIT_PX) / (0.12 * PORTRAIT_PX)).clamp(0, 1)[:, None]
-    return torch.maximum(from_side, is_below) * (position / 10).clamp(0, 1)[:, None]
+    from_side = torch.minimum(position, PORTRAIT_PX - 1 - position)
+    aside, above = ((HAIR_CORNER_PX - distance).clamp(min=0) for distance in (from_side[None], position[:, None]))
+    from_edge = HAIR_CORNER_PX - (aside.square() + above.square()).sqrt()
+    is_below = ((position - 0.68 * PORTRAIT_PX) / (0.04 * PORTRAIT_PX)).clamp(0, 1)[:, None]
+    return torch.maximum(((from_edge - SIDE_PX) / 12).clamp(0, 1), is_below)
 
 
 def mirrored(people: People) -> People:
