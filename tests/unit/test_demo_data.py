@@ -256,6 +256,16 @@ def test_dim_light_is_darker_and_warm_light_redder(two: people.People, grey: tor
     assert (blueness(cool) - blueness(neutral)).mean() > 0.3
 
 
+def test_a_dark_face_stays_visible_in_dim_light(two: people.People, grey: torch.Tensor) -> None:
+    dark = two.select(torch.arange(2))  # a copy
+    dark.canvases[:, :3] = (dark.canvases[:, :3].float() * 0.4).byte()
+    neutral, dim = (clips(dark, grey, light=light) for light in ("neutral", "dim"))
+    for index in range(2):
+        x, y = neutral[1][index, 0, 2].long().tolist()
+        face = (slice(None), 0, slice(y - 8, y + 8), slice(x - 8, x + 8))
+        assert (dim[0][index][face] + 1).mean() > 0.95 * (neutral[0][index][face] + 1).mean()
+
+
 def test_the_landmarks_of_a_turned_face_are_where_the_detector_sees_them(
     two: people.People, grey: torch.Tensor, reader: FaceReader
 ) -> None:
