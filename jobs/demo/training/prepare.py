@@ -123,7 +123,8 @@ def _write_sheets(people: People, places: Tensor, folder: Path, seed: int) -> No
     halves = [[*left, *right] for left, right in zip(rows[::2], rows[1::2], strict=True)]
     save_sheet(folder / "clips.png", halves, [" | ".join(pair) for pair in zip(labels[::2], labels[1::2], strict=True)])
     train, _ = people.split()
-    mixed = joined([some.select(torch.arange(6)), mirrored(some.select(torch.arange(2))), morphs(train, 12, generator)])
+    groups = [some.select(torch.arange(min(6, len(some)))), mirrored(some.select(torch.arange(min(2, len(some)))))]
+    mixed = joined([*groups, morphs(train, 12, generator)] if len(train) > 1 else groups)
     numbers = torch.randint(places.shape[0] * places.shape[1], (len(mixed),), generator=generator)
     references, identities = draw_photos(
         mixed.canvases, mixed.landmarks, places.flatten(0, 1)[numbers], generator=generator

@@ -46,10 +46,10 @@ LIGHT_GAINS = {
     "cool": (0.78, 1.0, 1.14),
     "dim": (1.0, 0.98, 1.0),
 }
-DIM_CORNERS = 0.36
-DIM_FACE = 0.3
+DIM_CORNERS = 0.42
+DIM_FACE = 0.32
 """How bright a face is in dim light, from 0 to 1, if a gain in the following range can make it so: a dark face keeps its brightness."""
-DIM_FACE_GAINS = (0.78, 1.3)
+DIM_FACE_GAINS = (0.8, 1.3)
 DIM_SPOT = 0.28
 """Width of the light on the face, in frames."""
 FACE_RADIUS_PX = 28
