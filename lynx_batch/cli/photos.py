@@ -1,0 +1,72 @@
+"""Shows how good the photos of a manifest are: a table, and a sheet of pictures."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from lynx_batch.cli.console import add_row, make_console, say
+from lynx_batch.errors import ConfigError
+
+# They take a while to load, so they are imported where they are needed.
+if TYPE_CHECKING:
+    from lynx_batch.intake.faces import Finding, PhotoFace, PhotoReport
+    from lynx_batch.intake.photo_sheet import PhotoSheet
+
+MAX_PHOTOS_SHOWN = 50
+
+
+def show_photos(reports: "Iterable[PhotoReport]", sheet: Path | None, manifest: str) -> "dict[PhotoFace, Finding]":
+    """Prints the verdicts and writes the sheet, if one is wanted. Keeps what was found, without the pictures.
+
+    Raises:
+        ConfigError: If the sheet cannot be written.
+    """
+    findings = {}
+    if sheet is None:
+        findings = {report.face: report.finding for report in reports}
+    else:
+        with _open_sheet(sheet, manifest) as page:
+            for report in reports:
+                page.add(report)
+                findings[report.face] = report.finding
+    _print_verdicts(findings)
+    return findings
+
+
+@contextmanager
+def _open_sheet(sheet: Path, manifest: str) -> "Iterator[PhotoSheet]":
+    from lynx_batch.intake.photo_sheet import PhotoSheet
+
+    try:
+        with sheet.open("w", encoding="utf-8") as file:
+            page = PhotoSheet(file, manifest)
+            yield page
+            page.end()
+    except OSError as error:
+        raise ConfigError(f"--sheet {sheet}: {error.strerror}") from error
+
+
+def _print_verdicts(findings: "dict[PhotoFace, Finding]") -> None:
+    """A table of the faces that can be used, the worst first, and a line of counts."""
+    from lynx_batch.intake.photo_sheet import VERDICTS, count_verdicts, describe, name_face
+    from lynx_batch.intake.photos import PhotoProblem
+
+    if not findings:
+        return
+    described = {face: describe(finding) for face, finding in findings.items()}
+    order = {verdict: place for place, verdict in enumerate(VERDICTS)}
+    judged = [face for face, finding in findings.items() if not isinstance(finding, PhotoProblem)]
+    worst_first = sorted(judged, key=lambda face: order[described[face][0]])
+    table = Table("verdict", "photo", "why")
+    for face in worst_first[:MAX_PHOTOS_SHOWN]:
+        verdict, reasons = described[face]
+        add_row(table, verdict, name_face(face), "; ".join(reasons))
+    if worst_first:
+        make_console().print(table)
+    num_hidden = len(worst_first) - MAX_PHOTOS_SHOWN
+    hidden = f"; {num_hidden} more, none of them worse: --sheet FILE.html shows all" if num_hidden > 0 else ""
+    say(count_verdicts(Counter(verdict for verdict, _ in described.values())) + hidden)
