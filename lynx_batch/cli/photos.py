@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from lynx_batch.errors import ConfigError
 # They take a while to load, so they are imported where they are needed.
 if TYPE_CHECKING:
     from lynx_batch.intake.faces import Finding, PhotoFace, PhotoReport
-    from lynx_batch.intake.photo_sheet import PhotoSheet
 
 MAX_PHOTOS_SHOWN = 50
 
@@ -25,33 +24,43 @@ def show_photos(reports: "Iterable[PhotoReport]", sheet: Path | None, manifest: 
     Raises:
         ConfigError: If the sheet cannot be written.
     """
-    findings = {}
-    if sheet is None:
-        findings = {report.face: report.finding for report in reports}
-    else:
-        with _open_sheet(sheet, manifest) as page:
-            for report in reports:
-                page.add(report)
-                findings[report.face] = report.finding
-    _print_verdicts(findings)
+    seen = reports if sheet is None else _write_sheet(reports, sheet, manifest)
+    findings = {report.face: report.finding for report in seen}
+    _print_verdicts(findings, "--sheet FILE.html" if sheet is None else str(sheet))
     return findings
 
 
-@contextmanager
-def _open_sheet(sheet: Path, manifest: str) -> "Iterator[PhotoSheet]":
+def _write_sheet(reports: "Iterable[PhotoReport]", sheet: Path, manifest: str) -> "Iterator[PhotoReport]":
+    """Gives each report again, once it is on the sheet."""
     from lynx_batch.intake.photo_sheet import PhotoSheet
 
+    with _explained(sheet):
+        file = sheet.open("w", encoding="utf-8")
     try:
-        with sheet.open("w", encoding="utf-8") as file:
+        with _explained(sheet):
             page = PhotoSheet(file, manifest)
-            yield page
+        for report in reports:
+            with _explained(sheet):
+                page.add(report)
+            yield report
+        with _explained(sheet):
             page.end()
+            file.flush()
+    finally:
+        with suppress(OSError):  # of a file that could not be written, which has been said
+            file.close()
+
+
+@contextmanager
+def _explained(sheet: Path) -> "Iterator[None]":
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"--sheet {sheet}: {error.strerror}") from error
 
 
-def _print_verdicts(findings: "dict[PhotoFace, Finding]") -> None:
-    """A table of the faces that can be used, the worst first, and a line of counts."""
+def _print_verdicts(findings: "dict[PhotoFace, Finding]", whole_list: str) -> None:
+    """A table of the faces that can be used, the worst first, and a line of counts. `whole_list` says where all can be seen."""
     from lynx_batch.intake.photo_sheet import VERDICTS, count_verdicts, describe, name_face
     from lynx_batch.intake.photos import PhotoProblem
 
@@ -68,5 +77,5 @@ def _print_verdicts(findings: "dict[PhotoFace, Finding]") -> None:
     if worst_first:
         make_console().print(table)
     num_hidden = len(worst_first) - MAX_PHOTOS_SHOWN
-    hidden = f"; {num_hidden} more, none of them worse: --sheet FILE.html shows all" if num_hidden > 0 else ""
+    hidden = f"; {num_hidden} more, none of them worse: {whole_list} shows all" if num_hidden > 0 else ""
     say(count_verdicts(Counter(verdict for verdict, _ in described.values())) + hidden)

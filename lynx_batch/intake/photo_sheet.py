@@ -32,12 +32,12 @@ STYLE = """
 body { margin: 1.5rem; background: Canvas; color: CanvasText; display: flex; flex-direction: column }
 h1 { font-size: 1.3rem; margin: 0 0 .3rem; order: -2 }
 p { margin: .2rem 0; order: -1 }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); gap: 1rem; margin: 1rem 0 }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(29rem, 100%), 1fr)); gap: 1rem; margin: 1rem 0 }
 article { border: 1px solid color-mix(in srgb, CanvasText 20%, Canvas); border-top: 4px solid var(--hue); border-radius: 6px;
   padding: .8rem; overflow-wrap: anywhere }
 figure { display: inline-block; margin: 0 .6rem .4rem 0; vertical-align: top }
 figcaption, small { font-size: .8rem; opacity: .7 }
-img { display: block; height: 12rem; max-width: 100%; object-fit: contain; background: #8883 }
+img { display: block; height: 11rem; max-width: 100%; object-fit: contain; background: #8883 }
 h2 { font-size: 1rem; margin: 0 0 .5rem }
 b { color: var(--hue) }
 ul { margin: .3rem 0 .5rem; padding-left: 1.2rem }

@@ -258,8 +258,9 @@ def test_a_sheet_needs_photos_and_a_place_of_its_own() -> None:
     assert (refused.exit_code, "--sheet: shows photos, so it needs --photos" in refused.stderr) == (2, True)
     refused = run("check", "m.parquet", "--photos", "--problems", "a", "--sheet", "./a")
     assert (refused.exit_code, "--sheet a: must be another file than --problems" in refused.stderr) == (2, True)
-    refused = run("check", "m.parquet", "--photos", "--sheet", "none/sheet.html")
-    assert (refused.exit_code, "--sheet none/sheet.html: No such file" in refused.stderr) == (2, True)
+    for sheet, reason in (("none/sheet.html", "No such file"), ("/dev/full", "No space left on device")):
+        refused = run("check", "m.parquet", "--photos", "--sheet", sheet)
+        assert (refused.exit_code, f"--sheet {sheet}: {reason}" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["check", "show"])
