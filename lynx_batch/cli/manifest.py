@@ -12,7 +12,8 @@ from rich.table import Table
 from lynx_batch import exits
 from lynx_batch.cli import options
 from lynx_batch.cli.console import add_row, make_console, say
-from lynx_batch.cli.targets import has_json_keys, is_manifest, refuse_other_file, refuse_other_kind
+from lynx_batch.cli.photos import show_photos
+from lynx_batch.cli.targets import has_json_keys, is_manifest, is_photo_sheet, refuse_other_file, refuse_other_kind
 from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.places import WRITABLE, explain_place
@@ -20,12 +21,13 @@ from lynx_batch.storage import redact
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
     from lynx_batch.clip import ClipRequest, Rejection
     from lynx_batch.intake.check import RequestKey
+    from lynx_batch.intake.faces import Finding, PhotoFace, PhotoReport
     from lynx_batch.intake.photos import Photo
     from lynx_batch.intake.problems import RowProblem
     from lynx_batch.intake.texts import Readings, UnknownText
@@ -80,29 +82,41 @@ def check(
         Path | None, typer.Option(help="Check against this run file's defaults, inputs, face pack and model.")
     ] = None,
     overrides: options.Overrides = None,
-    photos: Annotated[bool, typer.Option("--photos", help="Also read every photo and find its face, on CPUs.")] = False,
+    photos: Annotated[
+        bool, typer.Option("--photos", help="Also read every photo, find its face and judge its quality, on CPUs.")
+    ] = False,
     allow_duplicates: Annotated[
         bool, typer.Option("--allow-duplicates", help="Let several rows ask for the same clip.")
     ] = False,
     problems_file: Annotated[
         Path | None, typer.Option("--problems", help="Write every problem to this file, one JSON object per line.")
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --photos: write a web page to this file that shows each photo, its face and its verdict."
+        ),
+    ] = None,
 ) -> None:
     """Check every row of a manifest and show every problem. Exit code 2 if there is one.
 
     With --run and --photos, finds everything that `render` would refuse before it starts. With --run, warns of texts that the model's
-    tokenizer hardly knows; a warning is no problem.
+    tokenizer hardly knows. With --photos, says how good a likeness each photo promises. Warnings and verdicts are no problems.
     """
     from lynx_batch.intake.manifest import read_manifest
 
     if problems_file:
         has_keys = has_json_keys("row", "column", "value", "rule")
         refuse_other_file("--problems", problems_file, "a list of problems", has_keys)
+    if sheet:
+        _check_sheet(sheet, problems_file, has_photos=photos)
     if overrides and not run:
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None
     table = read_manifest(manifest)
-    problems, expired = _find_problems(manifest, table, config, has_photos=photos, allow_duplicates=allow_duplicates)
+    problems, expired = _find_problems(
+        manifest, table, config, has_photos=photos, allow_duplicates=allow_duplicates, sheet=sheet
+    )
     if problems_file:
         _write_problems(problems, problems_file)
     _print_expired(expired)
@@ -123,8 +137,22 @@ def show(
     say(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
 
 
+def _check_sheet(sheet: Path, problems_file: Path | None, *, has_photos: bool) -> None:
+    if not has_photos:
+        raise ConfigError("--sheet: shows photos, so it needs --photos")
+    if problems_file and sheet.resolve() == problems_file.resolve():
+        raise ConfigError(f"--sheet {sheet}: must be another file than --problems")
+    refuse_other_file("--sheet", sheet, "a photo sheet", is_photo_sheet)
+
+
 def _find_problems(
-    manifest: str, table: "pa.Table", config: RunConfig | None, *, has_photos: bool, allow_duplicates: bool
+    manifest: str,
+    table: "pa.Table",
+    config: RunConfig | None,
+    *,
+    has_photos: bool,
+    allow_duplicates: bool,
+    sheet: Path | None,
 ) -> "tuple[list[RowProblem], list[Rejection]]":
     """All problems in the order of their rows, and the rows whose consent has expired, which is no problem."""
     from lynx_batch.intake.check import (
@@ -149,7 +177,9 @@ def _find_problems(
         keys = keys_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
     problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
     if has_photos:
-        problems += _check_photos(requests, found, config.faces if config else FacesConfig(), inputs)
+        reports = _see_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
+        seen = show_photos(reports, sheet, manifest)
+        problems += _check_photos(requests, seen)
     return sorted(problems, key=lambda problem: problem.row), expired
 
 
@@ -239,16 +269,28 @@ def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[s
     return hash_photos((request.subject_uri for request in requests), inputs)
 
 
-def _check_photos(
-    requests: "list[ClipRequest]", photos: "Mapping[str, Photo]", faces: FacesConfig, inputs: InputsConfig
-) -> "list[RowProblem]":
-    """Prints a note for each rotated face; returns the problems of photos that cannot be read or used."""
-    from lynx_batch.intake.faces import check_faces, find_photo_problems, find_turned_faces
+def _see_photos(
+    requests: "list[ClipRequest]",
+    photos: "Mapping[str, Photo]",
+    faces: FacesConfig,
+    inputs: InputsConfig,
+    with_pictures: bool,
+) -> "Iterator[PhotoReport]":
+    """A report for each wanted face. Photos that could not be read come first."""
+    from lynx_batch.intake.faces import PhotoReport, check_faces
     from lynx_batch.intake.photos import PhotoProblem
 
     wanted = {(request.subject_uri, request.face_index): photos[request.subject_uri] for request in requests}
     unread = {face: photo for face, photo in wanted.items() if isinstance(photo, PhotoProblem)}
-    findings = unread | check_faces(wanted.keys() - unread.keys(), faces, inputs)
+    yield from (PhotoReport(face=face, finding=problem) for face, problem in unread.items())
+    readable = [face for face in wanted if face not in unread]
+    yield from check_faces(readable, faces, inputs, with_pictures=with_pictures)
+
+
+def _check_photos(requests: "list[ClipRequest]", findings: "Mapping[PhotoFace, Finding]") -> "list[RowProblem]":
+    """Prints a note for each rotated face; returns the problems of photos that cannot be read or used."""
+    from lynx_batch.intake.faces import find_photo_problems, find_turned_faces
+
     turned = find_turned_faces(requests, findings)
     for note in turned[:MAX_PROBLEMS_SHOWN]:
         say(f"note: {note}")

@@ -43,6 +43,13 @@ def is_mp4(uri: str) -> bool:
     return storage.read_range(uri, 4, 8) == b"ftyp"
 
 
+def is_photo_sheet(uri: str) -> bool:
+    from lynx_batch.intake.photo_sheet import HEAD
+
+    head = HEAD.encode()
+    return storage.read_range(uri, 0, len(head)) == head
+
+
 def has_json_keys(*keys: str) -> Callable[[str], bool]:
     """Whether it is JSON, or JSON lines, whose first object has these keys."""
 

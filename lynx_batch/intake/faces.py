@@ -1,10 +1,12 @@
-"""Checks on CPUs, before any GPU is requested, that each photo shows the face that its rows ask for."""
+"""Checks on CPUs, before any GPU is requested, that each photo shows the face that its rows ask for, and how good a photo it is."""
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -23,7 +25,11 @@ from lynx_batch.telemetry import configure_logging
 from lynx_model.errors import FaceError, UnreadableImage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lynx_model.faces.detection import DetectedFace
+    from lynx_model.faces.photo_quality import Judgement
 
 log = structlog.get_logger()
 
@@ -33,25 +39,63 @@ MAX_DEATHS = 2
 PhotoFace = tuple[str, int | None]
 """A photo's URI, and the index of the requested face; None if the photo must show only one."""
 
-Finding = PhotoProblem | int
-"""Why a face cannot be used, or by how many degrees (not 0) it is rotated clockwise."""
+MAX_AHEAD = 64
+"""So many photos are searched before the report of an earlier one is taken, so that the memory for their pictures is bounded."""
 
-_Task = tuple[str, Sequence[int | None], FacesConfig, InputsConfig]
-"""A photo's URI, the indices of the requested faces, and how the photo is searched and read."""
 
-_Findings = list[tuple[PhotoFace, Finding]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenFace:
+    """A face that can be used, how far it is rotated clockwise in its photo, and how good a likeness it promises."""
+
+    turned_degrees: int
+    judgement: "Judgement"
+
+
+Finding = PhotoProblem | SeenFace
+"""Why a face cannot be used, or what was seen of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoReport:
+    """What was found out about a face of a photo.
+
+    `photo_jpeg` is the photo in small, with a frame around each face, and `crop_jpeg` the aligned face as the model reads it. They are
+    empty unless pictures were asked for, and where there is nothing to show.
+    """
+
+    face: PhotoFace
+    finding: Finding
+    photo_jpeg: bytes = b""
+    crop_jpeg: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """A photo, the indices of the requested faces, and how the photo is searched and read."""
+
+    uri: str
+    indices: Sequence[int | None]
+    faces: FacesConfig
+    inputs: InputsConfig
+    with_pictures: bool
 
 
 def check_faces(
-    wanted_faces: Iterable[PhotoFace], faces: FacesConfig, inputs: InputsConfig, num_processes: int | None = None
-) -> dict[PhotoFace, Finding]:
-    """A finding for each face that cannot be used or is rotated. Each distinct photo is read and searched once.
+    wanted_faces: Iterable[PhotoFace],
+    faces: FacesConfig,
+    inputs: InputsConfig,
+    num_processes: int | None = None,
+    *,
+    with_pictures: bool = False,
+) -> Iterator[PhotoReport]:
+    """A report for each wanted face, as soon as it is known. Each distinct photo is read, decoded and searched once.
 
     Args:
-        wanted_faces: May contain repetitions.
+        wanted_faces: May contain repetitions. The reports of a photo come one after the other, the photos in this order.
         faces: Only the detector of its pack is loaded, not the identity encoder.
         inputs: Where photos may be stored, and the limits for reading them.
         num_processes: None is one per CPU.
+        with_pictures: Also make the pictures of each report.
 
     Raises:
         ConfigError: If the libraries that detect faces are not installed.
@@ -63,9 +107,13 @@ def check_faces(
     indices: dict[str, list[int | None]] = {}
     for uri, face_index in dict.fromkeys(wanted_faces):
         indices.setdefault(uri, []).append(face_index)
-    tasks = [(uri, wanted, faces, inputs) for uri, wanted in indices.items()]
+    tasks = [
+        _Task(uri=uri, indices=wanted, faces=faces, inputs=inputs, with_pictures=with_pictures)
+        for uri, wanted in indices.items()
+    ]
     num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
-    return {face: finding for found in _search_all(tasks, faces.pack, num_processes) for face, finding in found}
+    for reports in _search_all(tasks, faces.pack, num_processes):
+        yield from reports
 
 
 def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
@@ -82,9 +130,9 @@ def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[PhotoFa
     from lynx_model.faces.upright import describe_turn
 
     return [
-        _at(request, describe_turn(finding))
+        _at(request, describe_turn(finding.turned_degrees))
         for request in requests
-        if isinstance(finding := findings.get(_photo_face(request)), int)
+        if isinstance(finding := findings.get(_photo_face(request)), SeenFace) and finding.turned_degrees
     ]
 
 
@@ -96,14 +144,14 @@ def _at(request: ClipRequest, rule: str) -> RowProblem:
     return RowProblem(row=request.row, column="subject_uri", value=redact(request.subject_uri), rule=rule)
 
 
-def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> list[_Findings]:
-    """The findings of each task. A photo that kills its process does not affect the others."""
+def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> Iterator[list[PhotoReport]]:
+    """The reports of each task, in order. A photo that kills its process does not affect the others."""
     all_searchers = [_Searcher(pack) for _ in range(num_processes)]
     free = SimpleQueue[_Searcher]()
     for searcher in all_searchers:
         free.put(searcher)
 
-    def search(task: _Task) -> _Findings:
+    def search(task: _Task) -> list[PhotoReport]:
         searcher = free.get()
         try:
             return searcher.search(task)
@@ -111,8 +159,14 @@ def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> list[_
             free.put(searcher)
 
     threads = ThreadPoolExecutor(num_processes)
+    pending = deque[Future[list[PhotoReport]]]()
     try:
-        return list(threads.map(search, tasks))
+        for task in tasks:
+            pending.append(threads.submit(search, task))
+            if len(pending) >= MAX_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
         for searcher in all_searchers:
@@ -126,7 +180,7 @@ class _Searcher:
         self._pack = pack
         self._process: ProcessPoolExecutor | None = None
 
-    def search(self, task: _Task) -> _Findings:
+    def search(self, task: _Task) -> list[PhotoReport]:
         for _ in range(MAX_DEATHS):
             process = self._process or self._begin()
             try:
@@ -134,7 +188,7 @@ class _Searcher:
             except BrokenProcessPool:
                 self.end()
             except Exception as error:
-                log.exception("photo_search_failed", photo=redact(task[0]))
+                log.exception("photo_search_failed", photo=redact(task.uri))
                 return _refuse_all(task, f"photo: cannot be searched for faces: {type(error).__name__}: {error}")
         return _refuse_all(task, f"photo: must not kill the process that searches it, and did so {MAX_DEATHS} times")
 
@@ -155,33 +209,55 @@ class _Searcher:
         return self._process
 
 
-def _refuse_all(task: _Task, rule: str) -> _Findings:
-    uri, wanted, *_ = task
-    return [((uri, index), PhotoProblem.of(UnreadableImage(rule))) for index in wanted]
+def _refuse_all(task: _Task, rule: str) -> list[PhotoReport]:
+    problem = PhotoProblem.of(UnreadableImage(rule))
+    return [PhotoReport(face=(task.uri, index), finding=problem) for index in task.indices]
 
 
-def _check_photo(task: _Task) -> _Findings:
-    uri, wanted, faces_config, inputs = task
+def _check_photo(task: _Task) -> list[PhotoReport]:
     from lynx_model.faces.photo import read_photo
     from lynx_model.faces.upright import find_faces
 
-    detector = _detector(faces_config.pack)
+    detector = _detector(task.faces.pack)
     try:
-        photo = read_photo(read_photo_file(uri, inputs), is_parity=faces_config.parity)
-        faces = find_faces(detector, photo, is_parity=faces_config.parity)
+        photo = read_photo(read_photo_file(task.uri, task.inputs), is_parity=task.faces.parity)
+        faces = find_faces(detector, photo, is_parity=task.faces.parity)
     except (Permanent, StoreUnavailable, PhotoUnreachable) as error:
-        return [((uri, index), PhotoProblem.of(error)) for index in wanted]
-    return [((uri, index), finding) for index in wanted if (finding := _check_face(faces, index))]
+        return [PhotoReport(face=(task.uri, index), finding=PhotoProblem.of(error)) for index in task.indices]
+    return [_check_face(task, photo, faces, index) for index in task.indices]
 
 
-def _check_face(faces: "list[DetectedFace]", index: int | None) -> Finding:
-    """0 means that the face is upright and can be used."""
+def _check_face(task: _Task, photo: "NDArray[np.uint8]", faces: "list[DetectedFace]", index: int | None) -> PhotoReport:
+    from lynx_model.faces.photo_quality import judge, measure
     from lynx_model.faces.reader import choose_face
 
     try:
-        return choose_face(faces, index).turned_degrees
+        chosen = choose_face(faces, index)
     except FaceError as error:
-        return PhotoProblem.of(error)
+        return _report(task, photo, faces, index, PhotoProblem.of(error))
+    judgement = judge(measure(photo, faces, chosen))
+    seen = SeenFace(turned_degrees=chosen.turned_degrees, judgement=judgement)
+    return _report(task, photo, faces, index, seen, chosen)
+
+
+def _report(
+    task: _Task,
+    photo: "NDArray[np.uint8]",
+    faces: "list[DetectedFace]",
+    index: int | None,
+    finding: Finding,
+    chosen: "DetectedFace | None" = None,
+) -> PhotoReport:
+    if not task.with_pictures:
+        return PhotoReport(face=(task.uri, index), finding=finding)
+    from lynx_batch.intake.thumbnails import encode_crop, encode_photo
+
+    return PhotoReport(
+        face=(task.uri, index),
+        finding=finding,
+        photo_jpeg=encode_photo(photo, faces, chosen),
+        crop_jpeg=encode_crop(photo, chosen) if chosen else b"",
+    )
 
 
 @cache

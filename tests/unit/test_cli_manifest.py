@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import Result
 
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
-from tests.builders import HOPPER, SUBJECTS, write_run
+from tests.builders import COLLINS, HOPPER, SUBJECTS, write_run
 from tests.jobs import invoke
 from tests.models import BASE
 
@@ -204,6 +204,63 @@ def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> No
     assert "note: row 0: subject_uri=" in result.stdout
     assert "the face is rotated 90 degrees clockwise; it is read upright" in result.stdout
     assert "m.parquet: 1 rows, no problem" in result.stdout
+
+
+def write_faces_run(face_pack: Path) -> None:
+    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
+    Path("run.yaml").write_text(text, encoding="utf-8")
+
+
+def test_each_photo_gets_one_verdict_which_is_no_problem(face_pack: Path) -> None:
+    Image.open(HOPPER).resize((205, 240)).save("small.png")
+    rows: list[dict[str, object]] = [{"subject_uri": str(HOPPER), "seed": seed} for seed in range(3)]
+    write(*rows, {"subject_uri": "small.png"}, {"subject_uri": str(COLLINS)})
+    write_faces_run(face_pack)
+    result = run("check", "m.parquet", "--run", "run.yaml", "--photos")
+    assert result.exit_code == 0
+    lines = [line for line in result.stdout.splitlines() if line.startswith("│ ")]
+    shown = [[cell.strip() for cell in line.strip("│").split("│")][:2] for line in lines]
+    assert [cells for cells in shown if cells[0]] == [
+        ["will disappoint", "small.png"],
+        ["usable", "eileen-collins.jpg"],
+        ["good", "grace-hopper.jpg"],
+    ]
+    assert "the face is 70 px wide; at least 120 px give a good likeness" in result.stdout
+    assert "photos: 1 will disappoint, 1 usable, 1 good\n" in result.stdout
+    assert result.stdout.endswith("m.parquet: 5 rows, no problem\n")
+
+
+def test_photos_that_cannot_be_used_are_counted_among_the_verdicts(face_pack: Path) -> None:
+    write({"subject_uri": "none.jpg"})
+    write_faces_run(face_pack)
+    result = run("check", "m.parquet", "--run", "run.yaml", "--photos")
+    assert result.exit_code == 2
+    assert "photos: 1 cannot be used\n" in result.stdout
+
+
+def test_a_sheet_shows_each_photo_and_replaces_an_older_one(face_pack: Path) -> None:
+    write({"subject_uri": str(HOPPER)}, {"subject_uri": "none.jpg"})
+    write_faces_run(face_pack)
+    for _ in range(2):
+        result = run("check", "m.parquet", "--run", "run.yaml", "--photos", "--sheet", "sheet.html")
+        assert result.exit_code == 2
+        assert "m.parquet: 1 problem(s) in 1 of 2 rows" in result.stdout
+    page = Path("sheet.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 2
+    assert page.count('src="data:image/jpeg;base64,') == 2
+    assert "<h2>grace-hopper.jpg: <b>good</b></h2>" in page
+    assert "<h2>none.jpg: <b>cannot be used</b></h2>" in page
+
+
+def test_a_sheet_needs_photos_and_a_place_of_its_own() -> None:
+    write({})
+    refused = run("check", "m.parquet", "--sheet", "sheet.html")
+    assert (refused.exit_code, "--sheet: shows photos, so it needs --photos" in refused.stderr) == (2, True)
+    refused = run("check", "m.parquet", "--photos", "--problems", "a", "--sheet", "./a")
+    assert (refused.exit_code, "--sheet a: must be another file than --problems" in refused.stderr) == (2, True)
+    for sheet, reason in (("none/sheet.html", "No such file"), ("/dev/full", "No space left on device")):
+        refused = run("check", "m.parquet", "--photos", "--sheet", sheet)
+        assert (refused.exit_code, f"--sheet {sheet}: {reason}" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["check", "show"])

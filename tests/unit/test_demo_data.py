@@ -1,6 +1,7 @@
 """The data of the demo's training recipe: prompts, people, scenes and the recogniser."""
 
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs.demo.training import axes, people, places, portraits, prompts, scenes, sface
+from jobs.demo.training import axes, mattes, people, places, portraits, prompts, scenes, sface
+from jobs.demo.training.prepare import SEGMENTER
+from lynx_model.errors import WeightsMismatch
 from lynx_model.faces import align
 from lynx_model.faces.reader import FaceReader
 from lynx_model.tokenizer import Tokenizer
 from tests.builders import SUBJECTS
-from tests.models import BASE
+from tests.models import BASE, ROOT
 
 Base = tuple[Path, list[list[str]], list[list[str]], int]
 
@@ -22,6 +25,11 @@ Base = tuple[Path, list[list[str]], list[list[str]], int]
 @pytest.fixture(scope="module")
 def reader(face_pack: Path) -> FaceReader:
     return FaceReader.load(str(face_pack), "pack")
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> mattes.Segmenter:
+    return mattes.Segmenter.load(mattes.fetch_segmenter(ROOT / SEGMENTER))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gallery(folder: Path, reader: FaceReader) -> portraits.Gallery:
-    return portraits.read_portraits(folder, reader)
+def gallery(folder: Path, reader: FaceReader, segmenter: mattes.Segmenter) -> portraits.Gallery:
+    return portraits.read_portraits(folder, reader, segmenter)
 
 
 @pytest.fixture(scope="module")
@@ -110,24 +118,45 @@ def test_mattes_hold_the_face_and_leave_the_corners(gallery: portraits.Gallery) 
         x, y = portrait.landmarks.mean(0).astype(int)
         assert portrait.matte[y, x] == 255
         assert portrait.matte[:8, :8].max() == portrait.matte[:8, -8:].max() == 0
+        assert 0.3 < portrait.matte.mean() / 255 < 0.8
+        assert portrait.doubt < 0.1
 
 
-def test_folders_without_portraits_are_refused(tmp_path: Path, reader: FaceReader) -> None:
+def test_a_wheel_with_another_segmenter_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "changed.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(mattes.SOURCE, b"changed")
+    with pytest.raises(WeightsMismatch, match=r"changed\.whl.*sha256 must be 9ee168ec.*, found"):
+        mattes.fetch_segmenter(tmp_path / "kept" / "network.tflite", wheel)
+    assert list((tmp_path / "kept").iterdir()) == []
+    with pytest.raises(WeightsMismatch, match=r"must be mediapipe==0\.10\.14 and hold"):
+        mattes.fetch_segmenter(tmp_path / "kept" / "network.tflite", tmp_path / "none.whl")
+
+
+def test_a_portrait_in_front_of_its_own_colours_is_in_doubt() -> None:
+    unsure = np.full((256, 256), 0.5, np.float32)
+    assert mattes.doubt(unsure) == 1
+    assert mattes.doubt(np.zeros_like(unsure)) == mattes.doubt(np.ones_like(unsure)) == 0
+
+
+def test_folders_without_portraits_are_refused(tmp_path: Path, reader: FaceReader, segmenter: mattes.Segmenter) -> None:
     with pytest.raises(portraits.BadPortraits, match="0 found"):
-        portraits.read_portraits(tmp_path, reader)
+        portraits.read_portraits(tmp_path, reader, segmenter)
     Image.new("RGB", (256, 256)).save(tmp_path / "black.png")
     with pytest.raises(portraits.BadPortraits, match="black"):
-        portraits.read_portraits(tmp_path, reader)
+        portraits.read_portraits(tmp_path, reader, segmenter)
     (tmp_path / portraits.HELD_OUT_FILE).write_text("nobody")
     with pytest.raises(portraits.BadPortraits, match="nobody"):
-        portraits.read_portraits(tmp_path, reader)
+        portraits.read_portraits(tmp_path, reader, segmenter)
 
 
-def test_a_second_picture_of_a_person_is_left_out(tmp_path: Path, reader: FaceReader) -> None:
+def test_a_second_picture_of_a_person_is_left_out(
+    tmp_path: Path, reader: FaceReader, segmenter: mattes.Segmenter
+) -> None:
     photo = Image.open(SUBJECTS / "eileen-collins.jpg")
     photo.save(tmp_path / "a.png")
     photo.rotate(3).save(tmp_path / "b.png")
-    gallery = portraits.read_portraits(tmp_path, reader)
+    gallery = portraits.read_portraits(tmp_path, reader, segmenter)
     assert [portrait.name for portrait in gallery.portraits] == ["a"]
     assert "same person as a" in gallery.dropped["b"]
 
@@ -216,11 +245,25 @@ def test_a_camera_that_pans_left_moves_the_person_right(two: people.People, grey
     assert (right[:, -1, :, 0] - right[:, 0, :, 0] < -10).all()
 
 
+def blueness(clip: torch.Tensor) -> torch.Tensor:
+    return clip[:, 2] - clip[:, 0]
+
+
 def test_dim_light_is_darker_and_warm_light_redder(two: people.People, grey: torch.Tensor) -> None:
     neutral, dim, warm, cool = (clips(two, grey, light=light)[0] for light in ("neutral", "dim", "warm", "cool"))
     assert dim.mean() < neutral.mean() - 0.3
-    assert (warm[:, 0] - warm[:, 2]).mean() > 0.3
-    assert (cool[:, 0] - cool[:, 2]).mean() < -0.2
+    assert (blueness(warm) - blueness(neutral)).mean() < -0.3
+    assert (blueness(cool) - blueness(neutral)).mean() > 0.3
+
+
+def test_a_dark_face_stays_visible_in_dim_light(two: people.People, grey: torch.Tensor) -> None:
+    dark = two.select(torch.arange(2))  # a copy
+    dark.canvases[:, :3] = (dark.canvases[:, :3].float() * 0.4).byte()
+    neutral, dim = (clips(dark, grey, light=light) for light in ("neutral", "dim"))
+    for index in range(2):
+        x, y = neutral[1][index, 0, 2].long().tolist()
+        face = (slice(None), 0, slice(y - 8, y + 8), slice(x - 8, x + 8))
+        assert (dim[0][index][face] + 1).mean() > 0.95 * (neutral[0][index][face] + 1).mean()
 
 
 def test_the_landmarks_of_a_turned_face_are_where_the_detector_sees_them(

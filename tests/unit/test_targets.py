@@ -77,6 +77,15 @@ def test_problems_go_to_no_file_of_another_kind() -> None:
         assert Path(name).read_bytes() == before
 
 
+def test_a_photo_sheet_goes_to_no_file_of_another_kind() -> None:
+    Path("page.html").write_text("<!doctype html>\n<title>Mine</title>\n", encoding="utf-8")
+    for name in ("c.csv", "run.yaml", "prices.parquet", "page.html", "sub"):
+        before = Path(name).read_bytes() if Path(name).is_file() else b""
+        told = refused("manifest", "check", "prices.parquet", "--photos", "--sheet", name)
+        assert f"--sheet {name}: must be" in told
+        assert before == (Path(name).read_bytes() if Path(name).is_file() else b"")
+
+
 def test_problems_replace_earlier_problems() -> None:
     pq.write_table(pa.table({"subject_uri": ["a.jpg"], "prompt": [""]}), "m.parquet")
     for _ in range(2):

@@ -28,9 +28,20 @@ PORTRAIT_QUALITY = 93
 SHOULDER_SLOPE = 0.55
 """How far shoulders fall for each pixel beside the portrait."""
 
+SIDE_PX = 4
+"""The innermost of so many columns and rows at a border is repeated outwards; those beyond may look odd."""
+
+HAIR_CORNER_PX = 88.0
+"""Radius of the upper corners of what a portrait shows of hair: big hair ends round, not along the picture's border."""
+
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
-FACE_AXES_PX = (62.0, 80.0)
-SHARE_OF_OTHER = (0.35, 0.75)
+FACE_AXES_PX = (61.0, 66.0, 76.0)
+"""Half the width of the inner face, and its height above and below the centre: from the brow to the chin."""
+CORE_AXES_PX = (46.0, 42.0, 50.0)
+"""Of eyes, nose and mouth, which may have any colour."""
+NUM_CANDIDATES = 8
+PATCH_PX = 20
+SHARE_OF_OTHER = (0.5, 0.95)
 TONE_SHARE = 0.7
 MORPH_REACH_PX = 42.0
 
@@ -134,8 +145,12 @@ def _canvases(portraits_NCHW: Tensor) -> Tensor:
     )
     last = PORTRAIT_PX - 1
     aside = (-x).clamp(min=0) + (x - last).clamp(min=0)
-    portraits_NCHW = torch.cat([portraits_NCHW[:, :3], portraits_NCHW[:, 3:] * _fade().to(portraits_NCHW)], dim=1)
-    inner_x, inner_y = x.clamp(3, last - 3), (y - SHOULDER_SLOPE * aside).clamp(0, last - 3)
+    mattes_N1HW = _without_wings(portraits_NCHW[:, 3:] * _fade().to(portraits_NCHW))
+    portraits_NCHW = torch.cat([portraits_NCHW[:, :3], mattes_N1HW], dim=1)
+    inner_x, inner_y = (
+        x.clamp(SIDE_PX - 1, PORTRAIT_PX - SIDE_PX),
+        (y - SHOULDER_SLOPE * aside).clamp(0, PORTRAIT_PX - SIDE_PX),
+    )
     grid = torch.stack([inner_x, inner_y], dim=-1).add(0.5).div(PORTRAIT_PX / 2).sub(1)
     canvases = functional.grid_sample(
         portraits_NCHW, grid.expand(len(portraits_NCHW), -1, -1, -1), padding_mode="border", align_corners=False
@@ -148,12 +163,22 @@ def _canvases(portraits_NCHW: Tensor) -> Tensor:
     return torch.cat([colours, mattes], dim=1).round().clamp(0, 255).byte()
 
 
+def _without_wings(mattes_N1HW: Tensor) -> Tensor:
+    """At the sides only what reaches down to the bottom stays, so that a lock of hair does not grow outwards."""
+    mattes_N1HW = mattes_N1HW.clone()
+    for side in (slice(0, SIDE_PX), slice(PORTRAIT_PX - SIDE_PX, PORTRAIT_PX)):
+        mattes_N1HW[..., side] = mattes_N1HW[..., side].flip(2).cummin(2).values.flip(2)
+    return mattes_N1HW
+
+
 def _fade() -> Tensor:
-    """(256, 256) from 0 to 1: 0 at the top and at the upper sides, where a border cuts off hair."""
+    """(256, 256) from 0 to 1: 0 at the top and at the upper sides, where a border cuts off hair, and outside of round upper corners."""
     position = torch.arange(PORTRAIT_PX).float()
-    from_side = torch.minimum(position, PORTRAIT_PX - 1 - position).sub(3).div(12).clamp(0, 1)[None]
-    is_below = ((position - 0.60 * PORTRAIT_PX) / (0.12 * PORTRAIT_PX)).clamp(0, 1)[:, None]
-    return torch.maximum(from_side, is_below) * (position / 10).clamp(0, 1)[:, None]
+    from_side = torch.minimum(position, PORTRAIT_PX - 1 - position)
+    aside, above = ((HAIR_CORNER_PX - distance).clamp(min=0) for distance in (from_side[None], position[:, None]))
+    from_edge = HAIR_CORNER_PX - (aside.square() + above.square()).sqrt()
+    is_below = ((position - 0.68 * PORTRAIT_PX) / (0.04 * PORTRAIT_PX)).clamp(0, 1)[:, None]
+    return torch.maximum(((from_edge - SIDE_PX) / 12).clamp(0, 1), is_below)
 
 
 def mirrored(people: People) -> People:
@@ -171,6 +196,8 @@ def mirrored(people: People) -> People:
 def morphs(people: People, num: int, generator: torch.Generator | None = None, batch: int = 64) -> People:
     """New people: hair and outline of one person, a face between that person's and another's.
 
+    The other is the one of some drawn by chance whose face is most alike: else pose, glasses and mouths do not fit.
+
     Args:
         people: At least two, all for training.
         num: How many new people.
@@ -179,8 +206,8 @@ def morphs(people: People, num: int, generator: torch.Generator | None = None, b
     """
     device = people.canvases.device
     first = torch.randint(len(people), (num,), device=device, generator=generator)
-    step = torch.randint(1, len(people), (num,), device=device, generator=generator)
-    second = (first + step) % len(people)
+    steps = torch.randint(1, len(people), (num, NUM_CANDIDATES), device=device, generator=generator)
+    second = _most_alike(_patches(people), first, (first[:, None] + steps) % len(people))
     low, high = SHARE_OF_OTHER
     shares = torch.rand(num, device=device, generator=generator) * (high - low) + low
     canvases, landmarks = [], []
@@ -196,20 +223,47 @@ def morphs(people: People, num: int, generator: torch.Generator | None = None, b
     )
 
 
+def _patches(people: People) -> Tensor:
+    """(N, pixels): the inner faces small and grey, with mean 0 and spread 1."""
+    axis = torch.linspace(-1, 1, PATCH_PX, device=people.canvases.device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    across, above, below = FACE_AXES_PX
+    centre_N112 = people.landmarks.mean(1)[:, None, None]
+    grid = torch.stack([x * across, y * (above + below) / 2 + (below - above) / 2], dim=-1) + centre_N112
+    grid = (grid + 0.5) / (CANVAS_PX / 2) - 1
+    parts = zip(people.canvases.split(64), grid.split(64), strict=True)
+    grey = [functional.grid_sample(_blurred(c[:, :3].float(), 5), g, align_corners=False).mean(1) for c, g in parts]
+    patches = torch.cat(grey).flatten(1)
+    return (patches - patches.mean(1, keepdim=True)) / (patches.std(1, keepdim=True) + 1e-3)
+
+
+def _most_alike(patches: Tensor, first_M: Tensor, candidates_MK: Tensor) -> Tensor:
+    """(M,): of each row of candidates the one whose patch differs least from the first's."""
+    differences_MK = (patches[candidates_MK] - patches[first_M][:, None]).abs().mean(-1)
+    return candidates_MK.gather(1, differences_MK.argmin(1, keepdim=True))[:, 0]
+
+
+def _blurred(pictures_NCHW: Tensor, side: int) -> Tensor:
+    """Means of squares of an odd side."""
+    return functional.avg_pool2d(pictures_NCHW, side, 1, side // 2, count_include_pad=False)
+
+
 def _morph(outer: People, other: People, share_N: Tensor) -> tuple[Tensor, Tensor]:
     """Canvases and landmarks of people with `share_N` of the other's face."""
     share_N11 = share_N[:, None, None]
     landmarks = outer.landmarks + (other.landmarks - outer.landmarks) * share_N11
     a = _warped(outer.canvases.float(), outer.landmarks, landmarks)
     b = _warped(other.canvases.float(), other.landmarks, landmarks)
-    face = _face_mask(landmarks)
+    face = _oval(landmarks, FACE_AXES_PX)
     a_mean, a_spread = _colours(a, face)
     b_mean, b_spread = _colours(b, face)
     tone = TONE_SHARE * share_N11[..., None]
     mean, spread = a_mean + (b_mean - a_mean) * tone, a_spread + (b_spread - a_spread) * tone
     own = a[:, :3] + (mean - a_mean) * face
     others = (b[:, :3] - b_mean) / (b_spread + 1e-3) * spread + mean
-    weight = face * share_N11[..., None]
+    core = _oval(landmarks, CORE_AXES_PX)
+    is_skin = torch.minimum(_is_skin(a, a_mean, a_spread), _is_skin(b, b_mean, b_spread))
+    weight = face * _blurred(torch.maximum(core, is_skin), 7) * share_N11[..., None]
     colours = own * (1 - weight) + others * weight
     return torch.cat([colours, a[:, 3:]], dim=1).round().clamp(0, 255).byte(), landmarks
 
@@ -225,13 +279,20 @@ def _warped(canvases_NCHW: Tensor, landmarks: Tensor, targets: Tensor) -> Tensor
     return functional.grid_sample(canvases_NCHW, grid, padding_mode="border", align_corners=False)
 
 
-def _face_mask(landmarks: Tensor) -> Tensor:
-    """(N, 1, H, W) from 0 to 1: 1 inside the face, with a soft edge."""
+def _oval(landmarks: Tensor, axes_px: tuple[float, float, float]) -> Tensor:
+    """(N, 1, H, W) from 0 to 1: 1 inside an oval around the face's centre, with a soft edge."""
     y, x = _pixels(landmarks.device)
     centre = landmarks.mean(1)[..., None, None]
-    across, down = FACE_AXES_PX
-    distance = ((x - centre[:, 0]) / across) ** 2 + ((y - centre[:, 1] - 3) / down) ** 2
-    return torch.sigmoid(5 * (1 - distance))[:, None]
+    across, above, below = axes_px
+    down = y - centre[:, 1]
+    distance = ((x - centre[:, 0]) / across) ** 2 + (down / torch.where(down < 0, above, below)) ** 2
+    return torch.sigmoid(4 * (1 - distance))[:, None]
+
+
+def _is_skin(canvases_NCHW: Tensor, mean_NC11: Tensor, spread_NC11: Tensor) -> Tensor:
+    """(N, 1, H, W) from 0 to 1: 1 where the colour is about the face's, 0 for hair and background."""
+    difference = (_blurred(canvases_NCHW[:, :3], 7) - mean_NC11).norm(dim=1, keepdim=True)
+    return torch.sigmoid(5 * (1.9 - difference / (spread_NC11.norm(dim=1, keepdim=True) + 4)))
 
 
 def _colours(canvases_NCHW: Tensor, face: Tensor) -> tuple[Tensor, Tensor]:

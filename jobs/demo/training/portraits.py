@@ -1,7 +1,6 @@
 """A folder of portraits -> people: the portrait in the FFHQ frame, the person's matte, and the face's landmarks.
 
-The matte comes from GrabCut (Rother et al., SIGGRAPH 2004), seeded by the landmarks. Colours of the background are replaced by the
-nearest colours of the person, so that a soft edge never shows the old background.
+Colours of the background are replaced by the nearest colours of the person, so that a soft edge never shows the old background.
 """
 
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from jobs.demo.training.mattes import Segmenter, doubt, matte_of
 from lynx_model.errors import FaceError
 from lynx_model.faces.align import align_face_for_identity, similarity
 from lynx_model.faces.detection import DetectedFace, detect, usable
@@ -30,11 +30,8 @@ MAX_DEVIATION_PX = 20.0
 """A portrait whose landmarks are farther than this from the usual ones is aligned first."""
 
 SAME_PERSON_COSINE = 0.70
-MAX_LEAK = 0.10
-"""The share of the upper sides that a matte may cover."""
-
-MATTE_PX = 128
-GRABCUT_STEPS = 4
+MAX_DOUBT = 0.3
+"""A portrait is left out if of more of it nobody can say whether it shows the person."""
 
 
 class BadPortraits(Exception):
@@ -46,7 +43,7 @@ class Portrait:
     """A person in the FFHQ frame.
 
     `picture_rgb` is uint8 (256, 256, 3) without its background, `matte` uint8 (256, 256), `landmarks` float32 (5, 2) in pixels of the
-    picture, and `embedding` float32 (512,) of unit length.
+    picture, and `embedding` float32 (512,) of unit length. `doubt` is the share of pixels that may or may not show the person.
     """
 
     name: str
@@ -54,6 +51,7 @@ class Portrait:
     matte: NDArray[np.uint8]
     landmarks: NDArray[np.float32]
     embedding: NDArray[np.float32]
+    doubt: float
     is_held_out: bool
 
 
@@ -65,12 +63,13 @@ class Gallery:
     dropped: dict[str, str]
 
 
-def read_portraits(folder: Path, reader: FaceReader) -> Gallery:
+def read_portraits(folder: Path, reader: FaceReader, segmenter: Segmenter) -> Gallery:
     """Reads all portraits of a folder; those named in its `held_out.txt` are only for judging.
 
     Args:
         folder: Pictures of one person each, of any size.
         reader: Of a face pack with its own recogniser.
+        segmenter: Finds the person.
 
     Raises:
         BadPortraits: If there is no portrait, or none is usable.
@@ -83,7 +82,7 @@ def read_portraits(folder: Path, reader: FaceReader) -> Gallery:
     dropped: dict[str, str] = {}
     for file in sorted(files, key=lambda file: file.stem not in held_out):  # of two alike, the one for judging stays
         try:
-            portrait = _read(file, reader, is_held_out=file.stem in held_out)
+            portrait = _read(file, reader, segmenter, is_held_out=file.stem in held_out)
         except FaceError as error:
             dropped[file.stem] = str(error)
             continue
@@ -107,18 +106,21 @@ def _held_out_names(folder: Path, known: set[str]) -> set[str]:
     return names
 
 
-def _read(file: Path, reader: FaceReader, *, is_held_out: bool) -> Portrait:
+def _read(file: Path, reader: FaceReader, segmenter: Segmenter, *, is_held_out: bool) -> Portrait:
     picture = np.asarray(Image.open(file).convert("RGB"))
     face = choose_face(_upright_or_any(reader, picture))
     embedding = reader.embed(align_face_for_identity(picture, face.landmarks))
     picture, landmarks = _in_ffhq_frame(picture, face)
-    matte = cut_out(picture, landmarks)
+    likelihood = segmenter.find_person(picture)
+    x, y = landmarks.mean(0).astype(int).tolist()
+    matte = matte_of(picture, likelihood, (x, y))
     return Portrait(
         name=file.stem,
         picture_rgb=without_background(picture, matte),
         matte=matte,
         landmarks=landmarks,
         embedding=embedding,
+        doubt=doubt(likelihood),
         is_held_out=is_held_out,
     )
 
@@ -131,9 +133,8 @@ def _upright_or_any(reader: FaceReader, picture_rgb: NDArray[np.uint8]) -> list[
 
 def _objection(portrait: Portrait, kept: list[Portrait]) -> str | None:
     """Why this portrait is of no use beside the others, or None."""
-    leak = _leak(portrait.matte)
-    if leak > MAX_LEAK:
-        return f"its matte covers {leak:.0%} of the picture's upper sides; at most {MAX_LEAK:.0%}"
+    if portrait.doubt > MAX_DOUBT:
+        return f"{portrait.doubt:.1%} of it may or may not show the person; at most {MAX_DOUBT:.1%}"
     for other in kept:
         if float(other.embedding @ portrait.embedding) > SAME_PERSON_COSINE:
             return f"shows the same person as {other.name}"
@@ -161,86 +162,6 @@ def _shrink_and_warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64]) ->
         picture = cv2.GaussianBlur(picture, (0, 0), 0.5 * (1 / scale - 1) + 1e-3)
     size = (PORTRAIT_PX, PORTRAIT_PX)
     return np.asarray(cv2.warpAffine(picture, matrix, size, borderMode=cv2.BORDER_REPLICATE), dtype=np.uint8)
-
-
-def _leak(matte: NDArray[np.uint8]) -> float:
-    """The share of the picture's upper left or upper right side that the matte covers, whichever is larger."""
-    upper = matte[: PORTRAIT_PX // 2] / 255
-    return float(max(upper[:, :14].mean(), upper[:, -14:].mean()))
-
-
-def cut_out(picture_rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The matte of the person, uint8 (256, 256): 255 is the person, 0 the background."""
-    small_bgr = cv2.resize(picture_rgb, (MATTE_PX, MATTE_PX), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
-    face = _FaceShape.of(landmarks * (MATTE_PX / PORTRAIT_PX))
-    labels = _seeds(face)
-    cv2.grabCut(small_bgr, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_STEPS, cv2.GC_INIT_WITH_MASK)
-    return _soften(_in_one_piece((labels & 1).astype(np.uint8), face))  # foreground labels are odd
-
-
-@dataclass(frozen=True, slots=True)
-class _FaceShape:
-    """Centre and height (eyes to mouth) of a face in a small picture, in pixels."""
-
-    x: float
-    y: float
-    unit: float
-
-    @classmethod
-    def of(cls, landmarks: NDArray[np.floating]) -> "_FaceShape":
-        eyes, mouth = landmarks[:2].mean(0), landmarks[3:].mean(0)
-        x, y = (eyes + mouth) / 2
-        return cls(float(x), float(y), max(float(np.linalg.norm(mouth - eyes)), MATTE_PX * 0.22))
-
-    def ellipse(
-        self, grid: tuple[NDArray[np.floating], NDArray[np.floating]], *, up: float, wide: float, high: float
-    ) -> NDArray[np.bool_]:
-        """Pixels inside an ellipse whose centre is `up` face heights above the face's."""
-        x, y = grid
-        inside = ((x - self.x) / (wide * self.unit)) ** 2 + ((y - self.y + up * self.unit) / (high * self.unit)) ** 2
-        return np.asarray(inside <= 1)
-
-
-def _seeds(face: _FaceShape) -> NDArray[np.uint8]:
-    """GrabCut's labels: certain where every head is or none is, a guess elsewhere. Face, hair above the brow and neck are certain."""
-    y, x = np.mgrid[:MATTE_PX, :MATTE_PX].astype(np.float64)
-    aside = np.abs(x - face.x) / face.unit
-    below = (y - face.y) / face.unit
-    shoulders = (below > 1.25) & (aside < 1.0 + 1.6 * np.clip(below - 1.25, 0, None))
-    chest = (below > 1.25) & (aside < 0.45 + 0.75 * np.clip(below - 1.25, 0, None))
-    labels = np.full((MATTE_PX, MATTE_PX), cv2.GC_PR_BGD, np.uint8)
-    labels[face.ellipse((x, y), up=0.35, wide=1.5, high=1.95) | shoulders] = cv2.GC_PR_FGD
-    face_itself = face.ellipse((x, y), up=-0.05, wide=0.95, high=1.2)
-    hair = face.ellipse((x, y), up=0.75, wide=1.02, high=1.0)
-    labels[face_itself | hair | chest] = cv2.GC_FGD
-    too_wide = ((aside > 1.75) & (below < 0.8)) | ((aside > 1.6) & (below < -0.6))
-    too_high = (below < -0.3) & ~face.ellipse((x, y), up=0.3, wide=1.75, high=2.3)
-    labels[too_wide | too_high] = cv2.GC_BGD
-    labels[:2] = cv2.GC_BGD
-    return labels
-
-
-def _in_one_piece(person: NDArray[np.uint8], face: _FaceShape) -> NDArray[np.uint8]:
-    """The connected part that holds the face, without holes and thin threads."""
-    opened = cv2.morphologyEx(person, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    _, parts = cv2.connectedComponents(opened)
-    part = (parts == parts[int(face.y), int(face.x)]).astype(np.uint8)
-    closed = cv2.morphologyEx(part, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
-    return _without_holes(np.asarray(closed, dtype=np.uint8))
-
-
-def _without_holes(person: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mask with every part of the background filled that does not reach the picture's border."""
-    _, parts = cv2.connectedComponents(1 - person)
-    borders = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
-    return np.where(np.isin(parts, borders) & (person == 0), 0, 1).astype(np.uint8)
-
-
-def _soften(person: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The small mask as a matte at 256 px whose edge lies slightly inside the mask's."""
-    blurred = cv2.GaussianBlur(cv2.erode(person, np.ones((2, 2), np.uint8)).astype(np.float32), (0, 0), 1.3)
-    large = cv2.resize(blurred, (PORTRAIT_PX, PORTRAIT_PX), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(np.clip((large - 0.25) / 0.55, 0, 1) * 255, dtype=np.uint8)
 
 
 def without_background(picture_rgb: NDArray[np.uint8], matte: NDArray[np.uint8]) -> NDArray[np.uint8]:

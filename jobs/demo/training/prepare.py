@@ -25,6 +25,7 @@ from jobs.demo.training.sface import export_sface
 from jobs.demo.training.sheets import in_rows, save_sheet
 
 TEMPLATE_TOKENIZER = Path("jobs/demo/model/Wan2.1-T2V-tiny-Diffusers/tokenizer")
+SEGMENTER = Path(".cache/segmentation/selfie_segmentation.tflite")
 RECOGNISER_FILE = "rec_sface512.onnx"
 SHEET_SCENES = (
     *(Scene(motion, place, 0, 0) for motion, place in zip(range(6), (4, 1, 1, 2, 3, 7), strict=True)),
@@ -40,6 +41,7 @@ def prepare(
     faces: Path,
     out: Path,
     *,
+    segmenter: Path = SEGMENTER,
     template_tokenizer: Path = TEMPLATE_TOKENIZER,
     prompts_per_scene: int = 12,
     variants_per_place: int = 24,
@@ -51,6 +53,7 @@ def prepare(
         portraits: Folder of portraits, with `held_out.txt`.
         faces: Folder of the free face pack.
         out: Created if missing.
+        segmenter: The network that finds the person; fetched if it is not there.
         template_tokenizer: Folder of a tokenizer whose settings are kept.
         prompts_per_scene: Every third is Chinese.
         variants_per_place: Backgrounds of each place.
@@ -65,7 +68,7 @@ def prepare(
         out / "prompts.npz", lambda file: _write_prompts(file, out, template_tokenizer, prompts_per_scene, seed)
     )
     _unless_there(out / "places.npz", lambda file: save_places(file, variants_per_place, seed))
-    _unless_there(out / "people.npz", lambda file: _write_people(file, portraits, faces, out / "sheets"))
+    _unless_there(out / "people.npz", lambda file: _write_people(file, portraits, faces, segmenter, out / "sheets"))
     if not (out / "sheets/photos.png").is_file():
         _write_sheets(load_people(out / "people.npz"), load_places(out / "places.npz"), out / "sheets", seed)
 
@@ -92,11 +95,13 @@ def _write_prompts(file: Path, out: Path, template: Path, per_scene: int, seed: 
     np.savez_compressed(file, scenes=scenes, unseen_texts=json.dumps(unseen, ensure_ascii=False), **table._asdict())
 
 
-def _write_people(file: Path, portraits: Path, faces: Path, sheets: Path) -> None:
+def _write_people(file: Path, portraits: Path, faces: Path, segmenter: Path, sheets: Path) -> None:
+    from jobs.demo.training.mattes import Segmenter, fetch_segmenter
     from jobs.demo.training.portraits import over_colour, read_portraits
     from lynx_model.faces.reader import FaceReader
 
-    gallery = read_portraits(portraits, FaceReader.load(str(faces), "pack"))
+    reader, network = FaceReader.load(str(faces), "pack"), Segmenter.load(fetch_segmenter(segmenter))
+    gallery = read_portraits(portraits, reader, network)
     for name, reason in gallery.dropped.items():
         log.warning("portrait %s is left out: %s", name, reason)
     pictures = [picture[::2, ::2] for picture in over_colour(gallery.portraits, (0, 200, 0))]
@@ -118,8 +123,8 @@ def _write_sheets(people: People, places: Tensor, folder: Path, seed: int) -> No
     halves = [[*left, *right] for left, right in zip(rows[::2], rows[1::2], strict=True)]
     save_sheet(folder / "clips.png", halves, [" | ".join(pair) for pair in zip(labels[::2], labels[1::2], strict=True)])
     train, _ = people.split()
-    train = joined([train, mirrored(train)])
-    mixed = joined([some.select(torch.arange(min(8, len(some)))), morphs(train, 12, generator)])
+    groups = [some.select(torch.arange(min(6, len(some)))), mirrored(some.select(torch.arange(min(2, len(some)))))]
+    mixed = joined([*groups, morphs(train, 12, generator)] if len(train) > 1 else groups)
     numbers = torch.randint(places.shape[0] * places.shape[1], (len(mixed),), generator=generator)
     references, identities = draw_photos(
         mixed.canvases, mixed.landmarks, places.flatten(0, 1)[numbers], generator=generator

@@ -27,12 +27,12 @@ REFERENCE_LANDMARKS = ((IDENTITY_LANDMARKS + torch.tensor([0.0, 10.0])) - 56) * 
 SAMPLING_PX = 288
 """A canvas is shrunk to this side first: about one pixel for each of a frame, so that nothing aliases."""
 
-DEPTH_PX = 42.0
+DEPTH_PX = 40.0
 """How far the middle of a face moves when the head turns by 1, in canvas pixels."""
-DEPTH_RADII_PX = (58.0, 84.0)
-NOSE_DEPTH_PX = 6.0
+DEPTH_RADII_PX = (66.0, 92.0)
+NOSE_DEPTH_PX = 8.0
 NOSE_RADIUS_PX = 17.0
-HEAD_SHIFT_PX = 8.0
+HEAD_SHIFT_PX = 14.0
 """How far the whole head moves with such a turn."""
 NECK_BELOW_PX = 92.0
 """From the face's centre down to where the head ends."""
@@ -43,10 +43,16 @@ BACKGROUND_FRAMES = 1.75
 LIGHT_GAINS = {
     "neutral": (1.0, 1.0, 1.0),
     "warm": (1.16, 1.0, 0.68),
-    "cool": (0.74, 0.96, 1.2),
-    "dim": (0.56, 0.55, 0.56),
+    "cool": (0.78, 1.0, 1.14),
+    "dim": (1.0, 0.98, 1.0),
 }
-DIM_VIGNETTE = 0.75
+DIM_CORNERS = 0.42
+DIM_FACE = 0.32
+"""How bright a face is in dim light, from 0 to 1, if a gain in the following range can make it so: a dark face keeps its brightness."""
+DIM_FACE_GAINS = (0.8, 1.3)
+DIM_SPOT = 0.28
+"""Width of the light on the face, in frames."""
+FACE_RADIUS_PX = 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +154,7 @@ def _draw(
     matte = people[:, 3:]
     tint = _tint(backgrounds_u8)[:, :, None, None, None]
     pictures = people[:, :3] * tint * matte + background * (1 - matte)
-    pictures = _lit(pictures, scenes_B4[:, 3], x_BF, y_BF, dice)
+    pictures = _lit(pictures, scenes_B4[:, 3], _brightness(canvases_u8, centre_B2), x_BF, y_BF, dice)
     points = _moved(landmarks, course.yaw, course.pitch, course.roll)
     place = torch.stack([x_BF, y_BF], dim=-1)[:, :, None]
     points = (points - centre_B2[:, None, None]) * scale_BF[..., None, None] + place
@@ -246,16 +252,26 @@ def _tint(backgrounds_u8: Tensor) -> Tensor:
     return 1 + 0.12 * (mean / mean.mean(1, keepdim=True) - 1).clamp(-1, 1)
 
 
-def _lit(pictures: Tensor, light_B: Tensor, x_BF: Tensor, y_BF: Tensor, dice: _Dice) -> Tensor:
-    """The pictures (B, 3, F, S, S) in the scene's light. Dim light leaves the face visible and the corners dark."""
+def _brightness(canvases_u8: Tensor, centre_B2: Tensor) -> Tensor:
+    """(B,) from 0 to 1: how bright the faces are."""
+    row, column = _pixels(CANVAS_PX, canvases_u8.device)
+    x_B11, y_B11 = centre_B2[:, 0, None, None], centre_B2[:, 1, None, None]
+    is_face = ((column - x_B11).abs() < FACE_RADIUS_PX) & ((row - y_B11).abs() < FACE_RADIUS_PX)
+    grey = canvases_u8[:, :3].float().mean(1) / 255
+    return (grey * is_face).sum((1, 2)) / is_face.sum((1, 2))
+
+
+def _lit(pictures: Tensor, light_B: Tensor, brightness_B: Tensor, x_BF: Tensor, y_BF: Tensor, dice: _Dice) -> Tensor:
+    """The pictures (B, 3, F, S, S) in the scene's light. Dim light leaves the face visible and all around dark."""
     gains = torch.tensor([LIGHT_GAINS[name] for name in LIGHTS], device=pictures.device)[light_B]
     gains = gains * dice.between(0.97, 1.03, 1)
     is_dim = (light_B == LIGHTS.index("dim")).float()[:, None, None, None]
     size = pictures.shape[-1]
     row, column = _pixels(size, pictures.device)
     squared = (column - x_BF[..., None, None]) ** 2 + (row - y_BF[..., None, None]) ** 2
-    spot = 1 + is_dim * (DIM_VIGNETTE * torch.exp(-squared / (2 * (0.33 * size) ** 2)) - 0.25)
-    return pictures * gains[:, :, None, None, None] * spot[:, None]
+    on_face = (DIM_FACE / brightness_B.clamp(min=0.01)).clamp(*DIM_FACE_GAINS)[:, None, None, None]
+    spot = DIM_CORNERS + (on_face - DIM_CORNERS) * torch.exp(-squared / (2 * (DIM_SPOT * size) ** 2))
+    return pictures * gains[:, :, None, None, None] * torch.lerp(torch.ones_like(spot), spot, is_dim)[:, None]
 
 
 def draw_photos(
