@@ -72,10 +72,15 @@ def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
 
 
 def decide_by_tries(
-    output: str, clip: ClipSpec, edition: int, quality: QualityConfig
+    output: str, clip: ClipSpec, edition: int, quality: QualityConfig, *, rendered: TryRecord | None = None
 ) -> tuple[Verdict, list[TryRecord]]:
-    """What to do next with a clip, and its tries so far."""
+    """What to do next with a clip, and its tries so far.
+
+    `rendered` is a try that was just uploaded. It takes the place of a recorded one whose video was dropped since.
+    """
     tries = read_tries(output, clip.clip_id, edition)
+    if rendered is not None:
+        tries = [rendered if t.number == rendered.number and not _has_video(output, t) else t for t in tries]
     first = _first_number(output, clip.clip_id, edition)
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
     judged = [record.judged(has_video=_has_video(output, record)) for record in tries]

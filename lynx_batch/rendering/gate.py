@@ -98,9 +98,11 @@ class Gate:
             is_unsafe=scores.is_unsafe,
             commit=commit,
         )
-        if record_try(self._output, record).commit.attempt != commit.attempt:  # another worker was first
+        record_try(self._output, record)
+        verdict, tries = decide_by_tries(self._output, task.clip, task.edition, self._quality, rendered=record)
+        if record not in tries:  # another worker was first
             self._delete(commit, ("clip_uri", "poster_uri"))
-        return self._carry_out(*decide_by_tries(self._output, task.clip, task.edition, self._quality))
+        return self._carry_out(verdict, tries)
 
     def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
         if isinstance(verdict, Accept):
