@@ -14,6 +14,7 @@ PHOTO_PX = 256
 """The longer side of a small photo."""
 
 JPEG_QUALITY = 80
+LABEL_PX = 20
 CHOSEN, OTHER = "#3fe07a", "#ffd23f"
 """Colours of the frames around the face that is used, and around the others that could be."""
 
@@ -32,7 +33,8 @@ def encode_photo(image_rgb: NDArray[np.uint8], faces: Sequence[DetectedFace], ch
         left, top, right, bottom = (face.box * scale).tolist()
         pen.rectangle((left, top, right, bottom), outline=colour, width=2)
         if len(candidates) > 1:
-            pen.text((left + 4, top + 2), str(index), fill=colour, font_size=18, stroke_width=1, stroke_fill="black")
+            above = top - LABEL_PX if top > LABEL_PX else bottom
+            pen.text((left, above), str(index), fill=colour, font_size=LABEL_PX, stroke_width=2, stroke_fill="black")
     return _encode(picture)
 
 
