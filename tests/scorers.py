@@ -1,8 +1,10 @@
-"""Small models of transformers for the scorers: the real classes with random weights."""
+"""Small networks for the scorers: real classes of transformers with random weights, and real ONNX files."""
 
 from pathlib import Path
 
+import onnx
 import torch
+from onnx import parser
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -15,6 +17,10 @@ from transformers import (
 
 SIDE_PX = 32
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+NETWORK = (
+    '<ir_version: 8, opset_import: ["" : 17]> network (float[{batch}, {side}, 224, 3] x) => (float[batch, {size}] y)'
+)
+BODY = " {{ m = ReduceMean <axes = [1, 2], keepdims = 0> (x) s = Slice (m, from, to, axis) {last} }}"
 
 
 def save_vit(folder: Path, labels: list[str]) -> Path:
@@ -38,3 +44,13 @@ def save_clip_model(folder: Path) -> Path:
     sizes = {"size": {"shortest_edge": SIDE_PX}, "crop_size": {"height": SIDE_PX, "width": SIDE_PX}}
     CLIPImageProcessorPil(**sizes).save_pretrained(folder)
     return folder
+
+
+def write_network(
+    file: Path, *, batch: str = "N", side: int = 224, size: int = 2, last: str = "y = Softmax (s)"
+) -> Path:
+    """A network from pictures to `size` numbers, with an ONNX input of this shape."""
+    constants = f"<int64[1] from = {{0}}, int64[1] to = {{{size}}}, int64[1] axis = {{1}}>"
+    text = NETWORK.format(batch=batch, side=side, size=size) + constants + BODY.format(last=last)
+    onnx.save(parser.parse_model(text), file)
+    return file

