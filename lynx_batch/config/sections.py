@@ -224,7 +224,7 @@ class LikenessRules(_Section):
 
 
 class SafetyRules(_Section):
-    """A clip or photo whose score for unsafe content reaches `max_score` is rejected at once, and its pixels are never uploaded."""
+    """A clip whose score for unsafe content reaches `max_score` is rejected at once, and its pixels are never uploaded."""
 
     max_score: float = Field(default=0.8, gt=0, le=1)
 

@@ -1,5 +1,6 @@
 """The tries of a clip: each is recorded once, create-only, before its worker answers. So a recorded try is never rendered again."""
 
+from collections.abc import Set
 from contextlib import suppress
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, read_commit
 from lynx_batch.ledger.records import parse, read_records
 from lynx_batch.outage import retry_while_unavailable
-from lynx_batch.output import TryName, parse_try, tries_uri, try_uri
+from lynx_batch.output import TRIES, TryName, parse_try, tries_uri, try_uri
 from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide
 
 SCHEMA_VERSION = 1
@@ -69,6 +70,16 @@ def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
     uris = [uri for uri, name in names.items() if name is not None and name.edition == edition]
     tries = [record for uri, record in read_records(TryRecord, sorted(uris)) if record.name == names[uri]]
     return sorted(tries, key=lambda record: record.number)
+
+
+def files_of_tries(output: str, clip_ids: Set[str]) -> dict[str, tuple[str, ...]]:
+    """The videos and posters that the tries of each of these clips name, relative to the output location."""
+    names: dict[str, tuple[str, ...]] = dict.fromkeys(clip_ids, ())
+    listed = (file.uri for file in storage.list_files(storage.join(output, TRIES)))
+    uris = [uri for uri in listed if (name := parse_try(uri)) and name.clip_id in clip_ids]
+    for _, record in read_records(TryRecord, uris):
+        names[record.clip_id] += (record.commit.clip_uri, record.commit.poster_uri)
+    return names
 
 
 def decide_by_tries(
