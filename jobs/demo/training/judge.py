@@ -23,7 +23,7 @@ from jobs.demo.training.scene_judge import SceneJudge, load_scene_judge
 from jobs.demo.training.sheets import save_sheet
 from lynx_batch.delivery.video import encode_mp4
 from lynx_model import LynxPipeline, RenderParams, Subject
-from lynx_model.faces.likeness import face_embeddings
+from lynx_model.faces.likeness import embed_frames
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 
@@ -171,15 +171,15 @@ def _judge(
     clip: Planned, folder: Path, subjects: dict[str, Subject], reader: FaceReader, scene_judge: SceneJudge
 ) -> Judged:
     frames = read_frames(folder / clip.file_name)
-    chosen = [frames[int(i)] for i in np.linspace(0, len(frames) - 1, NUM_JUDGED_FRAMES).round()]
-    found = [e for e in face_embeddings(reader, chosen) if e is not None]
+    embeddings = embed_frames(reader, frames, num_frames=NUM_JUDGED_FRAMES)
+    found = [e for e in embeddings if e is not None]
     cosines = {
         name: float(np.mean([e @ subject.face_embedding for e in found])) for name, subject in subjects.items() if found
     }
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     with torch.no_grad():
         scene = Scene(*(int(logits.argmax()) for logits in scene_judge(pixels)))
-    return Judged(clip, cosines, len(found) / len(chosen), scene)
+    return Judged(clip, cosines, len(found) / len(embeddings), scene)
 
 
 def read_frames(file: Path) -> NDArray[np.uint8]:
