@@ -57,10 +57,8 @@ class ClipJudge:
 
     @property
     def scorers(self) -> dict[str, dict[str, str]]:
-        """As in `ClipScores`."""
-        used: list[Scorer[object]] = [self.technical, self.motion, self.likeness, *self.nsfw]
-        used += [] if self.prompt is None else [self.prompt]
-        return {scorer.name: dict(scorer.files) for scorer in used}
+        """As in `ClipScores`, for a model that was conditioned on another encoder than that of `likeness`."""
+        return self._files_of(self.likeness.name)
 
     def score_photo(self, photo_rgb: NDArray[np.uint8]) -> PhotoScores:
         """The scores of a photo, uint8 (H, W, 3) RGB, to be had before its clips are rendered."""
@@ -96,11 +94,19 @@ class ClipJudge:
             rendered=rendered_FHWC,
             num_not_finite=num_not_finite,
         )
+        likeness = self.likeness.score(clip)
         return ClipScores(
             technical=self.technical.score(clip),
             motion=self.motion.score(clip),
-            likeness=self.likeness.score(clip),
+            likeness=likeness,
             nsfw=tuple(scorer.score(clip) for scorer in self.nsfw),
             prompt=None if self.prompt is None else self.prompt.score(clip),
-            scorers=self.scorers,
+            scorers=self._files_of(likeness.scorer),
         )
+
+    def _files_of(self, likeness: str) -> dict[str, dict[str, str]]:
+        """The files of each scorer by its name; that of the likeness depends on the clip's subject."""
+        named: list[tuple[str, Scorer[object]]] = [(likeness, self.likeness)]
+        named += [(scorer.name, scorer) for scorer in (self.technical, self.motion, *self.nsfw)]
+        named += [] if self.prompt is None else [(self.prompt.name, self.prompt)]
+        return {name: dict(scorer.files) for name, scorer in named}

@@ -1,6 +1,6 @@
 """Opens the networks that scorers measure with, and refuses what is not one before it is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from safetensors import SafetensorError
 
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.onnx_sessions import session_options
@@ -20,17 +19,8 @@ ONNX_ERRORS = (
 )
 """Errors that onnxruntime raised for damaged networks in tests, and their kin."""
 
-FOLDER_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-)
-"""What transformers raises for folders whose files are missing, damaged or do not fit each other."""
+TRIAL_PICTURE = np.zeros((64, 64, 3), dtype=np.uint8)
+"""A black picture, on which a model is tried when it is loaded."""
 
 Shape = Sequence[int | None]
 """None is any number."""
@@ -110,7 +100,7 @@ def open_folder(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         processor = processor_class.from_pretrained(folder, local_files_only=True)
-    except FOLDER_ERRORS as error:
+    except Exception as error:  # tokenizers raises this very class
         raise WeightsMismatch(f"{about}: must hold a complete model that transformers reads ({error})") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if loaded[kind]:
@@ -118,6 +108,16 @@ def open_folder(
                 f"{about}: must hold every weight of its config, in its shape: {kind} {sorted(map(str, loaded[kind]))[:3]}"
             )
     return model.to(device).eval(), processor
+
+
+def try_out(field: str, folder: Path, measure: Callable[[], Sequence[float]]) -> None:
+    """Measures once. Raises WeightsMismatch if that fails, or gives something else than numbers."""
+    try:
+        found = measure()
+    except Exception as error:  # whatever a config made the model or the processor do
+        raise WeightsMismatch(f"{field}={str(folder)!r}: must run on a picture ({error})") from error
+    if not np.isfinite(found).all():
+        raise WeightsMismatch(f"{field}={str(folder)!r}: must give numbers, gives {list(found)}")
 
 
 def folder_files(folder: Path) -> list[Path]:

