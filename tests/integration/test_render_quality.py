@@ -37,7 +37,7 @@ def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
 
 def change_rules(job: Job, quality: dict[str, object] | None) -> None:
     file = job.folder / "run.yaml"
-    file.write_bytes(write_yaml(read_yaml(file.read_text(), source=str(file)) | {"quality": quality}))
+    file.write_text(write_yaml(read_yaml(file.read_text(), source=str(file)) | {"quality": quality}))
 
 
 def outcomes(job: Job) -> list[tuple[object, object]]:
