@@ -181,6 +181,13 @@ def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> Clip
     return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
 
 
+def seed_of_try(clip: ClipSpec, number: int) -> int:
+    """The seed of a clip's try: the request's own for number 0, else one derived from the ClipId and the number."""
+    if number == 0:
+        return clip.params.seed
+    return int(_digest({"clip_id": clip.clip_id, "try": number})[:8], 16)
+
+
 @lru_cache(maxsize=1)
 def _digest_identity(identity: RenderIdentity) -> str:
     return _digest(asdict(identity))

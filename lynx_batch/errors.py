@@ -17,6 +17,7 @@ Transient
 ├── UnfitState             the saved state of a paused clip is missing, or belongs to another clip
 ├── PhotoUnreachable       a web server did not deliver a photo; a retry may help
 ├── ImplausibleResult      a picture that is flat or NaN, or was rendered impossibly fast
+├── NotJudged              a scorer failed, so nobody knows whether the clip is good enough
 ├── TooManyFaults          machines or clips kept failing, so the run stopped (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not accept a write
 """
@@ -36,6 +37,7 @@ __all__ = [
     "InputRefused",
     "LynxError",
     "MissingObject",
+    "NotJudged",
     "Permanent",
     "PhotoChanged",
     "PhotoRefused",
@@ -125,6 +127,10 @@ class PhotoUnreachable(Transient):
 
 class ImplausibleResult(Transient):
     """The rendered result cannot be right. Another group may do better."""
+
+
+class NotJudged(Transient):
+    """A scorer failed or gave no number, so the clip is not good enough: nobody knows."""
 
 
 class UnfitState(Transient):

@@ -8,7 +8,8 @@
     events/retries/<time>-<random>.json
     metadata/run=<run_id>/part-<number>.parquet
     report/run=<run_id>/trace.json
-    resume/<clip_id>-<steps done>.safetensors
+    resume/<clip_id>-e<n>-t<k>-<steps done>.safetensors  the saved state of try k; older ones lack e<n>-t<k> and are e1-t0
+    tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
     runs/<run_id>/{run.yaml, manifest.parquet, environment.json, run.json, heartbeat.json, end.json}
 
 Functions that end in `_uri` take the URI of the output location and give that of a file or folder below it.
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 from lynx_batch.storage import join
 
-CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS = (
+CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS, TRIES = (
     "clips",
     "commits",
     "events",
@@ -29,9 +30,10 @@ CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS = (
     "report",
     "resume",
     "runs",
+    "tries",
 )
 
-DELIVERY_FOLDERS = (CLIPS, COMMITS)
+DELIVERY_FOLDERS = (CLIPS, COMMITS, TRIES)
 """The folders that a worker writes to for each clip."""
 
 FOLDERS = ("", *DELIVERY_FOLDERS, EVENTS, METADATA, REPORT, RESUME, RUNS)
@@ -47,7 +49,10 @@ _COMMIT = re.compile(
 )
 _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
 _PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
-_SAVED = re.compile(r"(?P<clip>[0-9a-f]+)-(?P<num_steps_done>\d+)\.safetensors")
+_SAVED = re.compile(
+    r"(?P<clip>[0-9a-f]+)(-e(?P<edition>[1-9]\d*)-t(?P<number>\d+))?-(?P<num_steps_done>\d+)\.safetensors"
+)
+_TRY = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)/e(?P<edition>[1-9]\d*)-t(?P<number>\d+)\.json$")
 _VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg)")
 
 
@@ -66,10 +71,18 @@ class VideoName(NamedTuple):
     run_id: str
 
 
+class TryName(NamedTuple):
+    """Which try of which edition of a clip."""
+
+    clip_id: str
+    edition: int
+    number: int
+
+
 class SavedName(NamedTuple):
     """What the name of a saved clip says."""
 
-    clip_id: str
+    of: TryName
     num_steps_done: int
 
 
@@ -111,6 +124,20 @@ def parse_commit(path: str) -> CommitName | None:
     return CommitName(match["clip"], int(match["edition"] or 1), match["withdrawn"] is not None)
 
 
+def tries_uri(output: str, clip_id: str) -> str:
+    return join(output, TRIES, clip_id[:2], clip_id)
+
+
+def try_uri(output: str, name: TryName) -> str:
+    return join(tries_uri(output, name.clip_id), f"e{name.edition}-t{name.number}.json")
+
+
+def parse_try(uri: str) -> TryName | None:
+    """What the name of a file in `tries` says; None if it is no try's."""
+    match = _TRY.search(uri)
+    return match and TryName(match["clip"], int(match["edition"]), int(match["number"]))
+
+
 def events_uri(output: str, run_id: str) -> str:
     return join(output, EVENTS, f"run={run_id}")
 
@@ -147,14 +174,25 @@ def trace_uri(output: str, run_id: str) -> str:
     return join(output, REPORT, f"run={run_id}", "trace.json")
 
 
-def saved_clip_uri(output: str, clip_id: str, num_steps_done: int) -> str:
-    return join(output, RESUME, f"{clip_id}-{num_steps_done:04}.safetensors")
+def saved_clip_uri(output: str, of: TryName, num_steps_done: int) -> str:
+    return join(output, RESUME, f"{of.clip_id}-e{of.edition}-t{of.number}-{num_steps_done:04}.safetensors")
+
+
+def saved_clip_uris(output: str, of: TryName, num_steps_done: int) -> tuple[str, ...]:
+    """All names that the state may have: the present one, and for a clip's first try the one that it had before clips had tries."""
+    present = saved_clip_uri(output, of, num_steps_done)
+    if (of.edition, of.number) != (1, 0):
+        return (present,)
+    return present, join(output, RESUME, f"{of.clip_id}-{num_steps_done:04}.safetensors")
 
 
 def parse_saved_clip(uri: str) -> SavedName | None:
     """What the name of a file in `resume` says; None if it is no saved clip's."""
     match = _SAVED.fullmatch(uri.rpartition("/")[2])
-    return match and SavedName(match["clip"], int(match["num_steps_done"]))
+    if match is None:
+        return None
+    of = TryName(match["clip"], int(match["edition"] or 1), int(match["number"] or 0))
+    return SavedName(of, int(match["num_steps_done"]))
 
 
 def runs_uri(output: str) -> str:

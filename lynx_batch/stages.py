@@ -25,6 +25,7 @@ class Stage(StrEnum):
     DENOISE = "denoise", Lane.RENDER, True
     DECODE = "decode", Lane.RENDER, True
     ENCODE = "encode", Lane.DELIVER, True
+    JUDGE = "judge", Lane.DELIVER, True
     UPLOAD = "upload", Lane.DELIVER, True
     COMMIT = "commit", Lane.DELIVER, False
 

@@ -4,6 +4,7 @@
     ├── Permanent              the clip is wrong: trying again cannot help
     │   ├── InvalidParams          a size, count or scale that the model cannot take
     │   ├── UnreadableImage        the photo cannot be decoded
+    │   ├── UnreadableVideo        the clip's MP4 cannot be decoded
     │   ├── FaceError
     │   │   ├── NoFaceFound
     │   │   ├── FaceTooSmall
@@ -45,6 +46,10 @@ class InvalidParams(Permanent):
 
 class UnreadableImage(Permanent):
     """The photo cannot be decoded."""
+
+
+class UnreadableVideo(Permanent):
+    """The MP4 of a clip cannot be decoded."""
 
 
 class FaceError(Permanent):

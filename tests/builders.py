@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from numpy.typing import NDArray
 
-from lynx_batch.clip import ClipRequest, ClipSpec, Portrait, Rejection, RenderIdentity
+from lynx_batch.clip import ClipRequest, ClipSpec, Portrait, Rejection, RenderIdentity, StoredClip
 from lynx_batch.config import DefaultsConfig, InputsConfig
+from lynx_batch.delivery.deliver import encode, upload
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.problems import RowProblem
@@ -234,3 +236,13 @@ def given_up(output: str) -> dict[str, str]:
     """Outcome by clip."""
     rows = given_up_before(output, list_editions(output)).to_pylist()
     return {row["clip_id"]: row["outcome"] for row in rows}
+
+
+def deliver(
+    frames: NDArray[np.uint8], *, output: str, clip_id: str, attempt: str, fps: int = 16, crf: int = 30
+) -> StoredClip:
+    """Frames become an attempt's video and poster in the store, as a worker puts them there."""
+    encoded = encode(frames, fps=fps, crf=crf)
+    stored = encoded.stored_as(clip_id, attempt)
+    upload(encoded, stored, output=output)
+    return stored

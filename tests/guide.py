@@ -55,7 +55,7 @@ METADATA_HELP = {
     "row": "Row of the manifest, counted from 0.",
     "clip_id": "Digest of everything that changes the picture. Null if the row never became a clip.",
     "edition": "1, or higher if `verify --repair` withdrew earlier editions.",
-    "outcome": "`rendered`, `rejected` (bad input or consent), `failed` (out of attempts) or `abandoned` (the run ended first).",
+    "outcome": "`rendered`, `rejected` (bad input, no consent, or not good enough), `failed` (out of attempts) or `abandoned` (the run ended first).",
     "rendered_by_run": "The run that rendered the clip: an earlier one if the clip was committed already.",
     "attempts": "Attempts that this run used up, a success included. A fault of a machine uses up none.",
     "error_type": "Kind of the error that ended the row.",
@@ -72,6 +72,15 @@ METADATA_HELP = {
     "face_turned_degrees": "How far the face is rotated clockwise in the photo; it was read upright.",
     "group_size": "Number of GPUs that rendered the clip.",
     "device": "Their type.",
+    "try_number": "Which of the clip's seeds was committed, counted from 0. Above 0 only with a quality gate.",
+    "likeness_mean": "Mean cosine between the photo's face and the judged frames'. Null in this and all other scores: not judged.",
+    "likeness_p10": "Tenth percentile of those cosines.",
+    "likeness_minimum": "Lowest of those cosines.",
+    "likeness_face_share": "Share of the judged frames with a face.",
+    "likeness_drift": "Mean cosine of the first third less that of the last third.",
+    "motion_mean": "How fast the picture moves, in shorter sides per second.",
+    "unsafe": "Highest probability that a judged frame is not safe for work.",
+    "scores": "All scores of the clip by name.",
     "model": "Fingerprints of the weights, and the precision.",
     "software": "Versions of Python and of the main packages.",
     "run": "The run. It is in the folder's name, `run=<run_id>`, not in the file.",
@@ -162,7 +171,7 @@ def _section(name: str, model: type[BaseModel]) -> str:
     rows = (
         (f"`{key}`", _type(info.annotation), _default(info), ", ".join(map(_bound, info.metadata)))
         for key, info in model.model_fields.items()
-        if not isinstance(info.default, BaseModel) and key not in PARAMETERS
+        if not isinstance(info.default, BaseModel) and not (name == "defaults" and key in PARAMETERS)
     )
     title = f"#### `{name}`" if name else "#### Top level"
     return "\n\n".join(

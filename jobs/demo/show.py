@@ -28,9 +28,11 @@ from lynx_batch.inputs import read_photo_file
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.output import RUN_FILE, run_file_uri
 from lynx_batch.preparation.model import locate_model
-from lynx_model.faces.likeness import Likeness, choose_frames, likeness
+from lynx_model.faces.likeness import choose_frames
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
+from lynx_model.scoring.likeness import LikenessScorer
+from lynx_model.scoring.scores import LikenessScores
 
 CELL_PX, MARGIN_PX, TEXT_PX = 160, 8, 340
 FONT_PX, LINE_PX, CHARS_A_LINE = 13, 16, 48
@@ -55,7 +57,7 @@ class Shown:
     fault: str = ""
     photo: NDArray[np.uint8] | None = None
     frames: NDArray[np.uint8] | None = None
-    likeness: Likeness | None = None
+    likeness: LikenessScores | None = None
 
     @property
     def pictures(self) -> list[NDArray[np.uint8]]:
@@ -68,10 +70,10 @@ class Shown:
         """The likeness in words, or the fault."""
         if self.likeness is None:
             return self.fault
-        if self.likeness.mean is None:
+        if self.likeness.mean_found is None:
             return "no face in its frames"
         num_found = sum(cosine is not None for cosine in self.likeness.cosines)
-        return f"{self.likeness.mean:.2f} in {num_found} of {len(self.likeness.cosines)} frames"
+        return f"{self.likeness.mean_found:.2f} in {num_found} of {len(self.likeness.cosines)} frames"
 
 
 def find_clips(outputs: Sequence[str]) -> list[Shown]:
@@ -135,10 +137,11 @@ def _show(output: str, config: RunConfig, variant: str, row: dict[str, Any]) -> 
         photo = read_photo(read_photo_file(str(row["subject_uri"]), config.inputs), is_parity=faces.parity)
         frames = decode_mp4(storage.read_bytes(video))
         reader = _load_reader(faces.pack, faces.identity, is_parity=faces.parity)
-        found = likeness(reader, reader.read(photo, row["face_index"]), frames)
+        shown = frames[choose_frames(len(frames))]
+        found = LikenessScorer(reader=reader).compare(reader.read(photo, row["face_index"]), list(shown))
     except (LynxError, av.FFmpegError) as error:
         return Shown(**told, fault=f"cannot be shown: {error}")
-    return Shown(**told, video=video, photo=photo, frames=frames[choose_frames(len(frames))], likeness=found)
+    return Shown(**told, video=video, photo=photo, frames=shown, likeness=found)
 
 
 @cache

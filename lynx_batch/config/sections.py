@@ -211,6 +211,50 @@ class RetryConfig(_Section):
     deadline_factor: float = Field(default=4.0, ge=1)
 
 
+class LikenessRules(_Section):
+    """The least likeness of a clip to its photo, in cosines of face embeddings; null asks for nothing.
+
+    `min_mean` and `min_p10` are for the mean and the tenth percentile over the judged frames, where a frame without a face counts 0.
+    `min_face_share` is for the share of frames with a face.
+    """
+
+    min_mean: float | None = Field(default=None, ge=-1, le=1)
+    min_p10: float | None = Field(default=None, ge=-1, le=1)
+    min_face_share: float | None = Field(default=None, ge=0, le=1)
+
+
+class SafetyRules(_Section):
+    """A clip whose score for unsafe content reaches `max_score` is rejected at once, and its pixels are never uploaded."""
+
+    max_score: float = Field(default=0.8, gt=0, le=1)
+
+
+class QualityConfig(_Section):
+    """When a rendered clip is good enough to be committed. Without this section, no clip is judged.
+
+    Each part that is not null is judged: `likeness` on `num_frames` frames, `technical` faults of the video (black, frozen, cut or
+    incomplete), and `safety`. A clip that fails is rendered again with another seed, at most `max_reseeds` times; then its row is
+    rejected. `best_of` seeds are rendered in any case, and the one with the highest p10 of likeness among those that pass is
+    committed. A row that gives a seed is rendered with that seed alone, unless `reseed_given`. `keep_rejected` says what is
+    kept of clips that fail.
+    """
+
+    num_frames: int = Field(default=16, ge=1)
+    likeness: LikenessRules | None = None
+    technical: bool = True
+    safety: SafetyRules | None = None
+    max_reseeds: int = Field(default=2, ge=0)
+    best_of: int = Field(default=1, ge=1)
+    reseed_given: bool = False
+    keep_rejected: Literal["clip", "poster", "nothing"] = "poster"
+
+    @model_validator(mode="after")
+    def _ranks_by_likeness(self) -> Self:
+        if self.best_of > 1 and self.likeness is None:
+            raise PydanticCustomError("broken_rule", "best_of={value}: needs quality.likeness", {"value": self.best_of})
+        return self
+
+
 class RunConfig(_Section):
     manifest: str
     output: str
@@ -220,6 +264,7 @@ class RunConfig(_Section):
     engine: EngineConfig = EngineConfig()
     defaults: DefaultsConfig = DefaultsConfig()
     video: VideoConfig = VideoConfig()
+    quality: QualityConfig | None = None
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
 

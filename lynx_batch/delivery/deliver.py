@@ -1,7 +1,6 @@
 """Frames -> an uploaded, hashed object below the output location."""
 
 import hashlib
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,41 +15,45 @@ from lynx_batch.outage import retry_while_unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveredClip(StoredClip):
-    """A video that was just stored, and how long encoding and upload took."""
+class EncodedClip:
+    """The files of a clip, in memory."""
 
-    encode_s: float
-    upload_s: float
+    video: bytes
+    poster: bytes
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+
+    def stored_as(self, clip_id: str, attempt: str) -> StoredClip:
+        """What it is once that attempt has uploaded it."""
+        return StoredClip(
+            clip_uri=output_names.video_path(clip_id, attempt),
+            poster_uri=output_names.poster_path(clip_id, attempt),
+            sha256=hashlib.sha256(self.video).hexdigest(),
+            num_bytes=len(self.video),
+            num_frames=self.num_frames,
+            fps=self.fps,
+            width=self.width,
+            height=self.height,
+        )
 
 
-def deliver(
-    frames_FHWC: NDArray[np.uint8], *, output: str, clip_id: str, attempt: str, fps: int, crf: int
-) -> DeliveredClip:
-    """Encodes the frames and uploads the video with a poster. Nobody else writes to an attempt's file names.
+def encode(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> EncodedClip:
+    """Encodes the frames, uint8 (F, H, W, 3), as a video with a poster."""
+    num_frames, height, width, _ = frames_FHWC.shape
+    video, poster = encode_mp4(frames_FHWC, fps=fps, crf=crf), encode_poster(frames_FHWC)
+    return EncodedClip(video=video, poster=poster, num_frames=num_frames, fps=fps, width=width, height=height)
+
+
+def upload(encoded: EncodedClip, stored: StoredClip, *, output: str) -> None:
+    """Uploads the files under the names of `stored`. Nobody else writes to an attempt's file names.
 
     Raises:
         StoreUnavailable: If for minutes the store does not accept them, or holds fewer or more bytes than were sent.
     """
-    clip_uri, poster_uri = output_names.video_path(clip_id, attempt), output_names.poster_path(clip_id, attempt)
-    started_s = time.perf_counter()
-    video, poster = encode_mp4(frames_FHWC, fps=fps, crf=crf), encode_poster(frames_FHWC)
-    encoded_s = time.perf_counter()
-    retry_while_unavailable(lambda: _upload(poster, storage.join(output, poster_uri)))
-    retry_while_unavailable(lambda: _upload(video, storage.join(output, clip_uri)))
-    uploaded_s = time.perf_counter()
-    num_frames, height, width, _ = frames_FHWC.shape
-    return DeliveredClip(
-        clip_uri=clip_uri,
-        poster_uri=poster_uri,
-        sha256=hashlib.sha256(video).hexdigest(),
-        num_bytes=len(video),
-        num_frames=num_frames,
-        fps=fps,
-        width=width,
-        height=height,
-        encode_s=encoded_s - started_s,
-        upload_s=uploaded_s - encoded_s,
-    )
+    retry_while_unavailable(lambda: _upload(encoded.poster, storage.join(output, stored.poster_uri)))
+    retry_while_unavailable(lambda: _upload(encoded.video, storage.join(output, stored.clip_uri)))
 
 
 def _upload(content: bytes, uri: str) -> None:

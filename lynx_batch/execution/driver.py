@@ -27,15 +27,16 @@ from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
 from lynx_batch.ledger.editions import Editions
-from lynx_batch.output import DELIVERY_FOLDERS, new_attempt
+from lynx_batch.output import DELIVERY_FOLDERS, TryName, new_attempt
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Schedule, has_used_attempt
 from lynx_batch.planning.upkeep import is_time_to_save
+from lynx_batch.planning.verdict import Render
 from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.resume import delete_saved, find_saved
-from lynx_batch.rendering.tasks import Ended, Failed, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.rendering.tasks import Ended, Failed, Judged, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
@@ -76,6 +77,8 @@ class Recorder(Protocol):
 
     def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None: ...
 
+    def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None: ...
+
     def failed(
         self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
     ) -> None: ...
@@ -108,6 +111,7 @@ class Driver:
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
+        self._next_number: dict[str, int] = {}
         self._was_refused = False
 
     def run(self, slots: Slots, head: Head) -> None:
@@ -204,18 +208,21 @@ class Driver:
 
     def _make_task(self, planned: PlannedClip, group_size: int) -> RenderTask:
         """An attempt at a clip. Its shortest plausible time is that of the fastest GPU here, its deadline that of the slowest."""
+        clip_id = planned.clip.clip_id
+        of = TryName(clip_id, self._editions.wanted(clip_id), self._next_number.get(clip_id, 0))
         gpus = {node.gpu for node in self._placements.slots.nodes.values()}
         are_known = bool(gpus) and all(map(self._cost.is_known, gpus))
         predicted_s = [self._cost.seconds(planned.work, group_size, gpu) for gpu in gpus]
         return RenderTask(
             clip=planned.clip,
-            edition=self._editions.wanted(planned.clip.clip_id),
+            edition=of.edition,
+            number=of.number,
             attempt=new_attempt(self._settings.run_id),
             min_plausible_s=min(
                 (self._cost.min_plausible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0
             ),
             deadline_s=self._schedule.deadline_s(max(predicted_s) if are_known else None),
-            num_steps_saved=self._num_steps_saved.get(planned.clip.clip_id, 0),
+            num_steps_saved=self._num_steps_saved.get(of, 0),
         )
 
     def _form(self, size: int) -> None:
@@ -283,11 +290,13 @@ class Driver:
             self._record_failure(task, group, failure)
 
     def _record_end(self, ended: Ended, group: Group) -> None:
+        clip_id = ended.task.clip.clip_id
         if isinstance(ended.result, Rendered):
-            clip_id = ended.task.clip.clip_id
             self._schedule.rendered(clip_id)
             self._faults.record_progress()
             self._recorder.rendered(ended.task, group.name, ended.result, attempts=self._schedule.attempts(clip_id))
+        elif isinstance(ended.result, Judged):
+            self._record_judged(ended.task, group, ended.result)
         else:
             failure = ended.result
             if failure.fault is Fault.UNCLEAR:
@@ -297,6 +306,15 @@ class Driver:
             if failure.is_refused:
                 self._handle_refusal(group, failure)
             self._stop_if_too_many_faults(failure)
+
+    def _record_judged(self, task: RenderTask, group: Group, result: Judged) -> None:
+        """Another try follows, or the clip is rejected."""
+        clip_id, verdict = task.clip.clip_id, result.verdict
+        if isinstance(verdict, Render):
+            self._next_number[clip_id] = verdict.number
+        self._schedule.judged(clip_id, has_next_try=isinstance(verdict, Render))
+        self._faults.record_progress()
+        self._recorder.judged(task, group.name, result, attempts=self._schedule.attempts(clip_id))
 
     def _handle_refusal(self, group: Group, failure: Failed) -> None:
         """Stops the run because the store refused a worker, unless only the worker's node may be to blame.
@@ -316,10 +334,10 @@ class Driver:
     def _update_saved(self, task: RenderTask, failure: Failed) -> None:
         """Remembers after which step a clip can resume, and deletes a saved state that it cannot resume from."""
         if failure.num_steps_saved:
-            self._num_steps_saved[task.clip.clip_id] = failure.num_steps_saved
-        elif failure.must_restart and self._num_steps_saved.pop(task.clip.clip_id, 0):
+            self._num_steps_saved[task.name] = failure.num_steps_saved
+        elif failure.must_restart and self._num_steps_saved.pop(task.name, 0):
             with suppress(*STORE_FAULTS):
-                delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
+                delete_saved(self._settings.output, task.name, task.num_steps_saved)
 
     def _record_failure(self, task: RenderTask, group: Group, failure: Failed) -> None:
         clip_id = task.clip.clip_id

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lynx_batch.planning.upkeep import has_leak
-from lynx_batch.rendering.tasks import Ended, Failed, FramesReady, Loaded, Rendered, RenderTask
+from lynx_batch.rendering.tasks import Ended, Failed, FramesReady, Loaded, RenderTask, Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class GroupState:
         self._num_ranks, self._max_clips, self._num_accepted = num_ranks, max_clips, 0
         self._num_loading, self._num_rendering = num_ranks, 0
         self._changed_s = now_s
-        self._result: Rendered | Failed | None = None
+        self._result: Result | None = None
         self._clip_memory_gib, self._memory_gib = 0.0, list[float]()
 
     @property
@@ -166,7 +166,7 @@ class GroupState:
             self.phase = Phase.OPEN
         return [answer]
 
-    def rank_rendered(self, answer: FramesReady | Rendered | Failed, now_s: float) -> list[Command | Report]:
+    def rank_rendered(self, answer: FramesReady | Result, now_s: float) -> list[Command | Report]:
         """One rank has answered `Render`.
 
         The first answer that is not `FramesReady` ends the attempt: the clip failed, or is committed already. It is reported once
@@ -188,7 +188,7 @@ class GroupState:
         self._note_memory()
         return self._advance(now_s)
 
-    def delivered(self, answer: Rendered | Failed, now_s: float) -> list[Command | Report]:
+    def delivered(self, answer: Result, now_s: float) -> list[Command | Report]:
         """The first rank has answered `Deliver`."""
         assert self.delivering is not None
         ended, self.delivering = Ended(task=self.delivering, result=answer), None
@@ -202,7 +202,7 @@ class GroupState:
         self.phase, self.broken_by = Phase.BROKEN, failure
         return [StopWaiting(), self._end_rendering(failure)]
 
-    def _end_rendering(self, result: Rendered | Failed) -> Ended:
+    def _end_rendering(self, result: Result) -> Ended:
         """Ends the attempt without a delivery. Its memory does not count, because not all ranks reported theirs."""
         assert self.rendering is not None
         ended, self.rendering = Ended(task=self.rendering, result=result), None

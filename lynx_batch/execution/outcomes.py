@@ -2,14 +2,16 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
 from lynx_batch.clip import ClipSpec
+from lynx_batch.config import QualityConfig
 from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions, list_editions
@@ -18,10 +20,12 @@ from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
+from lynx_batch.ledger.tries import decide_by_tries
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
+from lynx_batch.planning.verdict import Reject
 from lynx_batch.preparation.prepare import PreparedRun
-from lynx_batch.rendering.tasks import Failed, Loaded, Rendered, RenderTask
+from lynx_batch.rendering.tasks import Failed, Judged, Loaded, Rendered, RenderTask
 from lynx_batch.report.trace import FaultMark, Trace, write_trace
 
 log = structlog.get_logger()
@@ -45,6 +49,9 @@ class Reason(NamedTuple):
 
 
 NOTHING_WRONG = Reason(None, None)
+NOT_GOOD_ENOUGH, UNSAFE_CONTENT = "NotGoodEnough", "UnsafeContent"
+"""Error types of rows that the quality gate rejected."""
+
 DAMAGED = Reason(
     UnreadableRecord.__name__, "its commit is damaged: `lynx-batch verify OUT --repair`, then render again"
 )
@@ -59,13 +66,13 @@ class RunRecorder:
     `editions` are those at the start; a clip is finished by the edition that it wanted then. `clips_gone` are as in `RunEnd`.
     """
 
-    def __init__(self, output: str, run_id: str, prepared: PreparedRun) -> None:
+    def __init__(self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None) -> None:
         self.counts: Counter[Outcome] = Counter()
         self.num_rendered_elsewhere = 0
         self.trace = Trace()
         self.editions = Editions(in_force={}, withdrawn={})
         self.clips_gone: tuple[str, ...] = ()
-        self._output, self._run_id = output, run_id
+        self._output, self._run_id, self._quality = output, run_id, quality
         self._unplanned = [(Outcome.REJECTED, rejection) for rejection in prepared.rejections]
         self._unplanned += [(Outcome.ABANDONED, rejection) for rejection in prepared.unreachable]
         self._open: dict[str, list[ClipSpec]] = {}
@@ -92,8 +99,7 @@ class RunRecorder:
         for clip_id in finished.keys() & self._open.keys():
             self._settle(clip_id, Outcome.ABANDONED, datetime.now(UTC), DAMAGED)
         for row in given_up_before(self._output, self.editions).to_pylist():
-            if row["clip_id"] in self._open:
-                why = Reason(row["error_type"], row["error"])
+            if row["clip_id"] in self._open and (why := self._still_given_up(row)):
                 self._settle(row["clip_id"], Outcome(row["outcome"]), row["ended_at"], why)
         self._parts.write_now(time.monotonic())
 
@@ -107,6 +113,18 @@ class RunRecorder:
         self._attempts[task.clip.clip_id] = attempts
         self._put_event(task, group, EventKind.RENDERED)
         self._settle_rendered(result.commit)
+
+    def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
+        clip_id, verdict = task.clip.clip_id, result.verdict
+        log.info("try_judged", clip=task.clip.name, group=group, number=task.number, verdict=str(verdict))
+        self.trace.add(group, task.clip.name, result.spans)
+        self._attempts[clip_id] = attempts
+        if isinstance(verdict, Reject):
+            why = Reason(UNSAFE_CONTENT if verdict.is_unsafe else NOT_GOOD_ENOUGH, verdict.reason)
+            self._put_event(task, group, EventKind.REJECTED, why)
+            self._settle(clip_id, Outcome.REJECTED, datetime.now(UTC), why)
+        else:
+            self._put_event(task, group, EventKind.JUDGED)
 
     def failed(
         self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
@@ -151,6 +169,16 @@ class RunRecorder:
             raise
         self._event_writers.shutdown()
         return stopped_by
+
+    def _still_given_up(self, row: Mapping[str, Any]) -> Reason | None:
+        """Why a clip that an earlier run gave up is not tried again. What a gate rejected is open if the present rules allow more."""
+        if row["error_type"] != NOT_GOOD_ENOUGH:
+            return Reason(row["error_type"], row["error"])
+        if self._quality is None:
+            return None
+        clip = self._open[row["clip_id"]][0]
+        verdict, _ = decide_by_tries(self._output, clip, row["edition"], self._quality)
+        return Reason(NOT_GOOD_ENOUGH, verdict.reason) if isinstance(verdict, Reject) else None
 
     def _finished(self, editions: Editions) -> dict[str, int]:
         """The edition in force of each open clip that already has the edition that it wants."""

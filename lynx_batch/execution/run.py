@@ -89,7 +89,7 @@ def render(
     )
     _write_record(config, run_id, record, prepared)
     _announce_rivals(config.output, announce)
-    recorder = RunRecorder(config.output, run_id, prepared)
+    recorder = RunRecorder(config.output, run_id, prepared, config.quality)
 
     def render_open() -> None:
         recorder.settle_past()
@@ -191,6 +191,7 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, *, is_
         plan=ParallelPlan(),
         crf=config.video.crf,
         is_store_safe=is_store_safe,
+        quality=config.quality,
     )
 
 

@@ -15,7 +15,7 @@ from lynx_batch.home import ensure_home
 from lynx_batch.output import DELIVERY_FOLDERS
 from lynx_batch.preparation.staging import fetch_model
 from lynx_batch.probe import probe_rights
-from lynx_batch.rendering.tasks import Failed, FramesReady, Loaded, Rendered, RenderTask, WorkerSettings
+from lynx_batch.rendering.tasks import FramesReady, Loaded, RenderTask, Result, WorkerSettings
 from lynx_batch.stages import Span, Stage
 from lynx_batch.telemetry import configure_logging
 
@@ -72,7 +72,7 @@ class Worker:
         self._renderer = Renderer(settings, rank=self._rank, device=device)
         return Loaded(device=device, span=Span(stage=Stage.LOAD, start_s=start_s, seconds=time.time() - start_s))
 
-    def render(self, task: RenderTask) -> FramesReady | Rendered | Failed:
+    def render(self, task: RenderTask) -> FramesReady | Result:
         self._step = (0, task.clip.params.num_inference_steps)
         return self._renderer.render(task, self._note_step)
 
@@ -81,7 +81,7 @@ class Worker:
         self._renderer.prefetch(task)
 
     @ray.method(concurrency_group="delivery")  # type: ignore[untyped-decorator]
-    def deliver(self, task: RenderTask) -> Rendered | Failed:
+    def deliver(self, task: RenderTask) -> Result:
         return self._renderer.deliver(task)
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]

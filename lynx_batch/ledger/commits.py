@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 class CommitRecord(BaseModel):
     """A finished clip. URIs are relative to the output location.
 
+    `try_number` says which of the clip's seeds it has; `scores` are a judged clip's, and empty if nobody has judged it.
     `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
     """
 
@@ -41,6 +42,8 @@ class CommitRecord(BaseModel):
     width: int
     height: int
     seed: int
+    try_number: int = 0
+    scores: dict[str, float] = {}
     face_turned_degrees: int | None = None
     group_size: int
     device: str

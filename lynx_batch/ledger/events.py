@@ -15,9 +15,10 @@ SCHEMA_VERSION = 1
 
 
 class EventKind(StrEnum):
-    """How an attempt ended. `retried`: the same run tries the clip again."""
+    """How an attempt ended. `retried`: the same run tries the clip again. `judged`: its try is not good enough, another seed follows."""
 
     RENDERED = "rendered"
+    JUDGED = "judged"
     RETRIED = "retried"
     REJECTED = "rejected"
     FAILED = "failed"

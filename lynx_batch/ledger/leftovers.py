@@ -7,6 +7,7 @@ from datetime import datetime
 from lynx_batch import storage
 from lynx_batch.ledger.commits import read_commits
 from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.tries import files_of_tries
 from lynx_batch.output import (
     CLIPS,
     RESUME,
@@ -24,7 +25,7 @@ FILES_PER_CLIP = 2
 
 
 def find_leftovers(output: str) -> list[StoredFile]:
-    """Videos and posters that no commit in force names, and saved states of finished clips.
+    """Videos and posters that no commit in force and no try of an open clip names, and saved states of finished clips.
 
     While a run is active, some of these are about to be committed.
     """
@@ -34,9 +35,10 @@ def find_leftovers(output: str) -> list[StoredFile]:
             of_clip[name.clip_id].append(file)
     saved = list(storage.list_files(storage.join(output, RESUME)))
     in_force = list_editions(output).in_force
-    found = [file for file in saved if (save := parse_saved_clip(file.uri)) and save.clip_id in in_force]
+    found = [file for file in saved if (save := parse_saved_clip(file.uri)) and save.of.clip_id in in_force]
+    kept = files_of_tries(output, of_clip.keys() - in_force)
     for clip_id in of_clip.keys() - in_force:
-        found += of_clip[clip_id]
+        found += [file for file in of_clip[clip_id] if not file.uri.endswith(kept[clip_id])]
     doubtful = {clip_id: n for clip_id, n in in_force.items() if len(of_clip.get(clip_id, ())) > FILES_PER_CLIP}
     for commit in read_commits(output, doubtful):
         named = (commit.clip_uri, commit.poster_uri)

@@ -25,6 +25,17 @@ from lynx_batch.spelling import nearest
 from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.store_errors import Operation
 
+SCORE_COLUMNS = (
+    "likeness_mean",
+    "likeness_p10",
+    "likeness_minimum",
+    "likeness_face_share",
+    "likeness_drift",
+    "motion_mean",
+    "unsafe",
+)
+"""The scores with a column of their own, which expressions may name. All others are in the column `scores`."""
+
 METADATA_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -57,6 +68,9 @@ METADATA_SCHEMA = pa.schema(
         ("group_size", pa.int32()),
         ("device", pa.string()),
         *((stage.column, pa.float64()) for stage in CLIP_STAGES),
+        ("try_number", pa.int32()),
+        *((score, pa.float64()) for score in SCORE_COLUMNS),
+        ("scores", pa.map_(pa.string(), pa.float64())),
         ("model", pa.map_(pa.string(), pa.string())),
         ("software", pa.map_(pa.string(), pa.string())),
     ]
@@ -215,5 +229,9 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     for name in ("face_turned_degrees", "group_size", "device"):
         yield name, getattr(commit, name)
     yield from commit.stage_s.items()
+    yield "try_number", commit.try_number
+    for name in SCORE_COLUMNS:
+        yield name, commit.scores.get(name)
+    yield "scores", list(commit.scores.items())
     yield "model", [(name, str(value)) for name, value in commit.identity.items() if value is not None]
     yield "software", list(commit.software.items())

@@ -2,6 +2,7 @@
 
     waiting ──take──▶ running
     running ──rendered──▶ rendered (1)
+    running ──judged────▶ waiting for its next try, or rejected (1) if no further try is allowed
 
     running, failed with    the clip is then
     input                   rejected (1)
@@ -158,6 +159,12 @@ class Schedule:
 
     def rendered(self, clip_id: str) -> None:
         self._end_attempt(clip_id, ClipState.RENDERED)
+
+    def judged(self, clip_id: str, *, has_next_try: bool) -> ClipState:
+        """Ends a try that was not good enough. A next try is no retry: the clip has used up no attempt, and no group is to blame."""
+        if has_next_try:
+            return self._move(clip_id, ClipState.WAITING)
+        return self._end_attempt(clip_id, ClipState.REJECTED)
 
     def fault_of_break(self, group: str) -> Fault:
         """The fault for the clips aboard if a ready group breaks on a living node. Ask before calling `failed`."""

@@ -1,7 +1,7 @@
 """One rank's share of rendering a clip: photo -> subject -> latents -> frames -> a committed object. Without Ray."""
 
 import hashlib
-import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipSpec, Portrait
-from lynx_batch.delivery.deliver import DeliveredClip, deliver
+from lynx_batch.clip import ClipSpec, Portrait, StoredClip
+from lynx_batch.delivery.deliver import EncodedClip, encode, upload
 from lynx_batch.delivery.picture import check_picture
 from lynx_batch.errors import (
     STORE_FAULTS,
@@ -34,10 +34,11 @@ from lynx_batch.inputs import read_photo_file
 from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.rendering.attempt import Attempt
+from lynx_batch.rendering.gate import Gate
 from lynx_batch.rendering.resume import SavedClips, delete_saved
 from lynx_batch.rendering.software import software_versions
-from lynx_batch.rendering.tasks import Failed, FramesReady, Rendered, RenderTask, WorkerSettings
-from lynx_batch.stages import Stage
+from lynx_batch.rendering.tasks import Failed, FramesReady, Judged, Rendered, RenderTask, Result, WorkerSettings
+from lynx_batch.stages import Span, Stage
 from lynx_model.engine import parallel
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
@@ -56,7 +57,7 @@ class _Ready:
 
     clip: PreparedClip
     state: SamplerState | None
-    face_turned_degrees: int
+    subject: Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class _Kept:
 
     attempt: Attempt
     frames: NDArray[np.uint8]
-    face_turned_degrees: int
+    subject: Subject
 
 
 class Renderer:
@@ -88,6 +89,7 @@ class Renderer:
         self._device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
         self._software = software_versions()
         self._saved = SavedClips(settings.output, self._software)
+        self._gate = None if rank > 0 else Gate.load(settings)
         self._read_subject = lru_cache(maxsize=NUM_CACHED_SUBJECTS)(self._read_subject_once)
         self._reading, self._pausing = Lock(), Event()
         self._kept: dict[str, _Kept] = {}
@@ -100,13 +102,13 @@ class Renderer:
         """Saves the clip being rendered after its current step, because the node is going away. No other clip may follow."""
         self._pausing.set()
 
-    def render(self, task: RenderTask, on_step: OnStep) -> FramesReady | Rendered | Failed:
-        """Renders the frames of a clip, which the first rank keeps for `deliver`. Does nothing if the clip is already committed.
+    def render(self, task: RenderTask, on_step: OnStep) -> FramesReady | Result:
+        """Renders the frames of a clip, which the first rank keeps for `deliver`. Does nothing if what becomes of the clip is known.
 
         Failures of the clip are returned, never raised.
         """
         attempt = Attempt(task)
-        ready = attempt.carry_out(lambda: self._find_committed(task) or self._prepare(attempt))
+        ready = attempt.carry_out(lambda: self._find_settled(task) or self._prepare(attempt))
         if not parallel.all_agree(isinstance(ready, _Ready)):
             return _frames_ready() if isinstance(ready, _Ready) else ready
         assert isinstance(ready, _Ready)
@@ -120,13 +122,13 @@ class Renderer:
             return _frames_ready()
         return attempt.carry_out(lambda: self._keep_frames(attempt, ready, latents))
 
-    def deliver(self, task: RenderTask) -> Rendered | Failed:
-        """Encodes, uploads and commits the frames that `render` kept. May run in parallel with the `render` of another clip."""
+    def deliver(self, task: RenderTask) -> Result:
+        """Encodes, judges, uploads and commits the frames that `render` kept. May run in parallel with the `render` of another clip."""
         kept = self._kept.pop(task.attempt)
         return kept.attempt.carry_out(lambda: self._deliver(kept))
 
-    def _find_committed(self, task: RenderTask) -> Rendered | None:
-        """The commit of another driver, or of an attempt whose answer was lost, if there is one. Only the first rank looks."""
+    def _find_settled(self, task: RenderTask) -> Rendered | Judged | None:
+        """What another driver, or an attempt whose answer was lost, has made of the clip, if anything. Only the first rank looks."""
         if self._rank > 0:
             return None
         with suppress(MissingObject):
@@ -134,16 +136,18 @@ class Renderer:
                 lambda: read_commit(self._settings.output, task.clip.clip_id, task.edition)
             )
             return Rendered(commit=record, spans=())
-        return None
+        settled = None if self._gate is None else self._gate.find(task)
+        return None if settled is None else _answer(settled, ())
 
     def _prepare(self, attempt: Attempt) -> _Ready:
         task = attempt.task
         _check_consent(task.clip, datetime.now(UTC))
-        saved = self._saved.load(task.clip, task.num_steps_saved) if task.num_steps_saved else None
+        is_resumed, seed = bool(task.num_steps_saved), task.params.seed
+        saved = self._saved.load(task.name, seed, task.num_steps_saved) if is_resumed else None
         with attempt.stage(Stage.SUBJECT):
             subject = self._subject(task.clip)
         with attempt.stage(Stage.TEXT):
-            return _Ready(self._pipe.prepare(subject, task.clip.params), saved, subject.turned_degrees)
+            return _Ready(self._pipe.prepare(subject, task.params), saved, subject)
 
     def _sample(self, attempt: Attempt, ready: _Ready, on_step: OnStep) -> Tensor | Failed:
         """The latents, on the host. Copying them waits for the device, so the stage includes all its time and all its errors."""
@@ -164,10 +168,10 @@ class Renderer:
 
     def _save(self, attempt: Attempt, state: SamplerState) -> Failed:
         task = attempt.task
-        self._saved.save(task.clip, state)
+        self._saved.save(task.name, task.params.seed, state)
         if task.num_steps_saved:
             with suppress(*STORE_FAULTS):
-                delete_saved(self._settings.output, task.clip.clip_id, task.num_steps_saved)
+                delete_saved(self._settings.output, task.name, task.num_steps_saved)
         return Failed(
             error_type="NodeDrained",
             error=f"the node is going away; saved after {state.num_steps_done} steps",
@@ -180,44 +184,56 @@ class Renderer:
         with attempt.stage(Stage.DECODE):
             frames = self._pipe.decode(latents)
         check_picture(frames)
-        self._kept[attempt.task.attempt] = _Kept(attempt, frames, ready.face_turned_degrees)
+        self._kept[attempt.task.attempt] = _Kept(attempt, frames, ready.subject)
         return _frames_ready()
 
-    def _deliver(self, kept: _Kept) -> Rendered:
-        """Encodes, uploads and commits. The commit comes last; it makes the clip finished."""
-        settings, attempt, task, start_s = self._settings, kept.attempt, kept.attempt.task, time.time()
-        delivered = deliver(
-            kept.frames,
-            output=settings.output,
-            clip_id=task.clip.clip_id,
-            attempt=task.attempt,
-            fps=task.clip.params.fps,
-            crf=settings.crf,
-        )
-        attempt.note(Stage.ENCODE, start_s, delivered.encode_s)
-        attempt.note(Stage.UPLOAD, start_s + delivered.encode_s, delivered.upload_s)
-        record = self._commit_record(kept, delivered)
-        with attempt.stage(Stage.COMMIT):
-            winner = commit(settings.output, record, is_store_safe=settings.is_store_safe)
-        with suppress(*STORE_FAULTS):  # `prune` removes what is left
-            if winner.attempt != task.attempt:
-                for uri in (delivered.clip_uri, delivered.poster_uri):
-                    storage.delete(storage.join(settings.output, uri))
-            if task.num_steps_saved:
-                delete_saved(settings.output, task.clip.clip_id, task.num_steps_saved)
-        return Rendered(commit=winner, spans=tuple(attempt.spans))
+    def _deliver(self, kept: _Kept) -> Rendered | Judged:
+        """Encodes, judges, uploads and commits. The commit comes last; it makes the clip finished."""
+        settings, attempt, task = self._settings, kept.attempt, kept.attempt.task
+        with attempt.stage(Stage.ENCODE):
+            encoded = encode(kept.frames, fps=task.params.fps, crf=settings.crf)
+            stored = encoded.stored_as(task.clip.clip_id, task.attempt)
+        if self._gate is None:
+            self._upload(attempt, encoded, stored)
+            record = self._commit_record(kept, stored, {})
+            with attempt.stage(Stage.COMMIT):
+                settled: CommitRecord | Judged = commit(settings.output, record, is_store_safe=settings.is_store_safe)
+        else:
+            with attempt.stage(Stage.JUDGE):
+                scores = self._gate.judge(encoded.video, kept.subject, task)
+            if not scores.is_unsafe:
+                self._upload(attempt, encoded, stored)
+            with attempt.stage(Stage.COMMIT):
+                settled = self._gate.settle(task, scores, self._commit_record(kept, stored, scores.values))
+        self._clean_up(task, stored, settled)
+        return _answer(settled, tuple(attempt.spans))
 
-    def _commit_record(self, kept: _Kept, delivered: DeliveredClip) -> CommitRecord:
+    def _upload(self, attempt: Attempt, encoded: EncodedClip, stored: StoredClip) -> None:
+        with attempt.stage(Stage.UPLOAD):
+            upload(encoded, stored, output=self._settings.output)
+
+    def _clean_up(self, task: RenderTask, stored: StoredClip, settled: CommitRecord | Judged) -> None:
+        """Deletes what is of no use any more: saved steps, and a video that lost the race for a commit."""
+        with suppress(*STORE_FAULTS):  # `prune` removes what is left
+            if self._gate is None and isinstance(settled, CommitRecord) and settled.attempt != task.attempt:
+                for uri in (stored.clip_uri, stored.poster_uri):
+                    storage.delete(storage.join(self._settings.output, uri))
+            if task.num_steps_saved:
+                delete_saved(self._settings.output, task.name, task.num_steps_saved)
+
+    def _commit_record(self, kept: _Kept, stored: StoredClip, scores: Mapping[str, float]) -> CommitRecord:
         settings, task = self._settings, kept.attempt.task
         return CommitRecord(
-            **asdict(delivered),
+            **asdict(stored),
             clip_id=task.clip.clip_id,
             edition=task.edition,
             attempt=task.attempt,
             run_id=settings.run_id,
             committed_at=datetime.now(UTC),
-            seed=task.clip.params.seed,
-            face_turned_degrees=kept.face_turned_degrees,
+            seed=task.params.seed,
+            try_number=task.number,
+            scores=dict(scores),
+            face_turned_degrees=kept.subject.turned_degrees,
             group_size=settings.plan.num_ranks,
             device=self._device_name,
             stage_s={stage.column: seconds for stage, seconds in kept.attempt.seconds.items()},
@@ -246,6 +262,12 @@ class Renderer:
         if subject.turned_degrees and self._rank == 0:
             log.info("face_turned", subject_uri=storage.redact(portrait.uri), degrees=subject.turned_degrees)
         return subject
+
+
+def _answer(settled: CommitRecord | Judged, spans: tuple[Span, ...]) -> Rendered | Judged:
+    if isinstance(settled, CommitRecord):
+        return Rendered(commit=settled, spans=spans)
+    return replace(settled, spans=spans)
 
 
 def _frames_ready() -> FramesReady:

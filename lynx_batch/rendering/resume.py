@@ -1,4 +1,4 @@
-"""Saved sampler states of clips whose node was taken away, in the folder `resume` of the output."""
+"""Saved sampler states of clips whose node was taken away, in the folder `resume` of the output. Each belongs to one try."""
 
 import json
 from collections.abc import Mapping
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import MissingObject, StoreRefused, UnfitState
 from lynx_batch.outage import retry_while_unavailable
-from lynx_batch.output import RESUME, parse_saved_clip, saved_clip_uri
+from lynx_batch.output import RESUME, TryName, parse_saved_clip, saved_clip_uri, saved_clip_uris
 
 if TYPE_CHECKING:
     from lynx_model.sampler import SamplerState
+
+FIRST_STAMP = ("clip_id", "num_steps_done", "software")
+"""What states were stamped with before clips had several tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,44 +24,62 @@ class SavedClips:
     output: str
     software: Mapping[str, str]
 
-    def save(self, clip: ClipSpec, state: "SamplerState") -> None:
+    def save(self, of: TryName, seed: int, state: "SamplerState") -> None:
         """Writes some tens of MB: a few times the size of the clip's latents."""
         from safetensors.torch import save
 
-        uri = saved_clip_uri(self.output, clip.clip_id, state.num_steps_done)
-        content = save(state.tensors, self._stamp(clip, state.num_steps_done))
+        uri = saved_clip_uri(self.output, of, state.num_steps_done)
+        content = save(state.tensors, self._stamp(of, seed, state.num_steps_done))
         retry_while_unavailable(lambda: storage.write_bytes(uri, content))
 
-    def load(self, clip: ClipSpec, num_steps_done: int) -> "SamplerState":
-        """Raises UnfitState if the state is missing or unreadable, or was saved for another clip or by other software."""
+    def load(self, of: TryName, seed: int, num_steps_done: int) -> "SamplerState":
+        """Raises UnfitState if the state is missing or unreadable, or was saved for another try or by other software."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         from lynx_model.sampler import SamplerState
 
-        uri = saved_clip_uri(self.output, clip.clip_id, num_steps_done)
+        uri = saved_clip_uri(self.output, of, num_steps_done)
         try:
-            content = retry_while_unavailable(lambda: storage.read_bytes(uri))
+            content = retry_while_unavailable(lambda: self._read(of, num_steps_done))
             tensors, stamp = load(content), _read_stamp(content)
         except (MissingObject, StoreRefused, SafetensorError, LookupError) as error:  # LookupError: an unknown dtype
             raise UnfitState(f"{storage.redact(uri)}: {error}") from error
-        if stamp != self._stamp(clip, num_steps_done):
-            raise UnfitState(f"{storage.redact(uri)}: must be of this clip and of the same software")
+        expected = self._stamp(of, seed, num_steps_done)
+        if stamp != {key: expected[key] for key in (expected if "seed" in stamp else FIRST_STAMP)}:
+            raise UnfitState(f"{storage.redact(uri)}: must be of this try and of the same software")
         return SamplerState(num_steps_done, tensors)
 
-    def _stamp(self, clip: ClipSpec, num_steps_done: int) -> dict[str, str]:
-        software = json.dumps(dict(self.software), sort_keys=True)
-        return {"clip_id": clip.clip_id, "num_steps_done": str(num_steps_done), "software": software}
+    def _read(self, of: TryName, num_steps_done: int) -> bytes:
+        """Under its present name or, for the first try of a clip, under the name that states had before."""
+        *others, last = saved_clip_uris(self.output, of, num_steps_done)
+        for uri in others:
+            try:
+                return storage.read_bytes(uri)
+            except MissingObject:
+                continue
+        return storage.read_bytes(last)
+
+    def _stamp(self, of: TryName, seed: int, num_steps_done: int) -> dict[str, str]:
+        return {
+            "clip_id": of.clip_id,
+            "edition": str(of.edition),
+            "number": str(of.number),
+            "seed": str(seed),
+            "num_steps_done": str(num_steps_done),
+            "software": json.dumps(dict(self.software), sort_keys=True),
+        }
 
 
-def find_saved(output: str) -> dict[str, int]:
-    """The ids of clips that can resume, with the number of steps done."""
+def find_saved(output: str) -> dict[TryName, int]:
+    """The tries that can resume, with the number of steps done."""
     names = (parse_saved_clip(file.uri) for file in storage.list_files(storage.join(output, RESUME)))
-    return dict(sorted(filter(None, names)))
+    return {name.of: name.num_steps_done for name in sorted(filter(None, names))}
 
 
-def delete_saved(output: str, clip_id: str, num_steps_done: int) -> None:
-    storage.delete(saved_clip_uri(output, clip_id, num_steps_done))
+def delete_saved(output: str, of: TryName, num_steps_done: int) -> None:
+    for uri in saved_clip_uris(output, of, num_steps_done):
+        storage.delete(uri)
 
 
 def _read_stamp(content: bytes) -> dict[str, str]:

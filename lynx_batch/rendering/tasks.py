@@ -1,19 +1,21 @@
 """The messages between driver and workers. They are small: pixels are never sent."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lynx_batch.clip import ClipSpec, RenderIdentity
-from lynx_batch.config import FacesConfig, InputsConfig
+from lynx_batch.clip import ClipSpec, RenderIdentity, seed_of_try
+from lynx_batch.config import FacesConfig, InputsConfig, QualityConfig
 from lynx_batch.errors import Fault, ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.output import TryName
+from lynx_batch.planning.verdict import Reject, Render
 from lynx_batch.stages import Span
-from lynx_model.spec import EngineOptions, ModelSource, ParallelPlan
+from lynx_model.spec import EngineOptions, ModelSource, ParallelPlan, RenderParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """The settings of a worker, the same for all clips. `plan` is that of its group."""
+    """The settings of a worker, the same for all clips. `plan` is that of its group. Without `quality`, no clip is judged."""
 
     run_id: str
     output: str
@@ -25,11 +27,12 @@ class WorkerSettings:
     plan: ParallelPlan
     crf: int
     is_store_safe: bool
+    quality: QualityConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderTask:
-    """One attempt at one edition of a clip, sent to every rank of a group.
+    """One attempt at one edition of a clip, sent to every rank of a group. `number` is the try's; it chooses the seed.
 
     A result after less than `min_plausible_s` of denoising cannot be right. A group without an answer for `deadline_s` is stuck. If an
     earlier attempt was saved after `num_steps_saved` steps, this one continues from there.
@@ -37,10 +40,21 @@ class RenderTask:
 
     clip: ClipSpec
     edition: int = 1
+    number: int = 0
     attempt: str
     min_plausible_s: float = 0.0
     deadline_s: float = math.inf
     num_steps_saved: int = 0
+
+    @property
+    def name(self) -> TryName:
+        """Which try of the clip this is; its saved steps and its record have that name."""
+        return TryName(self.clip.clip_id, self.edition, self.number)
+
+    @property
+    def params(self) -> RenderParams:
+        """The clip's parameters with the try's seed."""
+        return replace(self.clip.params, seed=seed_of_try(self.clip, self.number))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +84,14 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The clip's tries so far are not good enough: another one is to be rendered, or none is left."""
+
+    verdict: Render | Reject
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The attempt failed.
 
@@ -95,9 +117,13 @@ class Failed:
         return self.error_type in (UnfitState.__name__, ImplausibleResult.__name__)
 
 
+Result = Rendered | Judged | Failed
+"""How an attempt ends."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """An attempt is over, with this result."""
 
     task: RenderTask
-    result: Rendered | Failed
+    result: Result

@@ -33,6 +33,11 @@ def align_face_for_reference(image_rgb: NDArray[np.uint8], landmarks: NDArray[np
     return _warp(image_rgb, landmarks, _reference_landmarks(), ALIGNED_FACE_PX)
 
 
+def crop_for_identity(aligned_face: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The crop of `align_face_for_identity`, cut from that of `align_face_for_reference`: its landmarks' places are known."""
+    return align_face_for_identity(aligned_face, _reference_landmarks())
+
+
 def similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
     """The rotation, scale and shift that best map `source` to `target` (least squares), as a 2x3 matrix.
 

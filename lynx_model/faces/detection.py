@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.onnx_sessions import session_options
 from lynx_model.faces.pack import FacePack
 
 DETECTOR_SIZE_PX = (640, 640)
@@ -60,7 +61,12 @@ def load_networks(pack: FacePack, modules: list[str]) -> dict[str, Any]:
         WeightsMismatch: If a file in it is not an ONNX network, or insightface refuses its manifest.
     """
     try:
-        analysis = FaceAnalysis(name=str(pack.folder), allowed_modules=modules, providers=["CPUExecutionProvider"])
+        analysis = FaceAnalysis(
+            name=str(pack.folder),
+            allowed_modules=modules,
+            providers=["CPUExecutionProvider"],
+            sess_options=session_options(),
+        )
     except AssertionError as error:  # insightface's way to say that there is no detector
         raise MissingFile(f"face pack {pack.folder}: must hold a face detector (SCRFD)") from error
     except (InvalidProtobuf, InvalidGraph, Fail) as error:

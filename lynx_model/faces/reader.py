@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,12 +24,16 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceReader:
-    """Finds the face in a photo and computes its identity embedding. Create it with `load`, and use it for many photos."""
+    """Finds the face in a photo and computes its identity embedding. Create it with `load`, and use it for many photos.
+
+    `files` are those of its networks: the detector's, then the encoder's.
+    """
 
     detector: Any
     embed: Embed
     encoder: str
     is_parity: bool = False
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def load(cls, pack: str, identity: str, *, is_parity: bool = False) -> Self:
@@ -48,10 +53,13 @@ class FaceReader:
         if identity == OWN_RECOGNISER:
             networks = load_networks(found, ["detection", "recognition"])
             embed, encoder = _recogniser(found, networks), found.identity_encoder
+            encoder_file = Path(networks["recognition"].model_file)
         else:
             networks = load_networks(found, ["detection"])
             embed, encoder = _arcface(identity), PUBLISHED_IDENTITY_ENCODER
-        return cls(detector=networks["detection"], embed=embed, encoder=encoder, is_parity=is_parity)
+            encoder_file = arcface_file(identity)
+        files = (Path(networks["detection"].model_file), encoder_file)
+        return cls(detector=networks["detection"], embed=embed, encoder=encoder, is_parity=is_parity, files=files)
 
     def read(self, image_rgb: NDArray[np.uint8], face_index: int | None = None) -> Subject:
         """The subject of a photo, uint8 (H, W, 3). `face_index` is as in `choose_face`. Both crops show a rotated face upright.

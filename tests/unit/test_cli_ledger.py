@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lynx_batch import storage
-from lynx_batch.delivery.deliver import deliver
 from lynx_batch.ledger import heartbeat
 from lynx_batch.ledger.commits import Withdrawal, commit
 from lynx_batch.ledger.editions import list_editions
@@ -17,7 +16,7 @@ from lynx_batch.ledger.heartbeat import Heartbeat
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
 from lynx_batch.output import commit_uri
-from tests.builders import NOW, ended, given_up, record, small_clip, start_run, write_metadata
+from tests.builders import NOW, deliver, ended, given_up, record, small_clip, start_run, write_metadata
 from tests.jobs import invoke
 from tests.models import ROOT
 

@@ -19,7 +19,11 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "jobs").rglob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file",
+    sorted([*(ROOT / "jobs").glob("*.yaml"), *(ROOT / "jobs" / "demo").glob("*.yaml")]),
+    ids=lambda file: file.name,
+)
 def test_every_run_file_of_the_project_loads(file: Path) -> None:
     assert load_run_config(file, {}).manifest
 

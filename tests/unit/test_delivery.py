@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lynx_batch.delivery.deliver import deliver
 from lynx_batch.delivery.video import decode_mp4, encode_mp4
+from tests.builders import deliver
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ from PIL import Image
 from jobs.demo.show import CELL_PX, MARGIN_PX, find_clips, main, make_sheet
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Rejection
-from lynx_batch.delivery.deliver import deliver
 from lynx_batch.errors import Fault
 from lynx_batch.ledger.commits import commit
 from lynx_batch.output import RUN_FILE, run_file_uri
 from lynx_batch.planning.schedule import ClipState
 from lynx_batch.rendering.tasks import Failed, Rendered, RenderTask
 from lynx_model.spec import RenderParams
-from tests.builders import COLLINS, HOPPER, NOW, begin, make_clip, make_request, record, write_run
+from tests.builders import COLLINS, HOPPER, NOW, begin, deliver, make_clip, make_request, record, write_run
 from tests.models import MODEL
 
 SIDE_PX, NUM_FRAMES = 160, 9

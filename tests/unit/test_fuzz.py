@@ -11,13 +11,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from shutil import copytree
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -41,8 +44,15 @@ from lynx_model.checkpoints.adapter_spec import check_fit, describe_adapters
 from lynx_model.checkpoints.base import check_base
 from lynx_model.checkpoints.loras import describe_loras
 from lynx_model.checkpoints.safetensors_header import LENGTH_BYTES, read_header
+from lynx_model.scoring.clip import read_clip
+from lynx_model.scoring.motion import MotionScorer
+from lynx_model.scoring.safety import NsfwScorer
+from lynx_model.scoring.technical import TechnicalScorer
 from lynx_model.spec import ModelSource
+from tests.builders import make_subject
+from tests.clips import PARAMS, encode
 from tests.models import BASE, MODEL, ROOT
+from tests.scorers import write_network
 
 LONGEST_S = 2.0
 """Of the processor, for one input."""
@@ -523,6 +533,27 @@ def _read_model(place: Path, file: Path) -> object:
     return describe_loras(source), ModelTraits.of(source)
 
 
+@cache
+def _sample_clip() -> bytes:
+    """Nine frames with a black and a frozen stretch."""
+    noise = np.random.default_rng(0).integers(0, 255, (9, 8, 12, 3), dtype=np.uint8)
+    noise[:3], noise[5:] = 0, noise[5]
+    return encode(noise.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def try_clip(random: Random, folder: Path) -> object:
+    """The MP4 of a clip, as it is measured. What is measured of a damaged one can be told in JSON."""
+    clip = read_clip(damaged(random, _sample_clip()), params=PARAMS, subject=make_subject())
+    scores = TechnicalScorer().score(clip), MotionScorer().score(clip)
+    return [json.dumps(asdict(each), allow_nan=False) for each in scores]
+
+
+def try_scorer(random: Random, folder: Path) -> object:
+    file = write_network(folder / "scorer.onnx")
+    file.write_bytes(damaged(random, file.read_bytes()))
+    return NsfwScorer.load_onnx(str(file))
+
+
 KINDS = {
     "manifest": SimpleNamespace(read=try_manifest, num_inputs=1500),
     "run_file": SimpleNamespace(read=try_run_file, num_inputs=300),
@@ -532,6 +563,8 @@ KINDS = {
     "uri": SimpleNamespace(read=try_uri, num_inputs=1500),
     "table": SimpleNamespace(read=try_table, num_inputs=150),
     "model": SimpleNamespace(read=try_model, num_inputs=600),
+    "clip": SimpleNamespace(read=try_clip, num_inputs=150),
+    "scorer": SimpleNamespace(read=try_scorer, num_inputs=300),
 }
 
 

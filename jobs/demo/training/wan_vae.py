@@ -8,7 +8,7 @@ Shapes: B clips, F frames, N = B F frames of all clips, C channels, H rows, W co
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -91,7 +91,7 @@ def _residual(block: WanResidualBlock, x_NCHW: Tensor, num_clips: int) -> Tensor
 
 
 def _norm_silu(norm: WanRMS_norm, x_NCHW: Tensor) -> Tensor:
-    normalise = _rms_norm_silu_compiled if x_NCHW.is_cuda else _rms_norm_silu
+    normalise = _compiled_rms_norm_silu() if x_NCHW.is_cuda else _rms_norm_silu
     return normalise(x_NCHW, norm.gamma.view(1, -1, 1, 1))  # as a parameter, its size would be compiled in
 
 
@@ -105,8 +105,10 @@ def _rms_norm_silu(x_NCHW: Tensor, gamma_1C11: Tensor) -> Tensor:
     return functional.silu(_rms_norm(x_NCHW, gamma_1C11))
 
 
-_rms_norm_silu_compiled = torch.compile(_rms_norm_silu, dynamic=True)
-"""Without compiling, these five passes over the frames take longer than the convolutions."""
+@cache
+def _compiled_rms_norm_silu() -> Callable[[Tensor, Tensor], Tensor]:
+    """Without compiling, these five passes over the frames take longer than the convolutions."""
+    return torch.compile(_rms_norm_silu, dynamic=True)
 
 
 def _attend(block: WanAttentionBlock, x_NCHW: Tensor, num_clips: int) -> Tensor:

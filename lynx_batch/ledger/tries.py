@@ -1,0 +1,111 @@
+"""The tries of a clip: each is recorded once, create-only, before its worker answers. So a recorded try is never rendered again."""
+
+from collections.abc import Set
+from contextlib import suppress
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipSpec, canonical_json
+from lynx_batch.config import QualityConfig
+from lynx_batch.errors import MissingObject, UnreadableRecord
+from lynx_batch.ledger.commits import CommitRecord, read_commit
+from lynx_batch.ledger.records import parse, read_records
+from lynx_batch.outage import retry_while_unavailable
+from lynx_batch.output import TRIES, TryName, parse_try, tries_uri, try_uri
+from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide
+
+SCHEMA_VERSION = 1
+
+
+class TryRecord(BaseModel):
+    """A try that was rendered and judged.
+
+    `commit` is what its worker would have committed, so that any worker can commit the try later. `scorers` has the SHA-256 of each
+    file of each scorer. An unsafe try has no video: its pixels were never uploaded.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    clip_id: str
+    edition: int
+    number: int
+    judged_at: datetime
+    scores: dict[str, float]
+    scorers: dict[str, dict[str, str]]
+    is_unsafe: bool = False
+    commit: CommitRecord
+
+    @property
+    def name(self) -> TryName:
+        return TryName(self.clip_id, self.edition, self.number)
+
+    def judged(self, *, has_video: bool) -> JudgedTry:
+        return JudgedTry(
+            number=self.number,
+            scores=self.scores,
+            has_video=has_video,
+            is_unsafe=self.is_unsafe,
+        )
+
+
+def record_try(output: str, record: TryRecord) -> TryRecord:
+    """Records the try. Returns the record in the store, which is another worker's if that was first."""
+    uri = try_uri(output, record.name)
+    data = canonical_json(record.model_dump(mode="json"))
+
+    def put() -> TryRecord:
+        storage.create_only(uri, data)
+        return parse(TryRecord, uri, storage.read_bytes(uri))
+
+    return retry_while_unavailable(put)
+
+
+def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
+    """The tries of that edition, by number. Damaged records are left out with a warning."""
+    listed = retry_while_unavailable(lambda: list(storage.list_files(tries_uri(output, clip_id))))
+    names = {file.uri: parse_try(file.uri) for file in listed}
+    uris = [uri for uri, name in names.items() if name is not None and name.edition == edition]
+    tries = [record for uri, record in read_records(TryRecord, sorted(uris)) if record.name == names[uri]]
+    return sorted(tries, key=lambda record: record.number)
+
+
+def files_of_tries(output: str, clip_ids: Set[str]) -> dict[str, tuple[str, ...]]:
+    """The videos and posters that the tries of each of these clips name, relative to the output location."""
+    names: dict[str, tuple[str, ...]] = dict.fromkeys(clip_ids, ())
+    listed = (file.uri for file in storage.list_files(storage.join(output, TRIES)))
+    uris = [uri for uri in listed if (name := parse_try(uri)) and name.clip_id in clip_ids]
+    for _, record in read_records(TryRecord, uris):
+        names[record.clip_id] += (record.commit.clip_uri, record.commit.poster_uri)
+    return names
+
+
+def decide_by_tries(
+    output: str, clip: ClipSpec, edition: int, quality: QualityConfig, *, rendered: TryRecord | None = None
+) -> tuple[Verdict, list[TryRecord]]:
+    """What to do next with a clip, and its tries so far.
+
+    `rendered` is a try that was just uploaded. It takes the place of a recorded one whose video was dropped since.
+    """
+    tries = read_tries(output, clip.clip_id, edition)
+    if rendered is not None:
+        tries = [rendered if t.number == rendered.number and not _has_video(output, t) else t for t in tries]
+    first = _first_number(output, clip.clip_id, edition)
+    numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
+    judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
+    return decide(judged, quality, numbers), tries
+
+
+def _first_number(output: str, clip_id: str, edition: int) -> int:
+    """A new edition replaces a withdrawn commit, whose seed was good: it starts with that one."""
+    if edition > 1:
+        with suppress(MissingObject, UnreadableRecord):
+            return retry_while_unavailable(lambda: read_commit(output, clip_id, edition - 1)).try_number
+    return 0
+
+
+def _has_video(output: str, record: TryRecord) -> bool:
+    uri = storage.join(output, record.commit.clip_uri)
+    return not record.is_unsafe and retry_while_unavailable(lambda: storage.stat(uri)) is not None

@@ -1,0 +1,176 @@
+"""What becomes of a clip, from the scores of its tries and the rules of the run: pure, so that everybody who asks decides alike.
+
+A try is one seed of a clip, rendered and judged; it is recorded once and never rendered again. Tries have numbers from 0 on.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lynx_batch.config import QualityConfig
+
+LIKENESS_P10 = "likeness_p10"
+UNSAFE = "unsafe"
+"""The score that `safety` limits: how unsafe the worst frame is, from 0 to 1."""
+
+MAX_TECHNICAL = {
+    "technical_num_not_finite": 0,
+    "technical_longest_black_s": 0,
+    "technical_longest_frozen_s": 0,
+    "technical_longest_constant_s": 0,
+    "technical_black_area": 0.4,
+    "technical_num_cuts": 0,
+}
+"""A video is faulty above these values, or if it is not as ordered. Uncalibrated; a night scene has a black area of about 0.2."""
+
+AS_ORDERED = "technical_is_as_ordered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedTry:
+    """What is known of a try.
+
+    Args:
+        number: Which of the clip's seeds, from 0 on.
+        scores: Values by name. A try of an earlier run may lack some; a rule without a score is broken.
+        has_video: Whether its video is still in the store.
+        is_unsafe: Whether it was found unsafe when it was judged. That holds for every later run.
+    """
+
+    number: int
+    scores: Mapping[str, float]
+    has_video: bool = True
+    is_unsafe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Commit the video of this try."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    """Render the try with this number: a new one, or one that passes now but whose video is gone."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """No further try is allowed. `reason` is about the best of them."""
+
+    reason: str
+    is_unsafe: bool = False
+
+
+Verdict = Accept | Render | Reject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Which tries a clip may have: `first`, and at most `best_of` + `max_reseeds` in all."""
+
+    first: int
+    best_of: int
+    max_reseeds: int
+
+    @classmethod
+    def of(cls, quality: QualityConfig, *, is_seed_given: bool, first: int = 0) -> "Numbers":
+        """A row that gives its seed has that one try, unless the run allows other seeds."""
+        if is_seed_given and not quality.reseed_given:
+            return cls(first=first, best_of=1, max_reseeds=0)
+        return cls(first=first, best_of=quality.best_of, max_reseeds=quality.max_reseeds)
+
+    @property
+    def wanted(self) -> range:
+        """These are rendered in any case, unless one is unsafe."""
+        return range(self.first, self.first + self.best_of)
+
+    @property
+    def allowed(self) -> range:
+        return range(self.first, self.first + self.best_of + self.max_reseeds)
+
+
+def decide(tries: Sequence[JudgedTry], quality: QualityConfig, numbers: Numbers) -> Verdict:
+    """What to do next with a clip that has these tries. Tries of other numbers than the allowed ones count, too: a later run may
+    allow fewer.
+    """
+    if unsafe := [t for t in tries if t.is_unsafe or _unsafe(t, quality)]:
+        return Reject(f"try {unsafe[0].number}: {_unsafe(unsafe[0], quality) or 'was found unsafe'}", is_unsafe=True)
+    judged = {t.number for t in tries}
+    missing = [number for number in numbers.wanted if number not in judged]
+    if missing:
+        return Render(missing[0])
+    passed = [t for t in tries if not broken_rules(t, quality)]
+    if passed:
+        best = max(passed, key=_rank)
+        return Accept(best.number) if best.has_video else Render(best.number)
+    more = [number for number in numbers.allowed if number not in judged]
+    if more:
+        return Render(more[0])
+    best = max(tries, key=_rank)
+    return Reject(f"none of {len(tries)} tries passed; try {best.number}: {'; '.join(broken_rules(best, quality))}")
+
+
+def broken_rules(judged: JudgedTry, quality: QualityConfig) -> list[str]:
+    """Every rule that the try breaks, with its value. One whose safety was never judged does not pass either."""
+    broken = _technical_faults(judged.scores) if quality.technical else []
+    for key, limit in _likeness_limits(quality).items():
+        name = likeness_score(key)
+        value = judged.scores.get(name)
+        if value is None:
+            broken.append(f"{name}: was not judged (quality.likeness.{key})")
+        elif not value >= limit:
+            broken.append(f"{name}={value:.2f}: must be at least {limit:g} (quality.likeness.{key})")
+    if quality.safety is not None and UNSAFE not in judged.scores:
+        broken.append(f"{UNSAFE}: was not judged (quality.safety)")
+    return broken
+
+
+def _technical_faults(scores: Mapping[str, float]) -> list[str]:
+    if AS_ORDERED not in scores:
+        return ["technical: was not judged (quality.technical)"]
+    above = [(name, scores[name], limit) for name, limit in MAX_TECHNICAL.items() if scores.get(name, 0) > limit]
+    faults = [f"{name}={value:.3g}: must be at most {limit:g} (quality.technical)" for name, value, limit in above]
+    is_as_ordered = "the video's frames, size and rate: must be as ordered (quality.technical)"
+    return faults if scores[AS_ORDERED] else [is_as_ordered, *faults]
+
+
+def missing_scores(scores: Mapping[str, float], quality: QualityConfig) -> list[str]:
+    """The scores that the rules need and that are missing or no finite numbers: then the clip was not judged."""
+    needed = [likeness_score(key) for key in _likeness_limits(quality)]
+    needed += [LIKENESS_P10] if quality.best_of > 1 else []
+    needed += [AS_ORDERED, "technical_black_area"] if quality.technical else []
+    if quality.safety is not None:
+        needed.append(UNSAFE)
+    return sorted({name for name in needed if not math.isfinite(scores.get(name, math.nan))})
+
+
+def _likeness_limits(quality: QualityConfig) -> dict[str, float]:
+    """The keys of `quality.likeness` that ask for something."""
+    limits = {} if quality.likeness is None else quality.likeness.model_dump()
+    return {key: limit for key, limit in limits.items() if limit is not None}
+
+
+def likeness_score(rule: str) -> str:
+    """The score that a key of `quality.likeness` limits: likeness_mean for min_mean."""
+    return f"likeness_{rule.removeprefix('min_')}"
+
+
+def is_unsafe(scores: Mapping[str, float], quality: QualityConfig) -> bool:
+    """Whether the scores forbid to upload the try."""
+    return quality.safety is not None and scores.get(UNSAFE, 0) >= quality.safety.max_score
+
+
+def _unsafe(judged: JudgedTry, quality: QualityConfig) -> str | None:
+    if quality.safety is None or not is_unsafe(judged.scores, quality):
+        return None
+    limit = quality.safety.max_score
+    return f"{UNSAFE}={judged.scores[UNSAFE]:.2f}: must be below {limit:g} (quality.safety.max_score)"
+
+
+def _rank(judged: JudgedTry) -> tuple[float, int]:
+    """By the tenth percentile of likeness; among equals, the earlier try."""
+    return judged.scores.get(LIKENESS_P10, 0.0), -judged.number

@@ -1,0 +1,98 @@
+"""Runs with a quality gate on a real local Ray: every clip ends, and later runs with other rules go on from the recorded tries.
+
+The tiny model renders noise, in which nobody is found and which a cut detector dislikes: so rules that any face breaks reject
+every clip, and rules that ask for nothing accept it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lynx_batch import storage
+from lynx_batch.ledger.tries import read_tries
+from lynx_batch.yaml_text import read_yaml, write_yaml
+from tests.builders import HOPPER, row
+from tests.jobs import Job
+
+STRICT = {
+    "likeness": {"min_face_share": 1.0},
+    "technical": False,
+    "max_reseeds": 1,
+    "num_frames": 2,
+    "keep_rejected": "clip",
+}
+LENIENT = {"likeness": {"min_face_share": 0.0}, "technical": False, "num_frames": 2}
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
+    def make(quality: dict[str, object] | None, num_rows: int = 3) -> Job:
+        rows = [{**row(str(HOPPER)), "seed": None, "prompt": f"A person waves {number}."} for number in range(num_rows)]
+        settings = {"quality": quality, "cluster": {"max_groups": 1}}
+        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1, settings=settings)
+
+    return make
+
+
+def change_rules(job: Job, quality: dict[str, object] | None) -> None:
+    file = job.folder / "run.yaml"
+    file.write_text(write_yaml(read_yaml(file.read_text(), source=str(file)) | {"quality": quality}))
+
+
+def outcomes(job: Job) -> list[tuple[object, object]]:
+    return [(r["outcome"], r["error_type"]) for r in job.metadata()]
+
+
+@pytest.mark.slow
+def test_rejected_clips_stay_rejected_until_the_rules_allow_more(make_job: Callable[..., Job]) -> None:
+    job = make_job(STRICT)
+    first = job.run()
+    assert first.exit_code == 3, first.stderr
+    assert outcomes(job) == [("rejected", "NotGoodEnough")] * 3
+    assert all("likeness_face_share=0.00: must be at least 1" in str(r["error"]) for r in job.metadata())
+    assert job.num_commits() == 0
+    kinds = [event.kind for event in job.events()]
+    assert (kinds.count("judged"), kinds.count("rejected")) == (3, 3)
+    ids = [str(r["clip_id"]) for r in job.metadata()]
+    assert [len(read_tries(job.output, clip_id, 1)) for clip_id in ids] == [2, 2, 2]
+
+    again = job.run()
+    assert again.exit_code == 3, again.stderr
+    assert "0 to render" in again.stdout
+    assert outcomes(job) == [("rejected", "NotGoodEnough")] * 3
+
+    videos = {file.uri for file in storage.list_files(storage.join(job.output, "clips"))}
+    change_rules(job, LENIENT)
+    lenient = job.run()
+    assert lenient.exit_code == 0, lenient.stderr
+    assert outcomes(job) == [("rendered", None)] * 3
+    assert {
+        file.uri for file in storage.list_files(storage.join(job.output, "clips"))
+    } == videos  # nothing was rendered
+    assert [r["likeness_face_share"] for r in job.metadata()] == [0.0] * 3
+    assert {commit["try_number"] for commit in job.commits()} <= {0, 1}
+
+
+@pytest.mark.slow
+def test_without_a_gate_what_it_rejected_is_rendered(make_job: Callable[..., Job]) -> None:
+    job = make_job({**STRICT, "max_reseeds": 0}, num_rows=1)
+    assert job.run().exit_code == 3
+    change_rules(job, None)
+
+    assert job.run().exit_code == 0
+    assert outcomes(job) == [("rendered", None)]
+    assert job.metadata()[0]["likeness_mean"] is None
+
+
+@pytest.mark.slow
+def test_best_of_two_renders_both_seeds_of_every_clip_but_one_of_a_given_seed(make_job: Callable[..., Job]) -> None:
+    job = make_job({**LENIENT, "best_of": 2}, num_rows=2)
+    job.rows[1]["seed"] = 5
+    job.__post_init__()
+    done = job.run()
+
+    assert done.exit_code == 0, done.stderr
+    ids = [str(r["clip_id"]) for r in job.metadata()]
+    assert [[t.number for t in read_tries(job.output, clip_id, 1)] for clip_id in ids] == [[0, 1], [0]]
+    assert {commit["attempt"] for commit in job.commits()} == {r["attempt"] for r in job.metadata()}
