@@ -191,6 +191,7 @@ def test_best_of_three_commits_the_best(gated: Gated) -> None:
     assert (gated.rendered, result.commit.try_number) == ([0, 1, 2], 1)
 
 
+@pytest.mark.slow
 def test_a_recorded_try_is_not_rendered_again_whoever_was_killed(gated: Gated) -> None:
     gated.likeness = {0: 0.1, 1: 0.1, 2: 0.6}
     gated.start().attempt(0)
