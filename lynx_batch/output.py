@@ -33,11 +33,11 @@ CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS, TRIES = (
     "tries",
 )
 
-DELIVERY_FOLDERS = (CLIPS, COMMITS, TRIES)
-"""The folders that a worker writes to for each clip."""
+DELIVERY_FOLDERS = (CLIPS, COMMITS)
+"""The folders that a worker writes to for each clip; with a quality gate, `TRIES`, too."""
 
 FOLDERS = ("", *DELIVERY_FOLDERS, EVENTS, METADATA, REPORT, RESUME, RUNS)
-"""All folders that a run writes to, the output's own included."""
+"""All folders that a run without a quality gate writes to, the output's own included."""
 
 RUN_FILE, RUN_MANIFEST, RUN_ENVIRONMENT = "run.yaml", "manifest.parquet", "environment.json"
 RUN_RECORD, RUN_HEARTBEAT, RUN_END = "run.json", "heartbeat.json", "end.json"

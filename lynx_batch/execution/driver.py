@@ -27,7 +27,7 @@ from lynx_batch.execution.group import Group
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
 from lynx_batch.ledger.editions import Editions
-from lynx_batch.output import DELIVERY_FOLDERS, TryName, new_attempt
+from lynx_batch.output import TryName, new_attempt
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import PlannedClip
@@ -328,7 +328,7 @@ class Driver:
             raise StoreRefused(failure.error)
         self._was_refused = True
         with suppress(StoreUnavailable):
-            probe_rights(self._settings.output, DELIVERY_FOLDERS)
+            probe_rights(self._settings.output, self._settings.delivery_folders)
         self._dissolve(group, BROKEN)
 
     def _update_saved(self, task: RenderTask, failure: Failed) -> None:

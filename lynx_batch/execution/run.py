@@ -19,6 +19,7 @@ from lynx_batch.ledger.history import deaths_before
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.timings import read_timings
+from lynx_batch.output import FOLDERS, TRIES
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
@@ -78,7 +79,7 @@ def render(
     now = datetime.now(UTC)
     origin = origin or origin_of(config)
     prepared = prepare(config, selection, now, origin)
-    is_store_safe = _probe(config.output, is_unsafe_allowed=is_unsafe_allowed)
+    is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
     record = RunRecord(
         started_at=now,
@@ -166,9 +167,9 @@ def _close(recorder: RunRecorder, stopped_by: str, refusal: StoreRefused | None)
         return str(error), error
 
 
-def _probe(output: str, *, is_unsafe_allowed: bool) -> bool:
+def _probe(output: str, *, is_judged: bool, is_unsafe_allowed: bool) -> bool:
     """Whether the store honours create-only puts. Raises UnsafeStore if it does not but must, StoreRefused if a right is missing."""
-    probe_rights(output)
+    probe_rights(output, (*FOLDERS, TRIES) if is_judged else FOLDERS)
     try:
         probe_create_only(output)
     except UnsafeStore as error:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import ray
 
 from lynx_batch.home import ensure_home
-from lynx_batch.output import DELIVERY_FOLDERS
 from lynx_batch.preparation.staging import fetch_model
 from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.tasks import FramesReady, Loaded, RenderTask, Result, WorkerSettings
@@ -56,7 +55,7 @@ class Worker:
 
         start_s = time.time()
         if self._rank == 0:  # the only rank that delivers
-            probe_rights(self._settings.output, DELIVERY_FOLDERS)
+            probe_rights(self._settings.output, self._settings.delivery_folders)
         settings = _with_staged_weights(self._settings)
         device = self._claim_device()
         num_ranks = self._settings.plan.num_ranks

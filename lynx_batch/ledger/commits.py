@@ -3,7 +3,7 @@
 `output` names them, `editions` says which commit is in force.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
 from lynx_batch.errors import UnreadableRecord
-from lynx_batch.ledger.records import parse, read_records, warn_left_out
+from lynx_batch.ledger.records import parse, put_once, read_records, warn_left_out
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import commit_uri, withdrawal_uri
 
@@ -71,8 +71,7 @@ def commit(output: str, record: CommitRecord, *, is_store_safe: bool = True) -> 
     A put whose response was lost does no harm: the record in the store says which attempt won. A store that is not safe has no
     create-only put: if two attempts commit at the same moment, the last one stays, and both believe that they won.
     """
-    put = storage.create_only if is_store_safe else _put_unless_seen
-    return retry_while_unavailable(lambda: _commit(output, record, put))
+    return retry_while_unavailable(lambda: _commit(output, record, is_store_safe=is_store_safe))
 
 
 def withdraw(output: str, withdrawal: Withdrawal) -> None:
@@ -109,15 +108,8 @@ def _describe_misnamed(uri: str, record: CommitRecord) -> str:
     return f"{storage.redact(uri)}: must hold the commit of its name, but holds edition {record.edition} of {record.clip_id}"
 
 
-def _commit(output: str, record: CommitRecord, put: Callable[[str, bytes], bool]) -> CommitRecord:
+def _commit(output: str, record: CommitRecord, *, is_store_safe: bool) -> CommitRecord:
     uri = commit_uri(output, record.clip_id, record.edition)
-    if put(uri, canonical_json(record.model_dump(mode="json"))):
+    if put_once(uri, record, is_store_safe=is_store_safe):
         return record
     return read_commit(output, record.clip_id, record.edition)
-
-
-def _put_unless_seen(uri: str, data: bytes) -> bool:
-    if storage.stat(uri) is not None:
-        return False
-    storage.write_bytes(uri, data)
-    return True

@@ -9,6 +9,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from lynx_batch import storage
+from lynx_batch.clip import canonical_json
 from lynx_batch.errors import MissingObject, UnreadableRecord
 
 log = structlog.get_logger()
@@ -49,6 +50,20 @@ def _read(kind: type[Record], uri: str) -> Record | None:
     except UnreadableRecord as error:
         warn_left_out(str(error))
         return None
+
+
+def put_once(uri: str, record: BaseModel, *, is_store_safe: bool) -> bool:
+    """Writes the record unless something is at `uri`; whether it was written.
+
+    A store that is not safe has no create-only put: of two writers at the same moment, both write, and the last one's record stays.
+    """
+    data = canonical_json(record.model_dump(mode="json"))
+    if is_store_safe:
+        return storage.create_only(uri, data)
+    if storage.stat(uri) is not None:
+        return False
+    storage.write_bytes(uri, data)
+    return True
 
 
 @lru_cache(maxsize=10_000)

@@ -7,11 +7,11 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipSpec, canonical_json
+from lynx_batch.clip import ClipSpec
 from lynx_batch.config import QualityConfig
 from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, read_commit
-from lynx_batch.ledger.records import parse, read_records
+from lynx_batch.ledger.records import put_once, read_records
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import TRIES, TryName, parse_try, tries_uri, try_uri
 from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide
@@ -51,16 +51,10 @@ class TryRecord(BaseModel):
         )
 
 
-def record_try(output: str, record: TryRecord) -> TryRecord:
-    """Records the try. Returns the record in the store, which is another worker's if that was first."""
+def record_try(output: str, record: TryRecord, *, is_store_safe: bool) -> None:
+    """Records the try, unless another worker was first. A store that is not safe keeps the last of two at the same moment."""
     uri = try_uri(output, record.name)
-    data = canonical_json(record.model_dump(mode="json"))
-
-    def put() -> TryRecord:
-        storage.create_only(uri, data)
-        return parse(TryRecord, uri, storage.read_bytes(uri))
-
-    return retry_while_unavailable(put)
+    retry_while_unavailable(lambda: put_once(uri, record, is_store_safe=is_store_safe))
 
 
 def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
@@ -87,11 +81,12 @@ def decide_by_tries(
 ) -> tuple[Verdict, list[TryRecord]]:
     """What to do next with a clip, and its tries so far.
 
-    `rendered` is a try that was just uploaded. It takes the place of a recorded one whose video was dropped since.
+    `rendered` is a try that was just uploaded. It takes the place of a recorded one whose video was dropped since, but never of one that
+    was found unsafe.
     """
     tries = read_tries(output, clip.clip_id, edition)
     if rendered is not None:
-        tries = [rendered if t.number == rendered.number and not _has_video(output, t) else t for t in tries]
+        tries = [rendered if t.number == rendered.number and _is_dropped(output, t) else t for t in tries]
     first = _first_number(output, clip.clip_id, edition)
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
     judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
@@ -104,6 +99,10 @@ def _first_number(output: str, clip_id: str, edition: int) -> int:
         with suppress(MissingObject, UnreadableRecord):
             return retry_while_unavailable(lambda: read_commit(output, clip_id, edition - 1)).try_number
     return 0
+
+
+def _is_dropped(output: str, record: TryRecord) -> bool:
+    return not record.is_unsafe and not _has_video(output, record)
 
 
 def _has_video(output: str, record: TryRecord) -> bool:

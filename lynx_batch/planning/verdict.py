@@ -139,13 +139,13 @@ def _technical_faults(scores: Mapping[str, float]) -> list[str]:
 
 
 def missing_scores(scores: Mapping[str, float], quality: QualityConfig) -> list[str]:
-    """The scores that the rules need and that are missing or no finite numbers: then the clip was not judged."""
+    """The scores that the rules need and that are missing, and those that are no finite numbers: then the clip was not judged."""
     needed = [likeness_score(key) for key in _likeness_limits(quality)]
     needed += [LIKENESS_P10] if quality.best_of > 1 else []
     needed += [AS_ORDERED, "technical_black_area"] if quality.technical else []
     if quality.safety is not None:
         needed.append(UNSAFE)
-    return sorted({name for name in needed if not math.isfinite(scores.get(name, math.nan))})
+    return sorted({name for name in (*needed, *scores) if not math.isfinite(scores.get(name, math.nan))})
 
 
 def _likeness_limits(quality: QualityConfig) -> dict[str, float]:

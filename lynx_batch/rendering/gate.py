@@ -98,7 +98,7 @@ class Gate:
             is_unsafe=scores.is_unsafe,
             commit=commit,
         )
-        record_try(self._output, record)
+        record_try(self._output, record, is_store_safe=self._is_store_safe)
         verdict, tries = decide_by_tries(self._output, task.clip, task.edition, self._quality, rendered=record)
         if record not in tries:  # another worker was first
             self._delete(commit, ("clip_uri", "poster_uri"))

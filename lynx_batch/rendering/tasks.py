@@ -7,7 +7,7 @@ from lynx_batch.clip import ClipSpec, RenderIdentity, seed_of_try
 from lynx_batch.config import FacesConfig, InputsConfig, QualityConfig
 from lynx_batch.errors import Fault, ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
-from lynx_batch.output import TryName
+from lynx_batch.output import DELIVERY_FOLDERS, TRIES, TryName
 from lynx_batch.planning.verdict import Reject, Render
 from lynx_batch.stages import Span
 from lynx_model.spec import EngineOptions, ModelSource, ParallelPlan, RenderParams
@@ -28,6 +28,11 @@ class WorkerSettings:
     crf: int
     is_store_safe: bool
     quality: QualityConfig | None = None
+
+    @property
+    def delivery_folders(self) -> tuple[str, ...]:
+        """The folders of the output that this worker writes to for each clip."""
+        return DELIVERY_FOLDERS if self.quality is None else (*DELIVERY_FOLDERS, TRIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from lynx_batch import storage
 from lynx_batch.clip import seed_of_try
 from lynx_batch.config import QualityConfig, load_run_config
 from lynx_batch.delivery.video import decode_mp4
-from lynx_batch.errors import Fault
+from lynx_batch.errors import Fault, UnsafeStore
 from lynx_batch.ledger.commits import Withdrawal, read_commit, withdraw
 from lynx_batch.ledger.tries import read_tries
 from lynx_batch.planning.verdict import Reject, Render
@@ -181,6 +181,34 @@ def test_unsafe_pixels_are_never_uploaded_and_end_the_clip(gated: Gated) -> None
         verdict=Reject("try 0: was found unsafe", is_unsafe=True)
     )
     assert gated.rendered == [0]
+
+
+def test_an_unsafe_record_of_another_worker_is_not_replaced_by_a_milder_judge(gated: Gated) -> None:
+    gated.start()
+    task = RenderTask(clip=gated.clip, attempt="run-00000000")
+    assert isinstance(gated.renderer.render(task, lambda step, num_steps: None), FramesReady)
+    other = Gated(gated._job)
+    other.unsafe = {0: 0.9}
+    other.start().finish()
+
+    late = gated.renderer.deliver(task)
+
+    assert isinstance(late, Judged)
+    assert late.verdict == Reject("try 0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True)
+    assert gated.videos() == 0
+
+
+def test_a_store_without_create_only_puts_is_judged_for_too(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uri: str, data: bytes) -> bool:
+        raise UnsafeStore(uri)
+
+    gated.start()
+    gated.renderer._settings = replace(gated.renderer._settings, is_store_safe=False)
+    gated.renderer._gate._is_store_safe = False
+    monkeypatch.setattr(storage, "create_only", refuse)
+
+    assert isinstance(gated.finish(), Rendered)
+    assert len(read_tries(gated.output, gated.clip.clip_id, 1)) == 1
 
 
 def test_best_of_three_commits_the_best(gated: Gated) -> None:

@@ -145,6 +145,7 @@ def test_a_given_seed_is_the_only_one_unless_reseed_given() -> None:
     [
         (judged(0).scores, []),
         ({**judged(0).scores, "likeness_mean": float("nan")}, ["likeness_mean"]),
+        ({**judged(0).scores, "motion_mean": float("inf")}, ["motion_mean"]),
         ({"likeness_mean": 0.5, **WHOLE}, ["likeness_face_share", "likeness_p10", "unsafe"]),
         ({"likeness_mean": 0.5, "likeness_p10": 0.5, "likeness_face_share": 0.5, "unsafe": 0.1}, [*WHOLE][::-1]),
     ],

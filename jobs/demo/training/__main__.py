@@ -1,12 +1,15 @@
 """Trains the demo's model: `python -m jobs.demo.training STEP`, from the repository's root. README.md here explains each step."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from pydantic import ValidationError
 
 from jobs.demo.training.config import RECIPE, load_recipe
+from lynx_model.errors import LynxError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -122,5 +125,14 @@ def _train_denoiser(
     train_denoiser(values, state, torch.device(device), is_lite=is_lite, piece_s=piece_s)
 
 
+def main() -> None:
+    """Runs a step. What the user can mend ends in one line and exit code 2."""
+    try:
+        app()
+    except (FileNotFoundError, LynxError, ValidationError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -15,8 +15,8 @@ from jobs.demo.training.config import Recipe
 from jobs.demo.training.progress import Progress
 from jobs.demo.training.sface import SFace, load_sface
 from jobs.demo.training.source import SceneSource, training_source
-from jobs.demo.training.vae import LATENT_CHANNELS, load_vae
-from jobs.demo.training.wan_vae import encode
+from jobs.demo.training.vae import load_vae
+from jobs.demo.training.wan_vae import LATENT_CHANNELS, encode
 from lynx_model.spec import ALIGNED_FACE_PX
 
 BATCH_CLIPS, BATCH_PHOTOS = 32, 64
@@ -52,9 +52,6 @@ class Latents:
     grey: Tensor
     mean: Tensor
     std: Tensor
-
-    def to(self, device: torch.device) -> "Latents":
-        return Latents(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def load_latents(state: Path, device: torch.device) -> Latents:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers import UMT5Config, UMT5EncoderModel
 
 from jobs.demo.training.config import AdapterSizes, Recipe, TextSizes, TransformerSizes
+from jobs.demo.training.wan_vae import LATENT_CHANNELS
 from lynx_model.checkpoints.adapter_spec import AdapterSpec
 from lynx_model.engine.sharding import WholeSequence
 from lynx_model.network.adapters import CrossAttentionInputs, KeysValues, SelfAttentionInputs
@@ -22,7 +23,6 @@ from lynx_model.network.transformer import BlockConditioning, Conditioning, Lynx
 from lynx_model.spec import EMBEDDING_SIZE, NUM_TEXT_TOKENS, ONE_GPU, EngineOptions
 
 TOKEN_HEAD_DIM = 64
-LATENT_CHANNELS = 16
 PAD_ID = 0
 IDENTITY_ENCODER = "sface-512"
 FIRST_GATE = 0.3

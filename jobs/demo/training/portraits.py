@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jobs.demo.training.mattes import Segmenter, doubt, matte_of
-from lynx_model.errors import FaceError
+from lynx_model.errors import FaceError, Permanent
 from lynx_model.faces.align import align_face_for_identity, similarity
 from lynx_model.faces.detection import DetectedFace, detect, usable
 from lynx_model.faces.reader import FaceReader, choose_face
@@ -34,7 +34,7 @@ MAX_DOUBT = 0.3
 """A portrait is left out if of more of it nobody can say whether it shows the person."""
 
 
-class BadPortraits(Exception):
+class BadPortraits(Permanent):
     """The folder holds no usable portraits."""
 
 

@@ -17,10 +17,9 @@ from jobs.demo.training.scenes import IDENTITY_LANDMARKS, IDENTITY_PX, align_fac
 from jobs.demo.training.sface import SFace, load_sface
 from jobs.demo.training.sheets import in_rows, save_sheet
 from jobs.demo.training.source import Clips, SceneSource, held_out_source, training_source
-from jobs.demo.training.wan_vae import decode, encode, start_as_pictures
+from jobs.demo.training.wan_vae import LATENT_CHANNELS, decode, encode, start_as_pictures
 from lynx_model.network.vae import grey_levels
 
-LATENT_CHANNELS = 16
 AVERAGE_DECAY = 0.998
 MAX_GRADIENT = 1.0
 PHOTO_EVERY = 7

@@ -23,6 +23,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+LATENT_CHANNELS = 16
+
 
 def encode(vae: AutoencoderKLWan, pixels_BCFHW: Tensor) -> Tensor:
     """(B, 3, 1 + 4 n, H, W) in -1..1 -> the posterior's mean and log-variance, (B, 2 x 16, 1 + n, H/8, W/8)."""
