@@ -177,7 +177,10 @@ class RunRecorder:
         if self._quality is None:
             return None
         clip = self._open[row["clip_id"]][0]
-        verdict, _ = decide_by_tries(self._output, clip, row["edition"], self._quality)
+        try:
+            verdict, _ = decide_by_tries(self._output, clip, row["edition"], self._quality)
+        except UnreadableRecord as error:
+            return Reason(UnreadableRecord.__name__, str(error))
         return Reason(NOT_GOOD_ENOUGH, verdict.reason) if isinstance(verdict, Reject) else None
 
     def _finished(self, editions: Editions) -> dict[str, int]:

@@ -11,7 +11,7 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.config import QualityConfig
 from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, read_commit
-from lynx_batch.ledger.records import put_once, read_records
+from lynx_batch.ledger.records import parse, put_once, read_records
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import TRIES, TryName, parse_try, tries_uri, try_uri
 from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide
@@ -58,12 +58,21 @@ def record_try(output: str, record: TryRecord, *, is_store_safe: bool) -> None:
 
 
 def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
-    """The tries of that edition, by number. Damaged records are left out with a warning."""
+    """The tries of that edition, by number.
+
+    Raises:
+        UnreadableRecord: If one is damaged or stored under another's name. Its seed must not be rendered again, so nobody can go on.
+    """
     listed = retry_while_unavailable(lambda: list(storage.list_files(tries_uri(output, clip_id))))
-    names = {file.uri: parse_try(file.uri) for file in listed}
-    uris = [uri for uri, name in names.items() if name is not None and name.edition == edition]
-    tries = [record for uri, record in read_records(TryRecord, sorted(uris)) if record.name == names[uri]]
-    return sorted(tries, key=lambda record: record.number)
+    uris = [file.uri for file in listed if (name := parse_try(file.uri)) and name.edition == edition]
+    return sorted((_read_try(uri) for uri in uris), key=lambda record: record.number)
+
+
+def _read_try(uri: str) -> TryRecord:
+    record = parse(TryRecord, uri, retry_while_unavailable(lambda: storage.read_bytes(uri)))
+    if record.name != parse_try(uri):
+        raise UnreadableRecord(f"{storage.redact(uri)}: must hold the try of its name, but holds {record.name}")
+    return record
 
 
 def files_of_tries(output: str, clip_ids: Set[str]) -> dict[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import Fault, UnsafeStore
 from lynx_batch.ledger.commits import Withdrawal, read_commit, withdraw
 from lynx_batch.ledger.tries import read_tries
+from lynx_batch.output import TryName, try_uri
 from lynx_batch.planning.verdict import Reject, Render
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
@@ -209,6 +210,23 @@ def test_a_store_without_create_only_puts_is_judged_for_too(gated: Gated, monkey
 
     assert isinstance(gated.finish(), Rendered)
     assert len(read_tries(gated.output, gated.clip.clip_id, 1)) == 1
+
+
+@pytest.mark.parametrize("content", [b"{", None], ids=["damaged", "of another try"])
+def test_a_try_that_cannot_be_read_fails_the_clip_before_anything_is_rendered(
+    gated: Gated, content: bytes | None
+) -> None:
+    gated.likeness = dict.fromkeys(range(9), 0.1)
+    gated.start(max_reseeds=1).finish()
+    first, second = (try_uri(gated.output, TryName(gated.clip.clip_id, 1, number)) for number in (0, 1))
+    storage.write_bytes(first, storage.read_bytes(second) if content is None else content)
+
+    failed = gated.start(max_reseeds=5).attempt(0)
+
+    assert isinstance(failed, Failed)
+    assert (failed.error_type, failed.fault) == ("UnreadableRecord", Fault.CLIP)
+    assert first in failed.error
+    assert gated.rendered == [0, 1]
 
 
 def test_best_of_three_commits_the_best(gated: Gated) -> None:
