@@ -1,11 +1,13 @@
 """Servers and ports on this machine, and a small web server that may be slow, silent, endless or cut short."""
 
 import os
+import random
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from ssl import SSLContext
 from threading import Event, Thread
 
@@ -19,11 +21,16 @@ def forget_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Ports that nobody listens at. The system gives them to nobody who asks for any port, and Ray gives them to no worker."""
+    candidates = random.SystemRandom().sample(range(20_000, 32_768), 8 * number)
+    return list(islice(filter(_is_free, candidates), number))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def free_port() -> int:

@@ -35,8 +35,8 @@ class Group:
         self.formed_s = time.monotonic()
         self.state = GroupState(num_ranks=placement.size, max_clips=config.max_clips_per_group, now_s=self.formed_s)
         self._workers = [placement.start_worker(settings, rank) for rank in range(placement.size)]
-        address = self._workers[0].address.remote()
-        self._rank_refs = [worker.load.remote(address) for worker in self._workers]
+        rendezvous = self._workers[0].open_rendezvous.remote()
+        self._rank_refs = [worker.load.remote(rendezvous) for worker in self._workers]
         self._deliver_refs: list[Any] = []
         self._step_ref: Any = None
 

@@ -4,7 +4,6 @@ The driver imports this module only to start workers, so the renderer is importe
 """
 
 import os
-import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ class Worker:
     """
 
     _renderer: "Renderer"
+    _rendezvous: object
 
     def __init__(self, settings: WorkerSettings, rank: int) -> None:
         configure_logging()
@@ -41,15 +41,18 @@ class Worker:
         self._settings, self._rank = settings, rank
         self._step = (0, 0)
 
-    def address(self) -> str:
-        """Where the ranks of the group connect to each other: a free port on this node."""
-        host = ray.util.get_node_ip_address() if self._settings.plan.num_ranks > 1 else "127.0.0.1"
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return f"tcp://{host}:{probe.getsockname()[1]}"
+    def open_rendezvous(self) -> tuple[str, int] | None:
+        """Host and port on this node where the ranks of the group find each other. None if there is only one rank."""
+        if self._settings.plan.num_ranks == 1:
+            return None
+        from lynx_model.engine import parallel
 
-    def load(self, address: str) -> Loaded:
-        """Checks that this node may deliver, fetches the weights, connects to the other ranks at `address` and loads the model."""
+        host = ray.util.get_node_ip_address()
+        self._rendezvous = rendezvous = parallel.open_rendezvous(host)
+        return host, rendezvous.port
+
+    def load(self, rendezvous: tuple[str, int] | None) -> Loaded:
+        """Checks that this node may deliver, fetches the weights, connects to the other ranks, if any, and loads the model."""
         from lynx_batch.rendering.renderer import Renderer
         from lynx_model.engine import parallel
 
@@ -58,13 +61,14 @@ class Worker:
             probe_rights(self._settings.output, self._settings.delivery_folders)
         settings = _with_staged_weights(self._settings)
         device = self._claim_device()
-        num_ranks = self._settings.plan.num_ranks
-        if num_ranks > 1:
+        if rendezvous is not None:
+            host, port = rendezvous
             backend = "nccl" if device.startswith("cuda") else "gloo"
             parallel.connect(
                 rank=self._rank,
-                num_ranks=num_ranks,
-                init_method=address,
+                num_ranks=self._settings.plan.num_ranks,
+                host=host,
+                port=port,
                 backend=backend,
                 timeout_s=COLLECTIVE_TIMEOUT_S,
             )

@@ -4,7 +4,6 @@ Cells that the results file already has are not measured again, so a table can b
 """
 
 import json
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from lynx_model.engine import parallel
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import EngineOptions, ParallelPlan
 
+LOCALHOST = "127.0.0.1"
 TIMEOUT_S = 600.0
 
 
@@ -65,7 +65,8 @@ def bench_scaling(cells: Iterable[Cell], file: Path, num_runs: int) -> list[Cell
     """Measures the cells that `file` does not have yet and adds each to it; returns all results in it."""
     for cell in cells:
         if cell.name not in {result.name for result in read_results(file)}:
-            arguments = (cell, file, num_runs, _free_port())
+            rendezvous = parallel.open_rendezvous(LOCALHOST)
+            arguments = (cell, file, num_runs, rendezvous.port)
             spawn(_measure_on_rank, arguments, nprocs=cell.plan.num_ranks)
     return read_results(file)
 
@@ -95,7 +96,8 @@ def _measure_on_rank(rank: int, cell: Cell, file: Path, num_runs: int, port: int
         parallel.connect(
             rank=rank,
             num_ranks=cell.plan.num_ranks,
-            init_method=f"tcp://127.0.0.1:{port}",
+            host=LOCALHOST,
+            port=port,
             backend="nccl" if is_cuda else "gloo",
             timeout_s=TIMEOUT_S,
         )
@@ -121,9 +123,3 @@ def _measure(cell: Cell, device: torch.device, num_runs: int) -> CellResult:
         step_ms=median(time_ms(step, device) for _ in range(num_runs)),
         peak_gib=peak_gib(device),
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from lynx_model.engine.attention import Attend
 from lynx_model.engine.sharding import SharedSequence, TokenSharding, WholeSequence, all_gather
@@ -93,11 +94,21 @@ class ParallelContext:
         return SharedSequence(groups.tokens, groups.ulysses, ring, num_tokens, self._attend)
 
 
-def connect(*, rank: int, num_ranks: int, init_method: str, backend: str, timeout_s: float) -> None:
-    """Joins the process group; blocks until all ranks have joined or `timeout_s` has passed."""
-    dist.init_process_group(
-        backend, init_method=init_method, rank=rank, world_size=num_ranks, timeout=timedelta(seconds=timeout_s)
-    )
+def open_rendezvous(host: str) -> TCPStore:
+    """Where the ranks of a group find each other, for as long as the store is kept. It has a free port of `host`, and `connect` wants
+    both. The port is taken from the start: one that is only looked up could be another process's by the time that the ranks connect.
+    """
+    return TCPStore(host, 0, is_master=True, wait_for_workers=False)
+
+
+def connect(*, rank: int, num_ranks: int, host: str, port: int, backend: str, timeout_s: float) -> None:
+    """Joins the process group through the rendezvous at `host` and `port`, which serves one group.
+
+    Blocks until all ranks have joined or `timeout_s` has passed.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    store = TCPStore(host, port, is_master=False, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=timeout)
 
 
 def all_agree(is_ready: bool) -> bool:

@@ -12,7 +12,6 @@ from lynx_model.engine import parallel
 from lynx_model.spec import EngineOptions, ParallelPlan, TextPlacement
 from tests.builders import GPU_PARAMS, make_subject
 from tests.models import forbid_tf32, load_tiny
-from tests.web import free_port
 
 
 @pytest.mark.gpu(1)
@@ -44,9 +43,7 @@ def test_the_place_of_the_text_encoder_changes_no_picture(placement: TextPlaceme
 def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
     forbid_tf32()
     torch.cuda.set_device(rank)
-    parallel.connect(
-        rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="nccl", timeout_s=120
-    )
+    parallel.connect(rank=rank, num_ranks=num_ranks, host="127.0.0.1", port=port, backend="nccl", timeout_s=120)
     pipe = load_tiny("full", device=f"cuda:{rank}", plan=ParallelPlan(ulysses=num_ranks))
     np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), replace(GPU_PARAMS, width=48)).cpu().numpy())
     parallel.disconnect()
@@ -55,8 +52,9 @@ def denoise_on_gpu(rank: int, num_ranks: int, port: int, out: str) -> None:
 @pytest.mark.gpu(2)
 def test_two_gpus_that_share_the_tokens_agree_with_one(tmp_path: Path) -> None:
     forbid_tf32()
-    context, port, out = multiprocessing.get_context("spawn"), free_port(), str(tmp_path / "latents")
-    ranks = [context.Process(target=denoise_on_gpu, args=(rank, 2, port, out)) for rank in range(2)]
+    context, out = multiprocessing.get_context("spawn"), str(tmp_path / "latents")
+    rendezvous = parallel.open_rendezvous("127.0.0.1")
+    ranks = [context.Process(target=denoise_on_gpu, args=(rank, 2, rendezvous.port, out)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:

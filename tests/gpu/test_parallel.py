@@ -11,7 +11,6 @@ from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_t
 from lynx_model.engine import parallel
 from lynx_model.spec import EngineOptions, ParallelPlan
 from tests.models import relative_error
-from tests.web import free_port
 
 CASE = BenchCase(num_blocks=2, num_frames=9)
 NUM_BRANCHES = 3
@@ -21,9 +20,7 @@ NUM_BRANCHES = 3
 def compare_on_rank(rank: int, plan: ParallelPlan, is_compiled: bool, port: int, out: str) -> None:
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
-    parallel.connect(
-        rank=rank, num_ranks=plan.num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="nccl", timeout_s=120
-    )
+    parallel.connect(rank=rank, num_ranks=plan.num_ranks, host="127.0.0.1", port=port, backend="nccl", timeout_s=120)
     torch.manual_seed(0)
     model = random_transformer(CASE, device)
     step = forward_of(model, random_inputs(CASE, model, device), NUM_BRANCHES)
@@ -36,7 +33,8 @@ def compare_on_rank(rank: int, plan: ParallelPlan, is_compiled: bool, port: int,
 def compare(plan: ParallelPlan, is_compiled: bool, folder: Path) -> float:
     """The largest relative difference from one GPU that any rank finds."""
     out = str(folder / "error")
-    spawn(compare_on_rank, (plan, is_compiled, free_port(), out), nprocs=plan.num_ranks)
+    rendezvous = parallel.open_rendezvous("127.0.0.1")
+    spawn(compare_on_rank, (plan, is_compiled, rendezvous.port, out), nprocs=plan.num_ranks)
     return max(float(np.load(f"{out}-{rank}.npy")) for rank in range(plan.num_ranks))
 
 

@@ -14,8 +14,8 @@ from lynx_model.errors import InvalidParams
 from lynx_model.spec import ParallelPlan, RenderParams
 from tests.builders import make_subject
 from tests.models import load_tiny
-from tests.web import free_port
 
+LOCALHOST = "127.0.0.1"
 EVEN = RenderParams(prompt="a person waves", width=64, height=64, num_frames=9, num_inference_steps=3)
 UNEVEN = RenderParams(prompt="a person waves", width=48, height=80, num_frames=9, num_inference_steps=3)  # 45 tokens
 
@@ -24,12 +24,10 @@ LIMITED = replace(UNEVEN, ip_end=0.5, ref_blocks="1-2", guidance_until=0.5)
 
 def connect(rank: int, num_ranks: int, port: int) -> None:
     torch.set_num_threads(1)
-    parallel.connect(
-        rank=rank, num_ranks=num_ranks, init_method=f"tcp://127.0.0.1:{port}", backend="gloo", timeout_s=60
-    )
+    parallel.connect(rank=rank, num_ranks=num_ranks, host=LOCALHOST, port=port, backend="gloo", timeout_s=60)
 
 
-def denoise_on_rank(rank: int, plan: ParallelPlan, port: int, variant: str, params: RenderParams, out: str) -> None:
+def denoise_on_rank(rank: int, port: int, plan: ParallelPlan, variant: str, params: RenderParams, out: str) -> None:
     connect(rank, plan.num_ranks, port)
     pipe = load_tiny(variant, plan=plan)
     np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), params).numpy())
@@ -37,11 +35,9 @@ def denoise_on_rank(rank: int, plan: ParallelPlan, port: int, variant: str, para
 
 
 def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object) -> None:
-    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "lynx_model.pipeline"])  # imported once, for all ranks of all tests
-    ranks = [
-        context.Process(target=target, args=(rank, *arguments[:1], port, *arguments[1:])) for rank in range(num_ranks)
-    ]
+    ranks = [context.Process(target=target, args=(rank, *arguments)) for rank in range(num_ranks)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -69,24 +65,26 @@ def test_ranks_that_share_a_clip_agree_with_one(
 ) -> None:
     """Also where they do not divide: 45 tokens; three branches over two ranks, the third shared by both; steps with one."""
     out = str(tmp_path / "latents")
-    run_on_ranks(plan.num_ranks, denoise_on_rank, plan, variant, params, out)
+    rendezvous = parallel.open_rendezvous(LOCALHOST)
+    run_on_ranks(plan.num_ranks, denoise_on_rank, rendezvous.port, plan, variant, params, out)
     alone = load_tiny(variant).denoise(make_subject(), params).numpy()
     for rank in range(plan.num_ranks):
         assert np.abs(np.load(f"{out}-{rank}.npy") - alone).max() < 1e-5
 
 
-def meet_and_part(rank: int, times: int, port: int) -> None:
+def meet_and_part(rank: int, ports: list[int]) -> None:
     """Groups of several shapes in one process, as after failures."""
     expected = load_tiny("lite").denoise(make_subject(), UNEVEN)
-    for turn in range(times):
-        connect(rank, 2, port + turn)
+    for turn, port in enumerate(ports):
+        connect(rank, 2, port)
         plan = ParallelPlan(ulysses=2) if turn % 2 else ParallelPlan(branches=2)
         assert torch.allclose(load_tiny("lite", plan=plan).denoise(make_subject(), UNEVEN), expected, atol=1e-5)
         parallel.disconnect()
 
 
 def test_ranks_meet_and_part_ten_times() -> None:
-    run_on_ranks(2, meet_and_part, 10)
+    rendezvous = [parallel.open_rendezvous(LOCALHOST) for _ in range(10)]
+    run_on_ranks(2, meet_and_part, [store.port for store in rendezvous])
 
 
 def test_a_plan_that_does_not_divide_the_heads_is_refused() -> None:
