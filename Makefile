@@ -6,6 +6,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 FACES := .cache/faces/free
 SLOW := slow or gpu or only_chaos
+# One thread in each of the two processes: more would wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2
 
 .DEFAULT_GOAL := check
 .PHONY: setup demo test test-all chaos check lint types layers fast docs fix clean
@@ -33,10 +35,10 @@ demo: $(READY) $(FACES)
 	@echo "jobs/campaign.yaml (jobs/README.md, 'Install')."
 
 test: $(READY) $(FACES)
-	$(BIN)/pytest tests -n 2 --dist loadfile -m "not ($(SLOW))"
+	$(TESTS) --dist loadfile -m "not ($(SLOW))"
 
 test-all: test
-	$(BIN)/pytest tests -n 2 --dist loadgroup -m "$(SLOW)"
+	$(TESTS) --dist loadgroup -m "$(SLOW)"
 
 chaos: $(READY) $(FACES)
 	$(BIN)/pytest tests/chaos --chaos $(TIMES)

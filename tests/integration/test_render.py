@@ -86,6 +86,7 @@ def test_a_group_of_two_ranks_renders_the_same_picture(make_job: Callable[..., J
     assert abs(difference).max() <= 2
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_a_cluster_that_is_not_there_is_told(make_job: Callable[..., Job]) -> No
     assert "cluster.address='127.0.0.1:1'" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Job]) -> None:
     job = make_job([row(seed=seed) for seed in range(4)], steps=4)
     process = job.start()
