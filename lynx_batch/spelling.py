@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 LONGEST = 64
 """More characters than any name has. Comparing takes time that grows with the square of the length."""
 

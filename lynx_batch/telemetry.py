@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 import structlog
@@ -30,21 +31,27 @@ def configure_logging() -> None:
         logging.lastResort.setFormatter(_Brief())
 
 
-def drop_output(stream: TextIO) -> None:
-    """Redirects `stream` (stdout or stderr) to /dev/null, for when its reader is gone."""
+def drop_output(stream: TextIO, error: OSError) -> None:
+    """Redirects `stream` (stdout or stderr) to /dev/null, because writing to it raised `error`.
+
+    A reader that went away wanted no more. Of any other error, a full disk for example, stderr gets a line.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+    if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+        with suppress(OSError):
+            print(f"warning: the output cannot be written, the rest of it is lost: {error}", file=sys.stderr)
 
 
 class _Logger(structlog.PrintLogger):
-    """Survives a closed pipe."""
+    """Survives a closed pipe and a full disk."""
 
     def msg(self, message: str) -> None:
         try:
             super().msg(message)
-        except BrokenPipeError:
-            drop_output(self._file)
+        except OSError as error:
+            drop_output(self._file, error)
 
     log = debug = info = warn = warning = msg
     fatal = failure = err = error = critical = exception = msg

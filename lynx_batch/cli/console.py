@@ -1,13 +1,14 @@
 """The one way to the terminal. Much of what commands print was written by strangers and must not control the terminal.
 
 Markup such as "[b]" is printed as it is, and control characters are replaced (see `printable`). If the reader of the output goes
-away, as `head` does, the command continues and the rest of its output is dropped.
+away, as `head` does, or the disk is full, the command continues and the rest of its output is dropped.
 """
 
 import sys
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -28,9 +29,15 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            drop_output(sys.stdout, error)
+
     def on_broken_pipe(self) -> None:
         """Rich's own handler would end the command."""
-        drop_output(sys.stdout)
+        drop_output(sys.stdout, BrokenPipeError())
 
 
 def make_console(width: int | None = None) -> Console:
@@ -44,8 +51,8 @@ def say(text: str, *, is_error: bool = False, ends_line: bool = True) -> None:
     """Prints `text` unchanged, without wrapping its lines."""
     try:
         typer.echo(printable(text), err=is_error, nl=ends_line)
-    except BrokenPipeError:
-        drop_output(sys.stderr if is_error else sys.stdout)
+    except OSError as error:
+        drop_output(sys.stderr if is_error else sys.stdout, error)
 
 
 def say_error(error: object) -> None:

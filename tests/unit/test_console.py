@@ -96,6 +96,24 @@ def test_a_reader_that_goes_away_ends_no_command(line: str) -> None:
     assert (command.returncode, told) == (0, b"worked to the end\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("line", ["say('line')", "make_console().print('line')"])
+def test_a_full_disk_is_reported_and_ends_no_command(line: str) -> None:
+    program = (
+        f"from lynx_batch.cli.console import make_console, say\nfor _ in range(5):\n    {line}\n"
+        "say('worked to the end', is_error=True)"
+    )
+    with Path("/dev/full").open("w") as full:
+        command = subprocess.run(
+            [sys.executable, "-c", program], check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert command.returncode == 0
+    assert command.stderr.splitlines() == [
+        "warning: the output cannot be written, the rest of it is lost: [Errno 28] No space left on device",
+        "worked to the end",
+    ]
+
+
 def test_logs_that_nobody_reads_end_no_command() -> None:
     program = (
         "import structlog\nfrom lynx_batch.telemetry import configure_logging\nconfigure_logging()\n"
