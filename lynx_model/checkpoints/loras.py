@@ -26,7 +26,7 @@ from lynx_model.checkpoints.safetensors_header import REAL_DTYPES, Shape, Tensor
 from lynx_model.errors import WeightsMismatch
 from lynx_model.spec import LoraSource, ModelSource
 
-PREFIX = re.compile(r"^(transformer|diffusion_model|base_model\.model|(pipe\.)?dit)\.")
+PREFIX = re.compile(r"^(transformer|(model\.)?diffusion_model|base_model\.model|(pipe\.)?dit)\.")
 FLAT_PREFIX = "lora_unet_"
 PEFT_PREFIX, PEFT_CONFIG_FILE = "base_model.model.", "adapter_config.json"
 
@@ -55,6 +55,12 @@ ADVICE = (
     ),
 )
 """Advice about a refused tensor, by its name."""
+
+UNKNOWN_PREFIX = (
+    re.compile(r"^.+[._]blocks[._]\d"),
+    "the prefix before 'blocks' is not known: save the LoRA with diffusers' names, transformer.blocks.0.attn1.to_q.lora_A.weight",
+)
+"""Advice about a module that the base lacks, by its name without a known prefix."""
 
 WHOLE = ({"down", "up"}, {"down", "up", "alpha"}, {"diff"}, set[str]())
 """The combinations of parts that can change a weight."""
@@ -188,8 +194,11 @@ def _split(file: Path, name: str) -> tuple[str, str]:
     )
 
 
-def _advice(name: str) -> str:
-    return next((f"; {advice}" for pattern, advice in ADVICE if pattern.search(name)), "")
+def _advice(name: str, module: str = "") -> str:
+    fitting = [advice for pattern, advice in ADVICE if pattern.search(name)]
+    pattern, advice = UNKNOWN_PREFIX
+    fitting += [advice] if pattern.match(module) else []
+    return f"; {fitting[0]}" if fitting else ""
 
 
 def _diffusers_name(module: str) -> str:
@@ -229,7 +238,7 @@ def _as_matrix(shape: Shape) -> Shape:
 def _expected(file: Path, name: str, target: str, base: Mapping[str, Shape]) -> Shape:
     if target not in base:
         raise WeightsMismatch(
-            f"{file}: tensor {name}: expected a tensor of the base model to change, found no {target}{_advice(name)}"
+            f"{file}: tensor {name}: expected a tensor of the base model to change, found no {target}{_advice(name, target)}"
         )
     return base[target]
 

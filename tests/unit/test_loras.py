@@ -135,6 +135,7 @@ def test_whole_differences_of_weights_biases_and_modulations_are_added_as_they_a
         ("pipe.dit.", ".lora_A.default.weight", ".lora_B.default.weight"),
         ("", ".lora_A.weight", ".lora_B.weight"),
         ("diffusion_model.", ".lora_A.weight", ".lora_B.weight"),  # ComfyUI
+        ("model.diffusion_model.", ".lora_down.weight", ".lora_up.weight"),  # cut out of a ComfyUI checkpoint
     ],
 )
 def test_names_of_other_trainers_are_understood(tmp_path: Path, prefix: str, down_ending: str, up_ending: str) -> None:
@@ -184,6 +185,8 @@ def test_differences_of_modulations_beside_products_are_added(tmp_path: Path) ->
         ("lora_te1_encoder_block_0.lora_down.weight", "save the LoRA of the DiT alone"),
         ("diffusion_model.blocks.0.cross_attn.k_img.lora_down.weight", "take the one for text-to-video"),
         ("lora_unet_blocks_0_cross_attn_k_img.lora_down.weight", "take the one for text-to-video"),
+        ("net.wan.blocks.0.self_attn.q.lora_down.weight", "save the LoRA with diffusers' names"),
+        ("lycoris_blocks_0_self_attn_q.lora_down.weight", "save the LoRA with diffusers' names"),
     ],
 )
 def test_a_refused_tensor_comes_with_what_to_do_about_it(tmp_path: Path, name: str, advice: str) -> None:
