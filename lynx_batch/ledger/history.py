@@ -117,7 +117,8 @@ def _recently_given_up(output: str, editions: Editions) -> list[dict[str, Any]]:
 
 def _as_commit(row: dict[str, Any]) -> CommitRecord:
     rest = {name: value for name, value in row.items() if name in CommitRecord.model_fields}
-    rest["software"], rest["scores"] = dict(row["software"]), dict(row["scores"] or ())
+    rest["software"] = dict(row["software"])
+    rest |= {name: dict(row[name] or ()) for name in ("scores", "thresholds")}
     rest["try_number"] = row["try_number"] or 0
     stage_s = {stage: row[stage] for stage in STAGE_COLUMNS if row[stage] is not None}
     return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))
