@@ -23,7 +23,7 @@ from lynx_batch.ledger.runs import RunEnd, write_run_end
 from lynx_batch.ledger.tries import BestTry, decide_by_tries
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
-from lynx_batch.planning.verdict import Reject
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_CONTENT, Reject
 from lynx_batch.preparation.prepare import PreparedRun
 from lynx_batch.rendering.tasks import Failed, Judged, Loaded, Rendered, RenderTask
 from lynx_batch.report.trace import FaultMark, Trace, write_trace
@@ -49,9 +49,6 @@ class Reason(NamedTuple):
 
 
 NOTHING_WRONG = Reason(None, None)
-NOT_GOOD_ENOUGH, UNSAFE_CONTENT = "NotGoodEnough", "UnsafeContent"
-"""Error types of rows that the quality gate rejected."""
-
 DAMAGED = Reason(
     UnreadableRecord.__name__, "its commit is damaged: `lynx-batch verify OUT --repair`, then render again"
 )
