@@ -8,12 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lynx_batch import storage
 from lynx_batch.errors import ConfigError, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, commit
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.runs import read_runs
-from lynx_batch.ledger.tries import has_video, read_tries
+from lynx_batch.ledger.tries import read_tries
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS, best_of
 
 CLIP_ID, DECISION = "clip_id", "decision"
@@ -104,7 +105,7 @@ def _choose(output: str, row: Mapping[str, Any] | None, clip_id: str) -> CommitR
         return str(error)
     if any(record.is_unsafe for record in tries):
         return "one of its tries is unsafe, and safety cannot be overruled"
-    kept = {record.number: record for record in tries if has_video(output, record)}
+    kept = {record.number: record for record in tries if storage.stat(storage.join(output, record.commit.clip_uri))}
     if not kept:
         return (
             f"the videos of its {len(tries)} tries were not kept (quality.keep_rejected): lower the limits below its scores "

@@ -116,7 +116,7 @@ def decide_by_tries(
         tries = [rendered if t.number == rendered.number and _is_dropped(output, t) else t for t in tries]
     first = _first_number(output, clip.clip_id, edition)
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
-    judged = [record.judged(has_video=has_video(output, record)) for record in tries]
+    judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
     return decide(judged, quality, numbers), tries
 
 
@@ -129,10 +129,9 @@ def _first_number(output: str, clip_id: str, edition: int) -> int:
 
 
 def _is_dropped(output: str, record: TryRecord) -> bool:
-    return not record.is_unsafe and not has_video(output, record)
+    return not record.is_unsafe and not _has_video(output, record)
 
 
-def has_video(output: str, record: TryRecord) -> bool:
-    """Whether its video is still in the store."""
+def _has_video(output: str, record: TryRecord) -> bool:
     uri = storage.join(output, record.commit.clip_uri)
     return not record.is_unsafe and retry_while_unavailable(lambda: storage.stat(uri)) is not None

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from lynx_batch.config import QualityConfig
 from lynx_batch.errors import UnsafePhoto
 
+NOT_GOOD_ENOUGH, UNSAFE_CONTENT = "NotGoodEnough", "UnsafeContent"
+"""Error types of rows that the quality gate rejected."""
+
 LIKENESS_P10 = "likeness_p10"
 UNSAFE, UNSAFE_FALCONSAI = "unsafe", "unsafe_falconsai"
 """The scores that `safety` limits: how unsafe the worst frame is, from 0 to 1, by open_nsfw and by `safety.falconsai`."""
-
-NOT_GOOD_ENOUGH, UNSAFE_CONTENT = "NotGoodEnough", "UnsafeContent"
-"""Error types of rows that the quality gate rejected."""
 
 UNSAFE_ERRORS = frozenset({UNSAFE_CONTENT, UnsafePhoto.__name__})
 """Error types of rows that are unsafe, which nobody can overrule."""
