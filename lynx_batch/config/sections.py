@@ -250,10 +250,10 @@ class QualityConfig(_Section):
     """When a rendered clip is good enough to be committed. Without this section, no clip is judged.
 
     Each part that is not null is judged: `likeness` on `num_frames` frames, `technical` faults of the video (black, frozen, cut or
-    incomplete), and `safety`; `prompt` is only measured. Files of scorers are paths, not URIs: they are not fetched from a store. A
-    clip that fails is rendered again with another seed, at most `max_reseeds` times; then its row is rejected. `best_of` seeds are rendered in any case, and the one with the highest p10 of likeness among those that pass is
-    committed. A row that gives a seed is rendered with that seed alone, unless `reseed_given`. `keep_rejected` says what is
-    kept of clips that fail.
+    incomplete), and `safety`; `prompt` is only measured. Files of scorers are paths, not URIs: they are not fetched from a store.
+    A clip that fails is rendered again with another seed, at most `max_reseeds` times; then its row is rejected. `best_of` seeds are
+    rendered in any case, and the one with the highest p10 of likeness among those that pass is committed. A row that gives a seed is
+    rendered with that seed alone, unless `reseed_given`. `keep_rejected` says what is kept of clips that fail.
     """
 
     num_frames: int = Field(default=16, ge=1)
