@@ -7,6 +7,7 @@ Permanent
 ├── PhotoChanged           the photo has changed since the run was planned
 ├── PhotoRefused           the store no longer delivers the photo
 ├── MissingObject          nothing exists at the URI
+├── UnsafePhoto            the photo scores too high for unsafe content
 ├── StoreRefused           the store refuses an operation, or cannot do it
 │   └── StoreUnready           because of credentials, the client's configuration or missing space
 ├── UnreadableRecord       this version cannot read a record of the ledger
@@ -49,6 +50,7 @@ __all__ = [
     "Transient",
     "UnfitState",
     "UnreadableRecord",
+    "UnsafePhoto",
     "UnsafeStore",
 ]
 
@@ -91,6 +93,10 @@ class PhotoChanged(Permanent):
 
 class PhotoRefused(Permanent):
     """The store delivered the photo when the run was planned, but refuses it now."""
+
+
+class UnsafePhoto(Permanent):
+    """The quality gate found the photo unsafe, so nothing is rendered from it."""
 
 
 class MissingObject(Permanent):

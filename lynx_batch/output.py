@@ -10,6 +10,7 @@
     report/run=<run_id>/trace.json
     resume/<clip_id>-e<n>-t<k>-<steps done>.safetensors  the saved state of try k; older ones lack e<n>-t<k> and are e1-t0
     tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
+    judged/<kk>/<clip_id>.e<n>.json                     edition n, committed without a quality gate, was judged later
     runs/<run_id>/{run.yaml, manifest.parquet, environment.json, run.json, heartbeat.json, end.json}
 
 Functions that end in `_uri` take the URI of the output location and give that of a file or folder below it.
@@ -22,10 +23,11 @@ from typing import NamedTuple
 
 from lynx_batch.storage import join
 
-CLIPS, COMMITS, EVENTS, METADATA, REPORT, RESUME, RUNS, TRIES = (
+CLIPS, COMMITS, EVENTS, JUDGED, METADATA, REPORT, RESUME, RUNS, TRIES = (
     "clips",
     "commits",
     "events",
+    "judged",
     "metadata",
     "report",
     "resume",
@@ -48,6 +50,7 @@ _COMMIT = re.compile(
     r"(?P<folder>[0-9a-f]{2})/(?P<clip>(?P=folder)[0-9a-f]*)(\.e(?P<edition>[1-9]\d*)(?P<withdrawn>\.withdrawn)?)?\.json"
 )
 _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
+_JUDGEMENT = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)\.e(?P<edition>[1-9]\d*)\.json$")
 _PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
 _SAVED = re.compile(
     r"(?P<clip>[0-9a-f]+)(-e(?P<edition>[1-9]\d*)-t(?P<number>\d+))?-(?P<num_steps_done>\d+)\.safetensors"
@@ -136,6 +139,20 @@ def parse_try(uri: str) -> TryName | None:
     """What the name of a file in `tries` says; None if it is no try's."""
     match = _TRY.search(uri)
     return match and TryName(match["clip"], int(match["edition"]), int(match["number"]))
+
+
+def judgements_uri(output: str) -> str:
+    return join(output, JUDGED)
+
+
+def judgement_uri(output: str, clip_id: str, edition: int) -> str:
+    return join(judgements_uri(output), clip_id[:2], f"{clip_id}.e{edition}.json")
+
+
+def parse_judgement(uri: str) -> tuple[str, int] | None:
+    """The clip and the edition in the name of a file in `judged`; None for any other file."""
+    match = _JUDGEMENT.search(uri)
+    return match and (match["clip"], int(match["edition"]))
 
 
 def events_uri(output: str, run_id: str) -> str:

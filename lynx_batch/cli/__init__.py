@@ -14,6 +14,7 @@ from lynx_batch.cli.console import say, say_error, show_bug
 from lynx_batch.cli.doctor import doctor
 from lynx_batch.cli.findings import RENDER_PACKAGES
 from lynx_batch.cli.jobs import cancel, submit
+from lynx_batch.cli.judging import accept, judge
 from lynx_batch.cli.ledger import retry, status
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
@@ -60,7 +61,7 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-for command in (render, plan, submit, cancel, one, status, retry, export, verify, prune, doctor):
+for command in (render, plan, submit, cancel, one, status, retry, judge, accept, export, verify, prune, doctor):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.preparation.model import CheckedModel, check_model
+from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.engine.memory import (
@@ -160,6 +161,7 @@ def _gpu(index: int, gpu: "Gpu") -> Iterator[Finding]:
 def _check_model(config: RunConfig) -> tuple[CheckedModel | None, Finding]:
     try:
         model = check_model(config)
+        check_scorers(config.quality)
     except LynxError as error:
         return None, Finding(subject="model", text=str(error), level=Level.FAULT)
     text = f"complete, and its parts fit each other; face {_describe_pack(model.face_pack)}"

@@ -16,6 +16,9 @@ PATH_KEYS = (
     "model.adapters.ref",
     "model.loras",
     "model.loras.file",
+    "quality.safety.opennsfw2",
+    "quality.safety.falconsai",
+    "quality.prompt.model",
     "cluster.shared_paths",
     "inputs.allow",
 )
@@ -52,11 +55,19 @@ def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield from ((f"model.adapters.{kind}", uri) for kind, uri in adapters if uri)
     yield from (("model.loras", lora if isinstance(lora, str) else lora.file) for lora in config.model.loras)
     yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
+    if config.quality is not None:
+        yield from config.quality.scorer_files.items()
 
 
 def explain_paths(config: RunConfig) -> Iterator[str]:
     """A message for each path or URI that some process of the run would not find, or would find with other content."""
     for key, uri in (("manifest", config.manifest), *named_paths(config)):
-        if rule := explain_place(uri, READABLE if key != "output" else WRITABLE):
+        if rule := _explain(key, uri):
             shown = f" (got {uri.partition('://')[0]}://...)" if uri.strip() else ""
             yield f"  {key}: {rule}{shown}"
+
+
+def _explain(key: str, uri: str) -> str | None:
+    if key.startswith("quality.") and "://" in uri:
+        return "must be a path: the files of scorers are not fetched from a store; put them in a folder that every node has"
+    return explain_place(uri, READABLE if key != "output" else WRITABLE)

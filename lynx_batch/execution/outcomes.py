@@ -17,13 +17,13 @@ from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
-from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.metadata import Outcome, RowOutcome, best_in
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
-from lynx_batch.ledger.tries import decide_by_tries
+from lynx_batch.ledger.tries import BestTry, decide_by_tries
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
-from lynx_batch.planning.verdict import Reject
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_CONTENT, Reject
 from lynx_batch.preparation.prepare import PreparedRun
 from lynx_batch.rendering.tasks import Failed, Judged, Loaded, Rendered, RenderTask
 from lynx_batch.report.trace import FaultMark, Trace, write_trace
@@ -49,9 +49,6 @@ class Reason(NamedTuple):
 
 
 NOTHING_WRONG = Reason(None, None)
-NOT_GOOD_ENOUGH, UNSAFE_CONTENT = "NotGoodEnough", "UnsafeContent"
-"""Error types of rows that the quality gate rejected."""
-
 DAMAGED = Reason(
     UnreadableRecord.__name__, "its commit is damaged: `lynx-batch verify OUT --repair`, then render again"
 )
@@ -100,7 +97,7 @@ class RunRecorder:
             self._settle(clip_id, Outcome.ABANDONED, datetime.now(UTC), DAMAGED)
         for row in given_up_before(self._output, self.editions).to_pylist():
             if row["clip_id"] in self._open and (why := self._still_given_up(row)):
-                self._settle(row["clip_id"], Outcome(row["outcome"]), row["ended_at"], why)
+                self._settle(row["clip_id"], Outcome(row["outcome"]), row["ended_at"], why, best=best_in(row))
         self._parts.write_now(time.monotonic())
 
     def loaded(self, group: str, answer: Loaded) -> None:
@@ -122,7 +119,7 @@ class RunRecorder:
         if isinstance(verdict, Reject):
             why = Reason(UNSAFE_CONTENT if verdict.is_unsafe else NOT_GOOD_ENOUGH, verdict.reason)
             self._put_event(task, group, EventKind.REJECTED, why)
-            self._settle(clip_id, Outcome.REJECTED, datetime.now(UTC), why)
+            self._settle(clip_id, Outcome.REJECTED, datetime.now(UTC), why, best=result.best)
         else:
             self._put_event(task, group, EventKind.JUDGED)
 
@@ -252,6 +249,7 @@ class RunRecorder:
         ended_at: datetime,
         why: Reason = NOTHING_WRONG,
         commit: CommitRecord | None = None,
+        best: BestTry | None = None,
     ) -> None:
         """Ends all rows that ask for the clip."""
         for clip in self._open.pop(clip_id):
@@ -265,6 +263,7 @@ class RunRecorder:
                     attempts=self._attempts.get(clip_id, 0),
                     **why._asdict(),
                     commit=commit,
+                    best=best,
                 )
             )
 

@@ -21,7 +21,9 @@ SCHEMA_VERSION = 1
 class CommitRecord(BaseModel):
     """A finished clip. URIs are relative to the output location.
 
-    `try_number` says which of the clip's seeds it has; `scores` are a judged clip's, and empty if nobody has judged it.
+    `try_number` says which of the clip's seeds it has; `scores` are a judged clip's, and empty if nobody has judged it. `num_tries`
+    were there when it was committed, and it passed `thresholds`. If a person overruled the gate, `accepted_by` says who and `accepted_at`
+    when.
     `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
     """
 
@@ -44,6 +46,10 @@ class CommitRecord(BaseModel):
     seed: int
     try_number: int = 0
     scores: dict[str, float] = {}
+    num_tries: int | None = None
+    thresholds: dict[str, float] = {}
+    accepted_by: str | None = None
+    accepted_at: datetime | None = None
     face_turned_degrees: int | None = None
     group_size: int
     device: str

@@ -11,6 +11,7 @@ from lynx_batch.errors import ConsentExpired, PhotoUnreachable
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
+from lynx_batch.ledger.judgements import with_judgements
 from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, read_metadata
 from lynx_batch.ledger.retries import RetryRequest, read_retry_requests, write_retry_request
 from lynx_batch.ledger.runs import read_runs
@@ -80,8 +81,13 @@ def deaths_before(output: str, clip_ids: Set[str]) -> dict[str, int]:
 def known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
     """The commits of these editions of clips, from the metadata of the newest run that has them, else read from the store.
 
-    A record from metadata equals the committed one, except that all values of its `identity` are text. Damaged commits are left out.
+    A record from metadata equals the committed one, except that all values of its `identity` are text. A clip that was judged after its
+    commit has the scores that it got then. Damaged commits are left out.
     """
+    return with_judgements(output, _known_commits(output, editions))
+
+
+def _known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
     missing = dict(editions)
     for run in reversed(read_runs(output)):
         if not missing:
@@ -117,7 +123,8 @@ def _recently_given_up(output: str, editions: Editions) -> list[dict[str, Any]]:
 
 def _as_commit(row: dict[str, Any]) -> CommitRecord:
     rest = {name: value for name, value in row.items() if name in CommitRecord.model_fields}
-    rest["software"], rest["scores"] = dict(row["software"]), dict(row["scores"] or ())
+    rest["software"] = dict(row["software"])
+    rest |= {name: dict(row[name] or ()) for name in ("scores", "thresholds")}
     rest["try_number"] = row["try_number"] or 0
     stage_s = {stage: row[stage] for stage in STAGE_COLUMNS if row[stage] is not None}
     return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))

@@ -19,6 +19,7 @@ from lynx_batch.columns import TIME, parameter_columns
 from lynx_batch.errors import STORE_FAULTS, ConfigError
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
+from lynx_batch.ledger.tries import BestTry
 from lynx_batch.output import METADATA, parse_metadata_part
 from lynx_batch.parquet import FAULTS, checked
 from lynx_batch.spelling import nearest
@@ -32,7 +33,9 @@ SCORE_COLUMNS = (
     "likeness_face_share",
     "likeness_drift",
     "motion_mean",
+    "prompt_mean",
     "unsafe",
+    "unsafe_falconsai",
 )
 """The scores with a column of their own, which expressions may name. All others are in the column `scores`."""
 
@@ -69,8 +72,12 @@ METADATA_SCHEMA = pa.schema(
         ("device", pa.string()),
         *((stage.column, pa.float64()) for stage in CLIP_STAGES),
         ("try_number", pa.int32()),
+        ("num_tries", pa.int32()),
         *((score, pa.float64()) for score in SCORE_COLUMNS),
         ("scores", pa.map_(pa.string(), pa.float64())),
+        ("thresholds", pa.map_(pa.string(), pa.float64())),
+        ("accepted_by", pa.string()),
+        ("accepted_at", TIME),
         ("model", pa.map_(pa.string(), pa.string())),
         ("software", pa.map_(pa.string(), pa.string())),
     ]
@@ -106,7 +113,8 @@ class RowOutcome:
     """How one manifest row ended in a run.
 
     `clip` is None for a row that never became a clip; then `inputs` holds its cells. If an earlier run rendered it or gave it up,
-    `ended_at` is that run's. A row has a `commit` exactly if it is rendered. `edition` is the one that the run wanted.
+    `ended_at` is that run's. A row has a `commit` exactly if it is rendered. `edition` is the one that the run wanted. `best` is a try
+    of a clip that the quality gate rejected.
     """
 
     row: int
@@ -119,6 +127,7 @@ class RowOutcome:
     error_type: str | None = None
     error: str | None = None
     commit: CommitRecord | None = None
+    best: BestTry | None = None
 
 
 def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
@@ -203,6 +212,9 @@ def _as_row(outcome: RowOutcome) -> dict[str, Any]:
     row = dict(_inputs(outcome)) | {name: getattr(outcome, name) for name in names}
     if outcome.commit is not None:
         row |= dict(results_of(outcome.commit))
+    elif (best := outcome.best) is not None:
+        row |= {"seed": best.seed, "try_number": best.number, "num_tries": best.num_tries}
+        row |= dict(_scores(best.scores))
     return row
 
 
@@ -220,6 +232,15 @@ def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
         yield "seed", clip.params.seed
 
 
+def best_in(row: Mapping[str, Any]) -> BestTry | None:
+    """The try that a row of the metadata keeps of a rejected clip, if any."""
+    if row.get("num_tries") is None:
+        return None
+    return BestTry(
+        number=row["try_number"], seed=row["seed"], scores=dict(row["scores"] or ()), num_tries=row["num_tries"]
+    )
+
+
 def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     """The values of a commit, by metadata column."""
     yield "edition", commit.edition
@@ -229,9 +250,15 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     for name in ("face_turned_degrees", "group_size", "device"):
         yield name, getattr(commit, name)
     yield from commit.stage_s.items()
-    yield "try_number", commit.try_number
-    for name in SCORE_COLUMNS:
-        yield name, commit.scores.get(name)
-    yield "scores", list(commit.scores.items())
+    for name in ("try_number", "num_tries", "accepted_by", "accepted_at"):
+        yield name, getattr(commit, name)
+    yield from _scores(commit.scores)
+    yield "thresholds", list(commit.thresholds.items())
     yield "model", [(name, str(value)) for name, value in commit.identity.items() if value is not None]
     yield "software", list(commit.software.items())
+
+
+def _scores(scores: Mapping[str, float]) -> Iterator[tuple[str, Any]]:
+    for name in SCORE_COLUMNS:
+        yield name, scores.get(name)
+    yield "scores", list(scores.items())

@@ -1,8 +1,10 @@
 """The tries of a clip: each is recorded once, create-only, before its worker answers. So a recorded try is never rendered again."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,6 +51,22 @@ class TryRecord(BaseModel):
             has_video=has_video,
             is_unsafe=self.is_unsafe,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestTry:
+    """What the metadata keeps of a clip that was rejected: its best try, or the one that is unsafe, and how many it had."""
+
+    number: int
+    seed: int
+    scores: Mapping[str, float]
+    num_tries: int
+
+    @classmethod
+    def among(cls, tries: Sequence[TryRecord], number: int) -> Self:
+        """The try with this number."""
+        best = next(record for record in tries if record.number == number)
+        return cls(number=number, seed=best.commit.seed, scores=best.scores, num_tries=len(tries))
 
 
 def record_try(output: str, record: TryRecord, *, is_store_safe: bool) -> None:

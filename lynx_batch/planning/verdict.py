@@ -8,10 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.config import QualityConfig
+from lynx_batch.errors import UnsafePhoto
+
+NOT_GOOD_ENOUGH, UNSAFE_CONTENT = "NotGoodEnough", "UnsafeContent"
+"""Error types of rows that the quality gate rejected."""
 
 LIKENESS_P10 = "likeness_p10"
-UNSAFE = "unsafe"
-"""The score that `safety` limits: how unsafe the worst frame is, from 0 to 1."""
+UNSAFE, UNSAFE_FALCONSAI = "unsafe", "unsafe_falconsai"
+"""The scores that `safety` limits: how unsafe the worst frame is, from 0 to 1, by open_nsfw and by `safety.falconsai`."""
+
+UNSAFE_ERRORS = frozenset({UNSAFE_CONTENT, UnsafePhoto.__name__})
+"""Error types of rows that are unsafe, which nobody can overrule."""
+
+SAFETY_RULES = {UNSAFE: "max_score", UNSAFE_FALCONSAI: "max_falconsai"}
+"""The key of `quality.safety` that limits each score."""
 
 MAX_TECHNICAL = {
     "technical_num_not_finite": 0,
@@ -59,10 +69,11 @@ class Render:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """No further try is allowed. `reason` is about the best of them."""
+    """No further try is allowed. `reason` is about the try with this number: the best one, or the one that is unsafe."""
 
     reason: str
     is_unsafe: bool = False
+    number: int = 0
 
 
 Verdict = Accept | Render | Reject
@@ -97,21 +108,29 @@ def decide(tries: Sequence[JudgedTry], quality: QualityConfig, numbers: Numbers)
     """What to do next with a clip that has these tries. Tries of other numbers than the allowed ones count, too: a later run may
     allow fewer.
     """
-    if unsafe := [t for t in tries if t.is_unsafe or _unsafe(t, quality)]:
-        return Reject(f"try {unsafe[0].number}: {_unsafe(unsafe[0], quality) or 'was found unsafe'}", is_unsafe=True)
+    if unsafe := [t for t in tries if t.is_unsafe or is_unsafe(t.scores, quality)]:
+        worst = unsafe[0]
+        why = explain_unsafe(worst.scores, quality) or "was found unsafe"
+        return Reject(f"try {worst.number}: {why}", is_unsafe=True, number=worst.number)
     judged = {t.number for t in tries}
     missing = [number for number in numbers.wanted if number not in judged]
     if missing:
         return Render(missing[0])
     passed = [t for t in tries if not broken_rules(t, quality)]
     if passed:
-        best = max(passed, key=_rank)
+        best = best_of(passed)
         return Accept(best.number) if best.has_video else Render(best.number)
     more = [number for number in numbers.allowed if number not in judged]
     if more:
         return Render(more[0])
-    best = max(tries, key=_rank)
-    return Reject(f"none of {len(tries)} tries passed; try {best.number}: {'; '.join(broken_rules(best, quality))}")
+    best = best_of(tries)
+    why = "; ".join(broken_rules(best, quality))
+    return Reject(f"none of {len(tries)} tries passed; try {best.number}: {why}", number=best.number)
+
+
+def best_of(tries: Sequence[JudgedTry]) -> JudgedTry:
+    """The one with the highest tenth percentile of likeness; among equals, the earliest. At least one try."""
+    return max(tries, key=lambda judged: (judged.scores.get(LIKENESS_P10, 0.0), -judged.number))
 
 
 def broken_rules(judged: JudgedTry, quality: QualityConfig) -> list[str]:
@@ -124,8 +143,9 @@ def broken_rules(judged: JudgedTry, quality: QualityConfig) -> list[str]:
             broken.append(f"{name}: was not judged (quality.likeness.{key})")
         elif not value >= limit:
             broken.append(f"{name}={value:.2f}: must be at least {limit:g} (quality.likeness.{key})")
-    if quality.safety is not None and UNSAFE not in judged.scores:
-        broken.append(f"{UNSAFE}: was not judged (quality.safety)")
+    broken += [
+        f"{name}: was not judged (quality.safety)" for name in _unsafe_limits(quality) if name not in judged.scores
+    ]
     return broken
 
 
@@ -143,8 +163,7 @@ def missing_scores(scores: Mapping[str, float], quality: QualityConfig) -> list[
     needed = [likeness_score(key) for key in _likeness_limits(quality)]
     needed += [LIKENESS_P10] if quality.best_of > 1 else []
     needed += [AS_ORDERED, "technical_black_area"] if quality.technical else []
-    if quality.safety is not None:
-        needed.append(UNSAFE)
+    needed += _unsafe_limits(quality)
     return sorted({name for name in (*needed, *scores) if not math.isfinite(scores.get(name, math.nan))})
 
 
@@ -161,16 +180,34 @@ def likeness_score(rule: str) -> str:
 
 def is_unsafe(scores: Mapping[str, float], quality: QualityConfig) -> bool:
     """Whether the scores forbid to upload the try."""
-    return quality.safety is not None and scores.get(UNSAFE, 0) >= quality.safety.max_score
+    return explain_unsafe(scores, quality) is not None
 
 
-def _unsafe(judged: JudgedTry, quality: QualityConfig) -> str | None:
-    if quality.safety is None or not is_unsafe(judged.scores, quality):
-        return None
-    limit = quality.safety.max_score
-    return f"{UNSAFE}={judged.scores[UNSAFE]:.2f}: must be below {limit:g} (quality.safety.max_score)"
+def explain_unsafe(scores: Mapping[str, float], quality: QualityConfig) -> str | None:
+    """Which of the safety rules the scores of a clip or a photo break, with value and limit; None if they break none."""
+    faults = [
+        f"{name}={scores[name]:.2f}: must be below {limit:g} (quality.safety.{SAFETY_RULES[name]})"
+        for name, limit in _unsafe_limits(quality).items()
+        if scores.get(name, 0) >= limit
+    ]
+    return "; ".join(faults) or None
 
 
-def _rank(judged: JudgedTry) -> tuple[float, int]:
-    """By the tenth percentile of likeness; among equals, the earlier try."""
-    return judged.scores.get(LIKENESS_P10, 0.0), -judged.number
+def missing_safety(scores: Mapping[str, float], quality: QualityConfig) -> list[str]:
+    """The scores that the safety rules need and that are missing or no finite numbers."""
+    return [name for name in _unsafe_limits(quality) if not math.isfinite(scores.get(name, math.nan))]
+
+
+def _unsafe_limits(quality: QualityConfig) -> dict[str, float]:
+    """What `quality.safety` allows, by score."""
+    safety = quality.safety
+    if safety is None:
+        return {}
+    limits = {name: getattr(safety, rule) for name, rule in SAFETY_RULES.items()}
+    return limits if safety.falconsai is not None else {UNSAFE: limits[UNSAFE]}
+
+
+def thresholds(quality: QualityConfig) -> dict[str, float]:
+    """The limits of a run by the name of the score: the least likeness, and the most of everything else."""
+    likeness = {likeness_score(key): limit for key, limit in _likeness_limits(quality).items()}
+    return {**likeness, **(MAX_TECHNICAL if quality.technical else {}), **_unsafe_limits(quality)}

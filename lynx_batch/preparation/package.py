@@ -30,6 +30,7 @@ from lynx_batch.ledger.runs import new_run_id
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import ORIGIN_FILE
 from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origin_of
+from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
 from lynx_model.errors import LynxError, MissingFile
@@ -65,6 +66,8 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
     with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
         check_model(config)
+    with suppress(MissingFile):
+        check_scorers(config.quality)
     run_id, run_file = new_run_id(now), folder / RUN_FILE
     there = _localise(config, requests, folder)
     run_file.write_bytes(there.to_yaml())

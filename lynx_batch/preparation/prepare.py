@@ -24,6 +24,7 @@ from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
+from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
 from lynx_model.checkpoints.base import read_base
@@ -54,7 +55,8 @@ def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Orig
 
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
-        MissingFile, WeightsMismatch, EncoderMismatch: If the model is incomplete, or its parts do not fit each other.
+        MissingFile, WeightsMismatch, EncoderMismatch: If the model is incomplete, or its parts do not fit each other, or if a file of the
+            quality gate is not what it must be.
         InvalidParams: If the engine options are impossible for a model of this size.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
@@ -77,6 +79,7 @@ def prepare_rows(
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
+    check_scorers(config.quality)
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
     naming = find_naming(model, readings)
     photos = hash_photos((request.photo_uri for request in requests), config.inputs)

@@ -9,25 +9,32 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lynx_batch import storage
 from lynx_batch.config import QualityConfig
-from lynx_batch.errors import STORE_FAULTS, NotJudged
+from lynx_batch.errors import STORE_FAULTS, NotJudged, UnsafePhoto
 from lynx_batch.ledger.commits import CommitRecord, commit
-from lynx_batch.ledger.tries import TryRecord, decide_by_tries, record_try
+from lynx_batch.ledger.tries import BestTry, TryRecord, decide_by_tries, record_try
 from lynx_batch.planning.verdict import (
     UNSAFE,
+    UNSAFE_FALCONSAI,
     Accept,
     Reject,
     Render,
     Verdict,
+    explain_unsafe,
     is_unsafe,
+    missing_safety,
     missing_scores,
+    thresholds,
 )
 from lynx_batch.rendering.tasks import Judged, RenderTask, WorkerSettings
 from lynx_model.scoring.judge import ClipJudge
 from lynx_model.scoring.options import OPEN_NSFW, JudgeOptions
-from lynx_model.scoring.scores import ClipScores
-from lynx_model.spec import Subject
+from lynx_model.scoring.scores import ClipScores, NsfwScores
+from lynx_model.spec import RenderParams, Subject
 
 SCORED = ("likeness", "technical", "motion")
 DROPPED = {"clip": (), "poster": ("clip_uri",), "nothing": ("clip_uri", "poster_uri")}
@@ -59,9 +66,7 @@ class Gate:
         quality = settings.quality
         if quality is None:
             return None
-        nsfw = OPEN_NSFW if quality.safety is not None else None
-        options = JudgeOptions(num_frames=quality.num_frames, face_pack=settings.faces.pack, nsfw_onnx=nsfw)
-        judge = ClipJudge.load(options)
+        judge = ClipJudge.load(judge_options(quality, settings.faces.pack))
         return cls(settings.output, quality, judge, is_store_safe=settings.is_store_safe)
 
     def find(self, task: RenderTask) -> CommitRecord | Judged | None:
@@ -71,20 +76,27 @@ class Gate:
             return None
         return self._carry_out(verdict, tries)
 
-    def judge(self, video: bytes, subject: Subject, task: RenderTask) -> TryScores:
-        """The scores of a try.
+    def check_photo(self, photo_rgb: NDArray[np.uint8], shown: str) -> None:
+        """Judges a photo, uint8 (H, W, 3), of which a message says `shown`. May run beside `judge`: it uses no face network.
 
         Raises:
-            NotJudged: If a scorer fails, or a score that the rules need is missing or no number: that is never a silent pass.
+            UnsafePhoto: If it breaks a rule of safety.
+            NotJudged: If a scorer fails.
         """
+        if self._quality.safety is None:
+            return
         try:
-            scores = self._judge.score(video, subject, task.params)
+            values = _unsafe_scores(self._judge.score_photo(photo_rgb).nsfw)
         except Exception as error:  # whatever the libraries raise
-            raise NotJudged(f"not judged: {type(error).__name__}: {error}") from error
-        values = flatten(scores)
-        if missing := missing_scores(values, self._quality):
-            raise NotJudged(f"not judged: no {', '.join(missing)}")
-        return TryScores(values, scores.scorers, is_unsafe(values, self._quality))
+            raise NotJudged(f"{shown}: not judged: {type(error).__name__}: {error}") from error
+        if missing := missing_safety(values, self._quality):
+            raise NotJudged(f"{shown}: not judged: no {', '.join(missing)}")
+        if why := explain_unsafe(values, self._quality):
+            raise UnsafePhoto(f"{shown}: the photo has {why}")
+
+    def judge(self, video: bytes, subject: Subject, task: RenderTask) -> TryScores:
+        """The scores of a try. Raises as `measure`."""
+        return measure(self._judge, video, subject, task.params, self._quality)
 
     def settle(self, task: RenderTask, scores: TryScores, commit: CommitRecord) -> CommitRecord | Judged:
         """Records the try, which would be committed as `commit`, and decides about the clip."""
@@ -107,9 +119,11 @@ class Gate:
     def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
         if isinstance(verdict, Accept):
             accepted = next(record for record in tries if record.number == verdict.number)
-            return commit(self._output, accepted.commit, is_store_safe=self._is_store_safe)
+            facts = {"num_tries": len(tries), "thresholds": thresholds(self._quality)}
+            return commit(self._output, accepted.commit.model_copy(update=facts), is_store_safe=self._is_store_safe)
         if isinstance(verdict, Reject):
             self._drop_rejected(tries)
+            return Judged(verdict=verdict, best=BestTry.among(tries, verdict.number))
         return Judged(verdict=verdict)
 
     def _drop_rejected(self, tries: Sequence[TryRecord]) -> None:
@@ -123,19 +137,49 @@ class Gate:
                 storage.delete(storage.join(self._output, getattr(commit, field)))
 
 
-def flatten(scores: ClipScores) -> dict[str, float]:
-    """The scores by name, for example likeness_p10, technical_num_cuts and unsafe; those that are unknown are left out.
+def judge_options(quality: QualityConfig, face_pack: str) -> JudgeOptions:
+    """What to measure with under these rules; `face_pack` is on this machine."""
+    safety = quality.safety
+    return JudgeOptions(
+        num_frames=quality.num_frames,
+        face_pack=face_pack,
+        nsfw_onnx=None if safety is None else safety.opennsfw2 or OPEN_NSFW,
+        nsfw_vit=None if safety is None else safety.falconsai,
+        prompt_model=None if quality.prompt is None else quality.prompt.model,
+    )
 
-    `unsafe` is the highest probability that any classifier gave any frame.
+
+def measure(
+    judge: ClipJudge, video: bytes, subject: Subject, params: RenderParams, quality: QualityConfig
+) -> TryScores:
+    """The scores of a clip.
+
+    Raises:
+        NotJudged: If a scorer fails, or a score that the rules need is missing or no number: that is never a silent pass.
     """
+    try:
+        scores = judge.score(video, subject, params)
+    except Exception as error:  # whatever the libraries raise
+        raise NotJudged(f"not judged: {type(error).__name__}: {error}") from error
+    values = flatten(scores)
+    if missing := missing_scores(values, quality):
+        raise NotJudged(f"not judged: no {', '.join(missing)}")
+    return TryScores(values, scores.scorers, is_unsafe(values, quality))
+
+
+def flatten(scores: ClipScores) -> dict[str, float]:
+    """The scores by name, for example likeness_p10, technical_num_cuts and unsafe; those that are unknown are left out."""
     flat = {
         f"{kind}_{name}": float(value)
         for kind in SCORED
         for name, value in asdict(getattr(scores, kind)).items()
         if isinstance(value, bool | int | float)
     }
-    if scores.nsfw:
-        flat[UNSAFE] = max(score.maximum for score in scores.nsfw)
     if scores.prompt is not None:
         flat["prompt_mean"] = scores.prompt.mean
-    return flat
+    return flat | _unsafe_scores(scores.nsfw)
+
+
+def _unsafe_scores(nsfw: Sequence[NsfwScores]) -> dict[str, float]:
+    """The highest probability that each classifier gave any picture; `judge_options` puts open_nsfw first."""
+    return {name: score.maximum for name, score in zip((UNSAFE, UNSAFE_FALCONSAI), nsfw, strict=False)}

@@ -258,6 +258,8 @@ class Renderer:
                 f"subject_uri {storage.redact(portrait.uri)}: the photo changed since the run was planned"
             )
         picture = read_photo(content, is_parity=self._settings.faces.parity)
+        if self._gate is not None:
+            self._gate.check_photo(picture, f"subject_uri {storage.redact(portrait.uri)}")
         subject = self._pipe.read_subject(picture, portrait.face_index)
         if subject.turned_degrees and self._rank == 0:
             log.info("face_turned", subject_uri=storage.redact(portrait.uri), degrees=subject.turned_degrees)

@@ -7,6 +7,7 @@ from lynx_batch.clip import ClipSpec, RenderIdentity, seed_of_try
 from lynx_batch.config import FacesConfig, InputsConfig, QualityConfig
 from lynx_batch.errors import Fault, ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.tries import BestTry
 from lynx_batch.output import DELIVERY_FOLDERS, TRIES, TryName
 from lynx_batch.planning.verdict import Reject, Render
 from lynx_batch.stages import Span
@@ -90,9 +91,12 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """The clip's tries so far are not good enough: another one is to be rendered, or none is left."""
+    """The clip's tries so far are not good enough: another one is to be rendered, or none is left. Then `best` is the one that `verdict`
+    names.
+    """
 
     verdict: Render | Reject
+    best: BestTry | None = None
     spans: tuple[Span, ...] = ()
 
 

@@ -27,7 +27,7 @@ from lynx_model.spec import RenderParams, Subject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipJudge:
-    """Measures clips with one scorer for each kind of score. Not for several threads at once."""
+    """Measures clips with one scorer for each kind of score. `score` is for one thread at a time; `score_photo` may run beside it."""
 
     likeness: Scorer[LikenessScores]
     nsfw: tuple[NsfwScorer, ...] = ()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lynx_batch import storage
@@ -22,7 +23,7 @@ from lynx_batch.preparation.selection import Selection
 from lynx_batch.rendering.renderer import Renderer
 from lynx_batch.rendering.tasks import Failed, FramesReady, Judged, Rendered, RenderTask, Result
 from lynx_model.scoring.judge import ClipJudge
-from lynx_model.scoring.scores import ClipScores, NsfwScores
+from lynx_model.scoring.scores import ClipScores, NsfwScores, PhotoScores
 from lynx_model.spec import RenderParams, Subject
 from tests.builders import HOPPER, row
 from tests.jobs import Job, worker_settings
@@ -39,14 +40,21 @@ class ScriptedJudge:
     def __init__(self, judge: ClipJudge, likeness: Callable[[int], float], unsafe: Callable[[int], float]) -> None:
         self._judge, self._likeness, self._unsafe = judge, likeness, unsafe
         self.seeds: list[int] = []
+        self.photo_score = 0.1
+
+    def score_photo(self, photo_rgb: np.ndarray) -> PhotoScores:
+        return PhotoScores(nsfw=(_nsfw(self.photo_score),))
 
     def score(self, mp4: bytes, subject: Subject, params: RenderParams) -> ClipScores:
         self.seeds.append(params.seed)
         scores, value = self._judge.score(mp4, subject, params), self._unsafe(params.seed)
-        nsfw = NsfwScores(scorer="scripted", maximum=value, mean=value, probabilities=(value,))
         technical = replace(scores.technical, black_area=0.0, num_cuts=0)
         likeness = replace(scores.likeness, p10=self._likeness(params.seed))
-        return replace(scores, likeness=likeness, technical=technical, nsfw=(nsfw,))
+        return replace(scores, likeness=likeness, technical=technical, nsfw=(_nsfw(value),))
+
+
+def _nsfw(value: float) -> NsfwScores:
+    return NsfwScores(scorer="scripted", maximum=value, mean=value, probabilities=(value,))
 
 
 class Gated:
@@ -118,7 +126,10 @@ def test_a_good_clip_is_committed_with_its_scores(gated: Gated) -> None:
     assert {"technical_sharpness", "motion_mean", "likeness_face_share", "unsafe"} < result.commit.scores.keys()
     assert [span.stage for span in result.spans][-4:] == ["encode", "judge", "upload", "commit"]
     (record,) = read_tries(gated.output, gated.clip.clip_id, 1)
-    assert record.commit == result.commit == read_commit(gated.output, gated.clip.clip_id, 1)
+    assert result.commit == read_commit(gated.output, gated.clip.clip_id, 1)
+    assert result.commit.num_tries == 1
+    assert result.commit.thresholds["likeness_p10"] == 0.3
+    assert record.commit == result.commit.model_copy(update={"num_tries": None, "thresholds": {}})
     assert record.scorers
 
 
@@ -143,6 +154,9 @@ def test_a_clip_that_never_passes_is_rejected_and_a_later_run_renders_nothing(ga
     assert isinstance(result, Judged)
     assert isinstance(result.verdict, Reject)
     assert "likeness_p10=0.10: must be at least 0.3" in result.verdict.reason
+    assert result.best is not None
+    assert (result.best.number, result.best.seed, result.best.num_tries) == (0, gated.clip.params.seed, 3)
+    assert result.best.scores["likeness_p10"] == 0.1
     assert (gated.rendered, gated.videos()) == ([0, 1, 2], 0)
     assert gated.start().finish() == replace(result, spans=())
     assert gated.rendered == [0, 1, 2]
@@ -178,10 +192,26 @@ def test_unsafe_pixels_are_never_uploaded_and_end_the_clip(gated: Gated) -> None
     assert isinstance(result, Judged)
     assert result.verdict == Reject("try 0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True)
     assert [*storage.list_files(storage.join(gated.output, "clips"))] == []
-    assert gated.start(max_reseeds=9, safety=None).finish() == Judged(
-        verdict=Reject("try 0: was found unsafe", is_unsafe=True)
-    )
+    again = gated.start(max_reseeds=9, safety=None).finish()
+    assert isinstance(again, Judged)
+    assert again.verdict == Reject("try 0: was found unsafe", is_unsafe=True)
     assert gated.rendered == [0]
+
+
+def test_an_unsafe_photo_ends_its_row_before_anything_is_rendered(gated: Gated) -> None:
+    judge = gated.start().renderer._gate._judge
+    shown = f"subject_uri {gated.clip.request.subject_uri}: "
+    for score, expected in (
+        (0.8, ("UnsafePhoto", "the photo has unsafe=0.80: must be below 0.8 (quality.safety.max_score)", Fault.INPUT)),
+        (float("nan"), ("NotJudged", "not judged: no unsafe", Fault.CLIP)),
+    ):
+        judge.photo_score = score
+        gated.renderer.prefetch(RenderTask(clip=gated.clip, attempt="r1-00000000"))
+        failed = gated.attempt(0)
+        assert isinstance(failed, Failed)
+        assert (failed.error_type, failed.error.removeprefix(shown), failed.fault) == expected
+        assert [span.stage for span in failed.spans] == ["subject"]
+    assert (gated.rendered, read_tries(gated.output, gated.clip.clip_id, 1), gated.videos()) == ([], [], 0)
 
 
 def test_an_unsafe_record_of_another_worker_is_not_replaced_by_a_milder_judge(gated: Gated) -> None:

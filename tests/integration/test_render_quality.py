@@ -13,7 +13,7 @@ from lynx_batch import storage
 from lynx_batch.ledger.tries import read_tries
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from tests.builders import HOPPER, row
-from tests.jobs import Job
+from tests.jobs import Job, invoke
 
 STRICT = {
     "likeness": {"min_face_share": 1.0},
@@ -40,6 +40,11 @@ def change_rules(job: Job, quality: dict[str, object] | None) -> None:
     file.write_text(write_yaml(read_yaml(file.read_text(), source=str(file)) | {"quality": quality}))
 
 
+def tries_in(job: Job) -> list[tuple[object, object, object]]:
+    """What the metadata keeps of the best try of each row."""
+    return [(r["num_tries"], r["likeness_face_share"], len(r["scores"]) > 20) for r in job.metadata()]
+
+
 def outcomes(job: Job) -> list[tuple[object, object]]:
     return [(r["outcome"], r["error_type"]) for r in job.metadata()]
 
@@ -56,12 +61,16 @@ def test_rejected_clips_stay_rejected_until_the_rules_allow_more(make_job: Calla
     assert (kinds.count("judged"), kinds.count("rejected")) == (3, 3)
     ids = [str(r["clip_id"]) for r in job.metadata()]
     assert [len(read_tries(job.output, clip_id, 1)) for clip_id in ids] == [2, 2, 2]
+    assert tries_in(job) == [(2, 0.0, True)] * 3
 
     again = job.run()
     assert again.exit_code == 3, again.stderr
     assert "0 to render" in again.stdout
     assert outcomes(job) == [("rejected", "NotGoodEnough")] * 3
+    assert tries_in(job) == [(2, 0.0, True)] * 3
 
+    (job.folder / "list.txt").write_text(ids[0])
+    assert invoke("accept", job.output, "--list", job.folder / "list.txt", "--by", "Ada").exit_code == 0
     videos = {file.uri for file in storage.list_files(storage.join(job.output, "clips"))}
     change_rules(job, LENIENT)
     lenient = job.run()
@@ -70,7 +79,9 @@ def test_rejected_clips_stay_rejected_until_the_rules_allow_more(make_job: Calla
     assert {
         file.uri for file in storage.list_files(storage.join(job.output, "clips"))
     } == videos  # nothing was rendered
-    assert [r["likeness_face_share"] for r in job.metadata()] == [0.0] * 3
+    assert tries_in(job) == [(2, 0.0, True)] * 3
+    assert [r["accepted_by"] for r in job.metadata()] == ["Ada", None, None]
+    assert [dict(r["thresholds"]) for r in job.metadata()] == [{}, *[{"likeness_face_share": 0.0}] * 2]
     assert {commit["try_number"] for commit in job.commits()} <= {0, 1}
 
 

@@ -285,6 +285,19 @@ def test_what_not_every_process_of_a_run_sees_alike_is_refused(tmp_path: Path, k
         load_run_config(file, {key: place})
 
 
+def test_files_of_scorers_are_relative_to_the_run_file_and_never_in_a_store(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL + "quality: {safety: {falconsai: vit}, prompt: {model: /models/clip}}\n")
+    quality = load_run_config(file, {}).quality
+    assert quality is not None
+    assert quality.scorer_files == {
+        "quality.safety.falconsai": str(tmp_path / "vit"),
+        "quality.prompt.model": "/models/clip",
+    }
+    told = r"quality\.prompt\.model: must be a path: .* not fetched from a store; .* \(got s3://\.\.\.\)"
+    with pytest.raises(ConfigError, match=told):
+        load_run_config(file, {"quality.prompt.model": "s3://bucket/clip"})
+
+
 def test_an_output_is_no_web_page_but_weights_may_be(tmp_path: Path) -> None:
     file = write(tmp_path, MINIMAL)
     assert load_run_config(file, {"model.base": "https://h/base"}).model.base == "https://h/base"

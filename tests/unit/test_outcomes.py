@@ -12,9 +12,11 @@ from lynx_batch.ledger import parts
 from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.runs import read_runs
+from lynx_batch.ledger.tries import BestTry
 from lynx_batch.output import commit_uri
 from lynx_batch.planning.schedule import ClipState, RetryPolicy, Schedule
-from lynx_batch.rendering.tasks import Failed, Rendered, RenderTask
+from lynx_batch.planning.verdict import Reject
+from lynx_batch.rendering.tasks import Failed, Judged, Rendered, RenderTask
 from tests.builders import NOW, begin, planned, record, small_clip
 
 NUM_MANY = 1000
@@ -148,3 +150,19 @@ def test_schedule_and_ledger_handle_hundreds_of_clips_a_second(tmp_path: Path) -
     recorder.close("")
     assert NUM_MANY / (time.perf_counter() - started_s) > MIN_CLIPS_PER_S
     assert read_metadata(str(tmp_path), ["row"]).num_rows == NUM_MANY
+
+
+def test_a_rejected_row_keeps_the_scores_of_its_best_try_in_this_run_and_the_next(tmp_path: Path) -> None:
+    output, clip = str(tmp_path), small_clip("aa")
+    run = begin(output, "first", [clip])
+    best = BestTry(number=1, seed=77, scores={"likeness_p10": 0.2, "unsafe": 0.9, "motion_p10": 3.0}, num_tries=2)
+    run.judged(task(clip), "g", Judged(verdict=Reject("unsafe", is_unsafe=True), best=best), attempts=0)
+    run.close("")
+    begin(output, "second", [clip]).close("")
+
+    columns = ["run", "outcome", "seed", "try_number", "num_tries", "likeness_p10", "likeness_mean", "unsafe"]
+    rows = read_metadata(output, columns).sort_by("run").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        (name, "rejected", 77, 1, 2, 0.2, None, 0.9) for name in ("first", "second")
+    ]
+    assert dict(read_metadata(output, ["scores"])["scores"].to_pylist()[0]) == best.scores

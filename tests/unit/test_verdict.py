@@ -16,7 +16,9 @@ from lynx_batch.planning.verdict import (
     Verdict,
     broken_rules,
     decide,
+    explain_unsafe,
     missing_scores,
+    thresholds,
 )
 
 WHOLE = {"technical_is_as_ordered": 1.0, "technical_black_area": 0.1}
@@ -112,10 +114,33 @@ def test_unsafe_ends_a_clip_at_once_and_for_good() -> None:
     unsafe = judged(1, unsafe=0.9)
 
     assert verdict([judged(0), unsafe], rules) == Reject(
-        "try 1: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True
+        "try 1: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True, number=1
     )
     recorded = JudgedTry(number=0, scores=judged(0).scores, is_unsafe=True)
     assert verdict([recorded], quality(safety=None)) == Reject("try 0: was found unsafe", is_unsafe=True)
+
+
+def test_each_classifier_has_its_limit() -> None:
+    rules = quality(safety={"max_score": 0.75, "falconsai": "/models/vit"})
+    both = judged(0, unsafe=0.5, unsafe_falconsai=0.9)
+
+    assert verdict([judged(0, unsafe=0.5, unsafe_falconsai=0.8)], rules) == Accept(0)
+    assert verdict([both], rules) == Reject(
+        "try 0: unsafe_falconsai=0.90: must be below 0.85 (quality.safety.max_falconsai)", is_unsafe=True
+    )
+    assert verdict([both], quality()) == Accept(0), "a score that no rule limits"
+    assert missing_scores(judged(0).scores, rules) == ["unsafe_falconsai"]
+    assert explain_unsafe({"unsafe": 0.75, "unsafe_falconsai": 0.9}, rules) == (
+        "unsafe=0.75: must be below 0.75 (quality.safety.max_score); "
+        "unsafe_falconsai=0.90: must be below 0.85 (quality.safety.max_falconsai)"
+    )
+
+
+def test_the_limits_of_a_run_are_named_by_score() -> None:
+    limits = thresholds(quality(technical=False))
+
+    assert limits == {"likeness_mean": 0.5, "likeness_p10": 0.3, "likeness_face_share": 0.8, "unsafe": 0.8}
+    assert thresholds(quality())["technical_num_cuts"] == 0
 
 
 def test_more_reseeds_reopen_a_rejected_clip() -> None:
