@@ -107,3 +107,16 @@ def test_best_of_two_renders_both_seeds_of_every_clip_but_one_of_a_given_seed(ma
     ids = [str(r["clip_id"]) for r in job.metadata()]
     assert [[t.number for t in read_tries(job.output, clip_id, 1)] for clip_id in ids] == [[0, 1], [0]]
     assert {commit["attempt"] for commit in job.commits()} == {r["attempt"] for r in job.metadata()}
+
+
+@pytest.mark.slow
+def test_an_unsafe_photo_rejects_its_rows_and_nothing_is_rendered_or_tried_again(make_job: Callable[..., Job]) -> None:
+    job = make_job({"safety": {"max_score": 1e-4}}, num_rows=2)
+    for _ in range(2):
+        result = job.run()
+        assert result.exit_code == 3, result.stderr
+        assert outcomes(job) == [("rejected", "UnsafePhoto")] * 2
+        assert all("must be below 0.0001 (quality.safety.max_score)" in str(r["error"]) for r in job.metadata())
+    assert "0 to render" in result.stdout
+    assert [event.kind for event in job.events()] == ["rejected"] * 2
+    assert [*storage.list_files(storage.join(job.output, "clips"))] == []
