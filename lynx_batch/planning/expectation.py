@@ -6,6 +6,7 @@ Tries of one clip are taken to be independent. A photo that suits the model badl
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lynx_batch.clip import ClipSpec
 from lynx_batch.config import QualityConfig
 from lynx_batch.planning.verdict import JudgedTry, Numbers, broken_rules, is_unsafe, missing_scores
 
@@ -37,6 +38,18 @@ class PassCount:
     def share(self) -> float:
         """The share that is expected of further tries: the assumed one while there are too few."""
         return self.num_passed / self.num_tries if self.is_enough else PRIOR_PASS_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class TryForecast:
+    """How many tries the clips of a run are expected to take under its rules."""
+
+    quality: QualityConfig
+    counted: PassCount
+
+    def of(self, clip: ClipSpec) -> float:
+        numbers = Numbers.of(self.quality, is_seed_given=clip.request.is_seed_given)
+        return expected_tries(self.counted.share, numbers)
 
 
 def passes(judged: JudgedTry, quality: QualityConfig) -> bool:
