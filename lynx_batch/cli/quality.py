@@ -104,7 +104,7 @@ def _show_scores(shown: "Sequence[Distribution]") -> None:
             table.add_row(each.score, _bars(each.histogram(NUM_BINS), bars), *numbers)
     console.print(table)
     if constant := [f"{each.score} {each.low:g}" for each in shown if each.is_constant]:
-        console.print(f"the same in every try, so without a limit: {', '.join(constant)}")
+        console.print(f"the same in every try: {', '.join(constant)}")
 
 
 def _bars(counts: list[int], bars: str) -> str:
@@ -119,7 +119,7 @@ def _choose(
     pass_rate: float,
     labelled: "Sequence[tuple[ScoredTry, bool]] | None",
 ) -> "Candidate | None":
-    """Shows what several rules lead to. Returns those to be used; None if no score varies."""
+    """Shows what several rules lead to. Returns those to be used; None if they have no new limit."""
     from lynx_batch.planning.calibration import assess, is_usable, limits_for_labels, limits_for_pass_rate, limits_of
 
     tries = [each.judged for each in usable]
@@ -127,7 +127,7 @@ def _choose(
     if labelled is not None and {is_good for _, is_good in known} != {True, False}:
         raise ConfigError("--labels: there must be good and bad tries with all scores that these rules need")
     found = {rate: limits_for_pass_rate(tries, policy, rate) for rate in sorted({*PASS_RATES, pass_rate}, reverse=True)}
-    candidates = {rate: assess(f"{rate:.3g}", quality, usable, known) for rate, quality in found.items()}
+    candidates = {rate: assess(f"pass rate {rate:.3g}", quality, usable, known) for rate, quality in found.items()}
     chosen = candidates[pass_rate]
     shown = [*candidates.values()]
     if limits_of(policy):
@@ -136,8 +136,11 @@ def _choose(
         chosen = assess("labels", limits_for_labels(known, policy), usable, known)
         shown.insert(0, chosen)
     _show_candidates(shown, chosen)
-    if not limits_of(chosen.quality):
-        say("no limit of likeness can be chosen: no such score varies, or none helps to tell good from bad")
+    if limits_of(chosen.quality).items() <= limits_of(policy).items():
+        say(
+            "no new limit: all tries have other faults, no score of likeness varies or tells good from bad, "
+            "or that run has these limits already"
+        )
         return None
     return chosen
 
@@ -151,7 +154,7 @@ def _show_candidates(candidates: "Sequence[Candidate]", chosen: "Candidate") -> 
     for each in candidates:
         limits = limits_of(each.quality)
         table.add_row(
-            f"{each.aim}{' (chosen)' if each is chosen else ''}",
+            f"{each.aim.removeprefix('pass rate ')}{' (chosen)' if each is chosen else ''}",
             *(f"{limits[rule]:g}" if rule in limits else "" for rule in RULES),
             f"{each.pass_share:.0%}",
             f"{each.tries_per_clip:.2f}",
@@ -180,15 +183,11 @@ def _draw(shown: "Sequence[Distribution]", chosen: "Candidate | None", out: Path
     say(f"all scores: {out}")
 
 
-def _aim(chosen: "Candidate") -> str:
-    return "labels" if chosen.balanced_accuracy is not None else f"pass rate {chosen.aim}"
-
-
 def _show_block(output: str, chosen: "Candidate", num_tries: int) -> None:
     from lynx_batch.yaml_text import write_yaml
 
     section = {"quality": chosen.quality.model_dump(mode="json", exclude_none=True)}
     say(
-        f"\n# limits for {_aim(chosen)}, from {num_tries} tries at {storage.redact(output)}, of which {chosen.pass_share:.0%} pass"
+        f"\n# limits for {chosen.aim}, from {num_tries} tries at {storage.redact(output)}, of which {chosen.pass_share:.0%} pass"
     )
     say(write_yaml(section), ends_line=False)

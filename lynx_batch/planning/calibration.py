@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import ge
 from statistics import fmean
 
 from lynx_batch.config import QualityConfig
@@ -80,16 +81,18 @@ def limits_for_pass_rate(tries: Sequence[JudgedTry], policy: QualityConfig, pass
     whole = [judged for judged in tries if passes(judged, base)]
     if not (whole and rules):
         return base
-    ascending = {rule: sorted(judged.scores[likeness_score(rule)] for judged in whole) for rule in rules}
+    rows = [tuple(judged.scores[likeness_score(rule)] for rule in rules) for judged in whole]
+    ascending = [sorted(values) for values in zip(*rows, strict=True)]
 
-    def limits(num_below: int) -> QualityConfig:
-        return with_limits(base, {rule: round_down(values[num_below]) for rule, values in ascending.items()})
+    def limits(num_below: int) -> list[float]:
+        return [round_down(values[num_below]) for values in ascending]
 
     def misses(num_below: int) -> bool:
-        quality = limits(num_below)
-        return sum(passes(judged, quality) for judged in whole) < pass_rate * len(whole)
+        least = limits(num_below)
+        return sum(all(map(ge, row, least)) for row in rows) < pass_rate * len(rows)
 
-    return limits(max(0, bisect_left(range(len(whole)), True, key=misses) - 1))
+    num_below = bisect_left(range(len(rows)), True, key=misses) - 1
+    return with_limits(base, dict(zip(rules, limits(max(0, num_below)), strict=True)))
 
 
 def limits_for_labels(labelled: Labelled, policy: QualityConfig) -> QualityConfig:

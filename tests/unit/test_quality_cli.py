@@ -101,7 +101,7 @@ def test_a_block_for_the_wanted_pass_rate_keeps_the_other_rules(told: str) -> No
 
 def test_every_score_and_what_each_pass_rate_costs_are_told(told: str) -> None:
     assert "36 judged tries of 33 clips, 33 of them committed" in told
-    assert "the same in every try, so without a limit: likeness_face_share 1, motion_mean 0.02" in told
+    assert "the same in every try: likeness_face_share 1, motion_mean 0.02" in told
     (mean,) = (line for line in told.splitlines() if line.startswith("likeness_mean"))
     assert mean.split()[-3:] == ["0.1", "0.635", "0.9"]
     (chosen,) = (line for line in told.splitlines() if "(chosen)" in line)
