@@ -18,6 +18,7 @@ from lynx_batch.preparation.selection import Selection
 
 # pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
 if TYPE_CHECKING:
+    from lynx_batch.planning.expectation import PassCount
     from lynx_batch.planning.layout import Node
     from lynx_batch.planning.plan import Option
     from lynx_batch.preparation.forecast import RunForecast
@@ -65,6 +66,8 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "num_unreachable": forecast.num_unreachable,
         "num_to_render": forecast.num_to_render,
         "num_timings": forecast.num_timings,
+        "tries_per_clip": forecast.num_tries,
+        "judged": _judged(forecast),
         "num_unfit": forecast.num_unfit,
         "ideal_s": forecast.ideal_s,
         "deadline_s": deadline_s,
@@ -99,6 +102,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
         f"{excess:.1%} longer than if every GPU were busy to the end in groups of one"
     )
     console.print(_basis(forecast, nodes))
+    if forecast.judged is not None:
+        console.print(f"tries: {forecast.num_tries:.2f} per clip expected, {_explain_tries(forecast.judged)}")
     if forecast.num_unfit:
         console.print(
             f"memory: by the estimate, {forecast.num_unfit} of the clips fit no group; "
@@ -129,6 +134,21 @@ def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
     if forecast.num_timings:
         return f"figures: shipped, corrected by {forecast.num_timings} clips rendered at this output"
     return f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was rendered at this output yet"
+
+
+def _judged(forecast: "RunForecast") -> dict[str, object] | None:
+    judged = forecast.judged
+    if judged is None:
+        return None
+    return {**asdict(judged), "pass_share": judged.share, "is_assumed": not judged.is_enough}
+
+
+def _explain_tries(judged: "PassCount") -> str:
+    from lynx_batch.planning.expectation import MIN_TRIES
+
+    if judged.is_enough:
+        return f"as {judged.num_passed} of {judged.num_tries} that were judged here pass these rules"
+    return f"{judged.share:.0%} are assumed to pass, as {judged.num_tries} were judged here ({MIN_TRIES} are needed)"
 
 
 def _compare(chosen: "Option", deadline_s: float, nodes: "tuple[Node, ...]") -> str:

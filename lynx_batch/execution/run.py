@@ -23,7 +23,7 @@ from lynx_batch.output import FOLDERS, TRIES
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
-from lynx_batch.preparation.forecast import cost_model, ways_to_render
+from lynx_batch.preparation.forecast import cost_model, forecast_tries, ways_to_render
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.package import refuse_private_paths
@@ -221,7 +221,7 @@ def _drive(
     def drive() -> None:
         with connected(config.cluster) as slots:
             if schedule.is_finished:
-                _plan(config, recorder, schedule, slots, cost)
+                _plan(config, model, recorder, schedule, slots, cost)
             driver.run(slots, find_head(is_local=config.cluster.is_local))
 
     try:
@@ -233,13 +233,21 @@ def _drive(
         drive()
 
 
-def _plan(config: RunConfig, recorder: RunRecorder, schedule: Schedule, slots: Slots, cost: CostModel) -> None:
+def _plan(
+    config: RunConfig,
+    model: CheckedModel,
+    recorder: RunRecorder,
+    schedule: Schedule,
+    slots: Slots,
+    cost: CostModel,
+) -> None:
     """Plans the open clips on the nodes that the cluster has now."""
     if has_several_machines():
         refuse_private_paths(
             config, dict.fromkeys(portrait.uri for clip in recorder.open_clips for portrait in clip.portraits)
         )
-    chosen = best(ways_to_render(recorder.open_clips, tuple(slots.nodes.values()), cost, config.cluster))
+    nodes, tries = tuple(slots.nodes.values()), forecast_tries(config, model)
+    chosen = best(ways_to_render(recorder.open_clips, nodes, cost, config.cluster, tries))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
     deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
     schedule.plan(chosen.clips, chosen.sizes, deaths)

@@ -78,7 +78,7 @@ def build_from_table_file(uri: str) -> pa.Table:
         faults += [f"line {number}: {fault}" for fault in found]
         rows.append(_locate(row, folder))
     if faults:
-        raise ConfigError(_list_faults(source, faults))
+        raise ConfigError(list_faults(source, faults))
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
@@ -176,7 +176,7 @@ def _read_csv(text: str, source: str) -> Iterator[Line]:
         names = [name.strip() for name in next(reader, [])]
         faults = explain_columns(names)
         if faults:
-            raise ConfigError(_list_faults(source, [f"line 1: {fault}" for fault in faults]))
+            raise ConfigError(list_faults(source, [f"line 1: {fault}" for fault in faults]))
         last = reader.line_num
         for cells in reader:
             if cells:
@@ -223,7 +223,7 @@ def _locate(row: dict[str, object], folder: str) -> dict[str, object]:
     return row | {"subject_uri": resolve(uri, folder)} if isinstance(uri, str) and uri.strip() else row
 
 
-def _list_faults(source: str, faults: list[str]) -> str:
+def list_faults(source: str, faults: list[str]) -> str:
     shown = faults[:MAX_FAULTS_SHOWN]
     more = [f"... and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
     return "\n  ".join([f"{source}: {len(faults)} fault(s)", *shown, *more])

@@ -20,12 +20,15 @@ CLASS_RATIO = 1.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedClip:
-    """A clip with its work, the smallest group size that may render it, and the predicted seconds at that size."""
+    """A clip with its work, the smallest group size that may render it, the predicted seconds of a try at that size, and the number of
+    tries to expect.
+    """
 
     clip: ClipSpec
     work: Work
     group_size: int
     seconds: float
+    num_tries: float = 1.0
 
     @property
     def gpu_s(self) -> float:

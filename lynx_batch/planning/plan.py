@@ -1,11 +1,12 @@
 """The plan of a run: the group size of each clip, chosen by simulating the run."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.planning.cost import LOAD_S, CostModel, GpuType, Work, works_of
+from lynx_batch.planning.expectation import TryForecast
 from lynx_batch.planning.layout import URGENT_PRIORITY, Node, allot
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.simulate import Forecast, Simulation
@@ -27,10 +28,16 @@ def options(
     nodes: tuple[Node, ...],
     sizes: tuple[int, ...],
     max_groups: int | None = None,
+    tries: TryForecast | None = None,
 ) -> list[Option]:
-    """One option for each size that could be the smallest one used, simulated on `nodes`. The widest of `sizes` must fit a node."""
+    """One option for each size that could be the smallest one used, simulated on `nodes`. The widest of `sizes` must fit a node.
+
+    Without `tries`, each clip takes one.
+    """
     works = works_of((clip.params for clip in clips), cost.engine)
-    planned = [(sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:])) for index in range(len(sizes))]
+    planned = [
+        (sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:], tries)) for index in range(len(sizes))
+    ]
     return [
         Option(sizes=s, clips=p, forecast=Simulation(p, nodes, cost, sizes=s, max_groups=max_groups).run())
         for s, p in planned
@@ -44,7 +51,9 @@ def best(options: Iterable[Option]) -> Option:
 
 def ideal_s(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> float:
     """The makespan if all GPUs load the model once and are then busy to the end, in groups of one."""
-    counts = Counter(planned.work for planned in clips)
+    counts: defaultdict[Work, float] = defaultdict(float)
+    for planned in clips:
+        counts[planned.work] += planned.num_tries
     pace = sum(node.num_gpus / sum(num * cost.seconds(w, 1, node.gpu) for w, num in counts.items()) for node in nodes)
     return LOAD_S + 1 / pace
 
@@ -61,7 +70,12 @@ def _typical_gpu(nodes: tuple[Node, ...]) -> GpuType:
 
 
 def _plan_clips(
-    clips: Sequence[ClipSpec], works: Sequence[Work], cost: CostModel, nodes: tuple[Node, ...], sizes: tuple[int, ...]
+    clips: Sequence[ClipSpec],
+    works: Sequence[Work],
+    cost: CostModel,
+    nodes: tuple[Node, ...],
+    sizes: tuple[int, ...],
+    tries: TryForecast | None,
 ) -> list[PlannedClip]:
     gpu, num_gpus = _typical_gpu(nodes), sum(node.num_gpus for node in nodes)
     allotted = allot(works, cost=cost, gpu=gpu, num_gpus=num_gpus, sizes=sizes)
@@ -69,5 +83,8 @@ def _plan_clips(
     planned = []
     for clip, work in zip(clips, works, strict=True):
         size = sizes[-1] if clip.request.priority >= URGENT_PRIORITY else allotted[work]
-        planned.append(PlannedClip(clip=clip, work=work, group_size=size, seconds=seconds[work, size]))
+        num_tries = 1.0 if tries is None else tries.of(clip)
+        planned.append(
+            PlannedClip(clip=clip, work=work, group_size=size, seconds=seconds[work, size], num_tries=num_tries)
+        )
     return planned

@@ -95,7 +95,7 @@ class Simulation:
         for group in idle:
             if planned := self._schedule.take(group.name):
                 gpu = self._nodes[group.node].gpu
-                seconds = self._cost.seconds(planned.work, group.size, gpu)
+                seconds = planned.num_tries * self._cost.seconds(planned.work, group.size, gpu)
                 self._busy_gpu_s += seconds * group.size
                 self._push(now_s + seconds, group, planned.clip.clip_id)
             elif self._schedule.is_useless(group.name):

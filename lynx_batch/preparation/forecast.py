@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import fmean
 
 from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.judged import read_sample
 from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
+from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
 from lynx_batch.preparation.model import CheckedModel
@@ -25,6 +28,8 @@ class RunForecast:
 
     `num_timings` earlier clips corrected the shipped figures. By the estimate, no group has enough memory for `num_unfit` clips.
     If there is nothing to render, `ways` is empty and `chosen` is None.
+    With a quality gate, each of the clips is expected to take `num_tries` on average, because of the tries in `judged`; without one,
+    `judged` is None.
     """
 
     num_rows: int
@@ -35,6 +40,8 @@ class RunForecast:
     outage: str
     num_to_render: int
     num_timings: int
+    num_tries: float
+    judged: PassCount | None
     num_unfit: int
     ideal_s: float
     ways: list[Option]
@@ -51,7 +58,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
     timings = read_timings(config.output, prepared.model.identity)
     cost = cost_model(config.engine.options, prepared.model, timings)
-    ways = ways_to_render(clips, nodes, cost, config.cluster) if clips else []
+    tries = forecast_tries(config, prepared.model)
+    ways = ways_to_render(clips, nodes, cost, config.cluster, tries) if clips else []
     chosen = best(ways) if ways else None
     return RunForecast(
         num_rows=prepared.manifest.num_rows,
@@ -62,6 +70,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         outage=prepared.outage,
         num_to_render=len(clips),
         num_timings=len(timings),
+        num_tries=fmean(planned.num_tries for planned in chosen.clips) if chosen else 1.0,
+        judged=tries.counted if tries else None,
         num_unfit=num_unfit(chosen.clips, cost, nodes) if chosen else 0,
         ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
         ways=ways,
@@ -80,15 +90,31 @@ def cost_model(options: EngineOptions, model: CheckedModel, timings: Sequence[Ti
     return CostModel(engine=engine).fitted(observations)
 
 
+def forecast_tries(config: RunConfig, model: CheckedModel) -> TryForecast | None:
+    """How many tries clips are expected to take, by those of the same weights and numerics that were judged at this output.
+
+    None if the run does not judge.
+    """
+    if config.quality is None:
+        return None
+    judged = read_sample(config.output, model.identity)
+    return TryForecast(config.quality, PassCount.of(judged, config.quality))
+
+
 def ways_to_render(
-    clips: Sequence[ClipSpec], nodes: tuple[Node, ...], cost: CostModel, cluster: ClusterConfig
+    clips: Sequence[ClipSpec],
+    nodes: tuple[Node, ...],
+    cost: CostModel,
+    cluster: ClusterConfig,
+    tries: TryForecast | None,
 ) -> list[Option]:
     """One forecast for each smallest group size that `cluster.gpus_per_group` allows.
 
     Raises:
         ConfigError: If no node has as many GPUs as it asks for.
     """
-    return options(clips, cost=cost, nodes=nodes, sizes=_sizes(nodes, cluster), max_groups=cluster.max_groups)
+    sizes = _sizes(nodes, cluster)
+    return options(clips, cost=cost, nodes=nodes, sizes=sizes, max_groups=cluster.max_groups, tries=tries)
 
 
 def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:

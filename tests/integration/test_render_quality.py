@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from lynx_batch import storage
+from lynx_batch.config import load_run_config
+from lynx_batch.ledger.judged import read_sample
 from lynx_batch.ledger.tries import read_tries
+from lynx_batch.preparation.model import check_model
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from tests.builders import HOPPER, row
 from tests.jobs import Job, invoke
@@ -83,6 +86,12 @@ def test_rejected_clips_stay_rejected_until_the_rules_allow_more(make_job: Calla
     assert [r["accepted_by"] for r in job.metadata()] == ["Ada", None, None]
     assert [dict(r["thresholds"]) for r in job.metadata()] == [{}, *[{"likeness_face_share": 0.0}] * 2]
     assert {commit["try_number"] for commit in job.commits()} <= {0, 1}
+
+    told = invoke("quality", "calibrate", job.output, "--out", str(job.folder / "quality.png"))
+    assert told.exit_code == 0, told.output
+    assert "6 judged tries of 3 clips, 3 of them committed" in told.stdout
+    identity = check_model(load_run_config(job.folder / "run.yaml", {})).identity
+    assert len(read_sample(job.output, identity)) == 6, "what `plan` expects tries by"
 
 
 @pytest.mark.slow

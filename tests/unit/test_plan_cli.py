@@ -1,6 +1,7 @@
 """`lynx-batch plan`, as its user types it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from lynx_batch.cli.options import parse_duration
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.model import check_model
 from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
@@ -115,6 +117,63 @@ def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> No
 
     assert (before["num_timings"], after["num_timings"]) == (0, 3)
     assert after["options"][0]["makespan_s"] > before["options"][0]["makespan_s"] + 100
+
+
+GATE = "quality={technical: false, likeness: {min_mean: 0.5}}"
+
+
+def judge_here(run_file: Path, num_passed: int, num_failed: int) -> None:
+    """Records tries of the run's model at its output. All likenesses but those of `num_passed` are below 0.5."""
+    config = load_run_config(run_file, {})
+    identity = asdict(check_model(config).identity)
+    for number in range(num_passed + num_failed):
+        mean = 0.6 if number < num_passed else 0.4
+        made = record(f"{number:032x}").model_copy(update={"identity": identity})
+        scores = {"likeness_mean": mean, "likeness_p10": mean, "likeness_face_share": 1.0}
+        judged = TryRecord(
+            clip_id=made.clip_id, edition=1, number=0, judged_at=NOW, scores=scores, scorers={}, commit=made
+        )
+        record_try(config.output, judged, is_store_safe=True)
+
+
+def test_without_judged_tries_the_share_that_passes_is_assumed_and_told(run_file: Path) -> None:
+    without, with_gate = (json.loads(run(str(run_file), *gate, "--json")) for gate in ((), ("--set", GATE)))
+    assert (without["tries_per_clip"], without["judged"]) == (1, None)
+    assert with_gate["tries_per_clip"] == pytest.approx(1 + 0.2 + 0.2**2)
+    assert with_gate["judged"] == {"num_passed": 0, "num_tries": 0, "pass_share": 0.8, "is_assumed": True}
+    loading_s = 60.0
+    assert with_gate["ideal_s"] - loading_s == pytest.approx(1.24 * (without["ideal_s"] - loading_s))
+    assert with_gate["options"][0]["gpu_hours"] > without["options"][0]["gpu_hours"]
+    told = "tries: 1.24 per clip expected, 80% are assumed to pass, as 0 were judged here (10 are needed)"
+    assert told in run(str(run_file), "--set", GATE)
+
+
+def test_tries_that_were_judged_here_replace_the_assumption(run_file: Path) -> None:
+    judge_here(run_file, 6, 6)
+    told = json.loads(run(str(run_file), "--set", GATE, "--json"))
+    assert told["tries_per_clip"] == pytest.approx(1 + 0.5 + 0.25)
+    assert (told["num_to_render"], told["judged"]["is_assumed"]) == (12, False), "other clips were judged"
+    assert "as 6 of 12 that were judged here pass these rules" in run(str(run_file), "--set", GATE)
+    easier = json.loads(run(str(run_file), "--set", GATE.replace("0.5", "0.3"), "--json"))
+    assert easier["tries_per_clip"] == 1
+    best = json.loads(run(str(run_file), "--set", GATE, "--set", "quality.best_of=3", "--json"))
+    assert best["tries_per_clip"] == pytest.approx(3 + 0.5**3 + 0.5**4)
+    of_others = json.loads(run(str(run_file), "--set", GATE, "--set", "engine.precision=bfloat16", "--json"))
+    assert of_others["judged"]["num_tries"] == 0, "rendered with another precision"
+
+
+def test_too_few_judged_tries_are_told(run_file: Path) -> None:
+    judge_here(run_file, 0, 4)
+    assert "80% are assumed to pass, as 4 were judged here" in run(str(run_file), "--set", GATE)
+
+
+def test_rows_that_give_their_seed_take_one_try_unless_they_may_be_reseeded(run_file: Path) -> None:
+    write_manifest(run_file.parent / "manifest.parquet", [row(prompt="p", seed=seed) for seed in (1, 2, 3, None)])
+    told = [
+        json.loads(run(str(run_file), "--set", GATE, "--set", f"quality.reseed_given={may}", "--json"))
+        for may in ("false", "true")
+    ]
+    assert [plan["tries_per_clip"] for plan in told] == pytest.approx([(3 + 1.24) / 4, 1.24])
 
 
 @pytest.mark.parametrize("pool", ["8", "8xT4", "0xH100", "8xH100@", "H100"])

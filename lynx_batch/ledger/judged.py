@@ -1,0 +1,113 @@
+"""The judged tries of an output location, to learn from: those that were recorded, and commits that have scores but no such record."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from pydantic import ValidationError
+
+from lynx_batch import storage
+from lynx_batch.clip import RenderIdentity, canonical_json
+from lynx_batch.config import QualityConfig
+from lynx_batch.errors import ConfigError, MissingObject
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.history import known_commits
+from lynx_batch.ledger.records import read_records, warn_left_out
+from lynx_batch.ledger.runs import read_runs
+from lynx_batch.ledger.tries import TryRecord
+from lynx_batch.output import RUN_FILE, TRIES, TryName, parse_try, run_file_uri
+from lynx_batch.planning.calibration import ScoredTry
+from lynx_batch.planning.verdict import JudgedTry
+from lynx_batch.stages import BUSY_STAGES
+from lynx_batch.yaml_text import read_yaml
+
+MAX_CLIPS = 1000
+"""Enough for a share of tries that pass. ClipIds are digests, so the first ones are a fair sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedTries:
+    """`num_judges`: how many different sets of scorers judged the recorded tries. Their scores may not be comparable."""
+
+    tries: list[ScoredTry]
+    num_judges: int
+
+
+def read_judged(output: str) -> JudgedTries:
+    """All judged tries, by clip and number. Damaged records are named in a warning and left out."""
+    return _read(output, _list_tries(output), list_editions(output).in_force)
+
+
+def read_sample(output: str, identity: RenderIdentity) -> list[JudgedTry]:
+    """The judged tries of at most `MAX_CLIPS` clips that were rendered with these weights and numerics."""
+    tries, in_force = _list_tries(output), list_editions(output).in_force
+    chosen = sorted({name.clip_id for name in tries} | in_force.keys())[:MAX_CLIPS]
+    last = chosen[-1] if chosen else ""
+    judged = _read(
+        output,
+        {name: uri for name, uri in tries.items() if name.clip_id <= last},
+        {clip_id: edition for clip_id, edition in in_force.items() if clip_id <= last},
+        identity,
+    )
+    return [each.judged for each in judged.tries]
+
+
+def newest_policy(output: str) -> tuple[str, QualityConfig] | None:
+    """The newest run that judged its clips, and its rules. None if there is none, or this version cannot read its run file."""
+    for run in reversed(read_runs(output)):
+        uri = run_file_uri(output, run.run_id, RUN_FILE)
+        try:
+            content = read_yaml(storage.read_bytes(uri).decode(), source=storage.redact(uri))
+            if isinstance(content, dict) and content.get("quality") is not None:
+                return run.run_id, QualityConfig.model_validate(content["quality"])
+        except (MissingObject, ConfigError, ValidationError, UnicodeDecodeError) as error:
+            warn_left_out(f"{storage.redact(uri)}: not the run file of a run: {error}")
+    return None
+
+
+def _list_tries(output: str) -> dict[TryName, str]:
+    listed = (file.uri for file in storage.list_files(storage.join(output, TRIES)))
+    return {name: uri for uri in sorted(listed) if (name := parse_try(uri))}
+
+
+def _read(
+    output: str, tries: Mapping[TryName, str], in_force: Mapping[str, int], identity: RenderIdentity | None = None
+) -> JudgedTries:
+    """The tries in these files and the commits of these editions; with `identity`, only those that it rendered."""
+    commits = {_name_of(commit): commit for commit in known_commits(output, in_force) if _is_of(commit, identity)}
+    listed = (record for _, record in read_records(TryRecord, [*tries.values()]))
+    records = {record.name: record for record in listed if _is_of(record.commit, identity)}
+    scored = {
+        name: _scored(commit, commit.scores, is_committed=True) for name, commit in commits.items() if commit.scores
+    }
+    for name, record in records.items():
+        is_committed = name in commits
+        scored[name] = _scored(record.commit, record.scores, is_committed=is_committed, is_unsafe=record.is_unsafe)
+    judges = {canonical_json(record.scorers) for record in records.values()}
+    return JudgedTries(tries=[scored[name] for name in sorted(scored)], num_judges=len(judges))
+
+
+def _name_of(commit: CommitRecord) -> TryName:
+    return TryName(commit.clip_id, commit.edition, commit.try_number)
+
+
+def _is_of(commit: CommitRecord, identity: RenderIdentity | None) -> bool:
+    return identity is None or _as_text(commit.identity) == _as_text(asdict(identity))
+
+
+def _scored(
+    commit: CommitRecord, scores: Mapping[str, float], *, is_committed: bool, is_unsafe: bool = False
+) -> ScoredTry:
+    busy = [commit.stage_s[stage.column] for stage in BUSY_STAGES if stage.column in commit.stage_s]
+    return ScoredTry(
+        clip_id=commit.clip_id,
+        edition=commit.edition,
+        judged=JudgedTry(number=commit.try_number, scores=scores, is_unsafe=is_unsafe),
+        gpu_s=commit.group_size * sum(busy) if busy else None,
+        is_committed=is_committed,
+    )
+
+
+def _as_text(identity: Mapping[str, object]) -> dict[str, str]:
+    """As the metadata keeps it."""
+    return {name: str(value) for name, value in identity.items() if value is not None}
