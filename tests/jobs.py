@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -64,7 +65,7 @@ class Job:
         stdout, stderr = process.communicate(timeout=self.deadline_s)
         return Result(process.returncode, stdout, stderr)
 
-    def metadata(self) -> list[dict[str, object]]:
+    def metadata(self) -> list[dict[str, Any]]:
         """The rows of the newest run."""
         newest = max((Path(self.output) / "metadata").iterdir())
         return sorted(pq.read_table(newest, partitioning=None).to_pylist(), key=lambda row: row["row"])
