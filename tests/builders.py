@@ -1,5 +1,6 @@
 """What tests are made of: subjects, clips, manifests, run files, and what a ledger holds."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -264,3 +265,14 @@ def deliver(
     stored = encoded.stored_as(clip_id, attempt)
     upload(encoded, stored, output=output)
     return stored
+
+
+def files_below(output: str, folder: str) -> set[str]:
+    return {str(path.relative_to(output)) for path in Path(output, folder).rglob("*") if path.is_file()}
+
+
+def make_older(output: str, *, hours: float) -> None:
+    """As if everything had been written so long ago, by the store's clock."""
+    for path in Path(output).rglob("*"):
+        seconds = path.stat().st_mtime - hours * 3600
+        os.utime(path, (seconds, seconds))

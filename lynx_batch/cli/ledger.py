@@ -239,7 +239,7 @@ def _describe_judged(judged: "JudgedClips") -> list[str]:
         f"{judged.num_unsafe} are unsafe; {judged.num_reseeds} reseeds"
     ]
     if judged.rejected_by:
-        rules = ", ".join(f"{rule} ({num})" for rule, num in judged.rejected_by.most_common())
+        rules = ", ".join(f"{rule} ({num})" for rule, num in judged.rejected_by.items())
         lines.append(f"rejected by {rules}")
     if judged.num_unjudged:
         lines.append(f"{judged.num_unjudged} committed clips were not judged")

@@ -27,7 +27,7 @@ class JudgedClips:
     num_unjudged: int
     num_below: int
     num_reseeds: int
-    rejected_by: Counter[str]
+    rejected_by: dict[str, int]
 
     @property
     def pass_rate(self) -> float | None:
@@ -51,7 +51,7 @@ def summarise_judged(output: str, editions: Editions, quality: QualityConfig | N
         num_unjudged=sum(not known for known in scores),
         num_below=sum(_is_below(known, quality) for known in scores if known) if quality else 0,
         num_reseeds=len(tries) - len({(name.clip_id, name.edition) for name in tries}),
-        rejected_by=Counter(rule for row in rejections for rule in rules_in(row["error"] or "")),
+        rejected_by=dict(Counter(rule for row in rejections for rule in rules_in(row["error"] or "")).most_common()),
     )
 
 

@@ -146,7 +146,8 @@ def test_what_is_asked_for_depends_on_what_became_of_the_last_redo() -> None:
     given_up = {"failed": "OutOfMemory", "poor": NOT_GOOD_ENOUGH, "unsafe": UNSAFE_CONTENT}
     plan = plan_redo(clips, editions, given_up)
     assert plan.editions == {"new": 2, "poor": 3, "done": 4}
-    assert (plan.waiting, plan.unsafe) == ({"open", "failed"}, {"unsafe"})
+    assert plan.waiting == frozenset({"open", "failed"})
+    assert plan.unsafe == frozenset({"unsafe"})
 
 
 def test_the_command_asks_once_for_the_clips_with_low_scores(output: str) -> None:
