@@ -61,8 +61,8 @@ class RunRecorder:
 
     Call `settle_past` first, then report any number of attempts, then `close`; in between, store errors are logged, not raised.
     `counts` are rows by outcome, `num_rendered_elsewhere` counts rows rendered by other runs, `trace` is what each group did when.
-    `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in `tries`, of the
-    clips that are then open. `clips_gone` are as in `RunEnd`.
+    `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in `numbering`, of
+    the clips that are then open. `clips_gone` are as in `RunEnd`.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None) -> None:

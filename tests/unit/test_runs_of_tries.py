@@ -67,7 +67,7 @@ class World:
     def run(self, run_id: str, quality: QualityConfig | None, fates: st.SearchStrategy[str]) -> RunRecorder | None:
         """None if its driver was killed."""
         recorder = begin(self.output, run_id, self.clips, quality=quality)
-        gate = quality and Gate(self.output, quality, None, is_store_safe=True)  # type: ignore[arg-type]
+        gate = quality and Gate(self.output, quality, None, is_store_safe=True)
         schedule, numbers = Schedule(RetryPolicy()), dict(recorder.first_numbers)
         if recorder.open_clips:
             schedule.plan(map(planned, recorder.open_clips), (1,))
