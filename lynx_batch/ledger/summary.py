@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from lynx_batch.config import QualityConfig
-from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import EventKind
-from lynx_batch.ledger.history import recent_events
+from lynx_batch.ledger.history import given_up_before, recent_events
 from lynx_batch.ledger.judged import JudgedClips, summarise_judged
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.runs import Run, read_quality, read_runs
@@ -28,7 +28,7 @@ class RunState:
 class Summary:
     """Finished clips and runs; `reasons` counts why rows of the newest run were not rendered.
 
-    `num_redo` are committed clips for which `retry --redo` wants another edition. `judged` is None if no clip was judged.
+    `num_redo` are committed clips for which `retry --redo` asked and whose new edition was not given up. `judged` is None if no clip was judged.
     """
 
     num_committed: int
@@ -47,13 +47,18 @@ def summarise(output: str, quality: QualityConfig | None = None) -> Summary:
     rules = quality or (read_quality(output, runs[-1].run_id) if runs else None)
     return Summary(
         num_committed=len(editions.in_force),
-        num_redo=len(editions.redo),
+        num_redo=_count_redo(output, editions),
         judged=summarise_judged(output, editions, rules),
         runs=tuple(RunState(run=run, counts=_counts(output, run)) for run in runs),
         reasons=Counter(f"{outcome}: {error}" for outcome, error in _outcomes(output, runs[-1]) if error)
         if runs
         else Counter(),
     )
+
+
+def _count_redo(output: str, editions: Editions) -> int:
+    waiting = editions.redo.keys() & editions.in_force.keys()
+    return len(waiting - set(given_up_before(output, editions)["clip_id"].to_pylist())) if waiting else 0
 
 
 def _counts(output: str, run: Run) -> Counter[Outcome]:
@@ -73,6 +78,6 @@ def _outcomes(output: str, run: Run) -> Iterator[tuple[Outcome, str]]:
 
 
 def _reason(error_type: str | None, error: str | None) -> str:
-    """What is said alike of all rows with the same cause. What the gate rejected has the rules that were broken, not the scores."""
+    """The same text for all rows with the same cause: of what the gate rejected, the rules that were broken, without the scores."""
     rules = rules_in(error or "") if error_type == NOT_GOOD_ENOUGH else []
     return f"{error_type}: {', '.join(rules) or error}" if error_type else ""

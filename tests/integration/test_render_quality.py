@@ -142,6 +142,7 @@ def scripted(make_job: Callable[..., Job]) -> Scripted:
 
 
 @pytest.mark.slow
+@pytest.mark.only_chaos
 def test_clips_whose_first_seeds_fail_are_rendered_with_the_next_ones(scripted: Scripted) -> None:
     done = scripted.job.run()
 
@@ -168,3 +169,23 @@ def test_a_recorded_try_is_not_rendered_again_after_a_kill(scripted: Scripted) -
     judged_after = scripted.judged()[len(judged_before) :]
     assert not recorded & set(judged_after)
     assert len(judged_after) == len(set(judged_after))
+
+
+@pytest.mark.slow
+def test_a_redo_without_a_gate_commits_another_seed_as_a_new_edition(make_job: Callable[..., Job]) -> None:
+    job = make_job(None, num_rows=2)
+    assert job.run().exit_code == 0
+    (first, second) = job.commits()
+    asked = job.run("--redo", "--where", f"clip_id == '{first['clip_id']}'", command="retry")
+    assert asked.exit_code == 0, asked.stderr
+
+    done = job.run()
+
+    assert done.exit_code == 0, done.stderr
+    redone = next(commit for commit in job.commits() if commit["edition"] == 2 and "attempt" in commit)
+    assert (redone["clip_id"], redone["try_number"], redone["scores"]) == (first["clip_id"], 1, {})
+    assert redone["seed"] != first["seed"]
+    assert {r["clip_id"]: r["attempt"] for r in job.metadata()} == {
+        first["clip_id"]: redone["attempt"],
+        second["clip_id"]: second["attempt"],
+    }

@@ -14,6 +14,7 @@ from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.numbering import first_number, first_numbers
 from lynx_batch.ledger.redo import RedoRequest, plan_redo, request_redo
+from lynx_batch.ledger.summary import summarise
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_CONTENT, Reject, Render
 from lynx_batch.rendering.tasks import Judged, Rendered, RenderTask
 from tests.builders import NOW, begin, ended, record, recorded_try, small_clip, start_run, write_metadata
@@ -118,6 +119,7 @@ def test_a_redo_that_is_rejected_is_the_rows_outcome_and_the_old_edition_is_expo
     assert list_editions(output).in_force["ab12"] == 1
     exported = name_clips(output, "{clip_id}.mp4", datetime.now(UTC)).clips
     assert exported["ab12.mp4"].attempt == "run-1"
+    assert summarise(output).num_redo == 0
     again = begin(output, "again", [seedless()], quality=RULES)
     assert (again.open_clips, again.counts) == ([], {Outcome.REJECTED: 1})
     more = begin(output, "more", [seedless()], quality=RULES.model_copy(update={"max_reseeds": 2}))
