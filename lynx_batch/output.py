@@ -4,6 +4,7 @@
     commits/<kk>/<clip_id>.json                         edition 1 of a clip is committed
     commits/<kk>/<clip_id>.e<n>.json                    edition n is committed
     commits/<kk>/<clip_id>.e<n>.withdrawn.json          edition n is withdrawn
+    commits/<kk>/<clip_id>.e<n>.redo.json               edition n, with another seed, is to replace the one in force
     events/run=<run_id>/<time>-<clip_id>-<attempt>.json
     events/retries/<time>-<random>.json
     metadata/run=<run_id>/part-<number>.parquet
@@ -19,6 +20,7 @@ Functions that end in `_uri` take the URI of the output location and give that o
 import re
 import secrets
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 
 from lynx_batch.storage import join
@@ -47,7 +49,7 @@ RUN_RECORD, RUN_HEARTBEAT, RUN_END = "run.json", "heartbeat.json", "end.json"
 TIME = "%Y%m%dT%H%M%S.%fZ"
 
 _COMMIT = re.compile(
-    r"(?P<folder>[0-9a-f]{2})/(?P<clip>(?P=folder)[0-9a-f]*)(\.e(?P<edition>[1-9]\d*)(?P<withdrawn>\.withdrawn)?)?\.json"
+    r"(?P<folder>[0-9a-f]{2})/(?P<clip>(?P=folder)[0-9a-f]*)(\.e(?P<edition>[1-9]\d*)(\.(?P<kind>withdrawn|redo))?)?\.json"
 )
 _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
 _JUDGEMENT = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)\.e(?P<edition>[1-9]\d*)\.json$")
@@ -59,12 +61,20 @@ _TRY = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)/e(?P<edition>[1-9]\d*)-t(?P<number>
 _VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg)")
 
 
+class RecordKind(StrEnum):
+    """What a record in `commits` says of an edition."""
+
+    COMMITTED = "committed"
+    WITHDRAWN = "withdrawn"
+    REDO = "redo"
+
+
 class CommitName(NamedTuple):
-    """What the name of a commit or of a withdrawal says."""
+    """What the name of a record in `commits` says."""
 
     clip_id: str
     edition: int
-    is_withdrawal: bool
+    kind: RecordKind
 
 
 class VideoName(NamedTuple):
@@ -119,12 +129,18 @@ def withdrawal_uri(output: str, clip_id: str, edition: int) -> str:
     return join(output, COMMITS, clip_id[:2], f"{clip_id}.e{edition}.withdrawn.json")
 
 
+def redo_uri(output: str, clip_id: str, edition: int) -> str:
+    return join(output, COMMITS, clip_id[:2], f"{clip_id}.e{edition}.redo.json")
+
+
 def parse_commit(path: str) -> CommitName | None:
-    """`path` is relative to `commits`. None for a file that is no commit and no withdrawal."""
+    """`path` is relative to `commits`. None for a file that is none of its records."""
     match = _COMMIT.fullmatch(path)
-    if match is None or (match["edition"] == "1" and not match["withdrawn"]):
+    if match is None:
         return None
-    return CommitName(match["clip"], int(match["edition"] or 1), match["withdrawn"] is not None)
+    edition, kind = int(match["edition"] or 1), RecordKind(match["kind"] or RecordKind.COMMITTED)
+    is_odd = match["edition"] == "1" and kind is not RecordKind.WITHDRAWN
+    return None if is_odd else CommitName(match["clip"], edition, kind)
 
 
 def tries_uri(output: str, clip_id: str) -> str:

@@ -1,9 +1,11 @@
 """What tests are made of: subjects, clips, manifests, run files, and what a ledger holds."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Portrait, Rejection, RenderIdentity, StoredClip
-from lynx_batch.config import DefaultsConfig, InputsConfig
+from lynx_batch.config import DefaultsConfig, InputsConfig, QualityConfig
 from lynx_batch.delivery.deliver import encode, upload
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.intake.check import check_rows
@@ -25,6 +27,7 @@ from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunRecord, write_run_record
+from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.planning.cost import OTHER, CostModel, Engine, work_of
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.preparation.model import CheckedModel
@@ -207,20 +210,36 @@ def ended(outcome: Outcome, of: ClipSpec | None = None, *, minutes: int = 0, row
     )
 
 
-def start_run(output: str, run_id: str, *, minutes: int = 0) -> None:
+def start_run(output: str, run_id: str, *, minutes: int = 0, run_yaml: str = "", **columns: list[object]) -> None:
     uris = ["a.jpg", "https://host/b.jpg?signature=1"]
-    manifest = pa.table({"row": [0, 1], "subject_uri": uris})
+    manifest = pa.table({"row": [0, 1], "subject_uri": uris, **columns})
     started = RunRecord(started_at=NOW + timedelta(minutes=minutes), num_rows=2)
-    write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
+    write_run_record(output, run_id, started, run_yaml=run_yaml.encode(), manifest=manifest, environment={})
 
 
-def begin(output: str, run_id: str, clips: list[ClipSpec], rejections: list[Rejection] | None = None) -> RunRecorder:
+def recorded_try(output: str, number: int, *, edition: int = 1, clip_id: str = "ab12", **changes: Any) -> TryRecord:
+    """A try of the clip of `record`, as its worker records it; its likeness is low."""
+    attempt = f"run-{edition}{number}"
+    made = record(clip_id, attempt).model_copy(update={"edition": edition, "try_number": number})
+    known = {"clip_id": clip_id, "edition": edition, "number": number, "scores": {"likeness_p10": 0.1}}
+    judged = TryRecord(**known | {"judged_at": NOW, "scorers": {}, "commit": made} | changes)
+    record_try(output, judged, is_store_safe=True)
+    return judged
+
+
+def begin(
+    output: str,
+    run_id: str,
+    clips: list[ClipSpec],
+    rejections: list[Rejection] | None = None,
+    quality: QualityConfig | None = None,
+) -> RunRecorder:
     """A run that has prepared these clips and rendered none."""
     manifest = pa.table({"row": range(len(clips)), "subject_uri": ["a.jpg"] * len(clips)})
     started = RunRecord(started_at=datetime.now(UTC), num_rows=len(clips))
     write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
     prepared = PreparedRun(manifest=manifest, model=checked_model(), clips=clips, rejections=rejections or [])
-    recorder = RunRecorder(output, run_id, prepared)
+    recorder = RunRecorder(output, run_id, prepared, quality)
     recorder.settle_past()
     return recorder
 
@@ -246,3 +265,14 @@ def deliver(
     stored = encoded.stored_as(clip_id, attempt)
     upload(encoded, stored, output=output)
     return stored
+
+
+def files_below(output: str, folder: str) -> set[str]:
+    return {str(path.relative_to(output)) for path in Path(output, folder).rglob("*") if path.is_file()}
+
+
+def make_older(output: str, *, hours: float) -> None:
+    """As if everything had been written so long ago, by the store's clock."""
+    for path in Path(output).rglob("*"):
+        seconds = path.stat().st_mtime - hours * 3600
+        os.utime(path, (seconds, seconds))

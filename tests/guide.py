@@ -54,7 +54,7 @@ MANIFEST_HELP = {
 METADATA_HELP = {
     "row": "Row of the manifest, counted from 0.",
     "clip_id": "Digest of everything that changes the picture. Null if the row never became a clip.",
-    "edition": "1, or higher if `verify --repair` withdrew earlier editions.",
+    "edition": "1, or higher if `verify --repair` withdrew earlier editions or `retry --redo` asked for another.",
     "outcome": "`rendered`, `rejected` (bad input, no consent, or not good enough), `failed` (out of attempts) or `abandoned` (the run ended first).",
     "rendered_by_run": "The run that rendered the clip: an earlier one if the clip was committed already.",
     "attempts": "Attempts that this run used up, a success included. A fault of a machine uses up none.",
@@ -72,8 +72,8 @@ METADATA_HELP = {
     "face_turned_degrees": "How far the face is rotated clockwise in the photo; it was read upright.",
     "group_size": "Number of GPUs that rendered the clip.",
     "device": "Their type.",
-    "try_number": "Which of the clip's seeds was committed, counted from 0. Above 0 only with a quality gate. If the gate rejected the row: "
-    "its best try, or the one that is unsafe. `seed` and all scores are of that try.",
+    "try_number": "Which of the clip's seeds was committed, counted from 0. Above 0 only with a quality gate or after a redo. If the gate "
+    "rejected the row: its best try, or the one that is unsafe. `seed` and all scores are of that try.",
     "num_tries": "How many tries the clip had. Null without a quality gate.",
     "likeness_mean": "Mean cosine between the photo's face and the judged frames'. Null in this and all other scores: not judged.",
     "likeness_p10": "Tenth percentile of those cosines.",

@@ -2,12 +2,12 @@
 
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,12 @@ from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, UnreadableRecord
 from lynx_batch.places import WRITABLE, explain_place
+
+if TYPE_CHECKING:
+    from lynx_batch.ledger.editions import Editions
+    from lynx_batch.output import TryName
 
 NUM_CLIPS_AT_ONCE = 1000
 MAX_WITHHELD_SHOWN = 50
@@ -75,16 +79,20 @@ def verify(
     sample: Annotated[int | None, typer.Option(min=1, help="Check only this many clips, chosen at random.")] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Withdraw the commits of faulty clips, so that the next run renders them again."),
+        typer.Option(
+            "--repair", help="Withdraw faulty commits and set damaged tries aside: the next run renders them again."
+        ),
     ] = False,
 ) -> None:
     """Read every committed clip: does it exist, have its bytes changed, and does it decode to all its frames?
 
-    Exit codes: 0 all are as committed; 3 some are not, and they are listed.
+    The records of tries are read, too: a damaged one keeps its clip from going on. Exit codes: 0 all are as written; 3 some are not,
+    and they are listed.
     """
     from lynx_batch.ledger.editions import list_editions
 
-    in_force = list_editions(output).in_force
+    editions = list_editions(output)
+    in_force = editions.in_force
     chosen = sorted(in_force) if sample is None else random.sample(sorted(in_force), min(sample, len(in_force)))
     faulty = {}
     for clip_id, faults in _find_faults(output, {clip_id: in_force[clip_id] for clip_id in chosen}):
@@ -93,11 +101,16 @@ def verify(
         if faults:
             faulty[clip_id] = "; ".join(faults)
     say(f"{storage.redact(output)}: {len(chosen)} of {len(in_force)} clips read, {len(faulty)} faulty")
+    damaged = _find_damaged_tries(output)
+    for error in damaged.values():
+        say(str(error))
     if repair:
-        for clip_id, reason in faulty.items():
-            _withdraw(output, clip_id, in_force[clip_id], reason)
+        _withdraw_all(output, editions, faulty)
         say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips again")
-    raise typer.Exit(exits.INCOMPLETE if faulty else exits.DONE)
+    if repair and damaged:
+        _set_aside(output, editions, damaged.keys())
+        say(f"{len(damaged)} damaged tries set aside; the next `lynx-batch render` may render their seeds again")
+    raise typer.Exit(exits.INCOMPLETE if faulty or damaged else exits.DONE)
 
 
 def prune(
@@ -110,7 +123,7 @@ def prune(
         str | None, typer.Option("--run", metavar="RUN", help="Remove only this run's files, whatever their age.")
     ] = None,
 ) -> None:
-    """Remove what killed attempts left behind: videos that no commit names, and saved steps of committed clips.
+    """Remove what is of no use any more: videos that neither a commit nor an open try needs, and saved steps of finished clips.
 
     Files of a run that has not ended stay until it has shown no sign of life for --min-age.
     """
@@ -159,6 +172,19 @@ def _refuse_living(output: str, run_id: str) -> None:
         raise ConfigError(f"--run {run_id!r}: must not be alive, but it is: its heartbeat has just changed")
 
 
+def _withdraw_all(output: str, editions: "Editions", reasons: Mapping[str, str]) -> None:
+    """Withdraws the edition in force of each clip. If a redo of the clip was given up, that goes, too: else nobody would render the clip."""
+    from lynx_batch.ledger.history import given_up_before
+
+    given_up = set(given_up_before(output, editions)["clip_id"].to_pylist()) if reasons else set()
+    for clip_id, reason in reasons.items():
+        _withdraw(output, clip_id, editions.in_force[clip_id], reason)
+        if clip_id in editions.redo and clip_id in given_up:
+            _withdraw(
+                output, clip_id, editions.redo[clip_id], "it was given up, and the edition before it is withdrawn"
+            )
+
+
 def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:
     from lynx_batch.ledger.commits import Withdrawal, withdraw
 
@@ -168,11 +194,36 @@ def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:
     withdraw(output, withdrawal)
 
 
+def _find_damaged_tries(output: str) -> "dict[TryName, UnreadableRecord]":
+    from lynx_batch.ledger.numbering import list_tries
+    from lynx_batch.ledger.tries import read_each
+    from lynx_batch.output import TRIES
+
+    found = read_each(output, list_tries(storage.join(output, TRIES)))
+    return {name: record for name, record in found if isinstance(record, UnreadableRecord)}
+
+
+def _set_aside(output: str, editions: "Editions", names: "Iterable[TryName]") -> None:
+    """Renames the records, and lets clips that failed because of them be tried again."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from lynx_batch.ledger.history import ask_again, given_up_before
+    from lynx_batch.ledger.tries import set_aside
+
+    for name in names:
+        set_aside(output, name)
+    given_up = given_up_before(output, editions)
+    is_of_these = pc.is_in(given_up["clip_id"], pa.array([name.clip_id for name in names], pa.string()))
+    is_unreadable = pc.equal(given_up["error_type"], UnreadableRecord.__name__)
+    ask_again(output, given_up.filter(pc.and_(is_of_these, is_unreadable)), datetime.now(UTC))
+
+
 def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Each clip with its faults. Reads several clips at once."""
     from lynx_batch.clip import StoredClip
     from lynx_batch.delivery.inspect import find_faults
-    from lynx_batch.errors import MissingObject, UnreadableRecord
+    from lynx_batch.errors import MissingObject
     from lynx_batch.ledger.commits import read_commit
 
     promises = {field.name for field in fields(StoredClip)}

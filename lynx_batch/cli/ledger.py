@@ -1,7 +1,10 @@
-"""`status` shows what an output location holds, from its objects alone. `retry` lets failed clips be tried again."""
+"""`status` shows what an output location holds, from its objects alone. `retry` lets clips be tried again, or rendered with another seed."""
 
+import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +15,7 @@ from rich.text import Text
 
 from lynx_batch import storage
 from lynx_batch.cli.console import add_row, make_console, say
+from lynx_batch.config import QualityConfig, load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.output import runs_uri
 from lynx_batch.places import WRITABLE, explain_place
@@ -20,7 +24,11 @@ from lynx_batch.places import WRITABLE, explain_place
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lynx_batch.ledger.editions import Editions
+    from lynx_batch.ledger.pass_rate import JudgedClips
+    from lynx_batch.ledger.redo import RedoPlan
     from lynx_batch.ledger.runs import Run
+    from lynx_batch.ledger.summary import Summary
 
 MAX_REASONS_SHOWN = 20
 WATCH_EVERY_S = 10.0
@@ -40,19 +48,31 @@ def _check_output(output: str) -> str:
 Output = Annotated[
     str, typer.Argument(metavar="OUT", help="The output location of a run file.", callback=_check_output)
 ]
+Rules = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="RUN.yaml", help="Take `quality` from this run file, not from the newest run."),
+]
 
 
 def status(
     output: Output,
     clips: Annotated[bool, typer.Option("--clips", help="List every clip with its path.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until no run is active.")] = False,
+    run_file: Rules = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    """Show what is committed, and what was given up and why. Needs no cluster."""
+    """Show what is committed, what was given up and why, and how the clips were judged. Needs no cluster."""
+    if as_json and (clips or watch):
+        raise ConfigError("--json: must not be given together with --clips or --watch")
+    rules = _read_rules(run_file)
+    if as_json:
+        say(json.dumps(_as_json(output, rules), indent=1))
+        return
     console = make_console()
     if watch:
-        _watch(output, console)
+        _watch(output, rules, console)
     else:
-        console.print(_status(output), soft_wrap=True)
+        console.print(_status(output, rules), soft_wrap=True)
     if clips:
         console.print(_clip_table(output))
 
@@ -63,14 +83,50 @@ def retry(
     where: Annotated[
         str | None, typer.Option(help="Only clips whose metadata match, such as: error_type == 'OutOfMemory'.")
     ] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Render committed clips again, with another seed. Needs --where.")
+    ] = False,
+    run_file: Rules = None,
 ) -> None:
-    """Let the next run try rejected and failed clips again."""
-    from lynx_batch.ledger.editions import list_editions
-    from lynx_batch.ledger.history import ask_again, given_up_before
+    """Let the next run try rejected and failed clips again, or render committed clips once more with another seed.
 
-    chosen = _choose(given_up_before(output, list_editions(output)), reason, where)
-    ask_again(output, chosen, datetime.now(UTC))
-    say(f"{chosen.num_rows} clips will be tried again by the next `lynx-batch render`")
+    With --redo, the committed clip stays in force until the new one is committed. Rows that give their seed cannot be redone unless
+    `quality.reseed_given` is true in the newest run, or in the run file that --run names.
+    """
+    from lynx_batch.ledger.editions import list_editions
+    from lynx_batch.ledger.history import given_up_before
+
+    editions = list_editions(output)
+    given_up = given_up_before(output, editions)
+    if redo:
+        _redo(output, _choose_committed(output, editions, reason, where), editions, given_up, run_file)
+    elif run_file is not None:
+        raise ConfigError(f"--run {run_file}: must be given together with --redo")
+    else:
+        _ask_again(output, _choose(given_up, reason, where))
+
+
+def _ask_again(output: str, chosen: "pa.Table") -> None:
+    """What the quality gate rejected is left out: the rules of the next run decide about it, whatever anybody asks for."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from lynx_batch.ledger.history import ask_again
+    from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
+
+    def is_type(*names: str) -> "pa.ChunkedArray":
+        return pc.is_in(chosen["error_type"], pa.array(names))
+
+    again = chosen.filter(pc.invert(is_type(NOT_GOOD_ENOUGH, *UNSAFE_ERRORS)))
+    ask_again(output, again, datetime.now(UTC))
+    say(f"{again.num_rows} clips will be tried again by the next `lynx-batch render`")
+    if num_rejected := chosen.filter(is_type(NOT_GOOD_ENOUGH)).num_rows:
+        say(
+            f"{num_rejected} clips were rejected by the quality gate, so `retry` does not change them: the next `render` takes them up "
+            f"if its `quality` has more max_reseeds, has lower limits, or is left out"
+        )
+    if num_unsafe := chosen.filter(is_type(*UNSAFE_ERRORS)).num_rows:
+        say(f"{num_unsafe} clips are unsafe and stay rejected")
 
 
 def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.Table":
@@ -89,29 +145,133 @@ def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.
     return given_up
 
 
-def _watch(output: str, console: Console) -> None:
+def _choose_committed(output: str, editions: "Editions", reason: str | None, where: str | None) -> "pa.Table":
+    from lynx_batch.intake.expression import choose_rows
+    from lynx_batch.ledger.metadata import FILTER_COLUMNS
+    from lynx_batch.ledger.redo import committed_rows
+
+    if reason is not None:
+        raise ConfigError(f"--reason {reason!r}: must not be given together with --redo, which is for committed clips")
+    if where is None:
+        raise ConfigError("--redo: needs --where, such as: --where 'likeness_p10 < 0.4'")
+    return choose_rows(committed_rows(output, editions), where, FILTER_COLUMNS)
+
+
+def _redo(output: str, chosen: "pa.Table", editions: "Editions", given_up: "pa.Table", run_file: Path | None) -> None:
+    """Raises ConfigError, before anything is written, if a row gives its seed and the rules allow no other."""
+    from lynx_batch.ledger.redo import RedoRequest, explain_given_seeds, plan_redo, request_redo
+    from lynx_batch.ledger.runs import newest_quality
+
+    quality = _read_rules(run_file) or newest_quality(output)
+    if not (quality and quality.reseed_given) and (problems := explain_given_seeds(output, chosen.to_pylist())):
+        raise ConfigError(_describe_given_seeds(problems))
+    error_types = dict(zip(given_up["clip_id"].to_pylist(), given_up["error_type"].to_pylist(), strict=True))
+    plan = plan_redo(chosen["clip_id"].to_pylist(), editions, error_types)
+    now = datetime.now(UTC)
+    for clip_id, edition in plan.editions.items():
+        request_redo(output, RedoRequest(clip_id=clip_id, edition=edition, asked_at=now, command="retry --redo"))
+    _say_redo(plan)
+
+
+def _say_redo(plan: "RedoPlan") -> None:
+    say(f"{len(plan.editions)} committed clips will be rendered with another seed by the next `lynx-batch render`")
+    if plan.waiting:
+        say(
+            f"{len(plan.waiting)} wait for an earlier --redo already: nothing changed. If that has failed: `retry` alone"
+        )
+    if plan.unsafe:
+        say(f"{len(plan.unsafe)} were unsafe when they were redone: they are not rendered again")
+
+
+def _describe_given_seeds(problems: list[str]) -> str:
+    hidden = len(problems) - MAX_REASONS_SHOWN
+    more = [f"... and {hidden} more"] if hidden > 0 else []
+    head = "--redo: nothing was requested, because rows give their seed (allow others by quality.reseed_given: true):"
+    return "\n  ".join([head, *problems[:MAX_REASONS_SHOWN], *more])
+
+
+def _read_rules(run_file: Path | None) -> QualityConfig | None:
+    """Raises ConfigError if the run file has no rules."""
+    if run_file is None:
+        return None
+    quality = load_run_config(run_file, {}).quality
+    if quality is None:
+        raise ConfigError(f"--run {run_file}: must have a section `quality`")
+    return quality
+
+
+def _watch(output: str, rules: QualityConfig | None, console: Console) -> None:
     from lynx_batch.ledger.heartbeat import living_runs
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_status(output), refresh=True)
+            live.update(_status(output, rules), refresh=True)
             if not living_runs(output, datetime.now(UTC)):
                 return
             time.sleep(WATCH_EVERY_S)
 
 
-def _status(output: str) -> RenderableType:
+def _status(output: str, rules: QualityConfig | None) -> RenderableType:
     from lynx_batch.ledger.heartbeat import living_runs
     from lynx_batch.ledger.summary import summarise
 
-    summary, living = summarise(output), living_runs(output, datetime.now(UTC))
+    summary, living = summarise(output, rules), living_runs(output, datetime.now(UTC))
     table = Table("run", "rows", "state", "outcomes")
     for state in summary.runs:
         outcomes = ", ".join(f"{num} {outcome}" for outcome, num in sorted(state.counts.items()))
         is_living = state.run.run_id in living
         add_row(table, state.run.run_id, str(state.run.record.num_rows), _state(state.run, is_living), outcomes)
     reasons = [Text(f"{num} {reason}") for reason, num in summary.reasons.most_common(MAX_REASONS_SHOWN)]
-    return Group(Text(f"{storage.redact(output)}: {summary.num_committed} clips committed"), table, *reasons)
+    lines = [] if summary.judged is None else [Text(line) for line in _describe_judged(summary.judged)]
+    return Group(Text(f"{storage.redact(output)}: {_describe_committed(summary)}"), *lines, table, *reasons)
+
+
+def _describe_committed(summary: "Summary") -> str:
+    redo = f", {summary.num_redo} of them to be redone (`retry --redo`)" if summary.num_redo else ""
+    return f"{summary.num_committed} clips committed{redo}"
+
+
+def _describe_judged(judged: "JudgedClips") -> list[str]:
+    num_judged = judged.num_passed + judged.num_rejected + judged.num_unsafe
+    rate = "" if judged.pass_rate is None else f" ({judged.pass_rate:.0%})"
+    lines = [
+        f"quality: {judged.num_passed} of {num_judged} judged clips passed{rate}, {judged.num_rejected} were rejected, "
+        f"{judged.num_unsafe} are unsafe; {judged.num_reseeds} reseeds"
+    ]
+    if judged.rejected_by:
+        rules = ", ".join(f"{rule} ({num})" for rule, num in judged.rejected_by.items())
+        lines.append(f"rejected by {rules}")
+    if judged.num_unjudged:
+        lines.append(f"{judged.num_unjudged} committed clips were not judged")
+    if judged.num_below:
+        lines.append(
+            f"{judged.num_below} committed clips fall below the limits: no run renders them again unless `retry --redo` asks for it"
+        )
+    return lines
+
+
+def _as_json(output: str, rules: QualityConfig | None) -> dict[str, object]:
+    from lynx_batch.ledger.heartbeat import living_runs
+    from lynx_batch.ledger.summary import summarise
+
+    summary, living = summarise(output, rules), living_runs(output, datetime.now(UTC))
+    judged = summary.judged
+    return {
+        "output": storage.redact(output),
+        "num_committed": summary.num_committed,
+        "num_redo": summary.num_redo,
+        "runs": [
+            {
+                "run": state.run.run_id,
+                "num_rows": state.run.record.num_rows,
+                "state": _state(state.run, state.run.run_id in living),
+                "outcomes": state.counts,
+            }
+            for state in summary.runs
+        ],
+        "reasons": summary.reasons,
+        "quality": None if judged is None else asdict(judged) | {"pass_rate": judged.pass_rate},
+    }
 
 
 def _state(run: "Run", is_living: bool) -> str:

@@ -47,7 +47,7 @@ def calibrate(
     For several pass rates it tells the tries and GPU-hours to expect.
     """
     from lynx_batch.intake.labels import read_labels
-    from lynx_batch.ledger.judged import newest_policy, read_judged
+    from lynx_batch.ledger.judged_tries import newest_policy, read_judged
     from lynx_batch.planning.calibration import is_usable
     from lynx_batch.planning.distributions import distributions
 

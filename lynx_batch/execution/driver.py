@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -102,6 +102,7 @@ class Driver:
         cluster: ClusterConfig,
         cost: CostModel,
         editions: Editions,
+        first_numbers: Mapping[str, int],
         recorder: Recorder,
         watch: Callable[[Progress], None],
     ) -> None:
@@ -111,7 +112,7 @@ class Driver:
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
-        self._next_number: dict[str, int] = {}
+        self._next_number = dict(first_numbers)
         self._was_refused = False
 
     def run(self, slots: Slots, head: Head) -> None:

@@ -18,12 +18,13 @@ from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome, RowOutcome, best_in
+from lynx_batch.ledger.numbering import editions_for, first_numbers
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
-from lynx_batch.ledger.tries import BestTry, decide_by_tries
+from lynx_batch.ledger.tries import BestTry, decide_by_tries, drop_rejected
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
-from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_CONTENT, Reject
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, Reject
 from lynx_batch.preparation.prepare import PreparedRun
 from lynx_batch.rendering.tasks import Failed, Judged, Loaded, Rendered, RenderTask
 from lynx_batch.report.trace import FaultMark, Trace, write_trace
@@ -60,7 +61,8 @@ class RunRecorder:
 
     Call `settle_past` first, then report any number of attempts, then `close`; in between, store errors are logged, not raised.
     `counts` are rows by outcome, `num_rendered_elsewhere` counts rows rendered by other runs, `trace` is what each group did when.
-    `editions` are those at the start; a clip is finished by the edition that it wanted then. `clips_gone` are as in `RunEnd`.
+    `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in `numbering`, of
+    the clips that are then open. `clips_gone` are as in `RunEnd`.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None) -> None:
@@ -68,6 +70,7 @@ class RunRecorder:
         self.num_rendered_elsewhere = 0
         self.trace = Trace()
         self.editions = Editions(in_force={}, withdrawn={})
+        self.first_numbers: dict[str, int] = {}
         self.clips_gone: tuple[str, ...] = ()
         self._output, self._run_id, self._quality = output, run_id, quality
         self._unplanned = [(Outcome.REJECTED, rejection) for rejection in prepared.rejections]
@@ -89,7 +92,7 @@ class RunRecorder:
     def settle_past(self) -> None:
         """Settles and writes the rows that never became clips, and the clips that earlier runs committed or gave up."""
         self._settle_unplanned()
-        self.editions = list_editions(self._output)
+        self.editions = editions_for(self._output, self.open_clips, self._quality)
         finished = self._finished(self.editions)
         for commit in known_commits(self._output, finished):
             self._settle_rendered(commit)
@@ -98,6 +101,7 @@ class RunRecorder:
         for row in given_up_before(self._output, self.editions).to_pylist():
             if row["clip_id"] in self._open and (why := self._still_given_up(row)):
                 self._settle(row["clip_id"], Outcome(row["outcome"]), row["ended_at"], why, best=best_in(row))
+        self.first_numbers = first_numbers(self._output, self.open_clips, self.editions, self._quality)
         self._parts.write_now(time.monotonic())
 
     def loaded(self, group: str, answer: Loaded) -> None:
@@ -117,7 +121,7 @@ class RunRecorder:
         self.trace.add(group, task.clip.name, result.spans)
         self._attempts[clip_id] = attempts
         if isinstance(verdict, Reject):
-            why = Reason(UNSAFE_CONTENT if verdict.is_unsafe else NOT_GOOD_ENOUGH, verdict.reason)
+            why = Reason(verdict.error_type, verdict.reason)
             self._put_event(task, group, EventKind.REJECTED, why)
             self._settle(clip_id, Outcome.REJECTED, datetime.now(UTC), why, best=result.best)
         else:
@@ -175,10 +179,14 @@ class RunRecorder:
             return None
         clip = self._open[row["clip_id"]][0]
         try:
-            verdict, _ = decide_by_tries(self._output, clip, row["edition"], self._quality)
+            verdict, tries = decide_by_tries(self._output, clip, row["edition"], self._quality)
         except UnreadableRecord as error:
             return Reason(UnreadableRecord.__name__, str(error))
-        return Reason(NOT_GOOD_ENOUGH, verdict.reason) if isinstance(verdict, Reject) else None
+        if not isinstance(verdict, Reject):
+            return None
+        if verdict.is_unsafe:
+            drop_rejected(self._output, tries, self._quality)
+        return Reason(verdict.error_type, verdict.reason)
 
     def _finished(self, editions: Editions) -> dict[str, int]:
         """The edition in force of each open clip that already has the edition that it wants."""

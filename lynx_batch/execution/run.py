@@ -214,6 +214,7 @@ def _drive(
         cluster=config.cluster,
         cost=cost,
         editions=recorder.editions,
+        first_numbers=recorder.first_numbers,
         recorder=recorder,
         watch=watch_and_write,
     )

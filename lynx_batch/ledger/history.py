@@ -105,7 +105,7 @@ def _known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitR
 def _recently_given_up(output: str, editions: Editions) -> list[dict[str, Any]]:
     """Rows for clips that running or killed runs gave up since they last wrote metadata."""
     unended = [run.run_id for run in read_runs(output) if run.end is None]
-    events = [event for run_id in unended for event in recent_events(output, run_id, editions.in_force.keys())]
+    events = [event for run_id in unended for event in recent_events(output, run_id, editions.finished)]
     return [
         {
             "row": event.row,

@@ -1,23 +1,29 @@
 """Leftovers of killed attempts: files that no commit in force names."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from datetime import datetime
 
 from lynx_batch import storage
 from lynx_batch.ledger.commits import read_commits
-from lynx_batch.ledger.editions import list_editions
-from lynx_batch.ledger.tries import files_of_tries
+from lynx_batch.ledger.editions import Editions, list_editions
+from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.numbering import list_tries
+from lynx_batch.ledger.runs import newest_quality
+from lynx_batch.ledger.tries import DROPPED, TryRecord, read_each
 from lynx_batch.output import (
     CLIPS,
     RESUME,
     RUN_END,
+    TRIES,
+    TryName,
     parse_run_file,
     parse_saved_clip,
     parse_video,
     run_file_uri,
     runs_uri,
 )
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
 from lynx_batch.storage import StoredFile
 
 FILES_PER_CLIP = 2
@@ -25,7 +31,7 @@ FILES_PER_CLIP = 2
 
 
 def find_leftovers(output: str) -> list[StoredFile]:
-    """Videos and posters that no commit in force and no try of an open clip names, and saved states of finished clips.
+    """Videos and posters that no commit in force names and no try needs, and saved states of editions that nobody renders any more.
 
     While a run is active, some of these are about to be committed.
     """
@@ -34,16 +40,42 @@ def find_leftovers(output: str) -> list[StoredFile]:
         if name := parse_video(output, file.uri):
             of_clip[name.clip_id].append(file)
     saved = list(storage.list_files(storage.join(output, RESUME)))
-    in_force = list_editions(output).in_force
-    found = [file for file in saved if (save := parse_saved_clip(file.uri)) and save.of.clip_id in in_force]
-    kept = files_of_tries(output, of_clip.keys() - in_force)
-    for clip_id in of_clip.keys() - in_force:
-        found += [file for file in of_clip[clip_id] if not file.uri.endswith(kept[clip_id])]
-    doubtful = {clip_id: n for clip_id, n in in_force.items() if len(of_clip.get(clip_id, ())) > FILES_PER_CLIP}
+    editions = list_editions(output)
+    found = [file for file in saved if (save := parse_saved_clip(file.uri)) and _is_over(save.of, editions)]
+    needed = _files_needed(output, editions, of_clip.keys() - editions.finished)
+    for clip_id in of_clip.keys() - editions.in_force:
+        found += [file for file in of_clip[clip_id] if not file.uri.endswith(needed[clip_id])]
+    in_force = editions.in_force.items()
+    doubtful = {clip_id: n for clip_id, n in in_force if len(of_clip.get(clip_id, ())) > FILES_PER_CLIP}
     for commit in read_commits(output, doubtful):
-        named = (commit.clip_uri, commit.poster_uri)
+        named = (commit.clip_uri, commit.poster_uri, *needed.get(commit.clip_id, ()))
         found += [file for file in of_clip[commit.clip_id] if not file.uri.endswith(named)]
     return found
+
+
+def _is_over(of: TryName, editions: Editions) -> bool:
+    wanted = editions.wanted(of.clip_id)
+    return of.edition < wanted or editions.is_finished(of.clip_id, wanted)
+
+
+def _files_needed(output: str, editions: Editions, open_clips: Set[str]) -> dict[str, tuple[str, ...]]:
+    """What the tries of these clips' wanted editions name, relative to the output location.
+
+    If the quality gate rejected the clip, that is what the newest run's `keep_rejected` keeps. Nothing is needed of an unsafe try.
+    """
+    needed: dict[str, tuple[str, ...]] = dict.fromkeys(open_clips, ())
+    tries = [name for name in list_tries(storage.join(output, TRIES)) if name.clip_id in open_clips]
+    if not tries:
+        return needed
+    given_up = given_up_before(output, editions).select(["clip_id", "error_type"]).to_pylist()
+    rejected = {row["clip_id"] for row in given_up if row["error_type"] in {NOT_GOOD_ENOUGH, *UNSAFE_ERRORS}}
+    quality = newest_quality(output)
+    for name, record in read_each(output, (name for name in tries if name.edition == editions.wanted(name.clip_id))):
+        if isinstance(record, TryRecord) and not record.is_unsafe:
+            dropped = DROPPED[quality.keep_rejected] if quality and name.clip_id in rejected else ()
+            kept = [field for field in DROPPED["nothing"] if field not in dropped]
+            needed[name.clip_id] += tuple(getattr(record.commit, field) for field in kept)
+    return needed
 
 
 def unchanged_since(output: str, files: Iterable[StoredFile], before: datetime) -> Iterator[StoredFile]:

@@ -7,13 +7,15 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
+from lynx_batch.config import QualityConfig
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.records import Record, read_records, warn_left_out
@@ -29,6 +31,7 @@ from lynx_batch.output import (
     runs_uri,
 )
 from lynx_batch.parquet import FAULTS, checked, read_table
+from lynx_batch.yaml_text import read_yaml
 
 SCHEMA_VERSION = 1
 
@@ -113,6 +116,33 @@ def read_run_manifest(output: str, run_id: str) -> pa.Table:
     except (*FAULTS, MissingObject) as error:
         warn_left_out(f"{storage.redact(uri)}: not the manifest of a run: {error}")
         return pa.table({})
+
+
+def read_run_file(output: str, run_id: str) -> dict[str, Any]:
+    """The run file of a run with every key resolved. If it cannot be read, nothing and a warning."""
+    uri = run_file_uri(output, run_id, RUN_FILE)
+    try:
+        content = read_yaml(storage.read_bytes(uri).decode(), source=storage.redact(uri))
+    except (MissingObject, ConfigError, UnicodeDecodeError) as error:
+        warn_left_out(f"{storage.redact(uri)}: not the run file of a run: {error}")
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_quality(output: str, run_id: str) -> QualityConfig | None:
+    """The rules of a run; None if it did not judge, or if this version cannot read them."""
+    rules = read_run_file(output, run_id).get("quality")
+    try:
+        return None if rules is None else QualityConfig.model_validate(rules)
+    except ValidationError as error:
+        warn_left_out(f"{storage.redact(run_file_uri(output, run_id, RUN_FILE))}: quality: {error}")
+        return None
+
+
+def newest_quality(output: str) -> QualityConfig | None:
+    """The rules of the newest run, if it judged."""
+    runs = read_runs(output)
+    return read_quality(output, runs[-1].run_id) if runs else None
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from lynx_batch.ledger.editions import list_editions
+from lynx_batch.config import QualityConfig
+from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import EventKind
-from lynx_batch.ledger.history import recent_events
+from lynx_batch.ledger.history import given_up_before, recent_events
 from lynx_batch.ledger.metadata import Outcome, read_metadata
-from lynx_batch.ledger.runs import Run, read_runs
+from lynx_batch.ledger.pass_rate import JudgedClips, summarise_judged
+from lynx_batch.ledger.runs import Run, read_quality, read_runs
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, rules_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +26,39 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Finished clips and runs; `reasons` counts why rows of the newest run were not rendered."""
+    """Finished clips and runs; `reasons` counts why rows of the newest run were not rendered.
+
+    `num_redo` are committed clips for which `retry --redo` asked and whose new edition was not given up. `judged` is None if no clip was judged.
+    """
 
     num_committed: int
+    num_redo: int
     runs: tuple[RunState, ...]
     reasons: Counter[str]
+    judged: JudgedClips | None
 
 
-def summarise(output: str) -> Summary:
-    """Reads the summary of an output location; its runs are sorted from the oldest to the newest."""
-    runs = read_runs(output)
+def summarise(output: str, quality: QualityConfig | None = None) -> Summary:
+    """Reads the summary of an output location; its runs are sorted from the oldest to the newest.
+
+    Committed clips are compared with the rules in `quality`; None takes those of the newest run.
+    """
+    runs, editions = read_runs(output), list_editions(output)
+    rules = quality or (read_quality(output, runs[-1].run_id) if runs else None)
     return Summary(
-        num_committed=len(list_editions(output).in_force),
+        num_committed=len(editions.in_force),
+        num_redo=_count_redo(output, editions),
+        judged=summarise_judged(output, editions, rules),
         runs=tuple(RunState(run=run, counts=_counts(output, run)) for run in runs),
         reasons=Counter(f"{outcome}: {error}" for outcome, error in _outcomes(output, runs[-1]) if error)
         if runs
         else Counter(),
     )
+
+
+def _count_redo(output: str, editions: Editions) -> int:
+    waiting = editions.redo.keys() & editions.in_force.keys()
+    return len(waiting - set(given_up_before(output, editions)["clip_id"].to_pylist())) if waiting else 0
 
 
 def _counts(output: str, run: Run) -> Counter[Outcome]:
@@ -52,7 +71,13 @@ def _outcomes(output: str, run: Run) -> Iterator[tuple[Outcome, str]]:
     """The outcome of each row of a run, with the reason or an empty text."""
     columns = ["outcome", "error_type", "error"]
     for row in read_metadata(output, columns, pc.field("run") == run.run_id).to_pylist():
-        yield Outcome(row["outcome"]), f"{row['error_type']}: {row['error']}" if row["error_type"] else ""
+        yield Outcome(row["outcome"]), _reason(row["error_type"], row["error"])
     for event in recent_events(output, run.run_id) if run.end is None else ():
-        if event.kind is not EventKind.RETRIED:
-            yield Outcome(event.kind), f"{event.error_type}: {event.error}" if event.error_type else ""
+        if event.kind not in (EventKind.RETRIED, EventKind.JUDGED):
+            yield Outcome(event.kind), _reason(event.error_type, event.error)
+
+
+def _reason(error_type: str | None, error: str | None) -> str:
+    """The same text for all rows with the same cause: of what the gate rejected, the rules that were broken, without the scores."""
+    rules = rules_in(error or "") if error_type == NOT_GOOD_ENOUGH else []
+    return f"{error_type}: {', '.join(rules) or error}" if error_type else ""

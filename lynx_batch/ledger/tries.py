@@ -1,6 +1,7 @@
 """The tries of a clip: each is recorded once, create-only, before its worker answers. So a recorded try is never rendered again."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +12,21 @@ from pydantic import BaseModel, ConfigDict
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import QualityConfig
-from lynx_batch.errors import MissingObject, UnreadableRecord
-from lynx_batch.ledger.commits import CommitRecord, read_commit
-from lynx_batch.ledger.records import parse, put_once, read_records
+from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.numbering import first_number, list_tries
+from lynx_batch.ledger.records import NUM_PARALLEL_READS, parse, put_once
 from lynx_batch.outage import retry_while_unavailable
-from lynx_batch.output import TRIES, TryName, parse_try, tries_uri, try_uri
-from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide
+from lynx_batch.output import TryName, tries_uri, try_uri
+from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide, is_unsafe
 
 SCHEMA_VERSION = 1
+
+DROPPED = {"clip": (), "poster": ("clip_uri",), "nothing": ("clip_uri", "poster_uri")}
+"""What is not kept of a rejected try, by `keep_rejected`."""
+
+DAMAGED = ".damaged"
+"""The end of the name under which a damaged try record is kept."""
 
 
 class TryRecord(BaseModel):
@@ -81,26 +89,56 @@ def read_tries(output: str, clip_id: str, edition: int) -> list[TryRecord]:
     Raises:
         UnreadableRecord: If one is damaged or stored under another's name. Its seed must not be rendered again, so nobody can go on.
     """
-    listed = retry_while_unavailable(lambda: list(storage.list_files(tries_uri(output, clip_id))))
-    uris = [file.uri for file in listed if (name := parse_try(file.uri)) and name.edition == edition]
-    return sorted((_read_try(uri) for uri in uris), key=lambda record: record.number)
+    names = [name for name in list_tries(tries_uri(output, clip_id)) if name.edition == edition]
+    return sorted((read_try(output, name) for name in names), key=lambda record: record.number)
 
 
-def _read_try(uri: str) -> TryRecord:
+def read_try(output: str, name: TryName) -> TryRecord:
+    """Raises UnreadableRecord if the record is damaged or another try's."""
+    uri = try_uri(output, name)
     record = parse(TryRecord, uri, retry_while_unavailable(lambda: storage.read_bytes(uri)))
-    if record.name != parse_try(uri):
+    if record.name != name:
         raise UnreadableRecord(f"{storage.redact(uri)}: must hold the try of its name, but holds {record.name}")
     return record
 
 
-def files_of_tries(output: str, clip_ids: Set[str]) -> dict[str, tuple[str, ...]]:
-    """The videos and posters that the tries of each of these clips name, relative to the output location."""
-    names: dict[str, tuple[str, ...]] = dict.fromkeys(clip_ids, ())
-    listed = (file.uri for file in storage.list_files(storage.join(output, TRIES)))
-    uris = [uri for uri in listed if (name := parse_try(uri)) and name.clip_id in clip_ids]
-    for _, record in read_records(TryRecord, uris):
-        names[record.clip_id] += (record.commit.clip_uri, record.commit.poster_uri)
-    return names
+def read_each(output: str, names: Iterable[TryName]) -> Iterator[tuple[TryName, TryRecord | UnreadableRecord]]:
+    """Each of these tries, or why it cannot be read. Reads many at once; leaves out what was removed since it was listed."""
+
+    def read(name: TryName) -> tuple[TryName, TryRecord | UnreadableRecord | None]:
+        try:
+            return name, read_try(output, name)
+        except UnreadableRecord as error:
+            return name, error
+        except MissingObject:
+            return name, None
+
+    with ThreadPoolExecutor(NUM_PARALLEL_READS, thread_name_prefix="tries") as pool:
+        for name, found in pool.map(read, names):
+            if found is not None:
+                yield name, found
+
+
+def set_aside(output: str, name: TryName) -> None:
+    """Renames a damaged record, so that its clip can go on: the try counts as never recorded."""
+    uri = try_uri(output, name)
+    with suppress(MissingObject):
+        storage.write_bytes(uri + DAMAGED, storage.read_bytes(uri))
+        storage.delete(uri)
+
+
+def drop_rejected(output: str, tries: Iterable[TryRecord], quality: QualityConfig) -> None:
+    """Deletes what `keep_rejected` does not keep of a rejected clip, and all of a try that these rules call unsafe."""
+    for record in tries:
+        is_forbidden = record.is_unsafe or is_unsafe(record.scores, quality)
+        delete_files(output, record.commit, DROPPED["nothing" if is_forbidden else quality.keep_rejected])
+
+
+def delete_files(output: str, commit: CommitRecord, fields: Sequence[str]) -> None:
+    """Deletes these files of an attempt. What a store in trouble keeps is removed by `prune`."""
+    with suppress(*STORE_FAULTS):
+        for field in fields:
+            storage.delete(storage.join(output, getattr(commit, field)))
 
 
 def decide_by_tries(
@@ -114,18 +152,10 @@ def decide_by_tries(
     tries = read_tries(output, clip.clip_id, edition)
     if rendered is not None:
         tries = [rendered if t.number == rendered.number and _is_dropped(output, t) else t for t in tries]
-    first = _first_number(output, clip.clip_id, edition)
+    first = first_number(output, clip, edition, quality)
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
     judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
     return decide(judged, quality, numbers), tries
-
-
-def _first_number(output: str, clip_id: str, edition: int) -> int:
-    """A new edition replaces a withdrawn commit, whose seed was good: it starts with that one."""
-    if edition > 1:
-        with suppress(MissingObject, UnreadableRecord):
-            return retry_while_unavailable(lambda: read_commit(output, clip_id, edition - 1)).try_number
-    return 0
 
 
 def _is_dropped(output: str, record: TryRecord) -> bool:

@@ -4,6 +4,7 @@ A try is one seed of a clip, rendered and judged; it is recorded once and never 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ MAX_TECHNICAL = {
 """A video is faulty above these values, or if it is not as ordered. Uncalibrated; a night scene has a black area of about 0.2."""
 
 AS_ORDERED = "technical_is_as_ordered"
+
+RULE = re.compile(r"\((quality\.[\w.]+)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,10 @@ class Reject:
     is_unsafe: bool = False
     number: int = 0
 
+    @property
+    def error_type(self) -> str:
+        return UNSAFE_CONTENT if self.is_unsafe else NOT_GOOD_ENOUGH
+
 
 Verdict = Accept | Render | Reject
 
@@ -90,7 +97,7 @@ class Numbers:
     @classmethod
     def of(cls, quality: QualityConfig, *, is_seed_given: bool, first: int = 0) -> "Numbers":
         """A row that gives its seed has that one try, unless the run allows other seeds."""
-        if is_seed_given and not quality.reseed_given:
+        if is_seed_fixed(is_seed_given, quality):
             return cls(first=first, best_of=1, max_reseeds=0)
         return cls(first=first, best_of=quality.best_of, max_reseeds=quality.max_reseeds)
 
@@ -102,6 +109,11 @@ class Numbers:
     @property
     def allowed(self) -> range:
         return range(self.first, self.first + self.best_of + self.max_reseeds)
+
+
+def is_seed_fixed(is_seed_given: bool, quality: QualityConfig | None) -> bool:
+    """Whether a run with these rules may render no other seed than the row's."""
+    return is_seed_given and not (quality and quality.reseed_given)
 
 
 def decide(tries: Sequence[JudgedTry], quality: QualityConfig, numbers: Numbers) -> Verdict:
@@ -156,6 +168,11 @@ def _technical_faults(scores: Mapping[str, float]) -> list[str]:
     faults = [f"{name}={value:.3g}: must be at most {limit:g} (quality.technical)" for name, value, limit in above]
     is_as_ordered = "the video's frames, size and rate: must be as ordered (quality.technical)"
     return faults if scores[AS_ORDERED] else [is_as_ordered, *faults]
+
+
+def rules_in(reason: str) -> list[str]:
+    """The keys of the rules that a reason of `Reject` names, such as quality.likeness.min_p10."""
+    return sorted(set(RULE.findall(reason)))
 
 
 def missing_scores(scores: Mapping[str, float], quality: QualityConfig) -> list[str]:

@@ -8,9 +8,9 @@ from statistics import fmean
 from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.errors import ConfigError
-from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
-from lynx_batch.ledger.judged import read_sample
+from lynx_batch.ledger.judged_tries import read_sample
+from lynx_batch.ledger.numbering import editions_for
 from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.expectation import PassCount, TryForecast
@@ -52,8 +52,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
     prepared = prepare(config, selection, now)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
-    editions = list_editions(config.output)
-    committed = wanted.keys() & editions.in_force.keys()
+    editions = editions_for(config.output, wanted.values(), config.quality)
+    committed = wanted.keys() & editions.finished
     given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
     timings = read_timings(config.output, prepared.model.identity)

@@ -5,18 +5,24 @@ another one was killed.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lynx_batch import storage
 from lynx_batch.config import QualityConfig
-from lynx_batch.errors import STORE_FAULTS, NotJudged, UnsafePhoto
+from lynx_batch.errors import NotJudged, UnsafePhoto
 from lynx_batch.ledger.commits import CommitRecord, commit
-from lynx_batch.ledger.tries import BestTry, TryRecord, decide_by_tries, record_try
+from lynx_batch.ledger.tries import (
+    DROPPED,
+    BestTry,
+    TryRecord,
+    decide_by_tries,
+    delete_files,
+    drop_rejected,
+    record_try,
+)
 from lynx_batch.planning.verdict import (
     UNSAFE,
     UNSAFE_FALCONSAI,
@@ -37,8 +43,6 @@ from lynx_model.scoring.scores import ClipScores, NsfwScores
 from lynx_model.spec import RenderParams, Subject
 
 SCORED = ("likeness", "technical", "motion")
-DROPPED = {"clip": (), "poster": ("clip_uri",), "nothing": ("clip_uri", "poster_uri")}
-"""What is deleted of a rejected try, by `keep_rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Gate:
         record_try(self._output, record, is_store_safe=self._is_store_safe)
         verdict, tries = decide_by_tries(self._output, task.clip, task.edition, self._quality, rendered=record)
         if record not in tries:  # another worker was first
-            self._delete(commit, ("clip_uri", "poster_uri"))
+            delete_files(self._output, commit, DROPPED["nothing"])
         return self._carry_out(verdict, tries)
 
     def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
@@ -122,19 +126,9 @@ class Gate:
             facts = {"num_tries": len(tries), "thresholds": thresholds(self._quality)}
             return commit(self._output, accepted.commit.model_copy(update=facts), is_store_safe=self._is_store_safe)
         if isinstance(verdict, Reject):
-            self._drop_rejected(tries)
+            drop_rejected(self._output, tries, self._quality)
             return Judged(verdict=verdict, best=BestTry.among(tries, verdict.number))
         return Judged(verdict=verdict)
-
-    def _drop_rejected(self, tries: Sequence[TryRecord]) -> None:
-        """Deletes what `keep_rejected` does not keep."""
-        for record in tries:
-            self._delete(record.commit, DROPPED[self._quality.keep_rejected])
-
-    def _delete(self, commit: CommitRecord, fields: tuple[str, ...]) -> None:
-        with suppress(*STORE_FAULTS):  # `prune` removes what is left
-            for field in fields:
-                storage.delete(storage.join(self._output, getattr(commit, field)))
 
 
 def judge_options(quality: QualityConfig, face_pack: str) -> JudgeOptions:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import read_metadata
+from lynx_batch.ledger.numbering import list_tries
+from lynx_batch.ledger.tries import read_each
+from lynx_batch.output import TRIES
 from tests import crashes
 from tests.builders import COLLINS, HOPPER, row
 from tests.chaos.gate import Gate, opened
@@ -41,6 +45,7 @@ RUN_TIMEOUT_S = 300
 SETTLE_TIMEOUT_S = 60
 BUCKET = "chaos"
 ENDED_WELL = (0, 3)
+BEST_OF_TWO = {"likeness": {"min_face_share": 0.0}, "technical": False, "num_frames": 2, "best_of": 2}
 
 
 class Arena:
@@ -195,8 +200,8 @@ class Trial:
         return self.driver.returncode
 
 
-def prepare_trial(arena: Arena, folder: Path, name: str) -> Trial:
-    """A job of its own, whose photos lie in the bucket, too."""
+def prepare_trial(arena: Arena, folder: Path, name: str, *, is_judged: bool = False) -> Trial:
+    """A job of its own, whose photos lie in the bucket, too. A judged one renders two seeds of each clip."""
     arena.gate.disarm()
     arena.repair()
     home = f"s3://{BUCKET}/{name}"
@@ -204,10 +209,12 @@ def prepare_trial(arena: Arena, folder: Path, name: str) -> Trial:
     for number in range(NUM_CLIPS):
         photo = storage.join(home, "photos", f"{number}.jpg")
         storage.upload((COLLINS, HOPPER)[number % 2], photo)
-        rows.append(row(photo, seed=number))
+        rows.append(row(photo, seed=None if is_judged else number, prompt=f"A person waves {number}."))
     settings = {"cluster": {"address": arena.address, "gpus_per_group": GPUS_PER_NODE}}
+    settings |= {"quality": BEST_OF_TWO} if is_judged else {}
     output = storage.join(home, "out")
-    job = Job(folder=folder, face_pack=arena.face_pack, rows=rows, steps=NUM_STEPS, settings=settings, output=output)
+    steps = NUM_STEPS // 2 if is_judged else NUM_STEPS
+    job = Job(folder=folder, face_pack=arena.face_pack, rows=rows, steps=steps, settings=settings, output=output)
     return Trial(arena=arena, job=job)
 
 
@@ -229,6 +236,15 @@ def assert_whole(trial: Trial) -> None:
     again = CliRunner().invoke(app, ["render", str(trial.job.folder / "run.yaml")])
     assert "0 to render" in again.output, again.output
     until(lambda: not trial.arena.leftovers(), lambda: str(trial.arena.leftovers()))
+
+
+def assert_judged(trial: Trial) -> None:
+    """Each clip has its two tries, and the commits are those of tries."""
+    output = trial.job.output
+    tries = [record for _, record in read_each(output, list_tries(storage.join(output, TRIES)))]
+    assert Counter(t.clip_id for t in tries) == dict.fromkeys(list_editions(output).in_force, 2)
+    committed = {c.attempt for c in read_commits(output, list_editions(output).in_force)}
+    assert committed <= {t.commit.attempt for t in tries}
 
 
 def num_lost(trial: Trial) -> int:

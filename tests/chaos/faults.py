@@ -11,7 +11,7 @@ from lynx_batch.ledger.heartbeat import Heartbeat
 from tests import crashes
 from tests.builders import HOPPER
 from tests.chaos.arena import Trial
-from tests.chaos.gate import COMMIT, VIDEO, Moment, Silence
+from tests.chaos.gate import COMMIT, TRY, VIDEO, Moment, Silence
 
 STORE_DOWN_S = 20.0
 STORE_BUSY_S = 10.0
@@ -91,6 +91,14 @@ def the_driver_killed_before_a_commit(trial: Trial) -> None:
 
 def the_driver_killed_before_the_answer_to_a_commit(trial: Trial) -> None:
     kill_driver_at(trial, Moment.AFTER, COMMIT)
+
+
+def the_driver_killed_before_a_try_is_recorded(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.BEFORE, TRY)
+
+
+def the_driver_killed_before_the_answer_to_a_try(trial: Trial) -> None:
+    kill_driver_at(trial, Moment.AFTER, TRY)
 
 
 def the_driver_killed_before_its_metadata(trial: Trial) -> None:
@@ -183,6 +191,18 @@ def kill_driver_at(trial: Trial, moment: Moment, path: str) -> None:
 
 
 SHORT = (a_node_killed,)
+JUDGED = (
+    nothing,
+    a_group_killed,
+    a_node_drained,
+    the_driver_killed_before_a_try_is_recorded,
+    the_driver_killed_before_the_answer_to_a_try,
+    the_driver_killed_before_the_answer_to_a_commit,
+    the_store_answers_503_for_10_s,
+    two_drivers_at_once,
+)
+"""The faults of jobs with a quality gate."""
+
 FAULTS = (
     nothing,
     a_rank_killed,

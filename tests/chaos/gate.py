@@ -17,6 +17,7 @@ from tests.web import serving
 HOP_BY_HOP = {"connection", "content-length", "date", "expect", "server", "transfer-encoding"}
 VIDEO = r"/clips/.*\.mp4"
 COMMIT = r"/commits/../\w+(\.e\d+)?\.json"
+TRY = r"/tries/../\w+/e\d+-t\d+\.json"
 
 
 class Moment(Enum):

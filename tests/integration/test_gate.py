@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lynx_batch import storage
 from lynx_batch.clip import seed_of_try
@@ -15,12 +16,14 @@ from lynx_batch.config import QualityConfig, load_run_config
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import Fault, UnsafeStore
 from lynx_batch.ledger.commits import Withdrawal, read_commit, withdraw
+from lynx_batch.ledger.redo import RedoRequest, request_redo
 from lynx_batch.ledger.tries import read_tries
 from lynx_batch.output import TryName, try_uri
 from lynx_batch.planning.verdict import Reject, Render
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.rendering.renderer import Renderer
+from lynx_batch.rendering.resume import find_saved
 from lynx_batch.rendering.tasks import Failed, FramesReady, Judged, Rendered, RenderTask, Result
 from lynx_model.scoring.judge import ClipJudge
 from lynx_model.scoring.scores import ClipScores, NsfwScores, PhotoScores
@@ -81,6 +84,14 @@ class Gated:
         self.renderer._gate._judge = judge
         return self
 
+    def start_ungated(self) -> None:
+        self.start()
+        self.renderer._gate = None
+
+    def pause_after_two(self, step: int, num_steps: int) -> None:
+        if step == 2:
+            self.renderer.pause()
+
     def _by_seed(self, values: dict[int, float], default: float) -> Callable[[int], float]:
         """Values that are given by try number, as values by seed."""
         return lambda seed: {seed_of_try(self.clip, number): value for number, value in values.items()}.get(
@@ -89,14 +100,24 @@ class Gated:
 
     def attempt(self, number: int, *, edition: int = 1, name: str = "") -> Result | FramesReady:
         """One attempt as a driver orders it."""
-        task = RenderTask(
-            clip=self.clip, edition=edition, number=number, attempt=name or f"run-{len(self.rendered):08x}"
-        )
+        task = self.task(number, edition=edition, name=name)
         found = self.renderer.render(task, lambda step, num_steps: None)
         if not isinstance(found, FramesReady):
             return found
         self.rendered.append(number)
         return self.renderer.deliver(task)
+
+    def task(self, number: int, *, edition: int = 1, name: str = "", num_steps_saved: int = 0) -> RenderTask:
+        attempt = name or f"run-{len(self.rendered):08x}"
+        return RenderTask(
+            clip=self.clip, edition=edition, number=number, attempt=attempt, num_steps_saved=num_steps_saved
+        )
+
+    def frames(self, number: int, *, edition: int = 1, num_steps_saved: int = 0) -> NDArray[np.uint8]:
+        """The frames of a try, which is not delivered."""
+        task = self.task(number, edition=edition, name="run-0000ffff", num_steps_saved=num_steps_saved)
+        assert isinstance(self.renderer.render(task, lambda step, num_steps: None), FramesReady)
+        return self.renderer._kept.pop(task.attempt).frames
 
     def finish(self, *, edition: int = 1) -> Result:
         """All tries that the verdicts ask for."""
@@ -309,3 +330,54 @@ def test_after_a_repair_the_new_edition_starts_with_the_seed_that_was_good(gated
     assert isinstance(again, Rendered)
     assert (again.commit.edition, again.commit.try_number) == (2, 1)
     assert gated.rendered == [0, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_stricter_run_deletes_a_kept_video_that_it_finds_unsafe(gated: Gated) -> None:
+    gated.likeness, gated.unsafe = {0: 0.1, 1: 0.1}, {1: 0.5}
+    gated.start(keep_rejected="clip", max_reseeds=1).finish()
+    assert gated.videos() == 2
+
+    strict = gated.start(keep_rejected="clip", safety={"max_score": 0.4}).finish()
+
+    assert isinstance(strict, Judged)
+    assert strict.verdict == Reject("try 1: unsafe=0.50: must be below 0.4 (quality.safety.max_score)", is_unsafe=True)
+    assert gated.videos() == 1
+
+
+@pytest.mark.slow
+def test_a_redo_renders_seeds_that_no_earlier_edition_had(gated: Gated) -> None:
+    gated.likeness = {0: 0.1, 1: 0.6, 2: 0.1, 3: 0.7}
+    first = gated.start().finish()
+    assert isinstance(first, Rendered)
+    ask = RedoRequest(clip_id=gated.clip.clip_id, edition=2, asked_at=datetime.now(UTC), command="test")
+    request_redo(gated.output, ask)
+
+    redone = gated.start().finish(edition=2)
+
+    assert isinstance(redone, Rendered)
+    assert (redone.commit.edition, redone.commit.try_number, redone.commit.seed) == (2, 3, seed_of_try(gated.clip, 3))
+    assert gated.rendered == [0, 1, 2, 3]
+    assert [record.number for record in read_tries(gated.output, gated.clip.clip_id, 2)] == [2, 3]
+    assert read_commit(gated.output, gated.clip.clip_id, 1) == first.commit
+
+
+@pytest.mark.slow
+def test_two_drained_tries_of_one_clip_each_go_on_from_their_own_latents(gated: Gated) -> None:
+    """Two seeds, as of `best_of`, and a redo with the number of one of them."""
+    gated._job.steps = 3
+    gated._job.__post_init__()
+    tries = [(1, 0), (1, 1), (2, 1)]
+    gated.start_ungated()  # a gate asks for one of these tries after the other
+    undisturbed = [gated.frames(number, edition=edition) for edition, number in tries]
+    for edition, number in tries:
+        drained = gated.renderer.render(gated.task(number, edition=edition), gated.pause_after_two)
+        assert isinstance(drained, Failed)
+        assert (drained.fault, drained.num_steps_saved) == (Fault.DRAIN, 2)
+        gated.renderer._pausing.clear()  # in place of another process
+
+    assert find_saved(gated.output) == {TryName(gated.clip.clip_id, edition, number): 2 for edition, number in tries}
+    gated.start_ungated()
+    for (edition, number), frames in zip(tries, undisturbed, strict=True):
+        assert (gated.frames(number, edition=edition, num_steps_saved=2) == frames).all()
+    assert not (undisturbed[0] == undisturbed[1]).all()

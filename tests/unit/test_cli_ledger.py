@@ -1,6 +1,5 @@
 """`status`, `retry`, `export`, `verify` and `prune` on an output location that is there without any cluster."""
 
-import os
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +15,18 @@ from lynx_batch.ledger.heartbeat import Heartbeat
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
 from lynx_batch.output import commit_uri
-from tests.builders import NOW, deliver, ended, given_up, record, small_clip, start_run, write_metadata
+from tests.builders import (
+    NOW,
+    deliver,
+    ended,
+    files_below,
+    given_up,
+    make_older,
+    record,
+    small_clip,
+    start_run,
+    write_metadata,
+)
 from tests.jobs import invoke
 from tests.models import ROOT
 
@@ -149,10 +159,6 @@ def test_verify_names_clips_that_are_not_as_they_were_committed(output: str) -> 
     assert "3 of 3 clips read, 3 faulty" in result.stdout
 
 
-def files_below(output: str, folder: str) -> set[str]:
-    return {str(path.relative_to(output)) for path in Path(output, folder).rglob("*") if path.is_file()}
-
-
 def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> None:
     kept = files_below(output, "clips")
     frames = np.zeros((5, 48, 64, 3), np.uint8)
@@ -174,13 +180,6 @@ def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> Non
     assert files_below(output, "clips") == kept
     assert files_below(output, "resume") == {"resume/cc33-0004.safetensors"}, "it may go on"
     assert "2 of 2 clips read, 0 faulty" in invoke("verify", output).stdout
-
-
-def make_older(output: str, *, hours: float) -> None:
-    """As if everything had been written so long ago, by the store's clock."""
-    for path in Path(output).rglob("*"):
-        seconds = path.stat().st_mtime - hours * 3600
-        os.utime(path, (seconds, seconds))
 
 
 def leave_videos(output: str, run_id: str) -> set[str]:

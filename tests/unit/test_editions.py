@@ -13,6 +13,7 @@ from lynx_batch.ledger.events import EventKind, write_event
 from lynx_batch.ledger.history import given_up_before, known_commits
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.records import warn_left_out
+from lynx_batch.ledger.redo import RedoRequest, request_redo
 from lynx_batch.output import commit_uri
 from tests.builders import NOW, ended, event, record, small_clip, start_run, write_metadata
 
@@ -67,6 +68,34 @@ def test_the_highest_edition_is_in_force_unless_it_is_withdrawn(
     assert [found.is_finished("ab12", n) for n in (1, 2)] == [(in_force or 0) >= n for n in (1, 2)]
 
 
+@pytest.mark.parametrize(
+    ("committed", "withdrawn_", "redo", "in_force", "wanted"),
+    [
+        ([1], [], [2], 1, 2),
+        ([1, 2], [], [2], 2, 2),
+        ([1], [], [2, 3], 1, 3),
+        ([1], [1], [2], None, 2),
+        ([1], [1, 2], [2], None, 3),
+        ([1, 2], [2], [2], None, 3),
+    ],
+)
+def test_a_redo_is_wanted_until_it_is_committed_or_withdrawn_and_the_old_edition_stays_in_force(
+    output: str, committed: list[int], withdrawn_: list[int], redo: list[int], in_force: int | None, wanted: int
+) -> None:
+    for number in committed:
+        commit(output, edition(number))
+    for number in withdrawn_:
+        withdraw(output, withdrawn(number))
+    for number in redo:
+        request_redo(output, RedoRequest(clip_id="ab12", edition=number, asked_at=NOW, command="test"))
+    found = list_editions(output)
+    assert (found.in_force.get("ab12"), found.wanted("ab12")) == (in_force, wanted)
+    assert ("ab12" in found.finished) == (in_force == wanted)
+    untouched = found.without_redo({"ab12"})
+    assert untouched.in_force == found.in_force
+    assert not untouched.redo
+
+
 def test_each_edition_has_one_commit_and_a_withdrawal_stays_the_first(output: str) -> None:
     assert commit(output, edition(2)) == edition(2)
     late = edition(2).model_copy(update={"attempt": "late"})
@@ -80,7 +109,7 @@ def test_each_edition_has_one_commit_and_a_withdrawal_stays_the_first(output: st
 
 @pytest.mark.parametrize(
     "name",
-    ["notes.json", "ab/notes.json", "ab/cd34.json", "ab/ab12.e1.json", "ab/ab12.e02.json", "ab/ab12.e2.txt", "x/ab/ab12.json"],
+    ["notes.json", "ab/notes.json", "ab/cd34.json", "ab/ab12.e1.json", "ab/ab12.e1.redo.json", "ab/ab12.e02.json", "ab/ab12.e2.txt", "x/ab/ab12.json"],
 )  # fmt: skip
 def test_a_foreign_file_among_the_commits_is_named_once_and_left_out(output: str, name: str) -> None:
     storage.write_bytes(f"{output}/commits/{name}", b"{}")

@@ -332,7 +332,7 @@ def test_a_summary_counts_finished_and_killed_runs(tmp_path: Path) -> None:
     )
     write_run_end(output, "run-1", RunEnd(ended_at=NOW, counts={Outcome.RENDERED: 1, Outcome.FAILED: 1}))
     write_metadata(output, "run-2", [ended(Outcome.REJECTED, row=0)])
-    for minutes, kind in enumerate((EventKind.RETRIED, EventKind.RETRIED, EventKind.FAILED)):
+    for minutes, kind in enumerate((EventKind.RETRIED, EventKind.JUDGED, EventKind.FAILED)):
         write_event(output, event(kind, minutes=minutes, clip_id="cd34", run_id="run-2"))
 
     summary = summarise(output)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lynx_batch.config import QualityConfig
 from lynx_batch.ledger.commits import CommitRecord, commit
-from lynx_batch.ledger.judged import newest_policy, read_judged, read_sample
+from lynx_batch.ledger.judged_tries import newest_policy, read_judged, read_sample
 from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.output import RUN_FILE, TryName, run_file_uri, try_uri
 from tests.builders import IDENTITY, NOW, record, start_run

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lynx_batch.clip import ClipSpec
+from lynx_batch.config import QualityConfig
 from lynx_batch.errors import Fault
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import (
@@ -21,6 +22,7 @@ from lynx_batch.planning.schedule import (
     Schedule,
     has_used_attempt,
 )
+from lynx_batch.planning.verdict import Accept, JudgedTry, Numbers, Render, Verdict, decide
 from tests.builders import clip, planned
 
 SIZES = (1, 2, 4)
@@ -356,8 +358,16 @@ def test_a_group_leaves_only_after_its_clips_have_ended() -> None:
         schedule.leave("g")
 
 
+RULES = QualityConfig.model_validate(
+    {"likeness": {"min_p10": 0.3}, "technical": False, "safety": {"max_score": 0.8}, "best_of": 2, "max_reseeds": 2}
+)
+SCORES = st.fixed_dictionaries(
+    {"likeness_p10": st.sampled_from((0.1, 0.1, 0.5)), "unsafe": st.sampled_from((0, 0, 0.9))}
+)
+
+
 class ClipsOfARun(RuleBasedStateMachine):
-    """Any order of successes, failures, lost machines, and groups that come and go."""
+    """Any order of verdicts, failures, lost machines, drains, and groups that come and go. Some clips are redone."""
 
     @initialize(sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=12), max_attempts=st.integers(1, 4))
     def start(self, sizes: list[int], max_attempts: int) -> None:
@@ -370,6 +380,11 @@ class ClipsOfARun(RuleBasedStateMachine):
         self.suspects: set[str] = set()
         self.tried: dict[str, set[str]] = {}
         self.too_narrow = 0
+        self.numbers = {
+            spec.clip_id: Numbers.of(RULES, is_seed_given=False, first=row % 3) for row, spec in enumerate(specs)
+        }
+        self.tries: dict[str, list[JudgedTry]] = {clip_id: [] for clip_id in self.numbers}
+        self.ended: Counter[str] = Counter()
 
     @rule(size=st.sampled_from(SIZES))
     def form(self, size: int) -> None:
@@ -395,10 +410,16 @@ class ClipsOfARun(RuleBasedStateMachine):
         self.running[clip_id] = group
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), fault=st.sampled_from([None, *Fault]))
-    def end(self, data: st.DataObject, fault: Fault | None) -> None:
+    @rule(data=st.data(), fault=st.sampled_from(Fault))
+    def fail(self, data: st.DataObject, fault: Fault) -> None:
         clip_id = data.draw(st.sampled_from(sorted(self.running)))
         self._end(clip_id, fault)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), scores=SCORES)
+    def judge(self, data: st.DataObject, scores: dict[str, float]) -> None:
+        clip_id = data.draw(st.sampled_from(sorted(self.running)))
+        self._judge(clip_id, scores)
 
     @precondition(lambda self: self.sizes)
     @rule(data=st.data(), has_node=st.booleans())
@@ -410,12 +431,30 @@ class ClipsOfARun(RuleBasedStateMachine):
         self.schedule.leave(group)
         del self.sizes[group]
 
-    def _end(self, clip_id: str, fault: Fault | None) -> None:
-        group, attempts = self.running.pop(clip_id), self.schedule.attempts(clip_id)
-        if fault is None:
+    def _judge(self, clip_id: str, scores: dict[str, float]) -> None:
+        """The clip's next try is rendered, and all its tries decide."""
+        self.running.pop(clip_id, None)
+        attempts = self.schedule.attempts(clip_id)
+        asked = self._verdict(clip_id)
+        assert isinstance(asked, Render)
+        assert asked.number not in {judged.number for judged in self.tries[clip_id]}, "it was rendered before"
+        self.tries[clip_id].append(JudgedTry(number=asked.number, scores=scores))
+        verdict = self._verdict(clip_id)
+        if isinstance(verdict, Accept):
             self.schedule.rendered(clip_id)
-            return
+        else:
+            self.schedule.judged(clip_id, has_next_try=isinstance(verdict, Render))
+        is_over = not isinstance(verdict, Render)
+        self.ended[clip_id] += is_over
+        assert self.schedule.attempts(clip_id) == attempts + is_over, "judging uses up no attempt"
+
+    def _verdict(self, clip_id: str) -> Verdict:
+        return decide(self.tries[clip_id], RULES, self.numbers[clip_id])
+
+    def _end(self, clip_id: str, fault: Fault) -> None:
+        group, attempts = self.running.pop(clip_id), self.schedule.attempts(clip_id)
         state = self.schedule.failed(clip_id, fault)
+        self.ended[clip_id] += state is not ClipState.WAITING
         if fault is Fault.CLIP:
             self.tried.setdefault(clip_id, set()).add(group)
         if fault is Fault.MEMORY:
@@ -440,17 +479,18 @@ class ClipsOfARun(RuleBasedStateMachine):
         if not hasattr(self, "schedule"):
             return
         for clip_id in list(self.running):
-            self._end(clip_id, None)
-        for _ in range(10 * self.num_clips + len(self.sizes)):
+            self._judge(clip_id, {"likeness_p10": 0.1, "unsafe": 0})
+        for _ in range(20 * self.num_clips + len(self.sizes)):
             for group in list(self.sizes):
                 if self.schedule.is_useless(group):
                     self.schedule.leave(group)
                     del self.sizes[group]
                 elif chosen := self.schedule.take(group):
-                    self.schedule.rendered(chosen.clip.clip_id)
+                    self._judge(chosen.clip.clip_id, {"likeness_p10": 0.1, "unsafe": 0})
             if size := self.schedule.wanted_size(4):
                 self.form(size)
         assert self.schedule.is_finished
+        assert self.ended == dict.fromkeys(self.numbers, 1), "each clip has ended once"
 
 
 TestClipsOfARun = ClipsOfARun.TestCase

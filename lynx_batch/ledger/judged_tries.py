@@ -1,6 +1,6 @@
 """The judged tries of an output location, to learn from: those that were recorded, and commits that have scores but no such record."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from pydantic import ValidationError
@@ -12,10 +12,11 @@ from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import known_commits
-from lynx_batch.ledger.records import read_records, warn_left_out
+from lynx_batch.ledger.numbering import list_tries
+from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.ledger.runs import read_runs
-from lynx_batch.ledger.tries import TryRecord
-from lynx_batch.output import RUN_FILE, TRIES, TryName, parse_try, run_file_uri
+from lynx_batch.ledger.tries import TryRecord, read_each
+from lynx_batch.output import RUN_FILE, TRIES, TryName, run_file_uri
 from lynx_batch.planning.calibration import ScoredTry
 from lynx_batch.planning.verdict import JudgedTry
 from lynx_batch.stages import BUSY_STAGES
@@ -35,17 +36,17 @@ class JudgedTries:
 
 def read_judged(output: str) -> JudgedTries:
     """All judged tries, by clip and number. Damaged records are named in a warning and left out."""
-    return _read(output, _list_tries(output), list_editions(output).in_force)
+    return _read(output, list_tries(storage.join(output, TRIES)), list_editions(output).in_force)
 
 
 def read_sample(output: str, identity: RenderIdentity) -> list[JudgedTry]:
     """The judged tries of at most `MAX_CLIPS` clips that were rendered with these weights and numerics."""
-    tries, in_force = _list_tries(output), list_editions(output).in_force
+    tries, in_force = list_tries(storage.join(output, TRIES)), list_editions(output).in_force
     chosen = sorted({name.clip_id for name in tries} | in_force.keys())[:MAX_CLIPS]
     last = chosen[-1] if chosen else ""
     judged = _read(
         output,
-        {name: uri for name, uri in tries.items() if name.clip_id <= last},
+        [name for name in tries if name.clip_id <= last],
         {clip_id: edition for clip_id, edition in in_force.items() if clip_id <= last},
         identity,
     )
@@ -65,18 +66,12 @@ def newest_policy(output: str) -> tuple[str, QualityConfig] | None:
     return None
 
 
-def _list_tries(output: str) -> dict[TryName, str]:
-    listed = (file.uri for file in storage.list_files(storage.join(output, TRIES)))
-    return {name: uri for uri in sorted(listed) if (name := parse_try(uri))}
-
-
 def _read(
-    output: str, tries: Mapping[TryName, str], in_force: Mapping[str, int], identity: RenderIdentity | None = None
+    output: str, tries: Iterable[TryName], in_force: Mapping[str, int], identity: RenderIdentity | None = None
 ) -> JudgedTries:
-    """The tries in these files and the commits of these editions; with `identity`, only those that it rendered."""
+    """These tries and the commits of these editions; with `identity`, only those that it rendered."""
     commits = {_name_of(commit): commit for commit in known_commits(output, in_force) if _is_of(commit, identity)}
-    listed = (record for _, record in read_records(TryRecord, [*tries.values()]))
-    records = {record.name: record for record in listed if _is_of(record.commit, identity)}
+    records = {record.name: record for record in _read_tries(output, tries) if _is_of(record.commit, identity)}
     scored = {
         name: _scored(commit, commit.scores, is_committed=True) for name, commit in commits.items() if commit.scores
     }
@@ -85,6 +80,14 @@ def _read(
         scored[name] = _scored(record.commit, record.scores, is_committed=is_committed, is_unsafe=record.is_unsafe)
     judges = {canonical_json(record.scorers) for record in records.values()}
     return JudgedTries(tries=[scored[name] for name in sorted(scored)], num_judges=len(judges))
+
+
+def _read_tries(output: str, names: Iterable[TryName]) -> Iterator[TryRecord]:
+    for _, found in read_each(output, names):
+        if isinstance(found, TryRecord):
+            yield found
+        else:
+            warn_left_out(str(found))
 
 
 def _name_of(commit: CommitRecord) -> TryName:
