@@ -21,11 +21,11 @@ from lynx_batch.output import (
 from lynx_batch.storage import StoredFile
 
 FILES_PER_CLIP = 2
-"""A video and a poster."""
+"""A video and a poster. The commit of a clip with more files, such as a preview, is read."""
 
 
 def find_leftovers(output: str) -> list[StoredFile]:
-    """Videos and posters that no commit in force and no try of an open clip names, and saved states of finished clips.
+    """Videos, posters and previews that no commit in force and no try of an open clip names, and saved states of finished clips.
 
     While a run is active, some of these are about to be committed.
     """
@@ -41,8 +41,7 @@ def find_leftovers(output: str) -> list[StoredFile]:
         found += [file for file in of_clip[clip_id] if not file.uri.endswith(kept[clip_id])]
     doubtful = {clip_id: n for clip_id, n in in_force.items() if len(of_clip.get(clip_id, ())) > FILES_PER_CLIP}
     for commit in read_commits(output, doubtful):
-        named = (commit.clip_uri, commit.poster_uri)
-        found += [file for file in of_clip[commit.clip_id] if not file.uri.endswith(named)]
+        found += [file for file in of_clip[commit.clip_id] if not file.uri.endswith(commit.files)]
     return found
 
 

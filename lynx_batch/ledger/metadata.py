@@ -36,6 +36,9 @@ SCORE_COLUMNS = (
 )
 """The scores with a column of their own, which expressions may name. All others are in the column `scores`."""
 
+APPLIED = "applied"
+"""The value of a mark that did not fail, in the column `marks`."""
+
 METADATA_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -62,6 +65,7 @@ METADATA_SCHEMA = pa.schema(
         ("committed_at", TIME),
         ("clip_uri", pa.string()),
         ("poster_uri", pa.string()),
+        ("preview_uri", pa.string()),
         ("sha256", pa.string()),
         ("num_bytes", pa.int64()),
         ("face_turned_degrees", pa.int32()),
@@ -71,6 +75,7 @@ METADATA_SCHEMA = pa.schema(
         ("try_number", pa.int32()),
         *((score, pa.float64()) for score in SCORE_COLUMNS),
         ("scores", pa.map_(pa.string(), pa.float64())),
+        ("marks", pa.map_(pa.string(), pa.string())),
         ("model", pa.map_(pa.string(), pa.string())),
         ("software", pa.map_(pa.string(), pa.string())),
     ]
@@ -224,7 +229,7 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     """The values of a commit, by metadata column."""
     yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
-    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes"):
+    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "preview_uri", "sha256", "num_bytes"):
         yield name, getattr(commit, name)
     for name in ("face_turned_degrees", "group_size", "device"):
         yield name, getattr(commit, name)
@@ -233,5 +238,13 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     for name in SCORE_COLUMNS:
         yield name, commit.scores.get(name)
     yield "scores", list(commit.scores.items())
+    yield "marks", [*dict.fromkeys(commit.marks, APPLIED).items(), *commit.failed_marks.items()]
     yield "model", [(name, str(value)) for name, value in commit.identity.items() if value is not None]
     yield "software", list(commit.software.items())
+
+
+def as_marks(cell: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """A commit's fields about marks, from the column `marks`."""
+    marks = dict(cell)
+    failed = {mark: why for mark, why in marks.items() if why != APPLIED}
+    return {"marks": tuple(mark for mark in marks if mark not in failed), "failed_marks": failed}

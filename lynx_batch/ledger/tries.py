@@ -76,12 +76,12 @@ def _read_try(uri: str) -> TryRecord:
 
 
 def files_of_tries(output: str, clip_ids: Set[str]) -> dict[str, tuple[str, ...]]:
-    """The videos and posters that the tries of each of these clips name, relative to the output location."""
+    """The files that the tries of each of these clips name, relative to the output location."""
     names: dict[str, tuple[str, ...]] = dict.fromkeys(clip_ids, ())
     listed = (file.uri for file in storage.list_files(storage.join(output, TRIES)))
     uris = [uri for uri in listed if (name := parse_try(uri)) and name.clip_id in clip_ids]
     for _, record in read_records(TryRecord, uris):
-        names[record.clip_id] += (record.commit.clip_uri, record.commit.poster_uri)
+        names[record.clip_id] += record.commit.files
     return names
 
 

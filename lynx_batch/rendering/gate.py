@@ -30,7 +30,8 @@ from lynx_model.scoring.scores import ClipScores
 from lynx_model.spec import Subject
 
 SCORED = ("likeness", "technical", "motion")
-DROPPED = {"clip": (), "poster": ("clip_uri",), "nothing": ("clip_uri", "poster_uri")}
+ALL_FILES = ("clip_uri", "preview_uri", "poster_uri")
+DROPPED = {"clip": (), "poster": ("clip_uri", "preview_uri"), "nothing": ALL_FILES}
 """What is deleted of a rejected try, by `keep_rejected`."""
 
 
@@ -101,7 +102,7 @@ class Gate:
         record_try(self._output, record, is_store_safe=self._is_store_safe)
         verdict, tries = decide_by_tries(self._output, task.clip, task.edition, self._quality, rendered=record)
         if record not in tries:  # another worker was first
-            self._delete(commit, ("clip_uri", "poster_uri"))
+            self._delete(commit, ALL_FILES)
         return self._carry_out(verdict, tries)
 
     def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
@@ -119,8 +120,8 @@ class Gate:
 
     def _delete(self, commit: CommitRecord, fields: tuple[str, ...]) -> None:
         with suppress(*STORE_FAULTS):  # `prune` removes what is left
-            for field in fields:
-                storage.delete(storage.join(self._output, getattr(commit, field)))
+            for uri in filter(None, (getattr(commit, field) for field in fields)):
+                storage.delete(storage.join(self._output, uri))
 
 
 def flatten(scores: ClipScores) -> dict[str, float]:
