@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from lynx_batch.config import ProvenanceConfig, VideoConfig
 from lynx_batch.delivery.deliver import finish
@@ -19,35 +19,9 @@ from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.spec import RenderParams
 from lynx_model.watermark import TorchScriptWatermark
 from tests.builders import IDENTITY, make_clip, make_request
+from tests.watermarks import NUM_BITS, write_network
 
-NUM_BITS = 16
 PARAMS = RenderParams(prompt="p", width=128, height=96, num_frames=9, seed=1)
-
-
-class Stripes(nn.Module):
-    """Hides each bit in the mean of a stripe's blue, as an offset from the green."""
-
-    def __init__(self, strength: float) -> None:
-        super().__init__()
-        self.strength = strength
-
-    @torch.jit.export
-    def embed(self, images: Tensor, messages: Tensor) -> Tensor:
-        signs = torch.nn.functional.interpolate((messages * 2 - 1).unsqueeze(1), size=images.shape[3])
-        blue = images[:, 1:2] + self.strength * signs.unsqueeze(2)
-        return torch.cat([images[:, :2], blue], dim=1)
-
-    @torch.jit.export
-    def detect(self, images: Tensor) -> Tensor:
-        offsets = torch.nn.functional.adaptive_avg_pool2d(images[:, 2:] - images[:, 1:2], (1, 16)).flatten(1)
-        return torch.cat([torch.ones_like(offsets[:, :1]), offsets], dim=1)
-
-
-def write_network(file: Path, strength: float) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(Stripes(strength)).save(str(file))
-    return str(file)
 
 
 @pytest.fixture
