@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
-from lynx_batch.delivery.marks import check_provenance
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.probe import probe_create_only, probe_rights

@@ -283,7 +283,7 @@ class ProvenanceConfig(_Section):
 
     @model_validator(mode="after")
     def _has_a_mark(self) -> Self:
-        if self.is_on and all(mark is None for mark in (self.label, self.watermark, self.aigc, self.c2pa)):
+        if self.is_on and not self.marks:
             rule = f"marking={self.marking}: needs at least one of label, watermark, aigc and c2pa"
             raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
         return self
@@ -291,6 +291,16 @@ class ProvenanceConfig(_Section):
     @property
     def is_on(self) -> bool:
         return self.marking != "none"
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """The names of the marks that the section describes."""
+        return frozenset(name for name in ("label", "watermark", "aigc", "c2pa") if getattr(self, name) is not None)
+
+    @property
+    def required_marks(self) -> frozenset[str]:
+        """The marks without which no clip may be committed."""
+        return self.marks if self.marking == "required" else frozenset()
 
 
 class ClusterConfig(_Section):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lynx_batch.delivery.credentials import Credentials
 from lynx_batch.errors import ConfigError
+from lynx_batch.redaction import hide_secrets
 
 MP4 = "video/mp4"
 
@@ -55,7 +56,7 @@ def rehearse(credentials: Credentials, *, time_stamp_url: str | None) -> None:
         signed = _sign(picture.getvalue(), "image/png", facts, credentials, time_stamp_url)
         faults = list(_find_faults(signed, "image/png", facts.clip_id))
     except c2pa.C2paError as error:
-        faults = [str(error)]
+        faults = [hide_secrets(str(error))]
     if faults:
         authority = "" if time_stamp_url is None else " and provenance.c2pa.time_stamp_url must answer from here"
         raise ConfigError(
@@ -99,8 +100,9 @@ def _find_faults(content: bytes, kind: str, clip_id: str) -> Iterator[str]:
     except c2pa.C2paError as error:
         yield f"c2pa: must be a signed file: {error}"
         return
-    codes = [status["code"] for status in report.get("validation_status", ())]
-    yield from (f"c2pa: {code}: must not be so" for code in codes if code not in TOLERATED)
+    for status in report.get("validation_status", ()):
+        if status["code"] not in TOLERATED:
+            yield f"c2pa: {status['code']}: {status.get('explanation', '')}"
     assertions = report["manifests"][report["active_manifest"]].get("assertions", ())
     named = [each["data"].get("clip_id") for each in assertions if each["label"] == CLIP_ASSERTION]
     if named != [clip_id]:

@@ -14,7 +14,8 @@ from lynx_batch import output as output_names
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, RenderIdentity, StoredClip
 from lynx_batch.config import VideoConfig
-from lynx_batch.delivery.marks import Mark, Marker, MarkLog
+from lynx_batch.delivery.marker import Marker
+from lynx_batch.delivery.marks import Mark, MarkLog
 from lynx_batch.delivery.preview import encode_preview
 from lynx_batch.delivery.tags import find_aigc_faults, find_tag_faults, tags_of
 from lynx_batch.delivery.video import decode_mp4, encode_mp4, encode_poster, read_tags

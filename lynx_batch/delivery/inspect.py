@@ -9,7 +9,8 @@ import av
 
 from lynx_batch import storage
 from lynx_batch.clip import StoredClip
-from lynx_batch.delivery.marks import Mark, require_trust_packages
+from lynx_batch.delivery.marker import require_trust_packages
+from lynx_batch.delivery.marks import Mark
 from lynx_batch.delivery.tags import find_aigc_faults, find_tag_faults
 from lynx_batch.delivery.video import read_tags
 from lynx_batch.errors import MissingObject

@@ -86,19 +86,29 @@ def files_of_tries(output: str, clip_ids: Set[str]) -> dict[str, tuple[str, ...]
 
 
 def decide_by_tries(
-    output: str, clip: ClipSpec, edition: int, quality: QualityConfig, *, rendered: TryRecord | None = None
+    output: str,
+    clip: ClipSpec,
+    edition: int,
+    quality: QualityConfig,
+    *,
+    rendered: TryRecord | None = None,
+    required_marks: Set[str] = frozenset(),
 ) -> tuple[Verdict, list[TryRecord]]:
     """What to do next with a clip, and its tries so far.
 
     `rendered` is a try that was just uploaded. It takes the place of a recorded one whose video was dropped since, but never of one that
-    was found unsafe.
+    was found unsafe. A try whose video lacks one of `required_marks` counts as dropped, too: it may not be committed.
     """
+
+    def has_video(record: TryRecord) -> bool:
+        return required_marks <= {*record.commit.marks} and _has_video(output, record)
+
     tries = read_tries(output, clip.clip_id, edition)
     if rendered is not None:
-        tries = [rendered if t.number == rendered.number and _is_dropped(output, t) else t for t in tries]
+        tries = [rendered if t.number == rendered.number and not (t.is_unsafe or has_video(t)) else t for t in tries]
     first = _first_number(output, clip.clip_id, edition)
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
-    judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
+    judged = [record.judged(has_video=has_video(record)) for record in tries]
     return decide(judged, quality, numbers), tries
 
 
@@ -108,10 +118,6 @@ def _first_number(output: str, clip_id: str, edition: int) -> int:
         with suppress(MissingObject, UnreadableRecord):
             return retry_while_unavailable(lambda: read_commit(output, clip_id, edition - 1)).try_number
     return 0
-
-
-def _is_dropped(output: str, record: TryRecord) -> bool:
-    return not record.is_unsafe and not _has_video(output, record)
 
 
 def _has_video(output: str, record: TryRecord) -> bool:

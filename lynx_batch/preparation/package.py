@@ -19,7 +19,7 @@ import pyarrow as pa
 from lynx_batch import storage
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import InputsConfig, RunConfig, named_paths
-from lynx_batch.delivery.marks import check_provenance
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.check import check_rows, find_duplicates, keys_of_requests, reject_expired

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, identify
 from lynx_batch.config import DefaultsConfig, RunConfig
-from lynx_batch.delivery.marks import check_provenance
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.check import (
     check_blocks,

@@ -1,7 +1,7 @@
 """The marks of a run, with the one whose network needs torch."""
 
 from lynx_batch.config import ProvenanceConfig
-from lynx_batch.delivery.marks import Marker
+from lynx_batch.delivery.marker import Marker
 from lynx_batch.delivery.named_files import read_named_file
 from lynx_model.watermark import TorchScriptWatermark
 

@@ -9,7 +9,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from lynx_batch.config import ProvenanceConfig, load_run_config
 from lynx_batch.delivery.content_credentials import rehearse
 from lynx_batch.delivery.credentials import read_credentials
-from lynx_batch.delivery.marks import check_provenance
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError, LynxError
 from tests.builders import write_run
 from tests.certificates import key_pem, make_chain, make_key

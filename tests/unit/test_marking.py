@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lynx_batch.clip import ClipSpec, StoredClip
-from lynx_batch.config import ProvenanceConfig, VideoConfig
+from lynx_batch.config import ProvenanceConfig, QualityConfig, VideoConfig
 from lynx_batch.delivery.deliver import EncodedClip, finish, upload
 from lynx_batch.delivery.inspect import find_faults
-from lynx_batch.delivery.marks import Marker, check_provenance
+from lynx_batch.delivery.marker import Marker, check_provenance
 from lynx_batch.delivery.preview import MAX_BYTES, encode_preview
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import NotMarked
+from lynx_batch.ledger.tries import TryRecord, decide_by_tries, record_try
+from lynx_batch.planning.verdict import Accept, Render
 from lynx_model.spec import RenderParams
-from tests.builders import HOPPER, IDENTITY, make_clip, make_request
+from tests.builders import HOPPER, IDENTITY, NOW, make_clip, make_request, record
 
 WIDTH, HEIGHT, FPS = 320, 192, 8
 CLIP_ID = "ab12" * 8
@@ -260,7 +262,7 @@ def test_any_changed_byte_of_a_signed_video_shows(mark: Callable[..., EncodedCli
 def test_a_required_mark_that_fails_fails_the_attempt(
     mark: Callable[..., EncodedClip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lynx_batch.delivery.marks.NUM_SIGNING_TRIES", 1)
+    monkeypatch.setattr("lynx_batch.delivery.marker.NUM_SIGNING_TRIES", 1)
     with pytest.raises(NotMarked, match=r"^c2pa: .*127\.0\.0\.1"):
         mark(c2pa={**DEVELOPMENT, "time_stamp_url": "http://127.0.0.1:9/"})
 
@@ -268,7 +270,7 @@ def test_a_required_mark_that_fails_fails_the_attempt(
 def test_a_mark_that_is_only_tried_leaves_its_reason(
     mark: Callable[..., EncodedClip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lynx_batch.delivery.marks.NUM_SIGNING_TRIES", 1)
+    monkeypatch.setattr("lynx_batch.delivery.marker.NUM_SIGNING_TRIES", 1)
     marked = mark(marking="try", aigc=AIGC, c2pa={**DEVELOPMENT, "time_stamp_url": "http://127.0.0.1:9/"})
     assert marked.marks == ("tags", "aigc")
     assert list(marked.failed_marks) == ["c2pa"]
@@ -327,3 +329,21 @@ def test_a_preview_is_small_and_moves(kind: str, frames: NDArray[np.uint8]) -> N
         assert (preview.n_frames > 8, preview.info["loop"]) == (True, 0)
         preview.load()
         assert preview.info["duration"] * preview.n_frames == pytest.approx(33 / 16 * 1000, rel=0.1)
+
+
+def test_a_kept_try_without_the_required_marks_is_rendered_again(
+    deliver: Callable[..., StoredClip], clip: ClipSpec, tmp_path: Path
+) -> None:
+    """A later run may ask for marks that an earlier one did not; what that one kept may not be committed as it is."""
+    output = str(tmp_path)
+    commit = record(CLIP_ID).model_copy(update=asdict(deliver(aigc=AIGC)))
+    kept = TryRecord(
+        clip_id=CLIP_ID, edition=1, number=0, judged_at=NOW, scores={"likeness_p10": 0.5}, scorers={}, commit=commit
+    )
+    record_try(output, kept, is_store_safe=True)
+    rules = QualityConfig(likeness={"min_p10": 0.3}, technical=False)
+    lacking, enough = (
+        decide_by_tries(output, clip, 1, rules, required_marks=frozenset(marks))[0]
+        for marks in ({"aigc", "c2pa"}, {"aigc"})
+    )
+    assert (lacking, enough) == (Render(0), Accept(0))

@@ -11,7 +11,7 @@ from torch import nn
 
 from lynx_batch.config import ProvenanceConfig, VideoConfig
 from lynx_batch.delivery.deliver import finish
-from lynx_batch.delivery.marks import check_provenance, message_of
+from lynx_batch.delivery.marker import check_provenance, message_of
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import NotMarked
 from lynx_batch.rendering.marking import load_marker
