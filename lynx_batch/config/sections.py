@@ -16,6 +16,8 @@ from lynx_model.parameters import PARAMETERS, Parameter
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import MAX_LORA_SCALE, EngineOptions
 
+MAX_LABEL_LENGTH = 200
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -196,8 +198,9 @@ class LabelConfig(_Section):
     @field_validator("text")
     @classmethod
     def _is_one_line(cls, text: str | None) -> str | None:
-        if text is not None and not (text.strip() and text.isprintable()):
-            raise PydanticCustomError("broken_rule", "must be one line of visible text")
+        if text is not None and not (text.strip() and text.isprintable() and len(text) <= MAX_LABEL_LENGTH):
+            rule = f"must be one line of visible text with at most {MAX_LABEL_LENGTH} characters"
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
         return text
 
     @model_validator(mode="after")

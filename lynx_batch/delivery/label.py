@@ -16,9 +16,13 @@ from lynx_batch.errors import ConfigError
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_LOGO_PX = 20_000_000
+MAX_LOGO_RATIO = 50
 
 MEASURED_PX = 200
 """The font size at which a font is measured."""
+
+MIN_CAPITAL_PX = 20
+"""A capital letter at that size; a font of symbols may have none."""
 
 PADDING, MARGIN = 0.35, 0.5
 """Space around the text, and from the label to the frame's edges, in heights of a capital letter."""
@@ -128,7 +132,7 @@ def _read_font(uri: str | None) -> bytes:
         return (files("lynx_batch.delivery") / "fonts" / "NotoSansCJKsc-label.otf").read_bytes()
     content = read_named_file("provenance.label.font", uri, MAX_FILE_BYTES)
     try:
-        usable = _capital_height(_at(content, MEASURED_PX)) > 0
+        usable = _capital_height(_at(content, MEASURED_PX)) >= MIN_CAPITAL_PX
     except (OSError, ValueError):
         usable = False
     if not usable:
@@ -158,8 +162,11 @@ def _read_logo(uri: str) -> Image.Image:
     content, rule = read_named_file("provenance.label.logo", uri, MAX_FILE_BYTES), None
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            size = f"{picture.width}x{picture.height}"
             if picture.width * picture.height > MAX_LOGO_PX:
-                rule = f"must have at most {MAX_LOGO_PX:,} pixels, not {picture.width}x{picture.height}"
+                rule = f"must have at most {MAX_LOGO_PX:,} pixels, not {size}"
+            elif picture.width > MAX_LOGO_RATIO * picture.height:
+                rule = f"must be at most {MAX_LOGO_RATIO} times as wide as high, not {size}"
             else:
                 logo = picture.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -120,6 +120,7 @@ def test_paths_in_the_section_start_at_the_run_file(tmp_path: Path, face_pack: P
         ({"label": {"text": "AI", "logo": "a.png"}}, "provenance.label: needs either text or logo"),
         ({"label": {"logo": "a.png", "font": "a.ttf"}}, "font is for text, but there is none"),
         ({"label": {"text": "two\nlines"}}, "provenance.label.text: must be one line of visible text"),
+        ({"label": {"text": "A" * 201}}, "must be one line of visible text with at most 200 characters"),
         ({"label": {"text": " "}}, "provenance.label.text: must be one line of visible text"),
         ({"label": {"text": "AI", "height": 0.04}}, "provenance.label.height: must be at least 0.05 (got 0.04)"),
         ({"label": {"text": "AI", "seconds": 0}}, "provenance.label.seconds: must be above 0"),

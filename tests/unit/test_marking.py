@@ -209,6 +209,7 @@ def png(picture: Image.Image, kind: str = "PNG") -> bytes:
         ({"logo": "photo.jpg"}, "must be a PNG file"),
         ({"logo": "clear.png"}, "must not be transparent everywhere"),
         ({"logo": "wide.png"}, "of 320x192 pixels; shorten it"),
+        ({"logo": "line.png"}, "must be at most 50 times as wide as high, not 900x2"),
     ],
     ids=str,
 )
@@ -220,6 +221,7 @@ def test_an_unfit_label_is_an_error_before_anything_is_rendered(
     write(tmp_path / "photo.jpg", HOPPER.read_bytes())
     write(tmp_path / "clear.png", png(Image.new("RGBA", (8, 8))))
     write(tmp_path / "wide.png", png(Image.new("RGB", (900, 20))))
+    write(tmp_path / "line.png", png(Image.new("RGB", (900, 2))))
     config = ProvenanceConfig(marking="try", label=label)
     with pytest.raises(Exception, match=r"provenance\.label") as error:
         check_provenance(config, [(WIDTH, HEIGHT)])
