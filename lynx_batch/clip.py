@@ -119,16 +119,22 @@ class ClipSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredClip:
-    """The video of one attempt in the store. URIs are relative to the output location, so the whole location can be moved."""
+    """The video of one attempt in the store. URIs are relative to the output location, so the whole location can be moved.
+
+    `marks` are those that the video carries, `failed_marks` those that failed, with the reasons.
+    """
 
     clip_uri: str
     poster_uri: str
+    preview_uri: str | None = None
     sha256: str
     num_bytes: int
     num_frames: int
     fps: int
     width: int
     height: int
+    marks: tuple[str, ...] = ()
+    failed_marks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

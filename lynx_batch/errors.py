@@ -18,6 +18,7 @@ Transient
 ├── UnfitState             the saved state of a paused clip is missing, or belongs to another clip
 ├── PhotoUnreachable       a web server did not deliver a photo; a retry may help
 ├── ImplausibleResult      a picture that is flat or NaN, or was rendered impossibly fast
+├── NotMarked              a mark failed that the run requires
 ├── NotJudged              a scorer failed, so nobody knows whether the clip is good enough
 ├── TooManyFaults          machines or clips kept failing, so the run stopped (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not accept a write
@@ -39,6 +40,7 @@ __all__ = [
     "LynxError",
     "MissingObject",
     "NotJudged",
+    "NotMarked",
     "Permanent",
     "PhotoChanged",
     "PhotoRefused",
@@ -137,6 +139,10 @@ class ImplausibleResult(Transient):
 
 class NotJudged(Transient):
     """A scorer failed or gave no number, so the clip is not good enough: nobody knows."""
+
+
+class NotMarked(Transient):
+    """A mark failed that the run requires, so the clip may not be delivered."""
 
 
 class UnfitState(Transient):

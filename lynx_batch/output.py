@@ -1,6 +1,7 @@
 """Every folder and file name of an output location.
 
     clips/<kk>/<clip_id>/<attempt>.mp4, .jpg            one attempt's video and its poster; <kk> is the start of the id
+    clips/<kk>/<clip_id>/<attempt>.gif or .webp         its preview, if the run asks for one
     commits/<kk>/<clip_id>.json                         edition 1 of a clip is committed
     commits/<kk>/<clip_id>.e<n>.json                    edition n is committed
     commits/<kk>/<clip_id>.e<n>.withdrawn.json          edition n is withdrawn
@@ -58,7 +59,7 @@ _SAVED = re.compile(
     r"(?P<clip>[0-9a-f]+)(-e(?P<edition>[1-9]\d*)-t(?P<number>\d+))?-(?P<num_steps_done>\d+)\.safetensors"
 )
 _TRY = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)/e(?P<edition>[1-9]\d*)-t(?P<number>\d+)\.json$")
-_VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg)")
+_VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg|gif|webp)")
 
 
 class RecordKind(StrEnum):
@@ -78,7 +79,7 @@ class CommitName(NamedTuple):
 
 
 class VideoName(NamedTuple):
-    """What the name of an attempt's video or poster says."""
+    """What the name of an attempt's video, poster or preview says."""
 
     clip_id: str
     run_id: str
@@ -112,6 +113,11 @@ def video_path(clip_id: str, attempt: str) -> str:
 def poster_path(clip_id: str, attempt: str) -> str:
     """As `video_path`."""
     return f"{CLIPS}/{clip_id[:2]}/{clip_id}/{attempt}.jpg"
+
+
+def preview_path(clip_id: str, attempt: str, kind: str) -> str:
+    """As `video_path`. `kind` is gif or webp."""
+    return f"{CLIPS}/{clip_id[:2]}/{clip_id}/{attempt}.{kind}"
 
 
 def parse_video(output: str, uri: str) -> VideoName | None:

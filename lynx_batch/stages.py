@@ -24,6 +24,7 @@ class Stage(StrEnum):
     TEXT = "text", Lane.RENDER, True
     DENOISE = "denoise", Lane.RENDER, True
     DECODE = "decode", Lane.RENDER, True
+    MARK = "mark", Lane.DELIVER, True
     ENCODE = "encode", Lane.DELIVER, True
     JUDGE = "judge", Lane.DELIVER, True
     UPLOAD = "upload", Lane.DELIVER, True

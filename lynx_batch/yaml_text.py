@@ -148,6 +148,8 @@ def read_yaml(text: str, *, source: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{source}: {TOO_DEEP}") from None
     except (yaml.YAMLError, ValueError) as error:
+        if "-----BEGIN" in text:  # the library's message would show a line of it
+            raise ConfigError(f"{source}: not YAML; it holds a PEM text: name the file that holds it") from None
         raise ConfigError(f"{source}: {error}") from error
 
 

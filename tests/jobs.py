@@ -105,8 +105,9 @@ def worker_settings(config: RunConfig, model: CheckedModel, run_id: str = "r1") 
         engine=config.engine.options,
         identity=model.identity,
         plan=ParallelPlan(),
-        crf=config.video.crf,
+        video=config.video,
         is_store_safe=True,
+        provenance=config.provenance,
     )
 
 

@@ -233,7 +233,7 @@ def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str
             commit = read_commit(output, clip_id, editions[clip_id])
         except (MissingObject, UnreadableRecord) as error:
             return clip_id, [str(error)]
-        return clip_id, find_faults(output, StoredClip(**commit.model_dump(include=promises)))
+        return clip_id, find_faults(output, clip_id, StoredClip(**commit.model_dump(include=promises)))
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="verify") as pool:
         clip_ids = iter(editions)

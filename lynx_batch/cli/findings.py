@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.scorers import check_scorers
@@ -107,6 +108,8 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
         _tried("output", lambda: _probe(config.output)),
         finding,
     ]
+    if config.provenance.is_on:
+        findings.append(_tried("marks", lambda: _check_marks(config)))
     if model is not None:
         findings += [*find_lacks(config.engine.options, machine), fit_run(config, model.size, machine)]
     return findings
@@ -189,6 +192,11 @@ def _probe(output: str) -> str:
     probe_rights(output)
     probe_create_only(output)
     return f"{storage.redact(output)}: accepts everything that a run writes, including create-only puts"
+
+
+def _check_marks(config: RunConfig) -> str:
+    check_provenance(config.provenance, [(config.defaults.width, config.defaults.height)])
+    return "a clip of the default size can be marked"
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from lynx_batch.config.paths import explain_paths, make_absolute
+from lynx_batch.config.paths import REFERENCE_KEYS, explain_paths, make_absolute
 from lynx_batch.config.sections import AdapterConfig, LoraConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.local_files import read_at_most
@@ -128,8 +128,14 @@ def _explain_values(error: ValidationError) -> Iterator[str]:
             rule = RULES[fault["type"]].format(**fault.get("ctx", {})) if fault["type"] in RULES else fault["msg"]
             either = " or a mapping of keys" if last == "str" else ""
             is_of_several_keys = fault["type"] == "missing" or isinstance(fault["input"], (dict, BaseModel))
-            shown = "" if is_of_several_keys else f" (got {redact_all(fault['input'])!r})"
+            is_hidden = is_of_several_keys or _may_be_secret(key, fault["input"])
+            shown = "" if is_hidden else f" (got {redact_all(fault['input'])!r})"
             yield f"  {key}: {rule}{either}{shown}"
+
+
+def _may_be_secret(key: str, value: object) -> bool:
+    """Whether `value` may be a private key that somebody pasted into the run file."""
+    return key in REFERENCE_KEYS or "-----BEGIN" in str(value)
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

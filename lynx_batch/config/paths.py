@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lynx_batch.config.sections import RunConfig
+from lynx_batch.config import references
+from lynx_batch.config.sections import ProvenanceConfig, RunConfig
 from lynx_batch.places import READABLE, WRITABLE, explain_place
 
 PATH_KEYS = (
@@ -21,11 +22,17 @@ PATH_KEYS = (
     "quality.prompt.model",
     "cluster.shared_paths",
     "inputs.allow",
+    "provenance.label.logo",
+    "provenance.label.font",
+    "provenance.watermark",
 )
 """Keys whose value is a path or URI, or a list of them."""
 
 NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 """Keys whose value is a path only if it contains a slash. A bare word is a name."""
+
+REFERENCE_KEYS = ("provenance.c2pa.certificates", "provenance.c2pa.private_key")
+"""Keys whose value is a path unless it is `env:NAME` or `development`."""
 
 
 def make_absolute(key: str, value: object, folder: Path) -> object:
@@ -37,11 +44,16 @@ def make_absolute(key: str, value: object, folder: Path) -> object:
         return {name: make_absolute(f"{key}.{name}", inner, folder) for name, inner in value.items()}
     if isinstance(value, list):
         return [make_absolute(key, item, folder) for item in value]
-    is_path = key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in str(value))
-    if not is_path or not isinstance(value, str) or not value.strip():
+    if not _is_path(key, str(value)) or not isinstance(value, str) or not value.strip():
         return value
     path = value.removeprefix("file://") if value.startswith("file:///") else value
     return value if "://" in path else os.path.abspath(folder / os.path.expanduser(path))
+
+
+def _is_path(key: str, value: str) -> bool:
+    if key in REFERENCE_KEYS:
+        return references.is_path(value)
+    return key in PATH_KEYS or (key in NAME_OR_PATH_KEYS and "/" in value)
 
 
 def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -57,6 +69,19 @@ def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
     if config.quality is not None:
         yield from config.quality.scorer_files.items()
+    yield from _provenance_paths(config.provenance)
+
+
+def _provenance_paths(provenance: ProvenanceConfig) -> Iterator[tuple[str, str]]:
+    label, c2pa = provenance.label, provenance.c2pa
+    named = {
+        "label.logo": label and label.logo,
+        "label.font": label and label.font,
+        "watermark": provenance.watermark,
+        "c2pa.certificates": c2pa and c2pa.certificates,
+        "c2pa.private_key": c2pa and c2pa.private_key,
+    }
+    yield from ((f"provenance.{key}", value) for key, value in named.items() if value and references.is_path(value))
 
 
 def explain_paths(config: RunConfig) -> Iterator[str]:

@@ -9,20 +9,32 @@ import av
 
 from lynx_batch import storage
 from lynx_batch.clip import StoredClip
+from lynx_batch.delivery.marker import require_trust_packages
+from lynx_batch.delivery.marks import Mark
+from lynx_batch.delivery.tags import find_aigc_faults, find_tag_faults
+from lynx_batch.delivery.video import read_tags
 from lynx_batch.errors import MissingObject
 
 
-def find_faults(output: str, clip: StoredClip) -> list[str]:
+def find_faults(output: str, clip_id: str, clip: StoredClip) -> list[str]:
     """All differences between a stored clip and its commit, found by reading the whole video; empty if there are none.
 
+    Of its marks, the tags, the key `AIGC` and the C2PA signature are read back. A label is for people, and a watermark is read before
+    the commit, with the network that made it.
+
     Raises:
+        ConfigError: If the package is missing that reads its marks.
         StoreUnavailable, StoreRefused: If it cannot be read now, or not by this user, which says nothing about the clip.
     """
     try:
         content = storage.read_bytes(storage.join(output, clip.clip_uri))
     except MissingObject as error:
         return [str(error)]
-    return [*_compare_files(output, clip, content), *_compare_pictures(clip, content)]
+    return [
+        *_compare_files(output, clip, content),
+        *_compare_pictures(clip, content),
+        *_compare_marks(clip_id, clip, content),
+    ]
 
 
 def _compare_files(output: str, clip: StoredClip, content: bytes) -> Iterator[str]:
@@ -31,8 +43,9 @@ def _compare_files(output: str, clip: StoredClip, content: bytes) -> Iterator[st
     digest = hashlib.sha256(content).hexdigest()
     if digest != clip.sha256:
         yield f"sha256={digest}: must be {clip.sha256}"
-    if storage.stat(storage.join(output, clip.poster_uri)) is None:
-        yield f"{clip.poster_uri}: does not exist"
+    for uri in filter(None, (clip.poster_uri, clip.preview_uri)):
+        if storage.stat(storage.join(output, uri)) is None:
+            yield f"{uri}: does not exist"
 
 
 def _compare_pictures(clip: StoredClip, content: bytes) -> Iterator[str]:
@@ -53,3 +66,21 @@ def _compare_pictures(clip: StoredClip, content: bytes) -> Iterator[str]:
         yield f"fps={rate}: must be {clip.fps}"
     if size != (clip.width, clip.height):
         yield f"size={size[0]}x{size[1]}: must be {clip.width}x{clip.height}"
+
+
+def _compare_marks(clip_id: str, clip: StoredClip, content: bytes) -> Iterator[str]:
+    if marks := {Mark.TAGS, Mark.AIGC} & {*clip.marks}:
+        try:
+            tags = read_tags(content)
+        except av.FFmpegError as error:
+            yield f"tags cannot be read: {error}"
+            return
+        if Mark.TAGS in marks:
+            yield from find_tag_faults(tags, clip_id)
+        if Mark.AIGC in marks:
+            yield from find_aigc_faults(tags, clip_id)
+    if Mark.C2PA in clip.marks:
+        require_trust_packages("clips signed by C2PA")
+        from lynx_batch.delivery.content_credentials import find_signature_faults
+
+        yield from find_signature_faults(content, clip_id)

@@ -1,6 +1,7 @@
 """Frames -> an MP4 and a poster, and back; in memory, so that neither a kill nor a full disk leaves a file behind."""
 
 import io
+from collections.abc import Mapping
 
 import av
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 JPEG_QUALITY = 90
 
 
-def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
+def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int, tags: Mapping[str, str] | None = None) -> bytes:
     """H.264 yuv420p in BT.709, with the index first so that it plays while it downloads.
 
     The same frames do not always give the same bytes: with AVX-512, x264's macroblock tree differs now and then.
@@ -19,6 +20,7 @@ def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
         frames_FHWC: uint8 (F, H, W, 3) RGB; H and W even.
         fps: Frames per second.
         crf: x264's quality, 0 (lossless) to 51.
+        tags: Text by key, in the box moov.udta.meta.
     """
     _, height, width, _ = frames_FHWC.shape
     file = io.BytesIO()
@@ -27,8 +29,9 @@ def encode_mp4(frames_FHWC: NDArray[np.uint8], *, fps: int, crf: int) -> bytes:
         """To move the index to the front, ffmpeg reads its own output while it writes it again."""
         return io.BytesIO(file.getvalue())
 
-    options = {"movflags": "+faststart"}
+    options = {"movflags": "+faststart+use_metadata_tags"}  # keys of any name, not only iTunes' own
     with av.open(file, "w", format="mp4", options=options, io_open=read_again) as container:
+        container.metadata.update(tags or {})
         stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
@@ -57,3 +60,9 @@ def encode_poster(frames_FHWC: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(frames_FHWC[len(frames_FHWC) // 2]).save(file, format="JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
+
+
+def read_tags(content: bytes) -> dict[str, str]:
+    """All tags of a video. Raises av.FFmpegError if it is none."""
+    with av.open(io.BytesIO(content), "r") as video:
+        return dict(video.metadata)

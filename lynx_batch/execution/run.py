@@ -190,9 +190,10 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, *, is_
         engine=config.engine.options,
         identity=model.identity,
         plan=ParallelPlan(),
-        crf=config.video.crf,
+        video=config.video,
         is_store_safe=is_store_safe,
         quality=config.quality,
+        provenance=config.provenance,
     )
 
 

@@ -23,7 +23,7 @@ class CommitRecord(BaseModel):
 
     `try_number` says which of the clip's seeds it has; `scores` are a judged clip's, and empty if nobody has judged it. `num_tries`
     were there when it was committed, and it passed `thresholds`. If a person overruled the gate, `accepted_by` says who and `accepted_at`
-    when.
+    when. `marks` are the marks that the video carries, `failed_marks` those that failed, with the reasons.
     `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
     """
 
@@ -37,12 +37,15 @@ class CommitRecord(BaseModel):
     committed_at: datetime
     clip_uri: str
     poster_uri: str
+    preview_uri: str | None = None
     sha256: str
     num_bytes: int
     num_frames: int
     fps: int
     width: int
     height: int
+    marks: tuple[str, ...] = ()
+    failed_marks: dict[str, str] = {}
     seed: int
     try_number: int = 0
     scores: dict[str, float] = {}
@@ -56,6 +59,11 @@ class CommitRecord(BaseModel):
     stage_s: dict[str, float]
     identity: dict[str, str | bool | None]
     software: dict[str, str]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of the attempt."""
+        return tuple(uri for uri in (self.clip_uri, self.poster_uri, self.preview_uri) if uri is not None)
 
 
 class Withdrawal(BaseModel):

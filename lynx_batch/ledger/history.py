@@ -12,7 +12,7 @@ from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
 from lynx_batch.ledger.judgements import with_judgements
-from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, read_metadata
+from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, as_marks, read_metadata
 from lynx_batch.ledger.retries import RetryRequest, read_retry_requests, write_retry_request
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.stages import CLIP_STAGES
@@ -125,6 +125,7 @@ def _as_commit(row: dict[str, Any]) -> CommitRecord:
     rest = {name: value for name, value in row.items() if name in CommitRecord.model_fields}
     rest["software"] = dict(row["software"])
     rest |= {name: dict(row[name] or ()) for name in ("scores", "thresholds")}
+    rest |= as_marks(row["marks"] or ())
     rest["try_number"] = row["try_number"] or 0
     stage_s = {stage: row[stage] for stage in STAGE_COLUMNS if row[stage] is not None}
     return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))

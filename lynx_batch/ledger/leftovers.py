@@ -27,11 +27,12 @@ from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
 from lynx_batch.storage import StoredFile
 
 FILES_PER_CLIP = 2
-"""A video and a poster."""
+"""A video and a poster. The commit of a clip with more files, such as a preview, is read."""
 
 
 def find_leftovers(output: str) -> list[StoredFile]:
-    """Videos and posters that no commit in force names and no try needs, and saved states of editions that nobody renders any more.
+    """Videos, posters and previews that no commit in force names and no try needs, and saved states of editions that nobody renders any
+    more.
 
     While a run is active, some of these are about to be committed.
     """
@@ -48,7 +49,7 @@ def find_leftovers(output: str) -> list[StoredFile]:
     in_force = editions.in_force.items()
     doubtful = {clip_id: n for clip_id, n in in_force if len(of_clip.get(clip_id, ())) > FILES_PER_CLIP}
     for commit in read_commits(output, doubtful):
-        named = (commit.clip_uri, commit.poster_uri, *needed.get(commit.clip_id, ()))
+        named = (*commit.files, *needed.get(commit.clip_id, ()))
         found += [file for file in of_clip[commit.clip_id] if not file.uri.endswith(named)]
     return found
 
@@ -74,7 +75,7 @@ def _files_needed(output: str, editions: Editions, open_clips: Set[str]) -> dict
         if isinstance(record, TryRecord) and not record.is_unsafe:
             dropped = DROPPED[quality.keep_rejected] if quality and name.clip_id in rejected else ()
             kept = [field for field in DROPPED["nothing"] if field not in dropped]
-            needed[name.clip_id] += tuple(getattr(record.commit, field) for field in kept)
+            needed[name.clip_id] += tuple(filter(None, (getattr(record.commit, field) for field in kept)))
     return needed
 
 

@@ -39,6 +39,9 @@ SCORE_COLUMNS = (
 )
 """The scores with a column of their own, which expressions may name. All others are in the column `scores`."""
 
+APPLIED = "applied"
+"""The value of a mark that did not fail, in the column `marks`."""
+
 METADATA_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -65,6 +68,7 @@ METADATA_SCHEMA = pa.schema(
         ("committed_at", TIME),
         ("clip_uri", pa.string()),
         ("poster_uri", pa.string()),
+        ("preview_uri", pa.string()),
         ("sha256", pa.string()),
         ("num_bytes", pa.int64()),
         ("face_turned_degrees", pa.int32()),
@@ -78,6 +82,7 @@ METADATA_SCHEMA = pa.schema(
         ("thresholds", pa.map_(pa.string(), pa.float64())),
         ("accepted_by", pa.string()),
         ("accepted_at", TIME),
+        ("marks", pa.map_(pa.string(), pa.string())),
         ("model", pa.map_(pa.string(), pa.string())),
         ("software", pa.map_(pa.string(), pa.string())),
     ]
@@ -245,7 +250,7 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     """The values of a commit, by metadata column."""
     yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
-    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "sha256", "num_bytes"):
+    for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "preview_uri", "sha256", "num_bytes"):
         yield name, getattr(commit, name)
     for name in ("face_turned_degrees", "group_size", "device"):
         yield name, getattr(commit, name)
@@ -254,6 +259,7 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
         yield name, getattr(commit, name)
     yield from _scores(commit.scores)
     yield "thresholds", list(commit.thresholds.items())
+    yield "marks", [*dict.fromkeys(commit.marks, APPLIED).items(), *commit.failed_marks.items()]
     yield "model", [(name, str(value)) for name, value in commit.identity.items() if value is not None]
     yield "software", list(commit.software.items())
 
@@ -262,3 +268,10 @@ def _scores(scores: Mapping[str, float]) -> Iterator[tuple[str, Any]]:
     for name in SCORE_COLUMNS:
         yield name, scores.get(name)
     yield "scores", list(scores.items())
+
+
+def as_marks(cell: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """A commit's fields about marks, from the column `marks`."""
+    marks = dict(cell)
+    failed = {mark: why for mark, why in marks.items() if why != APPLIED}
+    return {"marks": tuple(mark for mark in marks if mark not in failed), "failed_marks": failed}

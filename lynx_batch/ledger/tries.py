@@ -1,6 +1,6 @@
 """The tries of a clip: each is recorded once, create-only, before its worker answers. So a recorded try is never rendered again."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide, is_
 
 SCHEMA_VERSION = 1
 
-DROPPED = {"clip": (), "poster": ("clip_uri",), "nothing": ("clip_uri", "poster_uri")}
+DROPPED = {"clip": (), "poster": ("clip_uri", "preview_uri"), "nothing": ("clip_uri", "preview_uri", "poster_uri")}
 """What is not kept of a rejected try, by `keep_rejected`."""
 
 DAMAGED = ".damaged"
@@ -137,29 +137,35 @@ def drop_rejected(output: str, tries: Iterable[TryRecord], quality: QualityConfi
 def delete_files(output: str, commit: CommitRecord, fields: Sequence[str]) -> None:
     """Deletes these files of an attempt. What a store in trouble keeps is removed by `prune`."""
     with suppress(*STORE_FAULTS):
-        for field in fields:
-            storage.delete(storage.join(output, getattr(commit, field)))
+        for uri in filter(None, (getattr(commit, field) for field in fields)):
+            storage.delete(storage.join(output, uri))
 
 
 def decide_by_tries(
-    output: str, clip: ClipSpec, edition: int, quality: QualityConfig, *, rendered: TryRecord | None = None
+    output: str,
+    clip: ClipSpec,
+    edition: int,
+    quality: QualityConfig,
+    *,
+    rendered: TryRecord | None = None,
+    required_marks: Set[str] = frozenset(),
 ) -> tuple[Verdict, list[TryRecord]]:
     """What to do next with a clip, and its tries so far.
 
     `rendered` is a try that was just uploaded. It takes the place of a recorded one whose video was dropped since, but never of one that
-    was found unsafe.
+    was found unsafe. A try whose video lacks one of `required_marks` counts as dropped, too: it may not be committed.
     """
+
+    def has_video(record: TryRecord) -> bool:
+        return required_marks <= {*record.commit.marks} and _has_video(output, record)
+
     tries = read_tries(output, clip.clip_id, edition)
     if rendered is not None:
-        tries = [rendered if t.number == rendered.number and _is_dropped(output, t) else t for t in tries]
+        tries = [rendered if t.number == rendered.number and not (t.is_unsafe or has_video(t)) else t for t in tries]
     first = first_number(output, clip, edition, quality)
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
-    judged = [record.judged(has_video=_has_video(output, record)) for record in tries]
+    judged = [record.judged(has_video=has_video(record)) for record in tries]
     return decide(judged, quality, numbers), tries
-
-
-def _is_dropped(output: str, record: TryRecord) -> bool:
-    return not record.is_unsafe and not _has_video(output, record)
 
 
 def _has_video(output: str, record: TryRecord) -> bool:

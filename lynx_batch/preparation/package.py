@@ -19,6 +19,7 @@ import pyarrow as pa
 from lynx_batch import storage
 from lynx_batch.clip import ClipRequest
 from lynx_batch.config import InputsConfig, RunConfig, named_paths
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.check import check_rows, find_duplicates, keys_of_requests, reject_expired
@@ -65,6 +66,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
     with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
+        check_provenance(config.provenance, {(r.params.width, r.params.height) for r in requests})
         check_model(config)
     with suppress(MissingFile):
         check_scorers(config.quality)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, identify
 from lynx_batch.config import DefaultsConfig, RunConfig
+from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.check import (
     check_blocks,
@@ -57,6 +58,7 @@ def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Orig
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
         MissingFile, WeightsMismatch, EncoderMismatch: If the model is incomplete, or its parts do not fit each other, or if a file of the
             quality gate is not what it must be.
+        ConfigError, MissingFile: If a mark of `provenance` is impossible.
         InvalidParams: If the engine options are impossible for a model of this size.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
@@ -80,6 +82,7 @@ def prepare_rows(
         raise ConfigError(describe_problems(problems))
     requests, expired = reject_expired(requests, now)
     check_scorers(config.quality)
+    check_provenance(config.provenance, {(request.params.width, request.params.height) for request in requests})
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
     naming = find_naming(model, readings)
     photos = hash_photos((request.photo_uri for request in requests), config.inputs)

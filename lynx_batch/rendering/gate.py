@@ -57,8 +57,17 @@ class TryScores:
 class Gate:
     """Judges and decides about the clips of one output by the rules of one run."""
 
-    def __init__(self, output: str, quality: QualityConfig, judge: ClipJudge, *, is_store_safe: bool) -> None:
+    def __init__(
+        self,
+        output: str,
+        quality: QualityConfig,
+        judge: ClipJudge,
+        *,
+        is_store_safe: bool,
+        required_marks: frozenset[str] = frozenset(),
+    ) -> None:
         self._output, self._quality, self._judge, self._is_store_safe = output, quality, judge, is_store_safe
+        self._required_marks = required_marks
 
     @classmethod
     def load(cls, settings: WorkerSettings) -> "Gate | None":
@@ -70,12 +79,17 @@ class Gate:
         quality = settings.quality
         if quality is None:
             return None
-        judge = ClipJudge.load(judge_options(quality, settings.faces.pack))
-        return cls(settings.output, quality, judge, is_store_safe=settings.is_store_safe)
+        return cls(
+            settings.output,
+            quality,
+            ClipJudge.load(judge_options(quality, settings.faces.pack)),
+            is_store_safe=settings.is_store_safe,
+            required_marks=settings.provenance.required_marks,
+        )
 
     def find(self, task: RenderTask) -> CommitRecord | Judged | None:
         """What has become of the clip already: committed from an earlier try, or to go on with another one. None: render this try."""
-        verdict, tries = decide_by_tries(self._output, task.clip, task.edition, self._quality)
+        verdict, tries = self._decide(task)
         if verdict == Render(task.number):
             return None
         return self._carry_out(verdict, tries)
@@ -115,10 +129,20 @@ class Gate:
             commit=commit,
         )
         record_try(self._output, record, is_store_safe=self._is_store_safe)
-        verdict, tries = decide_by_tries(self._output, task.clip, task.edition, self._quality, rendered=record)
+        verdict, tries = self._decide(task, rendered=record)
         if record not in tries:  # another worker was first
             delete_files(self._output, commit, DROPPED["nothing"])
         return self._carry_out(verdict, tries)
+
+    def _decide(self, task: RenderTask, rendered: TryRecord | None = None) -> tuple[Verdict, list[TryRecord]]:
+        return decide_by_tries(
+            self._output,
+            task.clip,
+            task.edition,
+            self._quality,
+            rendered=rendered,
+            required_marks=self._required_marks,
+        )
 
     def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
         if isinstance(verdict, Accept):

@@ -10,7 +10,7 @@ import torch
 
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import RunConfig, override
-from lynx_batch.delivery.video import encode_mp4
+from lynx_batch.delivery.deliver import finish
 from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, Transient
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.preparation.model import CheckedModel
@@ -18,6 +18,7 @@ from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.prepare import prepare_rows
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import fetch_model
+from lynx_batch.rendering.marking import load_marker
 from lynx_model.checkpoints.published import models_root
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
@@ -51,6 +52,7 @@ def render_one(
     """
     model, clip = _identify(config, photo, face_index, prompt)
     _prepare_file(out)
+    marker = load_marker(config.provenance)
     source, faces = fetch_model(model.source, config.faces)
     reader = FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity)
     (portrait,) = clip.portraits
@@ -66,7 +68,11 @@ def render_one(
         engine=config.engine.options,
     )
     frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))
-    out.write_bytes(encode_mp4(frames, fps=clip.params.fps, crf=config.video.crf))
+    video = config.video.model_copy(update={"preview": None})
+    encoded = finish(frames, clip, clip.params, identity=model.identity, video=video, marker=marker)
+    for mark, why in encoded.failed_marks.items():
+        announce(f"{out} lacks the mark {mark}: {why}")
+    out.write_bytes(encoded.video)
     return clip
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Portrait, StoredClip
-from lynx_batch.delivery.deliver import EncodedClip, encode, upload
+from lynx_batch.delivery.deliver import EncodedClip, finish, upload
 from lynx_batch.delivery.picture import check_picture
 from lynx_batch.errors import (
     STORE_FAULTS,
@@ -35,6 +35,7 @@ from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.rendering.attempt import Attempt
 from lynx_batch.rendering.gate import Gate
+from lynx_batch.rendering.marking import load_marker
 from lynx_batch.rendering.resume import SavedClips, delete_saved
 from lynx_batch.rendering.software import software_versions
 from lynx_batch.rendering.tasks import Failed, FramesReady, Judged, Rendered, RenderTask, Result, WorkerSettings
@@ -78,6 +79,7 @@ class Renderer:
 
     def __init__(self, settings: WorkerSettings, *, rank: int, device: str) -> None:
         self._settings, self._rank = settings, rank
+        self._marker = None if rank > 0 else load_marker(settings.provenance)
         faces = FaceReader.load(settings.faces.pack, settings.faces.identity, is_parity=settings.faces.parity)
         self._pipe = LynxPipeline.load_source(
             settings.model,
@@ -123,7 +125,7 @@ class Renderer:
         return attempt.carry_out(lambda: self._keep_frames(attempt, ready, latents))
 
     def deliver(self, task: RenderTask) -> Result:
-        """Encodes, judges, uploads and commits the frames that `render` kept. May run in parallel with the `render` of another clip."""
+        """Marks, encodes, judges, uploads and commits the frames that `render` kept. May run in parallel with the `render` of another clip."""
         kept = self._kept.pop(task.attempt)
         return kept.attempt.carry_out(lambda: self._deliver(kept))
 
@@ -188,11 +190,10 @@ class Renderer:
         return _frames_ready()
 
     def _deliver(self, kept: _Kept) -> Rendered | Judged:
-        """Encodes, judges, uploads and commits. The commit comes last; it makes the clip finished."""
+        """Marks, encodes, judges, uploads and commits. The commit comes last; it makes the clip finished."""
         settings, attempt, task = self._settings, kept.attempt, kept.attempt.task
-        with attempt.stage(Stage.ENCODE):
-            encoded = encode(kept.frames, fps=task.params.fps, crf=settings.crf)
-            stored = encoded.stored_as(task.clip.clip_id, task.attempt)
+        encoded = self._finish(kept)
+        stored = encoded.stored_as(task.clip.clip_id, task.attempt)
         if self._gate is None:
             self._upload(attempt, encoded, stored)
             record = self._commit_record(kept, stored, {})
@@ -208,6 +209,19 @@ class Renderer:
         self._clean_up(task, stored, settled)
         return _answer(settled, tuple(attempt.spans))
 
+    def _finish(self, kept: _Kept) -> EncodedClip:
+        assert self._marker is not None
+        settings, task = self._settings, kept.attempt.task
+        return finish(
+            kept.frames,
+            task.clip,
+            task.params,
+            identity=settings.identity,
+            video=settings.video,
+            marker=self._marker,
+            stage=kept.attempt.stage,
+        )
+
     def _upload(self, attempt: Attempt, encoded: EncodedClip, stored: StoredClip) -> None:
         with attempt.stage(Stage.UPLOAD):
             upload(encoded, stored, output=self._settings.output)
@@ -216,7 +230,7 @@ class Renderer:
         """Deletes what is of no use any more: saved steps, and a video that lost the race for a commit."""
         with suppress(*STORE_FAULTS):  # `prune` removes what is left
             if self._gate is None and isinstance(settled, CommitRecord) and settled.attempt != task.attempt:
-                for uri in (stored.clip_uri, stored.poster_uri):
+                for uri in filter(None, (stored.clip_uri, stored.poster_uri, stored.preview_uri)):
                     storage.delete(storage.join(self._settings.output, uri))
             if task.num_steps_saved:
                 delete_saved(self._settings.output, task.name, task.num_steps_saved)

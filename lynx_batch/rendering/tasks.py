@@ -1,10 +1,10 @@
 """The messages between driver and workers. They are small: pixels are never sent."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lynx_batch.clip import ClipSpec, RenderIdentity, seed_of_try
-from lynx_batch.config import FacesConfig, InputsConfig, QualityConfig
+from lynx_batch.config import FacesConfig, InputsConfig, ProvenanceConfig, QualityConfig, VideoConfig
 from lynx_batch.errors import Fault, ImplausibleResult, StoreRefused, StoreUnready, UnfitState
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.tries import BestTry
@@ -26,9 +26,10 @@ class WorkerSettings:
     engine: EngineOptions
     identity: RenderIdentity
     plan: ParallelPlan
-    crf: int
+    video: VideoConfig
     is_store_safe: bool
     quality: QualityConfig | None = None
+    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
 
     @property
     def delivery_folders(self) -> tuple[str, ...]:

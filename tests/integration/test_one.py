@@ -1,11 +1,14 @@
 """`lynx-batch one`: a photo and a prompt become a file, without a cluster."""
 
+import io
 from pathlib import Path
 
+import c2pa
 import pytest
 from typer.testing import CliRunner
 
 from lynx_batch.cli import app
+from lynx_batch.delivery.video import read_tags
 from tests.builders import COLLINS, row
 from tests.jobs import Job, decode
 
@@ -27,6 +30,19 @@ def test_a_photo_and_a_prompt_become_a_video(run_file: Path, tmp_path: Path) -> 
     assert decode(out).shape == (5, 48, 64, 3)
 
 
+def test_a_single_clip_is_marked_like_those_of_a_run(run_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clip.mp4"
+    marks = (
+        "{marking: required, label: {text: AI}, aigc: {content_producer: Example}, c2pa: {certificates: development}}"
+    )
+    command = ["one", str(COLLINS), "A person waves.", "--run", str(run_file), "--out", str(out)]
+    result = CliRunner().invoke(app, [*command, *SMALL, "--set", f"provenance={marks}"])
+    assert result.exit_code == 0, result.output
+    assert '"ContentProducer":"Example"' in read_tags(out.read_bytes())["AIGC"]
+    with c2pa.Reader("video/mp4", io.BytesIO(out.read_bytes())) as reader:
+        assert reader.get_validation_state() == "Valid"
+
+
 def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("她微笑着,看向镜头。\n", encoding="utf-8")
     for name, prompt in (("a.mp4", "她微笑着,看向镜头。"), ("b.mp4", str(tmp_path / "prompt.txt"))):
@@ -46,6 +62,12 @@ def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:
         (str(COLLINS), ["--set", "model.loras=[nowhere]"], "nowhere"),
         (str(COLLINS), ["--set", "defaults.ip_blocks=0-4"], "ip_blocks"),
         (str(COLLINS), ["--face-index", "1"], "face_index"),
+        (
+            str(COLLINS),
+            ["--set", "provenance={marking: try, label: {text: 'AI-generated video, as every viewer can see'}}"],
+            "must fit into",
+        ),
+        (str(COLLINS), ["--set", "provenance={marking: try, watermark: no.jit}"], "no.jit"),
         (str(COLLINS), ["--out", "."], "--out .: must be a file"),
     ],
 )

@@ -1,6 +1,7 @@
 """A renderer in this process: the model on one rank, without Ray."""
 
 import gc
+import hashlib
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from lynx_batch.rendering.tasks import Failed, FramesReady, Rendered, RenderTask
 from lynx_model.spec import ParallelPlan
 from tests.builders import HOPPER, row
 from tests.jobs import Job, worker_settings
+from tests.watermarks import write_network
 from tests.web import serve
 
 NUM_CLIPS = 4
@@ -32,8 +34,8 @@ def job(tmp_path: Path, face_pack: Path) -> Job:
     return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1)
 
 
-def load(job: Job) -> tuple[Renderer, list[ClipSpec]]:
-    config = load_run_config(job.folder / "run.yaml", {})
+def load(job: Job, provenance: dict[str, object] | None = None) -> tuple[Renderer, list[ClipSpec]]:
+    config = load_run_config(job.folder / "run.yaml", {"provenance": provenance} if provenance else {})
     prepared = prepare(config, Selection(), datetime.now(UTC))
     return Renderer(worker_settings(config, prepared.model), rank=0, device="cpu"), prepared.clips
 
@@ -98,6 +100,32 @@ def test_what_a_clip_went_through_is_told_in_order(job: Job) -> None:
     assert stages == ["subject", "text", "denoise", "decode", "encode", "upload", "commit"]
     assert all(a.end_s <= b.end_s for a, b in zip(delivered.spans, delivered.spans[1:], strict=False))
     assert set(delivered.commit.stage_s) == {f"{stage}_s" for stage in stages[:-1]}
+
+
+def test_a_marked_clip_is_committed_as_it_was_signed(job: Job) -> None:
+    renderer, (clip, *_) = load(job, {"marking": "required", "c2pa": {"certificates": "development"}})
+    task = RenderTask(clip=clip, attempt="a0")
+    renderer.render(task, lambda step, num_steps: None)
+    delivered = renderer.deliver(task)
+    assert isinstance(delivered, Rendered)
+    record = delivered.commit
+    content = (Path(job.output) / record.clip_uri).read_bytes()
+    assert (record.sha256, record.num_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert record.marks == ("tags", "c2pa")
+    assert [span.stage for span in delivered.spans][4:] == ["mark", "encode", "mark", "upload", "commit"]
+    assert record.stage_s["mark_s"] > 0
+
+
+def test_a_required_mark_that_fails_is_the_clips_fault_and_nothing_is_uploaded(job: Job) -> None:
+    weak = write_network(job.folder / "weak.jit", strength=0.0)
+    renderer, (clip, *_) = load(job, {"marking": "required", "watermark": weak})
+    task = RenderTask(clip=clip, attempt="a0")
+    renderer.render(task, lambda step, num_steps: None)
+    failed = renderer.deliver(task)
+    assert isinstance(failed, Failed)
+    assert (failed.error_type, failed.fault) == ("NotMarked", Fault.CLIP)
+    assert failed.error.startswith("watermark: ")
+    assert not list(Path(job.output).rglob("*.mp4"))
 
 
 def test_what_a_shared_denoising_raises_may_be_another_ranks_death(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_a_run_that_can_begin_is_told_so(run_file: str, tmp_path: Path) -> None:
         ("faces.pack", "nowhere", "face pack 'nowhere'"),
         ("model.base", "nowhere", "no such file"),
         ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),
+        ("provenance", "{marking: try, watermark: nowhere.jit}", "does not exist"),
         ("faces.identity", str(BASE / "model_index.json"), "declares 'sface-512'"),
     ],
 )

@@ -177,10 +177,16 @@ def test_deaths_are_known_of_runs_that_did_not_come_to_their_end_until_the_clip_
 def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> None:
     output = str(tmp_path)
     start_run(output, "run")
-    write_metadata(output, "run", [ended(Outcome.RENDERED, small_clip())])
+    marks = {
+        "marks": ("label", "aigc"),
+        "failed_marks": {"c2pa": "no answer"},
+        "preview_uri": "clips/ab/ab12/run-1.gif",
+    }
+    marked = record().model_copy(update=marks)
+    write_metadata(output, "run", [replace(ended(Outcome.RENDERED, small_clip()), commit=marked)])
     commit(output, record("cd34"))
     first, second = sorted(known_commits(output, {"ab12": 1, "cd34": 1}), key=lambda known: known.clip_id)
-    assert first == record().model_copy(update={"identity": {"base": "f", "is_parity": "False"}})
+    assert first == marked.model_copy(update={"identity": {"base": "f", "is_parity": "False"}})
     assert second == record("cd34")
 
 

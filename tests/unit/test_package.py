@@ -16,6 +16,7 @@ from lynx_batch.preparation.package import MAX_PACKAGE_BYTES, Package, pack, ref
 from lynx_batch.preparation.prepare import PreparedRun, prepare
 from lynx_batch.preparation.selection import Selection
 from tests.builders import COLLINS, HOPPER, SUBJECTS, row, tiny_run, write_manifest
+from tests.certificates import key_pem, make_chain, make_key
 from tests.models import MODEL
 from tests.stores import refusing_store
 
@@ -153,6 +154,29 @@ def test_every_path_that_the_cluster_may_not_have_is_named(home: Path, folder: P
     named = [line.split("=")[0].strip() for line in str(caught.value).splitlines()[1:]]
     assert named == ["output", "model.base", "model.adapters.ref", "faces.pack"]
     assert "cluster.shared_paths" in str(caught.value)
+
+
+def test_a_signing_key_never_travels(
+    home: Path, folder: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key("es256")
+    chain, pem = b"".join(make_chain(key)), key_pem(key)
+    (home / "chain.pem").write_bytes(chain)
+    (home / "key.pem").write_bytes(pem)
+    c2pa = {"certificates": str(home / "chain.pem"), "private_key": str(home / "key.pem")}
+    marks = {"marking": "required", "c2pa": c2pa}
+    with pytest.raises(ConfigError, match=r"provenance\.c2pa\.private_key=.*the cluster may not have it"):
+        pack(run_config(home, face_pack, [row(COLLINS)], provenance=marks), Selection(), folder)
+
+    monkeypatch.setenv("SIGNING_KEY", pem.decode())
+    marks["c2pa"] = {
+        "certificates": "env:SIGNING_CHAIN",
+        "private_key": "env:SIGNING_KEY",
+    }  # only the cluster has the chain
+    package = pack(run_config(home, face_pack, [row(COLLINS)], provenance=marks), Selection(), folder)
+    assert packed_config(package).provenance.c2pa.private_key == "env:SIGNING_KEY"
+    lines = [line for line in pem.splitlines() if b"PRIVATE" not in line]
+    assert not any(line in file.read_bytes() for file in folder.rglob("*") if file.is_file() for line in lines)
 
 
 def test_a_run_on_several_machines_takes_photos_of_shared_folders_only(home: Path, face_pack: Path) -> None:
