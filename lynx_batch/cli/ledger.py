@@ -63,14 +63,34 @@ def retry(
     where: Annotated[
         str | None, typer.Option(help="Only clips whose metadata match, such as: error_type == 'OutOfMemory'.")
     ] = None,
+    clip_list: Annotated[
+        str | None, typer.Option("--list", metavar="FILE", help="Only the clips rejected in this CSV of a report.")
+    ] = None,
 ) -> None:
     """Let the next run try rejected and failed clips again."""
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.history import ask_again, given_up_before
 
-    chosen = _choose(given_up_before(output, list_editions(output)), reason, where)
+    given_up = given_up_before(output, list_editions(output))
+    chosen = _choose(given_up if clip_list is None else _listed(given_up, clip_list), reason, where)
     ask_again(output, chosen, datetime.now(UTC))
     say(f"{chosen.num_rows} clips will be tried again by the next `lynx-batch render`")
+
+
+def _listed(given_up: "pa.Table", clip_list: str) -> "pa.Table":
+    """The rows of the clips that a list rejects. Says how many clips of the list have no such row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from lynx_batch.ledger.clip_list import Decision, read_clip_list
+
+    listed = read_clip_list(clip_list, Decision.REJECT)
+    chosen = given_up.filter(pc.is_in(given_up["clip_id"], pa.array(sorted(listed), pa.string())))
+    if num_others := len(listed) - chosen.num_rows:
+        say(
+            f"{num_others} clips of the list are not waiting for a retry: they are committed, asked for already, or unknown"
+        )
+    return chosen
 
 
 def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.Table":
