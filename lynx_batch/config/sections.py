@@ -255,6 +255,12 @@ class QualityConfig(_Section):
         return self
 
 
+class ReportConfig(_Section):
+    """The report that ends a run. `photos: false` leaves the people's photos out of it; nothing else that a run writes shows them."""
+
+    photos: bool = True
+
+
 class RunConfig(_Section):
     manifest: str
     output: str
@@ -267,6 +273,7 @@ class RunConfig(_Section):
     quality: QualityConfig | None = None
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
+    report: ReportConfig = ReportConfig()
 
     def to_yaml(self) -> bytes:
         """The run file with a value for every key, as it is kept in the run's record."""
