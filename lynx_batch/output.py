@@ -9,7 +9,7 @@
     events/run=<run_id>/<time>-<clip_id>-<attempt>.json
     events/retries/<time>-<random>.json
     metadata/run=<run_id>/part-<number>.parquet
-    report/run=<run_id>/trace.json
+    report/run=<run_id>/{trace.json, index.html, clips-<number>.html, photos/<sha256>.jpg}
     resume/<clip_id>-e<n>-t<k>-<steps done>.safetensors  the saved state of try k; older ones lack e<n>-t<k> and are e1-t0
     tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
     judged/<kk>/<clip_id>.e<n>.json                     edition n, committed without a quality gate, was judged later
@@ -55,6 +55,7 @@ _COMMIT = re.compile(
 _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
 _JUDGEMENT = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)\.e(?P<edition>[1-9]\d*)\.json$")
 _PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
+_REPORT_FILE = re.compile(r"index\.html|clips-\d+\.html|photos/[0-9a-f]{64}\.jpg")
 _SAVED = re.compile(
     r"(?P<clip>[0-9a-f]+)(-e(?P<edition>[1-9]\d*)-t(?P<number>\d+))?-(?P<num_steps_done>\d+)\.safetensors"
 )
@@ -209,8 +210,18 @@ def parse_metadata_part(path: str) -> str | None:
     return match and match["run"]
 
 
+def report_uri(output: str, run_id: str) -> str:
+    """The folder of a run's report and trace."""
+    return join(output, REPORT, f"run={run_id}")
+
+
 def trace_uri(output: str, run_id: str) -> str:
-    return join(output, REPORT, f"run={run_id}", "trace.json")
+    return join(report_uri(output, run_id), "trace.json")
+
+
+def is_part_of_report(path: str) -> bool:
+    """Whether a report wrote the file; `path` is relative to the folder of the run's report."""
+    return _REPORT_FILE.fullmatch(path) is not None
 
 
 def saved_clip_uri(output: str, of: TryName, num_steps_done: int) -> str:

@@ -21,6 +21,7 @@ from lynx_batch.cli.models import models_app
 from lynx_batch.cli.plan import plan
 from lynx_batch.cli.quality import quality_app
 from lynx_batch.cli.render import one, render
+from lynx_batch.cli.report import report
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.home import ensure_home
 from lynx_batch.interrupts import end_politely
@@ -63,7 +64,7 @@ app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(quality_app, name="quality")
 app.add_typer(bench_app, name="bench")
-for command in (render, plan, submit, cancel, one, status, retry, judge, accept, export, verify, prune, doctor):
+for command in (render, plan, submit, cancel, one, status, report, retry, judge, accept, export, verify, prune, doctor):
     app.command()(command)
 
 

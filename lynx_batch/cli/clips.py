@@ -35,13 +35,17 @@ def export(
     name: Annotated[
         str, typer.Option(help="The name of each clip, with metadata columns in braces.")
     ] = "{clip_id}.mp4",
+    clip_list: Annotated[
+        str | None, typer.Option("--list", metavar="FILE", help="Only the clips approved in this CSV of a report.")
+    ] = None,
 ) -> None:
     """Copy every rendered clip to a readable name. Replaces only files that an earlier export made.
 
     Withholds clips whose newest row has an expired or withdrawn consent, and clips that their manifest no longer asks for.
-    Exit codes: 0 DEST holds every clip that may be handed out; 3 some clips are listed, because their video or commit is missing or
-    damaged.
+    Exit codes: 0 DEST holds every clip that may be handed out, and every approved one of a list that may; 3 some clips are listed,
+    because their video or commit is missing or damaged.
     """
+    from lynx_batch.ledger.clip_list import Decision, read_clip_list
     from lynx_batch.ledger.copies import copy_clips
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.export import name_clips
@@ -52,7 +56,8 @@ def export(
         raise ConfigError(
             f"DEST {storage.redact(destination)}: must not be inside OUT, whose folders belong to the runs"
         )
-    naming = name_clips(output, name, datetime.now(UTC))
+    only = None if clip_list is None else read_clip_list(clip_list, Decision.APPROVE)
+    naming = name_clips(output, name, datetime.now(UTC), only)
     left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
     say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
     if naming.withheld:
@@ -62,7 +67,11 @@ def export(
         if (num_hidden := len(naming.withheld) - MAX_WITHHELD_SHOWN) > 0:
             say(f"  ... and {num_hidden} more")
     accounted_for = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
-    if num_nameless := len(list_editions(output).in_force.keys() - accounted_for):
+    committed = {*list_editions(output).in_force}
+    if only is not None:
+        left_out |= {f"clip {clip_id}": "it is in the list, but not committed" for clip_id in only - committed}
+        committed &= only
+    if num_nameless := len(committed - accounted_for):
         say(
             f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
             f"because their run has not ended or was killed"

@@ -64,8 +64,8 @@ def judge(
 
 def accept(
     output: Output,
-    file: Annotated[
-        Path,
+    clip_list: Annotated[
+        str,
         typer.Option(
             "--list",
             metavar="FILE",
@@ -79,11 +79,12 @@ def accept(
     Safety cannot be overruled. Exit codes: 0 every approved clip is committed; 3 some are not, and they are listed with the reason.
     """
     from lynx_batch.ledger.acceptance import accept as accept_clips
-    from lynx_batch.ledger.acceptance import read_approved
+    from lynx_batch.ledger.clip_list import Decision, read_clip_list
 
     if not by.strip():
         raise ConfigError(f"--by {by!r}: must be a name")
-    found = accept_clips(output, read_approved(file), by=by.strip(), now=datetime.now(UTC))
+    approved = read_clip_list(clip_list, Decision.APPROVE)
+    found = accept_clips(output, sorted(approved), by=by.strip(), now=datetime.now(UTC))
     say(f"{storage.redact(output)}: {len(found.committed)} clips committed, {len(found.already)} were committed before")
     _end(found.refused, "were not committed")
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Set
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,8 +84,11 @@ def retry(
     where: Annotated[
         str | None, typer.Option(help="Only clips whose metadata match, such as: error_type == 'OutOfMemory'.")
     ] = None,
+    clip_list: Annotated[
+        str | None, typer.Option("--list", metavar="FILE", help="Only the clips rejected in this CSV of a report.")
+    ] = None,
     redo: Annotated[
-        bool, typer.Option("--redo", help="Render committed clips again, with another seed. Needs --where.")
+        bool, typer.Option("--redo", help="Render committed clips again, with another seed. Needs --where or --list.")
     ] = False,
     run_file: Rules = None,
 ) -> None:
@@ -93,17 +97,19 @@ def retry(
     With --redo, the committed clip stays in force until the new one is committed. Rows that give their seed cannot be redone unless
     `quality.reseed_given` is true in the newest run, or in the run file that --run names.
     """
+    from lynx_batch.ledger.clip_list import Decision, read_clip_list
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.history import given_up_before
 
+    listed = None if clip_list is None else read_clip_list(clip_list, Decision.REJECT)
     editions = list_editions(output)
     given_up = given_up_before(output, editions)
     if redo:
-        _redo(output, _choose_committed(output, editions, reason, where), editions, given_up, run_file)
+        _redo(output, _choose_committed(output, editions, reason, where, listed), editions, given_up, run_file)
     elif run_file is not None:
         raise ConfigError(f"--run {run_file}: must be given together with --redo")
     else:
-        _ask_again(output, _choose(given_up, reason, where))
+        _ask_again(output, _choose(given_up, reason, where, listed))
 
 
 def _ask_again(output: str, chosen: "pa.Table") -> None:
@@ -129,12 +135,26 @@ def _ask_again(output: str, chosen: "pa.Table") -> None:
         say(f"{num_unsafe} clips are unsafe and stay rejected")
 
 
-def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.Table":
+def _only_listed(rows: "pa.Table", listed: Set[str], rule: str) -> "pa.Table":
+    """The rows of these clips. `rule` says why the others have no row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chosen = rows.filter(pc.is_in(rows["clip_id"], pa.array(sorted(listed), pa.string())))
+    if num_others := len(listed) - chosen.num_rows:
+        say(f"{num_others} clips of the list are left out: {rule}")
+    return chosen
+
+
+def _choose(given_up: "pa.Table", reason: str | None, where: str | None, listed: Set[str] | None) -> "pa.Table":
     import pyarrow.compute as pc
 
     from lynx_batch.intake.expression import choose_rows
     from lynx_batch.ledger.metadata import FILTER_COLUMNS
 
+    if listed is not None:
+        rule = "they are committed (--redo renders those again), asked for already, or unknown"
+        given_up = _only_listed(given_up, listed, rule)
     if where is not None:
         given_up = choose_rows(given_up, where, FILTER_COLUMNS)
     if reason is not None:
@@ -145,16 +165,21 @@ def _choose(given_up: "pa.Table", reason: str | None, where: str | None) -> "pa.
     return given_up
 
 
-def _choose_committed(output: str, editions: "Editions", reason: str | None, where: str | None) -> "pa.Table":
+def _choose_committed(
+    output: str, editions: "Editions", reason: str | None, where: str | None, listed: Set[str] | None
+) -> "pa.Table":
     from lynx_batch.intake.expression import choose_rows
     from lynx_batch.ledger.metadata import FILTER_COLUMNS
     from lynx_batch.ledger.redo import committed_rows
 
     if reason is not None:
         raise ConfigError(f"--reason {reason!r}: must not be given together with --redo, which is for committed clips")
-    if where is None:
-        raise ConfigError("--redo: needs --where, such as: --where 'likeness_p10 < 0.4'")
-    return choose_rows(committed_rows(output, editions), where, FILTER_COLUMNS)
+    if where is None and listed is None:
+        raise ConfigError("--redo: needs --list, or --where, such as: --where 'likeness_p10 < 0.4'")
+    rows = committed_rows(output, editions)
+    if listed is not None:
+        rows = _only_listed(rows, listed, "they are not committed")
+    return rows if where is None else choose_rows(rows, where, FILTER_COLUMNS)
 
 
 def _redo(output: str, chosen: "pa.Table", editions: "Editions", given_up: "pa.Table", run_file: Path | None) -> None:

@@ -13,6 +13,7 @@ from lynx_batch import api, exits
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console
 from lynx_batch.cli.progress import shown
+from lynx_batch.cli.report import report_after_run
 from lynx_batch.cli.targets import is_mp4, refuse_other_file
 from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
@@ -56,7 +57,9 @@ def render(
             run_id=run_id,
             origin=read_origin(origin) if origin else None,
         )
-    raise typer.Exit(_conclude(summary, console))
+    code = _conclude(summary, console)
+    report_after_run(config.output, summary.run_id)
+    raise typer.Exit(code)
 
 
 def load(run_file: Path, settings: dict[str, str | None], overrides: list[str] | None) -> RunConfig:

@@ -419,6 +419,12 @@ class QualityConfig(_Section):
         return {key: path for key, path in named.items() if path is not None}
 
 
+class ReportConfig(_Section):
+    """The report that ends a run. `photos: false` leaves the people's photos out of it; nothing else that a run writes shows them."""
+
+    photos: bool = True
+
+
 class RunConfig(_Section):
     manifest: str
     output: str
@@ -432,6 +438,7 @@ class RunConfig(_Section):
     provenance: ProvenanceConfig = ProvenanceConfig()
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
+    report: ReportConfig = ReportConfig()
 
     def to_yaml(self) -> bytes:
         """The run file with a value for every key, as it is kept in the run's record."""

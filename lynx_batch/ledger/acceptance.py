@@ -1,24 +1,18 @@
 """People overrule the quality gate: a kept try that it rejected is committed. What is unsafe stays rejected."""
 
-import csv
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from lynx_batch import storage
-from lynx_batch.errors import ConfigError, UnreadableRecord
+from lynx_batch.errors import UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, commit
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.ledger.tries import read_tries
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS, best_of
-
-CLIP_ID, DECISION = "clip_id", "decision"
-APPROVE, REJECT = "approve", "reject"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,46 +24,7 @@ class Acceptance:
     refused: Mapping[str, str]
 
 
-def read_approved(file: Path) -> list[str]:
-    """The clips that a list approves, each once.
-
-    A list is a text file with one ClipId a line, or a CSV file with a column `clip_id`, and perhaps a column `decision` that says
-    approve, reject or nothing. Other columns are ignored.
-
-    Raises:
-        ConfigError: If it is neither, or approves and rejects the same clip; the message names the line.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--list {file}: must be a text file in UTF-8 that can be read: {error}") from error
-    decisions: dict[str, str] = {}
-    for number, clip_id, decision in _rows(lines):
-        about = f"--list {file}, line {number}"
-        if not re.fullmatch("[0-9a-f]+", clip_id):
-            raise ConfigError(
-                f"{about}: {CLIP_ID}={clip_id!r}: must be a ClipId, such as `lynx-batch status OUT` shows"
-            )
-        if decision not in (APPROVE, REJECT, ""):
-            raise ConfigError(f"{about}: {DECISION}={decision!r}: must be {APPROVE}, {REJECT} or empty")
-        if decision and decisions.setdefault(clip_id, decision) != decision:
-            raise ConfigError(f"{about}: {DECISION}={decision!r}: must be as in the clip's earlier line")
-    return [clip_id for clip_id, decision in decisions.items() if decision == APPROVE]
-
-
-def _rows(lines: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Line number, ClipId and decision of each row."""
-    header = [name.strip() for name in next(csv.reader(lines[:1]), [])]
-    if CLIP_ID in header:
-        for number, cells in enumerate(csv.reader(lines[1:]), 2):
-            row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-            if any(cells):
-                yield number, row.get(CLIP_ID, ""), row.get(DECISION, "") if DECISION in header else APPROVE
-    else:
-        yield from ((number, line.strip(), APPROVE) for number, line in enumerate(lines, 1) if line.strip())
-
-
-def accept(output: str, clip_ids: Sequence[str], *, by: str, now: datetime) -> Acceptance:
+def accept(output: str, clip_ids: Iterable[str], *, by: str, now: datetime) -> Acceptance:
     """Commits the best kept try of each of these clips. `by` says who decided so."""
     editions = list_editions(output)
     given_up = {row["clip_id"]: row for row in given_up_before(output, editions).to_pylist()}

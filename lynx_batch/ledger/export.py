@@ -45,13 +45,14 @@ class Claim(NamedTuple):
     is_withheld: bool
 
 
-def name_clips(output: str, template: str, now: datetime) -> NamedClips:
+def name_clips(output: str, template: str, now: datetime, only: Set[str] | None = None) -> NamedClips:
     """The clip of each name. If clips of one manifest share a name, the newest run's clip has it.
 
     Args:
         output: The output location.
         template: A name with columns of the metadata in braces, for example `{subject_id}/{clip_name}.mp4`.
         now: The time at which consents must not have expired.
+        only: The clips to export; None is all. The others keep their names.
 
     Raises:
         ConfigError: If the template names a column that does not exist, or rows have no name of their own; lists all rows and rules.
@@ -69,9 +70,14 @@ def name_clips(output: str, template: str, now: datetime) -> NamedClips:
     problems += [*conflicts, *_explain_folders(owners)]
     if problems:
         raise ConfigError(_describe(problems, template))
+    owners = {name: row for name, row in owners.items() if only is None or row["clip_id"] in only}
     return NamedClips(
         clips={name: commits[row["clip_id"]] for name, row in owners.items() if row["clip_id"] in commits},
-        withheld={clip_id: why for clip_id, why in requested.withheld.items() if clip_id in editions.in_force},
+        withheld={
+            clip_id: why
+            for clip_id, why in requested.withheld.items()
+            if clip_id in editions.in_force and (only is None or clip_id in only)
+        },
         lost={
             name: _explain_lost(output, row["clip_id"], editions)
             for name, row in owners.items()

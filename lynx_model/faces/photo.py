@@ -22,12 +22,13 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, Ru
 GREY = ("1", "L", "LA", "La")
 
 
-def read_photo(data: bytes, *, is_parity: bool = False) -> NDArray[np.uint8]:
+def read_photo(data: bytes, *, is_parity: bool = False, at_least_px: int | None = None) -> NDArray[np.uint8]:
     """The picture as a viewer shows it: rotated by its EXIF orientation, in the colours of its profile, on a white background.
 
     Args:
         data: An encoded picture in one of `FORMATS`; only the first frame of an animation is read.
         is_parity: Ignore the colour profile and treat all numbers as sRGB, as the original does.
+        at_least_px: Each side may be shrunk to no less than this, for a small picture: most JPEG files are then decoded much faster.
 
     Returns:
         uint8 (H, W, 3) sRGB.
@@ -37,6 +38,8 @@ def read_photo(data: bytes, *, is_parity: bool = False) -> NDArray[np.uint8]:
     """
     picture = _open(data)
     try:
+        if at_least_px is not None:
+            picture.draft(None, (at_least_px, at_least_px))
         picture.load()
         profile = None if is_parity else picture.info.get("icc_profile")
         return np.array(_as_rgb(ImageOps.exif_transpose(picture), profile))

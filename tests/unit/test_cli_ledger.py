@@ -71,6 +71,18 @@ def test_retry_takes_what_its_filters_leave(output: str) -> None:
     assert (faulty.exit_code, "column 'colour': unknown" in faulty.stderr) == (2, True)
 
 
+def test_retry_and_export_take_the_decisions_of_a_report(output: str, tmp_path: Path) -> None:
+    decisions = tmp_path / "decisions.csv"
+    decisions.write_text("clip_id,decision\naa11,approve\nffff,approve\nbb22,reject\ncc33,reject\n")
+    told = invoke("retry", output, "--list", decisions).stdout
+    assert told.startswith("1 clips of the list are left out: they are committed")
+    assert "1 clips will be tried again" in told
+    assert set(given_up(output)) == {"dd44"}
+    exported = invoke("export", output, tmp_path / "named", "--list", decisions)
+    assert (exported.exit_code, "clip ffff: it is in the list, but not committed" in exported.stdout) == (3, True)
+    assert {path.name for path in (tmp_path / "named").iterdir()} == {"aa11.mp4"}
+
+
 def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
     commit(output, record("ee55"))
     result = invoke("export", output, str(tmp_path / "named"), "--name", "{row}.mp4")

@@ -24,7 +24,8 @@ def modules_after(code: str) -> set[str]:
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "from lynx_batch.cli import app\n"
-        "for command in ([], ['manifest'], ['manifest', 'check'], ['models'], ['quality', 'calibrate'], ['render'], ['submit'], ['cancel'], ['doctor']):\n"
+        "for command in ([], ['manifest'], ['manifest', 'check'], ['models'], ['quality', 'calibrate'], ['render'], ['submit'], ['report'],"
+        " ['cancel'], ['doctor']):\n"
         "    try: app([*command, '--help'])\n"
         "    except SystemExit as end: assert not end.code"
     )

@@ -163,10 +163,18 @@ def test_the_command_asks_once_for_the_clips_with_low_scores(output: str) -> Non
     assert "2 clips committed, 1 of them to be redone" in invoke("status", output).stdout
 
 
+def test_a_redo_takes_the_clips_that_a_list_rejects(output: str, tmp_path: Path) -> None:
+    chosen = tmp_path / "decisions.csv"
+    chosen.write_text("clip_id,decision\nab12,reject\n99,reject\ncd34,approve\n")
+    asked = invoke("retry", output, "--redo", "--list", chosen)
+    assert (asked.exit_code, list_editions(output).redo) == (0, {"ab12": 2}), asked.output
+    assert "1 clips of the list are left out: they are not committed" in asked.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (("--redo",), "--redo: needs --where"),
+        (("--redo",), "--redo: needs --list, or --where"),
         (("--redo", "--reason", "x"), "--reason 'x': must not be given together with --redo"),
         (("--redo", "--where", "likeness_p10 < 0.1"), "must match a row, but matches none of 2"),
         (("--redo", "--where", "likeness < 0.1"), "column 'likeness': unknown"),

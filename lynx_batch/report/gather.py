@@ -1,0 +1,177 @@
+"""Reads what a report shows of a run: its metadata, its tries, its trace, and its own copy of the run file."""
+
+import io
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from itertools import islice
+
+import pyarrow.compute as pc
+import structlog
+from pydantic import ValidationError
+
+from lynx_batch import storage
+from lynx_batch.config import InputsConfig, QualityConfig, ReportConfig
+from lynx_batch.errors import ConfigError, LynxError, MissingObject, UnreadableRecord
+from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome, read_metadata
+from lynx_batch.ledger.runs import Run, read_runs
+from lynx_batch.ledger.tries import TryRecord, read_tries
+from lynx_batch.output import RUN_FILE, TRIES, parse_try, run_file_uri, trace_uri
+from lynx_batch.report.rows import COLUMNS, ReportRow, read_row
+from lynx_batch.stages import Stage
+from lynx_batch.yaml_text import read_yaml
+
+log = structlog.get_logger()
+
+NUM_TRY_READERS = 32
+ROWS_AT_ONCE = 10_000
+S_AN_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFileFacts:
+    """What a report needs of a run's own copy of its run file."""
+
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    least_mean_likeness: float | None = None
+
+
+def find_run(output: str, run_id: str | None) -> Run:
+    """The run of that id, or the newest one. Raises ConfigError if there is none."""
+    runs = read_runs(output)
+    found = runs[-1:] if run_id is None else [run for run in runs if run.run_id == run_id]
+    if not found:
+        named = "" if run_id is None else f"--run {run_id!r}: "
+        raise ConfigError(f"{named}must be a run of {storage.redact(output)}; `lynx-batch status` lists them")
+    return found[0]
+
+
+def read_run_file(output: str, run_id: str) -> RunFileFacts:
+    """What the run file said. One that cannot be read is named in a warning, and counts as one that wants no photos."""
+    uri = run_file_uri(output, run_id, RUN_FILE)
+    try:
+        content = read_yaml(storage.read_bytes(uri).decode("utf-8"), source=storage.redact(uri)) or {}
+        quality = QualityConfig.model_validate(content.get("quality") or {})
+        return RunFileFacts(
+            inputs=InputsConfig.model_validate(content.get("inputs") or {}),
+            report=ReportConfig.model_validate(content.get("report") or {}),
+            least_mean_likeness=quality.likeness.min_mean if quality.likeness else None,
+        )
+    except (LynxError, ValidationError, ValueError, AttributeError) as error:
+        log.warning("run_file_unread", run_file=storage.redact(uri), error=str(error))
+        return RunFileFacts(report=ReportConfig(photos=False))
+
+
+def read_rows(output: str, run_id: str, now: datetime) -> list[ReportRow]:
+    """The run's rows so far, in the order of the manifest, with what the tries add."""
+    table = read_metadata(output, ["run", *COLUMNS], pc.field("run") == run_id).sort_by("row")
+    num_tries = _count_tries(output)
+    rows = [
+        read_row(cells, run_id, now, num_tries)
+        for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE)
+        for cells in batch.to_pylist()
+    ]
+    return _add_kept_tries(output, rows)
+
+
+def read_gpu_hours(output: str, run_id: str, rows: Iterable[ReportRow]) -> float | None:
+    """For how long GPUs were held by groups: from loading to the end of the last stage. None without a readable trace.
+
+    A group's size is that of most of its clips; for a group without one, that of the run's smallest group.
+    """
+    sizes = {
+        name: row.group_size
+        for row in rows
+        if row.is_rendered_here and row.group_size
+        for name in (row.clip_id, row.name)  # a trace names a clip by its name, if it has one
+    }
+    try:
+        groups = _held_groups(storage.read_bytes(trace_uri(output, run_id)), sizes)
+    except MissingObject:
+        return None
+    except (LynxError, ValueError, LookupError, TypeError) as error:
+        log.warning("trace_unread", trace=storage.redact(trace_uri(output, run_id)), error=str(error))
+        return None
+    smallest = min(sizes.values(), default=1)
+    seconds = [group.held_s * group.most_common_size(smallest) for group in groups.values()]
+    return sum(seconds) / S_AN_HOUR if seconds else None
+
+
+@dataclass(slots=True)
+class _HeldGroup:
+    """When a group began and ended, and the sizes that its clips name."""
+
+    first_us: float = math.inf
+    last_us: float = -math.inf
+    sizes: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def held_s(self) -> float:
+        return (self.last_us - self.first_us) / 1e6
+
+    def most_common_size(self, default: int) -> int:
+        return self.sizes.most_common(1)[0][0] if self.sizes else default
+
+
+def _held_groups(trace: bytes, sizes: Mapping[str, int]) -> dict[int, _HeldGroup]:
+    """The groups of a trace, read event by event: a trace of 100,000 clips would need a gigabyte at once."""
+    groups: dict[int, _HeldGroup] = defaultdict(_HeldGroup)
+    for line in islice(io.BytesIO(trace), 1, None):
+        if not line.startswith(b"{"):
+            continue
+        event = json.loads(line.rstrip(b",\n"))
+        if event["ph"] == "X" and event["name"] != Stage.WAIT:
+            group = groups[event["pid"]]
+            group.first_us = min(group.first_us, event["ts"])
+            group.last_us = max(group.last_us, event["ts"] + event["dur"])
+            if (clip := event["args"]["clip"]) in sizes:
+                group.sizes[sizes[clip]] += 1
+    return groups
+
+
+def _count_tries(output: str) -> Counter[tuple[str, int]]:
+    """The number of recorded tries of each edition of a clip, from their names alone."""
+    names = (parse_try(file.uri) for file in storage.list_files(storage.join(output, TRIES)))
+    return Counter((name.clip_id, name.edition) for name in names if name)
+
+
+def _add_kept_tries(output: str, rows: list[ReportRow]) -> list[ReportRow]:
+    """`rows`, where each that the quality gate rejected has the scores, and the files if kept, of its best try."""
+    rejected = [row for row in rows if row.outcome is Outcome.REJECTED and row.num_tries]
+    with ThreadPoolExecutor(NUM_TRY_READERS, thread_name_prefix="tries") as pool:
+        found = {row.row: row for row in pool.map(partial(_with_best_try, output), rejected)}
+    return [found.get(row.row, row) for row in rows]
+
+
+def _with_best_try(output: str, row: ReportRow) -> ReportRow:
+    """The files of an unsafe try were never uploaded, so there is nothing to show of it."""
+    try:
+        tries = read_tries(output, row.clip_id, row.edition)
+    except UnreadableRecord as error:
+        log.warning("tries_unread", clip_id=row.clip_id, error=str(error))
+        return row
+    if not tries:
+        return row
+    best = max(tries, key=_rank)
+    return replace(
+        row,
+        clip_uri=_if_there(output, best.commit.clip_uri),
+        poster_uri=_if_there(output, best.commit.poster_uri),
+        seed=best.commit.seed,
+        try_number=best.number,
+        scores={name: best.scores[name] for name in SCORE_COLUMNS if name in best.scores},
+    )
+
+
+def _rank(record: TryRecord) -> tuple[bool, float]:
+    return not record.is_unsafe, record.scores.get("likeness_p10", 0.0)
+
+
+def _if_there(output: str, path: str) -> str:
+    return path if path and storage.stat(storage.join(output, path)) is not None else ""
