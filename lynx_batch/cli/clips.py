@@ -15,7 +15,7 @@ from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, StoreRefused
 from lynx_batch.places import WRITABLE, explain_place
 
 NUM_CLIPS_AT_ONCE = 1000
@@ -80,7 +80,8 @@ def verify(
 ) -> None:
     """Read every committed clip: does it exist, have its bytes changed, and does it decode to all its frames?
 
-    Exit codes: 0 all are as committed; 3 some are not, and they are listed.
+    Also looks for clips and files that `revoke` should have removed.
+    Exit codes: 0 all are as committed and nothing revoked is left; 3 otherwise, with a list.
     """
     from lynx_batch.ledger.editions import list_editions
 
@@ -97,7 +98,8 @@ def verify(
         for clip_id, reason in faulty.items():
             _withdraw(output, clip_id, in_force[clip_id], reason)
         say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips again")
-    raise typer.Exit(exits.INCOMPLETE if faulty else exits.DONE)
+    has_remains = _say_revoked(output)
+    raise typer.Exit(exits.INCOMPLETE if faulty or has_remains else exits.DONE)
 
 
 def prune(
@@ -166,6 +168,33 @@ def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:
         clip_id=clip_id, edition=edition, reason=reason, withdrawn_at=datetime.now(UTC), command="verify --repair"
     )
     withdraw(output, withdrawal)
+
+
+def _say_revoked(output: str) -> bool:
+    """Lists what is left of revoked people, consents and photos; whether there is any."""
+    from lynx_batch.ledger.owners import read_owners
+    from lynx_batch.ledger.remains import find_old_versions, find_remains
+    from lynx_batch.ledger.tombstones import read_revoked
+    from lynx_batch.planning.revocation import find_covered
+
+    revoked = read_revoked(output)
+    if not revoked:
+        return False
+    covered, versions = find_covered(read_owners(output), revoked), []
+    remains = find_remains(output, covered)
+    try:
+        versions = find_old_versions(output, covered.clip_ids)
+    except StoreRefused as refusal:
+        say(f"old versions of revoked files were not looked for: {refusal}")
+    for clip_id in sorted(remains.commits):
+        say(f"clip {clip_id}: revoked, but still committed")
+    for uri in sorted(remains.files):
+        say(f"{storage.redact(uri)}: revoked, but still there")
+    for version in versions:
+        say(f"{storage.redact(version.uri)}: revoked, but an old version is still there")
+    if has_remains := bool(remains.commits or remains.files or versions):
+        say("run the same `lynx-batch revoke` again to remove what is left")
+    return has_remains
 
 
 def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:

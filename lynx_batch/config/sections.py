@@ -255,6 +255,31 @@ class QualityConfig(_Section):
         return self
 
 
+class UseConfig(_Section):
+    """What the clips are for. A row's consent must cover it.
+
+    `scope` is one of your names, such as `ad`, and must be among those of the row's `consent_scope`. Each of `regions` must be among
+    those of the row's `regions`. Upper and lower case count as the same, and `*` in a row covers everything.
+    """
+
+    scope: str | None = None
+    regions: tuple[str, ...] = ()
+
+
+class ProvenanceConfig(_Section):
+    """Whose consent a row needs.
+
+    With `require_consent`, a row without a `consent_ref` is rejected, and with `use` also one that does not say what its consent covers;
+    `--allow-missing-consent` accepts both. An expired, revoked or too narrow consent always rejects its row. Each item of `revoked` is
+    the path or URI of a CSV file with a column `consent_ref`, `subject_id` or `photo_sha256`, or several of them: whatever it lists is
+    revoked.
+    """
+
+    require_consent: bool = True
+    use: UseConfig = UseConfig()
+    revoked: tuple[str, ...] = ()
+
+
 class RunConfig(_Section):
     manifest: str
     output: str
@@ -265,6 +290,7 @@ class RunConfig(_Section):
     defaults: DefaultsConfig = DefaultsConfig()
     video: VideoConfig = VideoConfig()
     quality: QualityConfig | None = None
+    provenance: ProvenanceConfig = ProvenanceConfig()
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
 

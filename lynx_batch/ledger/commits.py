@@ -22,6 +22,7 @@ class CommitRecord(BaseModel):
     """A finished clip. URIs are relative to the output location.
 
     `try_number` says which of the clip's seeds it has; `scores` are a judged clip's, and empty if nobody has judged it.
+    `allows_missing_consent`: its run rendered rows without a consent, too. True in records that are older than this field.
     `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
     """
 
@@ -45,6 +46,7 @@ class CommitRecord(BaseModel):
     try_number: int = 0
     scores: dict[str, float] = {}
     face_turned_degrees: int | None = None
+    allows_missing_consent: bool = True
     group_size: int
     device: str
     stage_s: dict[str, float]

@@ -10,6 +10,7 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.timings import Timing, read_timings
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
@@ -43,7 +44,7 @@ class RunForecast:
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
     """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
-    prepared = prepare(config, selection, now)
+    prepared = prepare(config, selection, now, tombstones=read_revoked(config.output))
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = list_editions(config.output)
     committed = wanted.keys() & editions.in_force.keys()

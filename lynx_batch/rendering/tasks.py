@@ -27,6 +27,7 @@ class WorkerSettings:
     plan: ParallelPlan
     crf: int
     is_store_safe: bool
+    allows_missing_consent: bool = True
     quality: QualityConfig | None = None
 
     @property
