@@ -1,6 +1,7 @@
 """`revoke`: takes back everything that was made of a person, on a consent or of a photo."""
 
 import getpass
+import os
 import re
 import socket
 from datetime import UTC, datetime
@@ -100,7 +101,7 @@ def _carry_out(output: str, key: Key, reference: str, *, erase: bool) -> int:
     from lynx_batch.ledger.remains import find_remains, remove, remove_old_versions
     from lynx_batch.ledger.tombstones import Revocation, Tombstone, put_tombstone, write_revocation
 
-    now, who = datetime.now(UTC), f"{getpass.getuser()}@{socket.gethostname()}"
+    now, who = datetime.now(UTC), f"{_user()}@{socket.gethostname()}"
     put_tombstone(output, Tombstone(kind=key.kind, digest=key.digest, revoked_at=now, revoked_by=who))
     owners = read_owners(output)  # again: a run may have begun since
     covered = find_covered(owners, {key})
@@ -129,6 +130,14 @@ def _carry_out(output: str, key: Key, reference: str, *, erase: bool) -> int:
     write_revocation(output, revocation)
     say(_describe(revocation))
     return exits.INCOMPLETE if left else exits.DONE
+
+
+def _user() -> str:
+    """The user's name, or their number where a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return str(os.getuid())
 
 
 def _erase(output: str, key: Key, owners: "list[Owner]") -> tuple[int, int]:
