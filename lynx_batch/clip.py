@@ -24,7 +24,17 @@ CLIP_ID_LENGTH = 32
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-CELLS = ("subject_uri", "clip_name", "subject_id", "face_index", "priority", "consent_ref", "consent_expires_at")
+CELLS = (
+    "subject_uri",
+    "clip_name",
+    "subject_id",
+    "face_index",
+    "priority",
+    "consent_ref",
+    "consent_scope",
+    "regions",
+    "consent_expires_at",
+)
 """Manifest columns that become attributes of a request, besides the parameters and the tags."""
 
 
@@ -75,6 +85,8 @@ class ClipRequest:
     face_index: int | None = None
     priority: int = 0
     consent_ref: str | None = None
+    consent_scope: str | None = None
+    regions: str | None = None
     consent_expires_at: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
 

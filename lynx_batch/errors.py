@@ -2,7 +2,11 @@
 
 Permanent
 ├── ConfigError            a run file, manifest or argument breaks a rule (exit code 2)
-├── ConsentExpired         the subject's consent has expired
+├── NoConsent              the subject has not agreed to this clip
+│   ├── ConsentExpired         the consent has expired
+│   ├── ConsentMissing         the row names no consent
+│   ├── ConsentRevoked         the person, the consent or the photo was revoked
+│   └── ConsentTooNarrow       the consent does not cover the run's use of the clips
 ├── InputRefused           a photo or text file is in a place that is not allowed, too large or not a regular file
 ├── PhotoChanged           the photo has changed since the run was planned
 ├── PhotoRefused           the store no longer delivers the photo
@@ -29,9 +33,13 @@ from enum import StrEnum
 from lynx_model.errors import LynxError, Permanent, Transient
 
 __all__ = [
+    "CONSENT_ERRORS",
     "STORE_FAULTS",
     "ConfigError",
     "ConsentExpired",
+    "ConsentMissing",
+    "ConsentRevoked",
+    "ConsentTooNarrow",
     "Fault",
     "GroupLost",
     "HeadLost",
@@ -39,6 +47,7 @@ __all__ = [
     "InputRefused",
     "LynxError",
     "MissingObject",
+    "NoConsent",
     "NotJudged",
     "NotMarked",
     "Permanent",
@@ -78,8 +87,24 @@ class ConfigError(Permanent):
     """A run file, manifest or argument breaks a rule; nothing was started."""
 
 
-class ConsentExpired(Permanent):
+class NoConsent(Permanent):
+    """The subject has not agreed to this clip, or does not agree any more."""
+
+
+class ConsentExpired(NoConsent):
     """The subject's consent has expired."""
+
+
+class ConsentMissing(NoConsent):
+    """The row names no consent, or does not say for what it was given."""
+
+
+class ConsentRevoked(NoConsent):
+    """The person, the consent or the photo was revoked."""
+
+
+class ConsentTooNarrow(NoConsent):
+    """The consent does not cover the scope or the regions in which the run's clips are used."""
 
 
 class InputRefused(Permanent):
@@ -156,6 +181,9 @@ class TooManyFaults(Transient):
 class StoreUnavailable(Transient):
     """The store cannot be reached, or does not accept a write. Never the fault of a clip."""
 
+
+CONSENT_ERRORS = frozenset(kind.__name__ for kind in (ConsentExpired, ConsentMissing, ConsentRevoked, ConsentTooNarrow))
+"""The error types of rows that were rejected for their consent. Every run checks these again."""
 
 STORE_FAULTS = (StoreRefused, StoreUnavailable)
 """Errors that any access to a store may raise, apart from MissingObject."""

@@ -13,7 +13,9 @@
     resume/<clip_id>-e<n>-t<k>-<steps done>.safetensors  the saved state of try k; older ones lack e<n>-t<k> and are e1-t0
     tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
     judged/<kk>/<clip_id>.e<n>.json                     edition n, committed without a quality gate, was judged later
-    runs/<run_id>/{run.yaml, manifest.parquet, environment.json, run.json, heartbeat.json, end.json}
+    runs/<run_id>/{run.yaml, manifest.parquet, clips.parquet, environment.json, run.json, heartbeat.json, end.json}
+    tombstones/<kind>-<digest>.json                     a person, consent or photo is revoked
+    revocations/<time>-<random>.json                    what one call of `revoke` removed
 
 Functions that end in `_uri` take the URI of the output location and give that of a file or folder below it.
 """
@@ -46,6 +48,9 @@ FOLDERS = ("", *DELIVERY_FOLDERS, EVENTS, METADATA, REPORT, RESUME, RUNS)
 
 RUN_FILE, RUN_MANIFEST, RUN_ENVIRONMENT = "run.yaml", "manifest.parquet", "environment.json"
 RUN_RECORD, RUN_HEARTBEAT, RUN_END = "run.json", "heartbeat.json", "end.json"
+RUN_CLIPS = "clips.parquet"
+
+REVOCATIONS, TOMBSTONES = "revocations", "tombstones"
 
 TIME = "%Y%m%dT%H%M%S.%fZ"
 
@@ -56,9 +61,12 @@ _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
 _JUDGEMENT = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)\.e(?P<edition>[1-9]\d*)\.json$")
 _PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
 _REPORT_FILE = re.compile(r"index\.html|clips-\d+\.html|photos/[0-9a-f]{64}\.jpg")
+_REPORT_PHOTO = re.compile(rf"/{REPORT}/run=[^/]+/photos/(?P<sha256>[0-9a-f]{{64}})\.jpg$")
 _SAVED = re.compile(
     r"(?P<clip>[0-9a-f]+)(-e(?P<edition>[1-9]\d*)-t(?P<number>\d+))?-(?P<num_steps_done>\d+)\.safetensors"
 )
+_ATTEMPT = re.compile(rf"(^|/){CLIPS}/[0-9a-f]{{2}}/[0-9a-f]+/(?P<run>[^/]+)-[0-9a-f]+\.\w+$")
+_TOMBSTONE = re.compile(r"(?P<kind>[a-z0-9_]+)-(?P<digest>[0-9a-f]{64})\.json")
 _TRY = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)/e(?P<edition>[1-9]\d*)-t(?P<number>\d+)\.json$")
 _VIDEO = re.compile(rf"{CLIPS}/[0-9a-f]{{2}}/(?P<clip>[0-9a-f]+)/(?P<run>[^/]+)-[0-9a-f]+\.(mp4|jpg|gif|webp)")
 
@@ -125,6 +133,17 @@ def parse_video(output: str, uri: str) -> VideoName | None:
     """What the name of a file in `clips` says. None for one that no attempt has written."""
     match = _VIDEO.fullmatch(uri.removeprefix(output).strip("/"))
     return match and VideoName(match["clip"], match["run"])
+
+
+def attempts_uri(output: str, clip_id: str) -> str:
+    """The folder with the files of all attempts at a clip."""
+    return join(output, CLIPS, clip_id[:2], clip_id)
+
+
+def parse_attempt(uri: str) -> str | None:
+    """The run that wrote a file of an attempt, whatever kind of file it is; None if the name does not say."""
+    match = _ATTEMPT.search(uri)
+    return match and match["run"]
 
 
 def commit_uri(output: str, clip_id: str, edition: int) -> str:
@@ -224,6 +243,17 @@ def is_part_of_report(path: str) -> bool:
     return _REPORT_FILE.fullmatch(path) is not None
 
 
+def report_photo(sha256: str) -> str:
+    """A report's copy of a photo, relative to the folder of the run's report."""
+    return f"photos/{sha256}.jpg"
+
+
+def parse_report_photo(uri: str) -> str | None:
+    """The hash of the photo of which a report holds a copy there; None for any other file."""
+    match = _REPORT_PHOTO.search(uri)
+    return match and match["sha256"]
+
+
 def saved_clip_uri(output: str, of: TryName, num_steps_done: int) -> str:
     return join(output, RESUME, f"{of.clip_id}-e{of.edition}-t{of.number}-{num_steps_done:04}.safetensors")
 
@@ -258,3 +288,21 @@ def parse_run_file(uri: str) -> tuple[str, str]:
     """The run and the file name of a file that a listing of `runs` gave."""
     _, run_id, name = uri.rsplit("/", 2)
     return run_id, name
+
+
+def tombstones_uri(output: str) -> str:
+    return join(output, TOMBSTONES)
+
+
+def tombstone_uri(output: str, kind: str, digest: str) -> str:
+    return join(tombstones_uri(output), f"{kind}-{digest}.json")
+
+
+def parse_tombstone(uri: str) -> tuple[str, str] | None:
+    """Kind and digest of what a tombstone revokes; None for any other file."""
+    match = _TOMBSTONE.fullmatch(uri.rpartition("/")[2])
+    return match and (match["kind"], match["digest"])
+
+
+def new_revocation_uri(output: str, at: datetime) -> str:
+    return join(output, REVOCATIONS, f"{at:{TIME}}-{secrets.token_hex(4)}.json")

@@ -114,6 +114,8 @@ class Operation(StrEnum):
     LIST = "list"
     WRITE = "write"
     DELETE = "delete"
+    LIST_VERSIONS = "list old versions"
+    DELETE_VERSION = "delete an old version"
 
 
 S3_PERMISSIONS = {
@@ -121,6 +123,8 @@ S3_PERMISSIONS = {
     Operation.LIST: "s3:ListBucket",
     Operation.WRITE: "s3:PutObject",
     Operation.DELETE: "s3:DeleteObject",
+    Operation.LIST_VERSIONS: "s3:ListBucketVersions",
+    Operation.DELETE_VERSION: "s3:DeleteObjectVersion",
 }
 
 

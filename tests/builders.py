@@ -113,6 +113,7 @@ def tiny_run(face_pack: Path, **sections: object) -> dict[str, object]:
         "output": "out",
         "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
         "faces": {"pack": str(face_pack), "identity": "pack"},
+        "provenance": {"require_consent": False},
         **sections,
     }
 

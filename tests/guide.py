@@ -45,7 +45,9 @@ MANIFEST_HELP = {
     "A scale in the same row must not contradict it.",
     "priority": f"Higher values are rendered first. Null is 0. From {URGENT_PRIORITY} on, a clip gets the largest group of GPUs.",
     "face_index": "Which face of the photo, counted from 0 at the left. Needed only if the photo shows several.",
-    "consent_ref": "Your reference to the person's consent.",
+    "consent_ref": "Your reference to the person's consent. Required, unless `provenance.require_consent` is false.",
+    "consent_scope": "What the consent covers: your own names with commas between, such as `ad,social`; `*` is everything.",
+    "regions": "Where the clip may be shown, such as `EU,US`; `*` is everywhere.",
     "consent_expires_at": "When the consent ends. An expired consent rejects the row, and `export` withholds the clip.",
     "tags": "Anything that you want to find again in the metadata.",
 }
@@ -71,6 +73,7 @@ METADATA_HELP = {
     "sha256": "SHA-256 of the MP4.",
     "num_bytes": "Size of the MP4.",
     "face_turned_degrees": "How far the face is rotated clockwise in the photo; it was read upright.",
+    "allows_missing_consent": "Whether its run rendered rows without a consent, too.",
     "group_size": "Number of GPUs that rendered the clip.",
     "device": "Their type.",
     "try_number": "Which of the clip's seeds was committed, counted from 0. Above 0 only with a quality gate or after a redo. If the gate "

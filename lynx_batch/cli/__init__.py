@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from lynx_batch import exits
+from lynx_batch.cli.audit import audit
 from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.clips import export, prune, verify
 from lynx_batch.cli.console import say, say_error, show_bug
@@ -22,6 +23,7 @@ from lynx_batch.cli.plan import plan
 from lynx_batch.cli.quality import quality_app
 from lynx_batch.cli.render import one, render
 from lynx_batch.cli.report import report
+from lynx_batch.cli.revoke import revoke
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.home import ensure_home
 from lynx_batch.interrupts import end_politely
@@ -64,7 +66,9 @@ app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(quality_app, name="quality")
 app.add_typer(bench_app, name="bench")
-for command in (render, plan, submit, cancel, one, status, report, retry, judge, accept, export, verify, prune, doctor):
+OF_RUNS = (render, plan, submit, cancel, one, status, report, doctor)
+OF_CLIPS = (retry, judge, accept, export, verify, prune, revoke, audit)
+for command in (*OF_RUNS, *OF_CLIPS):
     app.command()(command)
 
 

@@ -15,7 +15,7 @@ from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
-from lynx_batch.errors import ConfigError, UnreadableRecord
+from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
 from lynx_batch.places import WRITABLE, explain_place
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def verify(
 ) -> None:
     """Read every committed clip: does it exist, have its bytes changed, and does it decode to all its frames?
 
-    The records of tries are read, too: a damaged one keeps its clip from going on. Exit codes: 0 all are as written; 3 some are not,
-    and they are listed.
+    The records of tries are read, too: a damaged one keeps its clip from going on. Also looks for clips and files that `revoke` should
+    have removed. Exit codes: 0 all are as written and nothing revoked is left; 3 otherwise, with a list.
     """
     from lynx_batch.ledger.editions import list_editions
 
@@ -119,7 +119,8 @@ def verify(
     if repair and damaged:
         _set_aside(output, editions, damaged.keys())
         say(f"{len(damaged)} damaged tries set aside; the next `lynx-batch render` may render their seeds again")
-    raise typer.Exit(exits.INCOMPLETE if faulty or damaged else exits.DONE)
+    has_remains = _say_revoked(output)
+    raise typer.Exit(exits.INCOMPLETE if faulty or damaged or has_remains else exits.DONE)
 
 
 def prune(
@@ -226,6 +227,33 @@ def _set_aside(output: str, editions: "Editions", names: "Iterable[TryName]") ->
     is_of_these = pc.is_in(given_up["clip_id"], pa.array([name.clip_id for name in names], pa.string()))
     is_unreadable = pc.equal(given_up["error_type"], UnreadableRecord.__name__)
     ask_again(output, given_up.filter(pc.and_(is_of_these, is_unreadable)), datetime.now(UTC))
+
+
+def _say_revoked(output: str) -> bool:
+    """Lists what is left of revoked people, consents and photos; whether there is any."""
+    from lynx_batch.ledger.owners import read_owners
+    from lynx_batch.ledger.remains import find_old_versions, find_remains
+    from lynx_batch.ledger.tombstones import read_revoked
+    from lynx_batch.planning.revocation import find_covered
+
+    revoked = read_revoked(output)
+    if not revoked:
+        return False
+    covered, versions = find_covered(read_owners(output), revoked), []
+    remains = find_remains(output, covered)
+    try:
+        versions = find_old_versions(output, covered.clip_ids)
+    except StoreRefused as refusal:
+        say(f"old versions of revoked files were not looked for: {refusal}")
+    for clip_id in sorted(remains.commits):
+        say(f"clip {clip_id}: revoked, but still committed")
+    for uri in sorted(remains.files):
+        say(f"{storage.redact(uri)}: revoked, but still there")
+    for version in versions:
+        say(f"{storage.redact(version.uri)}: revoked, but an old version is still there")
+    if has_remains := bool(remains.commits or remains.files or versions):
+        say("run the same `lynx-batch revoke` again to remove what is left")
+    return has_remains
 
 
 def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:

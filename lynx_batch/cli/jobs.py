@@ -33,6 +33,7 @@ def submit(
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
+    allow_missing_consent: options.AllowMissingConsent = False,
     unsafe_commit: options.UnsafeCommit = False,
 ) -> None:
     """Render on a Ray cluster, as a Ray job. Submit again to continue, whatever ended the job.
@@ -44,7 +45,13 @@ def submit(
     from lynx_batch.preparation.selection import Selection
 
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    selection = Selection(
+        where=where,
+        limit=limit,
+        allow_invalid=allow_invalid,
+        allow_duplicates=allow_duplicates,
+        allow_missing_consent=allow_missing_consent,
+    )
     with TemporaryDirectory() as folder:
         package = pack(config, selection, Path(folder), is_unsafe_allowed=unsafe_commit)
         jobs = _connect(address)

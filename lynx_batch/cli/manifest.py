@@ -51,6 +51,7 @@ def build(
     seeds: Annotated[
         str | None, typer.Option(help="Such as 1,2,3. Without it, each clip gets a seed derived from what it asks for.")
     ] = None,
+    consent_ref: Annotated[str | None, typer.Option(help="With --photos: the consent_ref of every row.")] = None,
     rows: Annotated[
         str | None, typer.Option("--from", help="A .csv or .jsonl file with the manifest's columns.")
     ] = None,
@@ -65,12 +66,14 @@ def build(
     if rule := explain_place(out, WRITABLE):
         raise ConfigError(f"--out {redact(out)}: {rule}")
     refuse_other_kind("--out", out, "a manifest", is_manifest)
-    if rows is not None and photos is None and prompts is None and seeds is None:
+    if rows is not None and (photos, prompts, seeds, consent_ref) == (None, None, None, None):
         table = build_from_table_file(rows)
     elif rows is None and photos is not None and prompts is not None:
-        table = build_from_folder(photos, read_prompts(prompts), _parse_seeds(seeds))
+        table = build_from_folder(photos, read_prompts(prompts), _parse_seeds(seeds), consent_ref)
     else:
-        raise ConfigError("manifest build: takes --photos and --prompts, optionally --seeds; or --from alone")
+        raise ConfigError(
+            "manifest build: takes --photos and --prompts, optionally --seeds and --consent-ref; or --from alone"
+        )
     write_manifest(place_photos(table, out), out)
     say(f"{redact(out)}: {table.num_rows} rows")
 
@@ -114,12 +117,12 @@ def check(
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None
     table = read_manifest(manifest)
-    problems, expired = _find_problems(
+    problems, unconsented = _find_problems(
         manifest, table, config, has_photos=photos, allow_duplicates=allow_duplicates, sheet=sheet
     )
     if problems_file:
         _write_problems(problems, problems_file)
-    _print_expired(expired)
+    _print_unconsented(unconsented)
     _conclude(manifest, table.num_rows, problems)
 
 
@@ -154,23 +157,26 @@ def _find_problems(
     allow_duplicates: bool,
     sheet: Path | None,
 ) -> "tuple[list[RowProblem], list[Rejection]]":
-    """All problems in the order of their rows, and the rows whose consent has expired, which is no problem."""
+    """All problems in the order of their rows, and the rows without a valid consent, which is no problem."""
     from lynx_batch.intake.check import (
         check_rows,
         find_duplicates,
         find_shared_names,
         keys_of_requests,
-        reject_expired,
     )
+    from lynx_batch.intake.consent import ConsentRules, reject_without_consent
     from lynx_batch.intake.manifest import folder_of
     from lynx_batch.intake.texts import find_unknown_texts
+    from lynx_batch.preparation.consent import read_rules
+    from lynx_batch.preparation.selection import Selection
 
     defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
     requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
     requests, unfit, readings = _fit_to_base(config, requests)
     if readings is not None:
         _warn_of_unknown(find_unknown_texts(requests, readings, defaults))
-    requests, expired = reject_expired(requests, datetime.now(UTC))
+    rules = read_rules(config, Selection()) if config else ConsentRules(is_required=False)
+    requests, unconsented = reject_without_consent(requests, rules, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if has_photos else {}
     keys = _name_clips(config, requests, readings, found) if config and has_photos and readings is not None else None
     if keys is None:
@@ -180,7 +186,7 @@ def _find_problems(
         reports = _see_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
         seen = show_photos(reports, sheet, manifest)
         problems += _check_photos(requests, seen)
-    return sorted(problems, key=lambda problem: problem.row), expired
+    return sorted(problems, key=lambda problem: problem.row), unconsented
 
 
 def _parse_seeds(text: str | None) -> list[int] | None:
@@ -313,12 +319,12 @@ def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
         raise ConfigError(f"--problems {file}: {error.strerror}") from error
 
 
-def _print_expired(expired: "list[Rejection]") -> None:
-    if expired:
-        say(f"{len(expired)} row(s) will be rejected because their consent has expired:")
-    for rejection in expired[:MAX_PROBLEMS_SHOWN]:
+def _print_unconsented(unconsented: "list[Rejection]") -> None:
+    if unconsented:
+        say(f"{len(unconsented)} row(s) will be rejected because of their consent:")
+    for rejection in unconsented[:MAX_PROBLEMS_SHOWN]:
         say(f"  row {rejection.row}: {rejection.error}")
-    if (num_hidden := len(expired) - MAX_PROBLEMS_SHOWN) > 0:
+    if (num_hidden := len(unconsented) - MAX_PROBLEMS_SHOWN) > 0:
         say(f"  ... and {num_hidden} more: `lynx-batch manifest show MANIFEST --where` finds them")
 
 

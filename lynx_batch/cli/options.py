@@ -25,6 +25,9 @@ Limit = Annotated[int | None, typer.Option(min=0, help="At most this many rows."
 Where = Annotated[str | None, typer.Option(help="Only rows that match, such as: priority > 3 and subject_id == 'ada'.")]
 AllowInvalid = Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")]
 AllowDuplicates = Annotated[bool, typer.Option(help="Render rows that ask for the same clip once.")]
+AllowMissingConsent = Annotated[
+    bool, typer.Option(help="Render rows without a consent, too. The run and its commits say so.")
+]
 UnsafeCommit = Annotated[
     bool, typer.Option(help="Accept a store that ignores create-only puts. Never run two drivers on it.")
 ]

@@ -40,6 +40,7 @@ def plan(
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
+    allow_missing_consent: options.AllowMissingConsent = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
@@ -48,7 +49,13 @@ def plan(
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
     config = load(run_file, {"manifest": manifest, "output": output}, overrides)
 
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    selection = Selection(
+        where=where,
+        limit=limit,
+        allow_invalid=allow_invalid,
+        allow_duplicates=allow_duplicates,
+        allow_missing_consent=allow_missing_consent,
+    )
     forecast = api.plan(config, pools, selection)
     if as_json:
         say(json.dumps(_as_json(forecast, deadline_s), indent=1))

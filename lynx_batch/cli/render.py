@@ -33,6 +33,7 @@ def render(
     where: options.Where = None,
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
+    allow_missing_consent: options.AllowMissingConsent = False,
     unsafe_commit: options.UnsafeCommit = False,
     run_id: Annotated[str | None, typer.Option(help="The run's id, if you need to know it beforehand.")] = None,
     origin: Annotated[Path | None, typer.Option(hidden=True, help="A file that `submit` wrote.")] = None,
@@ -45,7 +46,13 @@ def render(
     from lynx_batch.preparation.origin import read_origin
 
     config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
-    selection = Selection(where=where, limit=limit, allow_invalid=allow_invalid, allow_duplicates=allow_duplicates)
+    selection = Selection(
+        where=where,
+        limit=limit,
+        allow_invalid=allow_invalid,
+        allow_duplicates=allow_duplicates,
+        allow_missing_consent=allow_missing_consent,
+    )
     console = make_console()
     with shown(console) as watch:
         summary = api.render(
@@ -101,6 +108,8 @@ def one(
     face_index: Annotated[
         int | None, typer.Option(min=0, help="Which face to take if there are several, counted from the left.")
     ] = None,
+    consent_ref: Annotated[str | None, typer.Option(help="Your reference to the person's consent.")] = None,
+    allow_missing_consent: Annotated[bool, typer.Option(help="Render without a consent.")] = False,
     overrides: options.Overrides = None,
 ) -> None:
     """Render a single clip in this process, without a cluster."""
@@ -116,6 +125,8 @@ def one(
             photo=photo,
             face_index=face_index,
             prompt=_read_prompt(prompt),
+            consent_ref=consent_ref,
+            selection=Selection(allow_missing_consent=allow_missing_consent),
             out=out,
             announce=console.print,
             on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),

@@ -25,6 +25,7 @@ PATH_KEYS = (
     "provenance.label.logo",
     "provenance.label.font",
     "provenance.watermark",
+    "provenance.revoked",
 )
 """Keys whose value is a path or URI, or a list of them."""
 
@@ -66,6 +67,7 @@ def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     else:
         yield from ((f"model.adapters.{kind}", uri) for kind, uri in adapters if uri)
     yield from (("model.loras", lora if isinstance(lora, str) else lora.file) for lora in config.model.loras)
+    yield from (("provenance.revoked", uri) for uri in config.provenance.revoked)
     yield from ((f"faces.{key}", value) for key, value in config.faces if "/" in str(value))
     if config.quality is not None:
         yield from config.quality.scorer_files.items()

@@ -269,8 +269,24 @@ class C2paConfig(_Section):
         return self.certificates == DEVELOPMENT
 
 
+class UseConfig(_Section):
+    """What the clips are for. A row's consent must cover it.
+
+    `scope` is one of your names, such as `ad`, and must be among those of the row's `consent_scope`. Each of `regions` must be among
+    those of the row's `regions`. Upper and lower case count as the same, and `*` in a row covers everything.
+    """
+
+    scope: str | None = None
+    regions: tuple[str, ...] = ()
+
+
 class ProvenanceConfig(_Section):
-    """How each video is marked as made by AI. Nothing here changes a ClipId.
+    """Whose consent a row needs, and how each video is marked as made by AI. Nothing here changes a ClipId.
+
+    With `require_consent`, a row without a `consent_ref` is rejected, and with `use` also one that does not say what its consent covers;
+    `--allow-missing-consent` accepts both. An expired, revoked or too narrow consent always rejects its row. Each item of `revoked` is
+    the path or URI of a CSV file with a column `consent_ref`, `subject_id` or `photo_sha256`, or several of them: whatever it lists is
+    revoked.
 
     `marking: required` commits no clip without all the marks named here: a clip whose marking fails is tried again, and fails in the
     end. `try` commits it, and the commit names the mark that failed. `none` marks nothing.
@@ -278,6 +294,9 @@ class ProvenanceConfig(_Section):
     shipped. Its invisible message is a digest of the ClipId.
     """
 
+    require_consent: bool = True
+    use: UseConfig = UseConfig()
+    revoked: tuple[str, ...] = ()
     marking: Literal["none", "try", "required"] = "none"
     label: LabelConfig | None = None
     watermark: str | None = None

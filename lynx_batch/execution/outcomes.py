@@ -109,16 +109,16 @@ class RunRecorder:
         self.trace.add(group, "", [answer.span])
 
     def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None:
-        log.info("clip_rendered", clip=task.clip.name, group=group, attempt=result.commit.attempt)
-        self.trace.add(group, task.clip.name, result.spans)
+        log.info("clip_rendered", clip_id=task.clip.clip_id, group=group, attempt=result.commit.attempt)
+        self.trace.add(group, task.clip.clip_id, result.spans)
         self._attempts[task.clip.clip_id] = attempts
         self._put_event(task, group, EventKind.RENDERED)
         self._settle_rendered(result.commit)
 
     def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
         clip_id, verdict = task.clip.clip_id, result.verdict
-        log.info("try_judged", clip=task.clip.name, group=group, number=task.number, verdict=str(verdict))
-        self.trace.add(group, task.clip.name, result.spans)
+        log.info("try_judged", clip_id=clip_id, group=group, number=task.number, verdict=str(verdict))
+        self.trace.add(group, task.clip.clip_id, result.spans)
         self._attempts[clip_id] = attempts
         if isinstance(verdict, Reject):
             why = Reason(verdict.error_type, verdict.reason)
@@ -131,9 +131,9 @@ class RunRecorder:
         self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
     ) -> None:
         clip_id, why = task.clip.clip_id, Reason(result.error_type, result.error)
-        log.warning("attempt_failed", clip=task.clip.name, group=group, **why._asdict(), clip_is=state)
+        log.warning("attempt_failed", clip_id=clip_id, group=group, **why._asdict(), clip_is=state)
         mark = FaultMark(error_type=result.error_type, at_s=time.time())
-        self.trace.add(group, task.clip.name, [*result.spans, mark])
+        self.trace.add(group, task.clip.clip_id, [*result.spans, mark])
         self._last_failures[clip_id] = why
         self._attempts[clip_id] = attempts
         self._put_event(task, group, EVENT_OF_FAILURE[state], why, deaths)

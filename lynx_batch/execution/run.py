@@ -17,12 +17,16 @@ from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
 from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.ledger.owners import owners_of, write_owners
+from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.timings import read_timings
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.output import FOLDERS, TRIES
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
+from lynx_batch.preparation.consent import is_consent_required
 from lynx_batch.preparation.forecast import cost_model, forecast_tries, ways_to_render
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
@@ -78,7 +82,7 @@ def render(
     """
     now = datetime.now(UTC)
     origin = origin or origin_of(config)
-    prepared = prepare(config, selection, now, origin)
+    prepared = prepare(config, selection, now, origin, tombstones=read_revoked(config.output))
     is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
     record = RunRecord(
@@ -87,8 +91,11 @@ def render(
         manifest=storage.redact(origin.manifest).rstrip("/"),
         is_whole=selection.is_whole,
         is_store_safe=is_store_safe,
+        allows_missing_consent=not is_consent_required(config, selection),
     )
     _write_record(config, run_id, record, prepared)
+    owners = owners_of(run_id, prepared.clips)
+    write_owners(config.output, run_id, owners)
     _announce_rivals(config.output, announce)
     recorder = RunRecorder(config.output, run_id, prepared, config.quality)
 
@@ -96,11 +103,15 @@ def render(
         recorder.settle_past()
         announce(_describe(run_id, config.output, prepared, recorder))
         if recorder.open_clips:
-            settings = _worker_settings(config, run_id, prepared.model, is_store_safe=is_store_safe)
+            settings = _worker_settings(config, run_id, prepared.model, record)
             _drive(config, settings, prepared.model, recorder, watch)
 
+    def close(stopped_by: str) -> str:
+        withdraw_revoked(config.output, owners)
+        return recorder.close(stopped_by)
+
     with beating(config.output, run_id):
-        stopped_by, is_refused = _carry_out(render_open, recorder, prepared.outage)
+        stopped_by, is_refused = _carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, stopped_by, is_refused=is_refused)
 
 
@@ -135,8 +146,8 @@ def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: P
     )
 
 
-def _carry_out(render_open: Callable[[], None], recorder: RunRecorder, outage: str) -> tuple[str, bool]:
-    """Calls `render_open` and closes the run, however that ends.
+def _carry_out(render_open: Callable[[], None], close: Callable[[str], str], outage: str) -> tuple[str, bool]:
+    """Calls `render_open` and closes the run's records, however that ends.
 
     Returns what stopped the run ("" if nothing did), and whether that was a right that the store refused. An `outage` of a photo
     host counts as having stopped the run, so that the user runs it again.
@@ -154,14 +165,16 @@ def _carry_out(render_open: Callable[[], None], recorder: RunRecorder, outage: s
         stopped_by, refusal = str(cause), cause
     finally:
         with held():
-            stopped_by, refusal = _close(recorder, stopped_by, refusal)
+            stopped_by, refusal = _close(close, stopped_by, refusal)
     return stopped_by, refusal is not None and not isinstance(refusal, StoreUnready)
 
 
-def _close(recorder: RunRecorder, stopped_by: str, refusal: StoreRefused | None) -> tuple[str, StoreRefused | None]:
+def _close(
+    close: Callable[[str], str], stopped_by: str, refusal: StoreRefused | None
+) -> tuple[str, StoreRefused | None]:
     """Closes the run's records. If the store refuses them, that stopped the run too; the commits still record every clip."""
     try:
-        return recorder.close(stopped_by), refusal
+        return close(stopped_by), refusal
     except StoreRefused as error:
         log.warning("metadata_unwritten", error=str(error))
         return str(error), error
@@ -180,7 +193,7 @@ def _probe(output: str, *, is_judged: bool, is_unsafe_allowed: bool) -> bool:
     return True
 
 
-def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, *, is_store_safe: bool) -> WorkerSettings:
+def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, record: RunRecord) -> WorkerSettings:
     return WorkerSettings(
         run_id=run_id,
         output=config.output,
@@ -191,7 +204,8 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, *, is_
         identity=model.identity,
         plan=ParallelPlan(),
         video=config.video,
-        is_store_safe=is_store_safe,
+        is_store_safe=record.is_store_safe,
+        allows_missing_consent=record.allows_missing_consent,
         quality=config.quality,
         provenance=config.provenance,
     )

@@ -30,7 +30,9 @@ Line = tuple[int, dict[str, object] | str]
 """Number of a line, from 1, and its cells, or what is wrong with the line as a whole."""
 
 
-def build_from_folder(photos: str, prompts: Sequence[str], seeds: Sequence[int] | None) -> pa.Table:
+def build_from_folder(
+    photos: str, prompts: Sequence[str], seeds: Sequence[int] | None, consent_ref: str | None = None
+) -> pa.Table:
     """A row for each combination of a photo directly in the folder, a prompt and a seed. Without seeds, they are derived later.
 
     `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`.
@@ -50,6 +52,7 @@ def build_from_folder(photos: str, prompts: Sequence[str], seeds: Sequence[int] 
             "clip_name": f"{subject}-p{number:02}" + ("" if seed is None else f"-s{seed}"),
             "subject_id": subject,
             "seed": seed,
+            "consent_ref": consent_ref,
         }
         for (subject, uri), (number, prompt), seed in product(
             named_photos.items(), enumerate(prompts, start=1), seeds or (None,)

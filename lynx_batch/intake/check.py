@@ -1,7 +1,6 @@
 """Checks the rows of a manifest: each becomes a request for a clip, or a list of problems. Reads no files."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +8,7 @@ import pyarrow.compute as pc
 
 from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
 from lynx_batch.config import DefaultsConfig, InputsConfig
-from lynx_batch.errors import ConsentExpired
+from lynx_batch.intake.consent import explain_names
 from lynx_batch.intake.guidance import BrokenRule, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW
@@ -107,21 +106,6 @@ def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
     return problems
 
 
-def reject_expired(requests: Iterable[ClipRequest], now: datetime) -> tuple[list[ClipRequest], list[Rejection]]:
-    """The requests whose consent has not expired at `now`, and the rejections of the others."""
-    kept, rejections = [], []
-    for request in requests:
-        expires_at = request.consent_expires_at
-        if expires_at is None or now < expires_at:
-            kept.append(request)
-        else:
-            error = f"consent_expires_at={expires_at.isoformat()}: must be in the future"
-            rejections.append(
-                Rejection(row=request.row, error_type=ConsentExpired.__name__, error=error, inputs=request.inputs)
-            )
-    return kept, rejections
-
-
 def reject_invalid(
     problems: Iterable[RowProblem], table: pa.Table, defaults: DefaultsConfig, base: str
 ) -> list[Rejection]:
@@ -195,6 +179,8 @@ def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
 
 OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
     "clip_name": explain_file_name,  # `export` may use it as a file name
+    "consent_scope": explain_names,
+    "regions": explain_names,
     "face_index": _explain_face_index,
     "tags": _explain_tags,
 }

@@ -37,6 +37,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("priority", WHOLE),
         ("face_index", WHOLE),
         ("consent_ref", TEXT),
+        ("consent_scope", TEXT),
+        ("regions", TEXT),
         ("consent_expires_at", TIME),
         ("tags", TAGS),
     ],

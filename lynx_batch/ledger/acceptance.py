@@ -10,8 +10,12 @@ from lynx_batch.errors import UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, commit
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import given_up_before
+from lynx_batch.ledger.owners import read_owners
+from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.runs import read_runs
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.ledger.tries import read_tries
+from lynx_batch.planning.revocation import find_covered
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS, best_of
 
 
@@ -29,18 +33,23 @@ def accept(output: str, clip_ids: Iterable[str], *, by: str, now: datetime) -> A
     editions = list_editions(output)
     given_up = {row["clip_id"]: row for row in given_up_before(output, editions).to_pylist()}
     is_store_safe = {run.run_id: run.record.is_store_safe for run in read_runs(output)}
+    owners = read_owners(output)
+    covered = find_covered(owners, read_revoked(output))
     committed, already, refused = list[CommitRecord](), list[str](), dict[str, str]()
     for clip_id in clip_ids:
         if clip_id not in given_up and clip_id in editions.in_force:
             already.append(clip_id)
             continue
         chosen = _choose(output, given_up.get(clip_id), clip_id)
+        if clip_id in covered.clip_ids:
+            chosen = "its person, consent or photo was revoked"
         if isinstance(chosen, str):
             refused[clip_id] = chosen
             continue
         facts = {"committed_at": now, "accepted_at": now, "accepted_by": by}
         record = chosen.model_copy(update=facts)
         committed.append(commit(output, record, is_store_safe=is_store_safe.get(record.run_id, True)))
+    withdraw_revoked(output, owners)  # what was revoked meanwhile
     return Acceptance(committed=committed, already=already, refused=refused)
 
 

@@ -24,6 +24,7 @@ class CommitRecord(BaseModel):
     `try_number` says which of the clip's seeds it has; `scores` are a judged clip's, and empty if nobody has judged it. `num_tries`
     were there when it was committed, and it passed `thresholds`. If a person overruled the gate, `accepted_by` says who and `accepted_at`
     when. `marks` are the marks that the video carries, `failed_marks` those that failed, with the reasons.
+    `allows_missing_consent`: its run rendered rows without a consent, too. True in records that are older than this field.
     `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
     """
 
@@ -54,6 +55,7 @@ class CommitRecord(BaseModel):
     accepted_by: str | None = None
     accepted_at: datetime | None = None
     face_turned_degrees: int | None = None
+    allows_missing_consent: bool = True
     group_size: int
     device: str
     stage_s: dict[str, float]

@@ -15,8 +15,11 @@ from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
+from lynx_batch.ledger.owners import read_owners
 from lynx_batch.ledger.requested import Row, describe, find_requested
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.output import commit_uri
+from lynx_batch.planning.revocation import Covered, find_covered
 from lynx_batch.spelling import nearest
 
 MAX_PROBLEMS_SHOWN = 20
@@ -60,12 +63,13 @@ def name_clips(output: str, template: str, now: datetime, only: Set[str] | None 
     columns = _columns_of(template)
     requested, editions = find_requested(output, columns, now), list_editions(output)
     commits = {commit.clip_id: commit for commit in known_commits(output, editions.in_force)}
+    withheld = {**requested.withheld, **_explain_revoked(output, commits)}
     rows = [
         row | (_results(commits[row["clip_id"]], columns) if row["clip_id"] in commits else {})
         for row in requested.rows
-        if row["clip_id"] is None or row["clip_id"] in requested.withheld or _was_rendered(row, editions)
+        if row["clip_id"] is None or row["clip_id"] in withheld or _was_rendered(row, editions)
     ]
-    claims, problems = _claim(rows, template, columns, requested.withheld.keys())
+    claims, problems = _claim(rows, template, columns, withheld.keys())
     owners, conflicts = _settle(claims)
     problems += [*conflicts, *_explain_folders(owners)]
     if problems:
@@ -75,7 +79,7 @@ def name_clips(output: str, template: str, now: datetime, only: Set[str] | None 
         clips={name: commits[row["clip_id"]] for name, row in owners.items() if row["clip_id"] in commits},
         withheld={
             clip_id: why
-            for clip_id, why in requested.withheld.items()
+            for clip_id, why in withheld.items()
             if clip_id in editions.in_force and (only is None or clip_id in only)
         },
         lost={
@@ -84,6 +88,14 @@ def name_clips(output: str, template: str, now: datetime, only: Set[str] | None 
             if row["clip_id"] not in commits
         },
     )
+
+
+def _explain_revoked(output: str, commits: Mapping[str, CommitRecord]) -> dict[str, str]:
+    """Clips that a revocation covers, committed or not; a clip that was rendered again on another consent is not among them."""
+    revoked = read_revoked(output)
+    covered = find_covered(read_owners(output), revoked) if revoked else Covered(clip_ids=frozenset())
+    made_by = {clip_id: commits[clip_id].run_id if clip_id in commits else None for clip_id in covered.clip_ids}
+    return {clip_id: "revoked" for clip_id, run_id in made_by.items() if covered.holds(clip_id, run_id)}
 
 
 def _columns_of(template: str) -> list[str]:

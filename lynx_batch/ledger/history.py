@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.errors import ConsentExpired, PhotoUnreachable
+from lynx_batch.errors import CONSENT_ERRORS, PhotoUnreachable
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
@@ -18,7 +18,7 @@ from lynx_batch.ledger.runs import read_runs
 from lynx_batch.stages import CLIP_STAGES
 
 GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
-CHECKED_EACH_RUN = frozenset({ConsentExpired.__name__, PhotoUnreachable.__name__})
+CHECKED_EACH_RUN = CONSENT_ERRORS | {PhotoUnreachable.__name__}
 """Every run checks these again before its first clip: a consent may have been renewed, a photo's host may answer again."""
 
 STAGE_COLUMNS = tuple(stage.column for stage in CLIP_STAGES)
@@ -127,5 +127,6 @@ def _as_commit(row: dict[str, Any]) -> CommitRecord:
     rest |= {name: dict(row[name] or ()) for name in ("scores", "thresholds")}
     rest |= as_marks(row["marks"] or ())
     rest["try_number"] = row["try_number"] or 0
+    rest["allows_missing_consent"] = row["allows_missing_consent"] is not False
     stage_s = {stage: row[stage] for stage in STAGE_COLUMNS if row[stage] is not None}
     return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))

@@ -60,6 +60,8 @@ METADATA_SCHEMA = pa.schema(
         ("face_index", pa.int64()),
         ("priority", pa.int64()),
         ("consent_ref", pa.string()),
+        ("consent_scope", pa.string()),
+        ("regions", pa.string()),
         ("consent_expires_at", TIME),
         ("tags", pa.map_(pa.string(), pa.string())),
         *parameter_columns(without="seed"),
@@ -72,6 +74,7 @@ METADATA_SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("num_bytes", pa.int64()),
         ("face_turned_degrees", pa.int32()),
+        ("allows_missing_consent", pa.bool_()),
         ("group_size", pa.int32()),
         ("device", pa.string()),
         *((stage.column, pa.float64()) for stage in CLIP_STAGES),
@@ -252,7 +255,7 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     yield "rendered_by_run", commit.run_id
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "preview_uri", "sha256", "num_bytes"):
         yield name, getattr(commit, name)
-    for name in ("face_turned_degrees", "group_size", "device"):
+    for name in ("face_turned_degrees", "allows_missing_consent", "group_size", "device"):
         yield name, getattr(commit, name)
     yield from commit.stage_s.items()
     for name in ("try_number", "num_tries", "accepted_by", "accepted_at"):

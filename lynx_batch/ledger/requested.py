@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from lynx_batch import storage
 from lynx_batch.columns import TIME
-from lynx_batch.errors import ConsentExpired
+from lynx_batch.errors import CONSENT_ERRORS
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.order import RunOrder
 from lynx_batch.ledger.runs import read_run_manifest
@@ -30,12 +30,23 @@ from lynx_model.parameters import PARAMETERS
 
 SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
-CONSENT_ERRORS = frozenset({ConsentExpired.__name__})
 REQUEST = ("subject_uri", "face_index", *(name for name in PARAMETERS if name != "seed"))
 """The columns that say which clip a row requests, besides the seed."""
 
 ROW_COLUMNS = ("run", "row", "clip_id", "outcome", "error_type", "error", "consent_expires_at", "photo_sha256")
-NOT_IN_PICTURE = frozenset({"row", "clip_name", "subject_id", "priority", "consent_ref", "consent_expires_at", "tags"})
+NOT_IN_PICTURE = frozenset(
+    {
+        "row",
+        "clip_name",
+        "subject_id",
+        "priority",
+        "consent_ref",
+        "consent_scope",
+        "regions",
+        "consent_expires_at",
+        "tags",
+    }
+)
 """Columns of a manifest that do not change the picture."""
 
 Row = dict[str, Any]

@@ -40,7 +40,8 @@ class RunRecord(BaseModel):
     """What a run renders.
 
     `manifest` is the redacted URI; for a submitted job, the URI on the submitter's machine. `is_whole`: neither --where nor --limit was
-    given. `is_store_safe` is False if the user chose to continue with a store that ignores create-only puts.
+    given. `is_store_safe` is False if the user chose to continue with a store that ignores create-only puts. `allows_missing_consent`: rows
+    without a consent were rendered, too; True in records that are older than this field.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -51,6 +52,7 @@ class RunRecord(BaseModel):
     manifest: str | None = None
     is_whole: bool = False
     is_store_safe: bool = True
+    allows_missing_consent: bool = True
 
 
 class RunEnd(BaseModel):

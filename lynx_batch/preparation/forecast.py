@@ -12,6 +12,7 @@ from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.judged_tries import read_sample
 from lynx_batch.ledger.numbering import editions_for
 from lynx_batch.ledger.timings import Timing, read_timings
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
@@ -50,7 +51,7 @@ class RunForecast:
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
     """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
-    prepared = prepare(config, selection, now)
+    prepared = prepare(config, selection, now, tombstones=read_revoked(config.output))
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = editions_for(config.output, wanted.values(), config.quality)
     committed = wanted.keys() & editions.finished

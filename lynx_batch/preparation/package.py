@@ -22,12 +22,14 @@ from lynx_batch.config import InputsConfig, RunConfig, named_paths
 from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.inputs import read_photo_file
-from lynx_batch.intake.check import check_rows, find_duplicates, keys_of_requests, reject_expired
+from lynx_batch.intake.check import check_rows, find_duplicates, keys_of_requests
+from lynx_batch.intake.consent import reject_without_consent
 from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
+from lynx_batch.preparation.consent import read_rules
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import ORIGIN_FILE
 from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origin_of
@@ -64,7 +66,8 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     now = datetime.now(UTC)
     refuse_private_paths(config)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
-    requests, _ = reject_expired(_check_rows(config, manifest, selection), now)
+    requests = _check_rows(config, manifest, selection)
+    requests, _ = reject_without_consent(requests, read_rules(config, selection), now)
     with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
         check_provenance(config.provenance, {(r.params.width, r.params.height) for r in requests})
         check_model(config)
@@ -88,7 +91,11 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
 
 def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
     options = {"--run-id": run_id, "--where": selection.where, "--limit": selection.limit}
-    flags = {"--allow-invalid": selection.allow_invalid, "--allow-duplicates": selection.allow_duplicates}
+    flags = {
+        "--allow-invalid": selection.allow_invalid,
+        "--allow-duplicates": selection.allow_duplicates,
+        "--allow-missing-consent": selection.allow_missing_consent,
+    }
     return [
         *("lynx-batch", "render", run_file),
         *(part for option, value in options.items() if value is not None for part in (option, str(value))),

@@ -16,13 +16,16 @@ from lynx_batch.intake.check import (
     check_rows,
     find_duplicates,
     keys_of_clips,
-    reject_expired,
     reject_invalid,
 )
+from lynx_batch.intake.consent import NO_KEYS, reject_revoked_photos, reject_without_consent
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import Photo, PhotoProblem, find_outages, hash_photos, host_of
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
+from lynx_batch.ledger.erase import blank_rows, matching_rows
+from lynx_batch.planning.revocation import Key
+from lynx_batch.preparation.consent import read_rules, without_cells
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.scorers import check_scorers
@@ -37,7 +40,7 @@ ALL_PROBLEMS = "`lynx-batch manifest check MANIFEST --run RUN.yaml --photos --pr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """Every row of the manifest, as a clip or a rejection.
+    """Every row of the manifest, as a clip or a rejection. In `manifest`, rows with a tombstone are blank.
 
     `unreachable` are rows whose photos are on hosts that are down; `outage` says which. The rows are not to blame and end as
     abandoned.
@@ -51,8 +54,17 @@ class PreparedRun:
     outage: str = ""
 
 
-def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Origin | None = None) -> PreparedRun:
-    """Reads and checks everything that a run of `config` needs. `origin` says where a submitted job's manifest comes from.
+def prepare(
+    config: RunConfig,
+    selection: Selection,
+    now: datetime,
+    origin: Origin | None = None,
+    *,
+    tombstones: frozenset[Key] = NO_KEYS,
+) -> PreparedRun:
+    """Reads and checks everything that a run of `config` needs.
+
+    `origin` says where a submitted job's manifest comes from; `tombstones` are those of the output.
 
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
@@ -62,7 +74,7 @@ def prepare(config: RunConfig, selection: Selection, now: datetime, origin: Orig
         InvalidParams: If the engine options are impossible for a model of this size.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
-    return prepare_rows(config, manifest, origin or origin_of(config), selection, now)
+    return prepare_rows(config, manifest, origin or origin_of(config), selection, now, tombstones=tombstones)
 
 
 def origin_of(config: RunConfig) -> Origin:
@@ -71,7 +83,13 @@ def origin_of(config: RunConfig) -> Origin:
 
 
 def prepare_rows(
-    config: RunConfig, manifest: pa.Table, origin: Origin, selection: Selection, now: datetime
+    config: RunConfig,
+    manifest: pa.Table,
+    origin: Origin,
+    selection: Selection,
+    now: datetime,
+    *,
+    tombstones: frozenset[Key] = NO_KEYS,
 ) -> PreparedRun:
     """As `prepare`, for rows that were read already."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
@@ -80,7 +98,8 @@ def prepare_rows(
     problems += unfit
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
-    requests, expired = reject_expired(requests, now)
+    rules = read_rules(config, selection, tombstones)
+    requests, unconsented = reject_without_consent(requests, rules, now)
     check_scorers(config.quality)
     check_provenance(config.provenance, {(request.params.width, request.params.height) for request in requests})
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
@@ -88,15 +107,19 @@ def prepare_rows(
     photos = hash_photos((request.photo_uri for request in requests), config.inputs)
     outages = find_outages(photos)
     unreachable, unreadable = _reject_unread(requests, photos, outages)
-    clips = name_clips(requests, naming, photos)
+    clips, with_tombstone = reject_revoked_photos(name_clips(requests, naming, photos), tombstones)
+    clips, listed = reject_revoked_photos(clips, rules.listed)
     duplicates = find_duplicates(keys_of_clips(clips))
     if duplicates and not selection.allow_duplicates:
         raise ConfigError(describe_problems(duplicates))
+    invalid = reject_invalid(problems, manifest, config.defaults, origin.folder)
+    rejections = [*invalid, *unconsented, *unreadable, *with_tombstone, *listed]
+    tombstoned = matching_rows(manifest, tombstones) | {each.row for each in with_tombstone}
     return PreparedRun(
-        manifest=manifest,
+        manifest=blank_rows(manifest, tombstoned),
         model=model,
         clips=clips,
-        rejections=[*reject_invalid(problems, manifest, config.defaults, origin.folder), *expired, *unreadable],
+        rejections=without_cells(rejections, tombstoned),
         unreachable=unreachable,
         outage="; ".join(outages.values()),
     )

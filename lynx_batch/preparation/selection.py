@@ -12,12 +12,14 @@ class Selection:
         limit: Takes at most this many rows.
         allow_invalid: Rejects bad rows instead of stopping.
         allow_duplicates: Renders rows that ask for the same clip once.
+        allow_missing_consent: Renders rows without a consent, whatever the run file says.
     """
 
     where: str | None = None
     limit: int | None = None
     allow_invalid: bool = False
     allow_duplicates: bool = False
+    allow_missing_consent: bool = False
 
     @property
     def is_whole(self) -> bool:

@@ -13,6 +13,8 @@ from lynx_batch.config import RunConfig, override
 from lynx_batch.delivery.deliver import finish
 from lynx_batch.errors import ConfigError, PhotoUnreachable, StoreUnavailable, Transient
 from lynx_batch.inputs import read_photo_file
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.prepare import prepare_rows
@@ -41,16 +43,19 @@ def render_one(
     photo: str,
     face_index: int | None,
     prompt: str,
+    consent_ref: str | None,
+    selection: Selection,
     out: Path,
     announce: Callable[[str], None],
     on_step: OnStep,
 ) -> ClipSpec:
-    """Renders the clip of a manifest row with this `photo`, `face_index` and `prompt` into the MP4 file `out`.
+    """Renders the clip of a manifest row with this `photo`, `face_index`, `prompt` and `consent_ref` into the MP4 file `out`.
 
     Raises:
         Permanent: If the photo, the prompt, the model or `out` cannot be used; raised before the model is loaded.
     """
-    model, clip = _identify(config, photo, face_index, prompt)
+    row = {"row": 0, "subject_uri": photo, "face_index": face_index, "prompt": prompt, "consent_ref": consent_ref}
+    model, clip = _identify(config, row, selection)
     _prepare_file(out)
     marker = load_marker(config.provenance)
     source, faces = fetch_model(model.source, config.faces)
@@ -85,11 +90,11 @@ def _prepare_file(out: Path) -> None:
         raise ConfigError(f"--out {out}: must be a file, but is a folder")
 
 
-def _identify(config: RunConfig, photo: str, face_index: int | None, prompt: str) -> tuple[CheckedModel, ClipSpec]:
-    face = pa.array([face_index], pa.int64())
-    row = pa.table({"row": [0], "subject_uri": [photo], "face_index": face, "prompt": [prompt]})
+def _identify(config: RunConfig, row: dict[str, object], selection: Selection) -> tuple[CheckedModel, ClipSpec]:
+    schema = pa.schema([("row", pa.int64()), *(field for field in MANIFEST_SCHEMA if field.name in row)])
     origin = Origin(manifest="", folder=str(Path.cwd()))
-    prepared = prepare_rows(config, row, origin, Selection(), datetime.now(UTC))
+    table = pa.Table.from_pylist([row], schema)
+    prepared = prepare_rows(config, table, origin, selection, datetime.now(UTC), tombstones=read_revoked(config.output))
     for rejection in prepared.rejections:
         is_temporary = rejection.error_type in (PhotoUnreachable.__name__, StoreUnavailable.__name__)
         raise (Transient if is_temporary else ConfigError)(f"{rejection.error_type}: {rejection.error}")

@@ -22,6 +22,7 @@ from lynx_batch.delivery.picture import check_picture
 from lynx_batch.errors import (
     STORE_FAULTS,
     ConsentExpired,
+    ConsentRevoked,
     Fault,
     ImplausibleResult,
     MissingObject,
@@ -32,7 +33,10 @@ from lynx_batch.errors import (
 )
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
+from lynx_batch.ledger.remains import take_back
+from lynx_batch.ledger.tombstones import refuse_revoked
 from lynx_batch.outage import retry_while_unavailable
+from lynx_batch.planning.revocation import Covered, keys_of
 from lynx_batch.rendering.attempt import Attempt
 from lynx_batch.rendering.gate import Gate
 from lynx_batch.rendering.marking import load_marker
@@ -133,12 +137,15 @@ class Renderer:
         """What another driver, or an attempt whose answer was lost, has made of the clip, if anything. Only the first rank looks."""
         if self._rank > 0:
             return None
+        self._refuse_revoked(task.clip)
         with suppress(MissingObject):
             record = retry_while_unavailable(
                 lambda: read_commit(self._settings.output, task.clip.clip_id, task.edition)
             )
             return Rendered(commit=record, spans=())
         settled = None if self._gate is None else self._gate.find(task)
+        if isinstance(settled, CommitRecord):
+            self._refuse_revoked(task.clip)
         return None if settled is None else _answer(settled, ())
 
     def _prepare(self, attempt: Attempt) -> _Ready:
@@ -171,6 +178,7 @@ class Renderer:
     def _save(self, attempt: Attempt, state: SamplerState) -> Failed:
         task = attempt.task
         self._saved.save(task.name, task.params.seed, state)
+        self._refuse_revoked(task.clip)
         if task.num_steps_saved:
             with suppress(*STORE_FAULTS):
                 delete_saved(self._settings.output, task.name, task.num_steps_saved)
@@ -192,6 +200,7 @@ class Renderer:
     def _deliver(self, kept: _Kept) -> Rendered | Judged:
         """Marks, encodes, judges, uploads and commits. The commit comes last; it makes the clip finished."""
         settings, attempt, task = self._settings, kept.attempt, kept.attempt.task
+        self._refuse_revoked(task.clip)
         encoded = self._finish(kept)
         stored = encoded.stored_as(task.clip.clip_id, task.attempt)
         if self._gate is None:
@@ -206,6 +215,7 @@ class Renderer:
                 self._upload(attempt, encoded, stored)
             with attempt.stage(Stage.COMMIT):
                 settled = self._gate.settle(task, scores, self._commit_record(kept, stored, scores.values))
+        self._refuse_revoked(task.clip)
         self._clean_up(task, stored, settled)
         return _answer(settled, tuple(attempt.spans))
 
@@ -248,12 +258,29 @@ class Renderer:
             try_number=task.number,
             scores=dict(scores),
             face_turned_degrees=kept.subject.turned_degrees,
+            allows_missing_consent=settings.allows_missing_consent,
             group_size=settings.plan.num_ranks,
             device=self._device_name,
             stage_s={stage.column: seconds for stage, seconds in kept.attempt.seconds.items()},
             identity=asdict(settings.identity),
             software=self._software,
         )
+
+    def _refuse_revoked(self, clip: ClipSpec) -> None:
+        """Raises ConsentRevoked if the clip has a tombstone, and first takes back what this run made of it.
+
+        It is called before and after the commit: either `revoke` finds the commit, or this call finds the tombstone, which was put
+        first.
+        """
+        request, output = clip.request, self._settings.output
+        photos = [key for portrait in clip.portraits for key in keys_of(None, None, portrait.sha256)]
+        try:
+            refuse_revoked(output, [*keys_of(request.subject_id, request.consent_ref), *photos])
+        except ConsentRevoked:
+            self._read_subject.cache_clear()
+            covered = Covered(clip_ids=frozenset({clip.clip_id}), only_run=self._settings.run_id)
+            take_back(output, covered)
+            raise
 
     def _subject(self, clip: ClipSpec) -> Subject:
         (portrait,) = clip.portraits
@@ -276,7 +303,7 @@ class Renderer:
             self._gate.check_photo(picture, f"subject_uri {storage.redact(portrait.uri)}")
         subject = self._pipe.read_subject(picture, portrait.face_index)
         if subject.turned_degrees and self._rank == 0:
-            log.info("face_turned", subject_uri=storage.redact(portrait.uri), degrees=subject.turned_degrees)
+            log.info("face_turned", photo_sha256=portrait.sha256, degrees=subject.turned_degrees)
         return subject
 
 

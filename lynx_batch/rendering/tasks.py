@@ -28,6 +28,7 @@ class WorkerSettings:
     plan: ParallelPlan
     video: VideoConfig
     is_store_safe: bool
+    allows_missing_consent: bool = True
     quality: QualityConfig | None = None
     provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
 

@@ -20,6 +20,7 @@ from lynx_batch.config import InputsConfig, QualityConfig, ReportConfig
 from lynx_batch.errors import ConfigError, LynxError, MissingObject, UnreadableRecord
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome, read_metadata
 from lynx_batch.ledger.runs import Run, read_runs
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.ledger.tries import TryRecord, read_tries
 from lynx_batch.output import RUN_FILE, TRIES, parse_try, run_file_uri, trace_uri
 from lynx_batch.report.rows import COLUMNS, ReportRow, read_row
@@ -71,9 +72,9 @@ def read_run_file(output: str, run_id: str) -> RunFileFacts:
 def read_rows(output: str, run_id: str, now: datetime) -> list[ReportRow]:
     """The run's rows so far, in the order of the manifest, with what the tries add."""
     table = read_metadata(output, ["run", *COLUMNS], pc.field("run") == run_id).sort_by("row")
-    num_tries = _count_tries(output)
+    num_tries, revoked = _count_tries(output), read_revoked(output)
     rows = [
-        read_row(cells, run_id, now, num_tries)
+        read_row(cells, run_id, now, num_tries=num_tries, revoked=revoked)
         for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE)
         for cells in batch.to_pylist()
     ]
@@ -143,7 +144,7 @@ def _count_tries(output: str) -> Counter[tuple[str, int]]:
 
 def _add_kept_tries(output: str, rows: list[ReportRow]) -> list[ReportRow]:
     """`rows`, where each that the quality gate rejected has the scores, and the files if kept, of its best try."""
-    rejected = [row for row in rows if row.outcome is Outcome.REJECTED and row.num_tries]
+    rejected = [row for row in rows if row.outcome is Outcome.REJECTED and row.num_tries and not row.is_revoked]
     with ThreadPoolExecutor(NUM_TRY_READERS, thread_name_prefix="tries") as pool:
         found = {row.row: row for row in pool.map(partial(_with_best_try, output), rejected)}
     return [found.get(row.row, row) for row in rows]

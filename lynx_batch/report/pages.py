@@ -155,7 +155,7 @@ def _as_data(row: ReportRow) -> dict[str, Any]:
         "device": row.device,
         "seconds": round(sum(row.stage_s.values()), 2),
         "earlier": row.outcome is Outcome.RENDERED and not row.is_rendered_here,
-        "consent": "over" if row.is_consent_over else "",
+        "consent": "revoked" if row.is_revoked else "over" if row.is_consent_over else "",
         "scores": {name: round(value, 4) for name, value in row.scores.items()},
         "tags": dict(row.tags),
         "marks": dict(row.marks),

@@ -1,18 +1,19 @@
 """One manifest row as the report shows it, made from its row of the metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome
+from lynx_batch.planning.revocation import Key, explain_revoked, keys_of
 from lynx_batch.stages import CLIP_STAGES
 
 MARKS = "marks"
 COLUMNS = (
     *("row", "clip_id", "edition", "outcome", "rendered_by_run", "attempts", "error_type", "error"),
-    *("subject_uri", "subject_id", "clip_name", "photo_sha256", "consent_expires_at", "tags", "prompt"),
+    *("subject_uri", "subject_id", "clip_name", "photo_sha256", "consent_ref", "consent_expires_at", "tags", "prompt"),
     *("width", "height", "num_frames", "fps", "seed", "clip_uri", "poster_uri", "num_bytes", "group_size", "device"),
     *("try_number", *SCORE_COLUMNS, *(stage.column for stage in CLIP_STAGES)),
     MARKS,
@@ -25,7 +26,8 @@ class ReportRow:
     """What the report says about a row. Texts are empty, and numbers None, where nothing is known.
 
     `name` is never empty. `subject` is the row's own name for the person, or else the photo's file name. `clip_uri` and `poster_uri`
-    are relative to the output location; `photo` is relative to the report's folder. `scores` has only scores that exist. `marks` says of each mark whether the video carries it.
+    are relative to the output location; `photo` is relative to the report's folder. `scores` has only scores that exist. `marks` says of
+    each mark whether the video carries it.
     `is_rendered_here`: this run rendered it, not an earlier one. `num_tries` is None without a quality gate.
     """
 
@@ -56,6 +58,7 @@ class ReportRow:
     device: str = ""
     is_rendered_here: bool = False
     is_consent_over: bool = False
+    is_revoked: bool = False
     scores: Mapping[str, float] = field(default_factory=dict)
     stage_s: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -72,15 +75,24 @@ class ReportRow:
 
 
 def read_row(
-    cells: Mapping[str, Any], run_id: str, now: datetime, num_tries: Mapping[tuple[str, int], int]
+    cells: Mapping[str, Any],
+    run_id: str,
+    now: datetime,
+    *,
+    num_tries: Mapping[tuple[str, int], int],
+    revoked: Set[Key] = frozenset(),
 ) -> ReportRow:
     """The report's row from a row of the metadata with `COLUMNS`.
 
-    A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip.
+    A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip. A row of which something is
+    in `revoked` has no files any more.
     """
     expires_at = cells["consent_expires_at"]
     photo_uri = cells["subject_uri"] or ""
     texts: dict[str, Any] = {name: cells[name] or "" for name in _TEXTS}
+    keys = keys_of(cells["subject_id"], cells["consent_ref"], cells["photo_sha256"])
+    if is_revoked := explain_revoked(keys, revoked) is not None:
+        texts |= {"clip_uri": "", "poster_uri": ""}
     is_rendered = cells["outcome"] == Outcome.RENDERED
     return ReportRow(
         row=cells["row"],
@@ -89,6 +101,7 @@ def read_row(
         subject=cells["subject_id"] or PurePosixPath(photo_uri).name,
         photo_uri=photo_uri,
         is_rendered_here=is_rendered and cells["rendered_by_run"] == run_id,
+        is_revoked=is_revoked,
         is_consent_over=expires_at is not None and expires_at <= now,
         scores={name: cells[name] for name in SCORE_COLUMNS if cells[name] is not None},
         stage_s={

@@ -9,7 +9,7 @@ import structlog
 
 from lynx_batch import storage
 from lynx_batch.ledger.runs import Run
-from lynx_batch.output import is_part_of_report, report_uri
+from lynx_batch.output import is_part_of_report, report_photo, report_uri
 from lynx_batch.report.figures import sum_up
 from lynx_batch.report.gather import RunFileFacts, find_run, read_gpu_hours, read_rows, read_run_file
 from lynx_batch.report.pages import INDEX, RunFacts, build_pages
@@ -77,12 +77,8 @@ def _explain_no_photos(rows: Iterable[ReportRow], run_file: RunFileFacts, has_ph
 
 
 def _may_show_photo(row: ReportRow) -> bool:
-    """A person whose consent is over is not shown. Without a hash, nobody can tell whether the photo is still the same."""
-    return bool(row.photo_sha256) and not row.is_consent_over
-
-
-def _photo_name(sha256: str) -> str:
-    return f"photos/{sha256}.jpg"
+    """A person whose consent is over or revoked is not shown. Without a hash, nobody can tell whether the photo is still the same."""
+    return bool(row.photo_sha256) and not row.is_consent_over and not row.is_revoked
 
 
 def _write_photos(output: str, run_id: str, rows: Iterable[ReportRow], run_file: RunFileFacts) -> list[str]:
@@ -96,7 +92,7 @@ def _write_photos(output: str, run_id: str, rows: Iterable[ReportRow], run_file:
     written = set()
     with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="photos") as pool:
         puts = {
-            sha256: pool.submit(storage.write_bytes, storage.join(folder, _photo_name(sha256)), jpeg)
+            sha256: pool.submit(storage.write_bytes, storage.join(folder, report_photo(sha256)), jpeg)
             for sha256, jpeg in shrink_photos(missing, run_file.inputs)
         }
         for sha256, put in puts.items():
@@ -104,13 +100,13 @@ def _write_photos(output: str, run_id: str, rows: Iterable[ReportRow], run_file:
             written.add(sha256)
     if num_unread := len(missing) - len(written):
         log.warning("photos_left_out", num_photos=num_unread, reason="not readable now, or changed since the run")
-    return [_photo_name(sha256) for sha256 in wanted if sha256 in there | written]
+    return [report_photo(sha256) for sha256 in wanted if sha256 in there | written]
 
 
 def _with_photos(rows: Iterable[ReportRow], photos: Iterable[str]) -> list[ReportRow]:
     known = set(photos)
     return [
-        replace(row, photo=name) if _may_show_photo(row) and (name := _photo_name(row.photo_sha256)) in known else row
+        replace(row, photo=name) if _may_show_photo(row) and (name := report_photo(row.photo_sha256)) in known else row
         for row in rows
     ]
 

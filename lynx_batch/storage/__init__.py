@@ -24,12 +24,13 @@ from lynx_batch.redaction import redact, redact_all
 from lynx_batch.storage import calls
 from lynx_batch.storage.local import LocalStore
 from lynx_batch.storage.remote import FsspecStore
-from lynx_batch.storage.store import SizeLimit, Store, StoredFile
+from lynx_batch.storage.store import OldVersion, SizeLimit, Store, StoredFile
 from lynx_batch.storage.uris import is_local, is_within, join, path_of, resolve, scheme_of
 from lynx_batch.store_errors import Operation
 
 __all__ = [
     "STORES",
+    "OldVersion",
     "SizeLimit",
     "Store",
     "StoredFile",
@@ -37,12 +38,14 @@ __all__ = [
     "clock",
     "create_only",
     "delete",
+    "delete_version",
     "download",
     "explained",
     "is_local",
     "is_within",
     "join",
     "list_files",
+    "list_old_versions",
     "path_of",
     "read_bytes",
     "read_range",
@@ -130,6 +133,19 @@ def stat(uri: str, *, max_tries: int = NUM_TRIES, longest_s: float = math.inf) -
 def list_files(prefix: str) -> Iterator[StoredFile]:
     """Every file below the folder `prefix`, at any depth and in no order; the file itself if `prefix` is one; nothing if it is missing."""
     yield from _call(Operation.LIST, prefix, lambda store: store.list_files(prefix))
+
+
+def list_old_versions(folder: str) -> Iterator[OldVersion]:
+    """What a versioned bucket keeps of objects below `folder` that were replaced or deleted; nothing where there are no versions.
+
+    Marks of deletions come last. Raises StoreRefused also for a kind of store whose versions cannot be listed here.
+    """
+    yield from _call(Operation.LIST_VERSIONS, folder, lambda store: store.list_old_versions(folder))
+
+
+def delete_version(version: OldVersion) -> None:
+    """Removes an old version for good."""
+    _call(Operation.DELETE_VERSION, version.uri, lambda store: store.delete_version(version))
 
 
 def clock(folder: str) -> datetime:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.fs
 
 from lynx_batch import local_files
-from lynx_batch.storage.store import SizeLimit, StoredFile
+from lynx_batch.storage.store import OldVersion, SizeLimit, StoredFile
 from lynx_batch.storage.uris import join, path_of
 
 
@@ -51,6 +51,12 @@ class LocalStore:
 
     def delete(self, uri: str) -> None:
         _path(uri).unlink(missing_ok=True)
+
+    def list_old_versions(self, folder: str) -> Iterable[OldVersion]:
+        return ()
+
+    def delete_version(self, version: OldVersion) -> None:
+        """Never called: there are none."""
 
     def stat(self, uri: str, deadline_s: float) -> StoredFile | None:
         return _stored(uri, _path(uri).stat())

@@ -17,13 +17,13 @@ import fsspec.asyn
 import pyarrow.fs
 
 from lynx_batch.client_errors import code_of
-from lynx_batch.errors import ConfigError
+from lynx_batch.errors import ConfigError, StoreRefused
 from lynx_batch.redaction import redact, scrub
 from lynx_batch.storage.calls import explained
-from lynx_batch.storage.store import SizeLimit, StoredFile
+from lynx_batch.storage.store import OldVersion, SizeLimit, StoredFile
 from lynx_batch.storage.uris import join, scheme_of
 from lynx_batch.store_errors import REMEDIES, Operation
-from lynx_batch.store_settings import SETTINGS, check_settings
+from lynx_batch.store_settings import AWS, SETTINGS, check_settings
 
 CODES_WITHOUT_BODY = ("400", "403")
 """When a refusal has no body, s3fs takes the HTTP status for its code."""
@@ -94,6 +94,21 @@ class FsspecStore:
         with suppress(FileNotFoundError):
             fs.rm_file(key)
 
+    def list_old_versions(self, folder: str) -> Iterable[OldVersion]:
+        """Raises StoreRefused for a kind of store whose versions cannot be listed here."""
+        fs, key = _open(folder)
+        client = SETTINGS.get(scheme_of(folder))
+        if client is None:
+            return ()
+        if client is not AWS:
+            raise StoreRefused(f"{redact(folder)}: old versions cannot be listed in this kind of store")
+        return _list_s3_versions(fs, folder, key)
+
+    def delete_version(self, version: OldVersion) -> None:
+        fs, key = _open(version.uri)
+        bucket, name, _ = fs.split_path(key)
+        fs.call_s3("delete_object", Bucket=bucket, Key=name, VersionId=version.version_id)
+
     def stat(self, uri: str, deadline_s: float) -> StoredFile | None:
         fs, key = _open(uri)
         return _stored(uri, _call(fs, "info", key, deadline_s=deadline_s))
@@ -135,6 +150,35 @@ def _open(uri: str) -> tuple[Any, str]:
                 raise
             raise ConfigError(f"uri={redact(uri)!r}: {scrub(str(error), uri)}") from None
     return fs, str(key)
+
+
+def _list_s3_versions(fs: Any, folder: str, key: str) -> list[OldVersion]:
+    bucket, prefix, _ = fs.split_path(key.rstrip("/") + "/")
+    kept, marks, page = list[OldVersion](), list[OldVersion](), dict[str, str]()
+    while True:
+        try:
+            answer = fs.call_s3("list_object_versions", Bucket=bucket, Prefix=prefix, **page)
+        except PermissionError:
+            if _may_have_versions(fs, bucket):
+                raise
+            return []
+        for found, entries in ((kept, answer.get("Versions", ())), (marks, answer.get("DeleteMarkers", ()))):
+            found += [
+                OldVersion(join(folder, entry["Key"].removeprefix(prefix)), entry["VersionId"])
+                for entry in entries
+                if found is marks or not entry["IsLatest"]
+            ]
+        if not answer.get("IsTruncated"):
+            return [*kept, *marks]
+        page = {"KeyMarker": answer["NextKeyMarker"], "VersionIdMarker": answer["NextVersionIdMarker"]}
+
+
+def _may_have_versions(fs: Any, bucket: str) -> bool:
+    """False only if the store says that nobody ever switched versions on."""
+    try:
+        return "Status" in fs.call_s3("get_bucket_versioning", Bucket=bucket)
+    except OSError:
+        return True
 
 
 def _find(fs: Any, key: str, uri: str) -> StoredFile | None:

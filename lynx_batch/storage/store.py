@@ -27,6 +27,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class OldVersion:
+    """A version of an object that a versioned bucket keeps although it was replaced or deleted, or the mark of a deletion."""
+
+    uri: str
+    version_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class SizeLimit:
     """The largest file to read; `name` is the setting or rule that the error message blames."""
 
@@ -70,6 +78,12 @@ class Store(Protocol):
 
     def delete(self, uri: str) -> None:
         """Removes the file if it exists."""
+
+    def list_old_versions(self, folder: str) -> Iterable[OldVersion]:
+        """The old versions of the objects below a folder, and after them the marks of deletions. Nothing where a store keeps none."""
+
+    def delete_version(self, version: OldVersion) -> None:
+        """Removes an old version for good."""
 
     def stat(self, uri: str, deadline_s: float) -> StoredFile | None:
         """The file's size, version and time; None for anything but a file, such as a folder."""

@@ -97,3 +97,13 @@ def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
 def test_an_override_is_looked_at_without_a_run_file_too() -> None:
     refused = CliRunner().invoke(app, ["one", str(COLLINS), "Hi.", "--set", "nonsense.key=5"])
     assert (refused.exit_code, "nonsense" in refused.stderr) == (2, True)
+
+
+def test_a_clip_without_consent_is_refused_unless_that_is_allowed(run_file: Path, tmp_path: Path) -> None:
+    strict = ["one", str(COLLINS), "Hi.", "--run", str(run_file), "--set", "provenance.require_consent=true", *SMALL]
+    refused = CliRunner().invoke(app, [*strict, "--out", str(tmp_path / "a.mp4")])
+    assert refused.exit_code == 2
+    assert "ConsentMissing: consent_ref=None: required" in refused.stderr
+    for name, options in (("b.mp4", ["--consent-ref", "CRM-1"]), ("c.mp4", ["--allow-missing-consent"])):
+        assert CliRunner().invoke(app, [*strict, *options, "--out", str(tmp_path / name)]).exit_code == 0
+        assert decode(tmp_path / name).shape == (5, 48, 64, 3)

@@ -11,9 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import Fault
+from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.tombstones import Tombstone, put_tombstone
+from lynx_batch.planning.revocation import Kind, key_of
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.rendering.renderer import Renderer
@@ -161,3 +165,49 @@ def test_a_photo_that_its_server_gives_no_more_rejects_its_clip_and_leaves_the_g
         assert isinstance(
             renderer.render(RenderTask(clip=clip, attempt="b"), lambda step, num_steps: None), FramesReady
         )
+
+
+def put_tombstone_of(output: str, photo_sha256: str) -> None:
+    key = key_of(Kind.PHOTO_SHA256, photo_sha256)
+    put_tombstone(output, Tombstone(kind=key.kind, digest=key.digest, revoked_at=datetime.now(UTC), revoked_by="me"))
+
+
+@pytest.mark.parametrize("moment", ["start", "delivery", "upload"])
+def test_what_is_revoked_is_never_committed_and_a_late_commit_is_taken_back(
+    job: Job, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer, (clip, *_) = load(job)
+    task = RenderTask(clip=clip, attempt="r1-00000001")
+    (portrait,) = clip.portraits
+
+    def revoke() -> None:
+        put_tombstone_of(job.output, portrait.sha256)
+
+    if moment == "start":
+        revoke()
+    answer = renderer.render(task, lambda step, num_steps: None)
+    if moment == "delivery":
+        revoke()
+    if moment == "upload":
+        # between the check before the commit and the one after it, a moment that nobody can hit from outside
+        create_only = storage.create_only
+
+        def commit_after_revocation(uri: str, data: bytes) -> bool:
+            if f"commits/{clip.clip_id[:2]}/{clip.clip_id}.json" in uri:
+                monkeypatch.setattr(storage, "create_only", create_only)
+                revoke()
+            return create_only(uri, data)
+
+        monkeypatch.setattr(storage, "create_only", commit_after_revocation)
+    failed = answer if moment == "start" else renderer.deliver(task)
+
+    assert isinstance(failed, Failed)
+    assert (failed.error_type, failed.error, failed.fault) == (
+        "ConsentRevoked",
+        "photo_sha256: revoked",
+        Fault.INPUT,
+    )
+    assert not list_editions(job.output).in_force
+    assert len(list_editions(job.output).withdrawn) == (moment == "upload")
+    assert list(storage.list_files(storage.join(job.output, "clips"))) == []
+    assert renderer._read_subject.cache_info().currsize == 0, "no embedding is kept"

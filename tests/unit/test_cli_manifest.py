@@ -16,6 +16,7 @@ from tests.jobs import invoke
 from tests.models import BASE
 
 PROMPTS = "A person waves.\nA person reads by a window.\n傍晚的海边，一个人沿沙滩走来。\n"
+LENIENT = "provenance: {require_consent: false}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +149,9 @@ def test_a_run_files_model_limits_the_blocks() -> None:
 
 
 def check_with_tiny_model(*options: object) -> Result:
-    Path("run.yaml").write_text(f"manifest: m\noutput: o\nmodel: {{base: {BASE}, adapters: a}}\n", encoding="utf-8")
+    Path("run.yaml").write_text(
+        f"manifest: m\noutput: o\nmodel: {{base: {BASE}, adapters: a}}\n{LENIENT}", encoding="utf-8"
+    )
     return run("check", "m.parquet", "--run", "run.yaml", *options)
 
 
@@ -180,12 +183,12 @@ def test_an_expired_consent_is_told_and_no_problem() -> None:
     write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
     result = run("check", "m.parquet")
     assert result.exit_code == 0
-    assert "1 row(s) will be rejected because their consent has expired:" in result.stdout
+    assert "1 row(s) will be rejected because of their consent:" in result.stdout
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
     write({"subject_uri": str(HOPPER)}, {"subject_uri": "none.jpg"})
-    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
+    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n{LENIENT}"
     Path("run.yaml").write_text(text, encoding="utf-8")
     result = run("check", "m.parquet", "--run", "run.yaml", "--photos", "--problems", "problems.jsonl")
     assert result.exit_code == 2
@@ -197,7 +200,7 @@ def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path)
 def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> None:
     Image.open(HOPPER).transpose(Image.Transpose.ROTATE_270).save("turned.png")
     write({"subject_uri": "turned.png"})
-    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
+    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n{LENIENT}"
     Path("run.yaml").write_text(text, encoding="utf-8")
     result = run("check", "m.parquet", "--run", "run.yaml", "--photos")
     assert result.exit_code == 0
@@ -207,7 +210,7 @@ def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> No
 
 
 def write_faces_run(face_pack: Path) -> None:
-    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n"
+    text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n{LENIENT}"
     Path("run.yaml").write_text(text, encoding="utf-8")
 
 

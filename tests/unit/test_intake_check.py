@@ -17,15 +17,16 @@ from lynx_batch.intake.check import (
     find_shared_names,
     keys_of_clips,
     keys_of_requests,
-    reject_expired,
     reject_invalid,
 )
+from lynx_batch.intake.consent import ConsentRules, reject_without_consent
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from tests.builders import check, make_clip
 
 GOOD = {"subject_uri": "a.jpg", "prompt": "一个人微笑"}
 NAN = float("nan")
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
+LENIENT = ConsentRules(is_required=False)
 
 
 def request_of(row: dict[str, object], **defaults: object) -> ClipRequest:
@@ -252,7 +253,7 @@ def test_a_consent_holds_until_it_expires() -> None:
     request = request_of({})
     at = {row: NOW + timedelta(seconds=row) for row in (-1, 0, 1)}
     requests = [replace(request, row=row, consent_expires_at=time) for row, time in at.items()]
-    kept, rejections = reject_expired([request, *requests], NOW)
+    kept, rejections = reject_without_consent([request, *requests], LENIENT, NOW)
     assert [r.row for r in kept] == [10, 1]
     assert [(r.row, r.error_type) for r in rejections] == [(-1, "ConsentExpired"), (0, "ConsentExpired")]
     assert rejections[1].error == "consent_expires_at=2026-07-01T12:00:00+00:00: must be in the future"
@@ -277,8 +278,8 @@ def test_a_bad_row_is_rejected_with_all_that_it_holds() -> None:
 
 def test_a_row_whose_consent_expired_is_rejected_with_all_that_it_holds() -> None:
     cells = {"subject_id": "ada", "clip_name": "wave", "face_index": 1, "consent_expires_at": NOW, "width": 480}
-    _, (rejection,) = reject_expired([request_of(cells)], NOW)
+    _, (rejection,) = reject_without_consent([request_of(cells)], LENIENT, NOW)
     told = {name: rejection.inputs[name] for name in (*cells, "seed", "subject_uri")}
     assert told == cells | {"seed": None, "subject_uri": "/photos/a.jpg"}
-    _, (seeded,) = reject_expired([request_of(cells | {"seed": 3})], NOW)
+    _, (seeded,) = reject_without_consent([request_of(cells | {"seed": 3})], LENIENT, NOW)
     assert seeded.inputs["seed"] == 3

@@ -11,7 +11,8 @@ import pytest
 
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.errors import ConfigError, MissingObject
-from lynx_batch.intake.check import check_rows, reject_expired
+from lynx_batch.intake.check import check_rows
+from lynx_batch.intake.consent import ConsentRules, reject_without_consent
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, MANIFEST_VERSION, VERSION_KEY
 
@@ -155,7 +156,7 @@ def test_a_consent_for_ever_that_spark_wrote_is_valid_for_ever() -> None:
     table = read_manifest(str(Path(__file__).parents[1] / "data" / "consent-int96-9999.parquet"))
     requests, problems = check_rows(table, DefaultsConfig(), InputsConfig(), "/photos")
     assert problems == []
-    kept, expired = reject_expired(requests, datetime(2029, 1, 1, tzinfo=UTC))
+    kept, expired = reject_without_consent(requests, ConsentRules(is_required=False), datetime(2029, 1, 1, tzinfo=UTC))
     assert ([request.row for request in kept], expired) == ([0, 1], [])
 
 

@@ -45,6 +45,7 @@ def make_config(
             "model": {"base": str(base), "adapters": str(adapters), "loras": loras},
             "faces": {"pack": str(face_pack), "identity": identity},
             "engine": engine or {},
+            "provenance": {"require_consent": False},
         }
     )
 

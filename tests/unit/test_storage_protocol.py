@@ -9,7 +9,7 @@ import pytest
 from lynx_batch import storage
 from lynx_batch.errors import InputRefused, MissingObject, StoreUnavailable, UnsafeStore
 from lynx_batch.probe import probe_create_only, probe_rights
-from lynx_batch.storage import SizeLimit, Store, StoredFile
+from lynx_batch.storage import OldVersion, SizeLimit, Store, StoredFile
 
 
 class DictStore:
@@ -51,6 +51,12 @@ class DictStore:
     def delete(self, uri: str) -> None:
         self._connect()
         self.files.pop(uri, None)
+
+    def list_old_versions(self, folder: str) -> Iterable[OldVersion]:
+        return ()
+
+    def delete_version(self, version: OldVersion) -> None:
+        raise NotImplementedError(version)
 
     def stat(self, uri: str, deadline_s: float) -> StoredFile | None:
         return StoredFile(uri=uri, num_bytes=len(self._find(uri)), version="", modified_at=None)

@@ -171,6 +171,11 @@
     return make("div", { className: "decide", role: "group", "aria-label": `Your decision on ${clip.name}` }, ...buttons.map(([button]) => button));
   }
 
+  const consentNote = {
+    over: "The consent is over: export withholds this clip.",
+    revoked: "Revoked: the clip is gone.",
+  };
+
   function cardOf(clip) {
     const card = make("li", { className: "clip" });
     const photo = clip.photo ? make("img", { alt: `Photo of ${clip.subject || clip.name}`, loading: "lazy", decoding: "async", src: address(clip.photo) }) : null;
@@ -180,7 +185,7 @@
         make("div", {}, make("h3", {}, make("bdi", {}, clip.name)), clip.subject ? make("p", {}, make("bdi", {}, clip.subject)) : null),
         isProblem ? make("span", { className: `badge ${clip.outcome}` }, clip.outcome) : null),
       isProblem && clip.reason ? make("p", { className: `why ${clip.outcome}` }, make("bdi", {}, clip.reason)) : null,
-      clip.consent ? make("p", { className: "why rejected" }, "The consent is over: export withholds this clip.") : null,
+      clip.consent ? make("p", { className: "why rejected" }, consentNote[clip.consent]) : null,
       make("p", { className: "prompt" }, make("bdi", {}, clip.prompt || "")),
       scoresOf(clip), detailsOf(clip));
     card.append(stageOf(clip), about, decideOf(clip, card) || "");

@@ -1,0 +1,140 @@
+"""Which rows have a consent that covers what a run makes of them. Reads no photos."""
+
+import csv
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from datetime import datetime
+
+from lynx_batch import storage
+from lynx_batch.clip import ClipRequest, ClipSpec, Rejection
+from lynx_batch.errors import (
+    ConfigError,
+    ConsentExpired,
+    ConsentMissing,
+    ConsentRevoked,
+    ConsentTooNarrow,
+    NoConsent,
+)
+from lynx_batch.planning.revocation import Key, Kind, explain_revoked, key_of, keys_of
+from lynx_batch.storage import SizeLimit, redact
+
+EVERYTHING = "*"
+LIST_LIMIT = SizeLimit(64 * 2**20, "provenance.revoked")
+
+NO_KEYS: frozenset[Key] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentRules:
+    """What a run demands of its rows.
+
+    If `is_required`, a row must name its consent, and must say what it covers where the run states `scope` or `regions`. `tombstones`
+    were put by `revoke`, and `listed` comes from the run's own lists.
+    """
+
+    is_required: bool
+    scope: str | None = None
+    regions: tuple[str, ...] = ()
+    tombstones: frozenset[Key] = NO_KEYS
+    listed: frozenset[Key] = NO_KEYS
+
+    @property
+    def revoked(self) -> frozenset[Key]:
+        return self.tombstones | self.listed
+
+
+def reject_without_consent(
+    requests: Iterable[ClipRequest], rules: ConsentRules, now: datetime
+) -> tuple[list[ClipRequest], list[Rejection]]:
+    """The requests whose consent covers the run at `now`, and the rejections of the others."""
+    kept, rejections = [], []
+    for request in requests:
+        fault = _explain(request, rules, now)
+        if fault is None:
+            kept.append(request)
+        else:
+            rejections.append(_reject(request, fault))
+    return kept, rejections
+
+
+def reject_revoked_photos(clips: Iterable[ClipSpec], revoked: Set[Key]) -> tuple[list[ClipSpec], list[Rejection]]:
+    """The clips whose photos are not `revoked`, and the rejections of the others."""
+    kept, rejections = [], []
+    for clip in clips:
+        keys = [key_of(Kind.PHOTO_SHA256, portrait.sha256) for portrait in clip.portraits]
+        if reason := explain_revoked(keys, revoked):
+            rejections.append(_reject(clip.request, ConsentRevoked(reason)))
+        else:
+            kept.append(clip)
+    return kept, rejections
+
+
+def read_revoked_list(uri: str) -> frozenset[Key]:
+    """What a CSV file revokes.
+
+    Raises:
+        ConfigError: If it is not a CSV file in UTF-8 whose columns are among `subject_id`, `consent_ref` and `photo_sha256`.
+        MissingObject: If there is nothing at `uri`.
+    """
+    source = f"provenance.revoked {redact(uri)}"
+    try:
+        lines = csv.reader(storage.read_bytes(uri, LIST_LIMIT).decode("utf-8-sig").splitlines(), strict=True)
+        names = next(lines, [])
+        rows = [cells for cells in lines if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{source}: must be a CSV file in UTF-8: {error}") from error
+    if not names or len(set(names)) < len(names) or not set(names) <= {*Kind}:
+        raise ConfigError(f"{source}: its columns must be among {', '.join(Kind)}, each at most once (got {names})")
+    for number, cells in enumerate(rows, 2):
+        if len(cells) != len(names):
+            raise ConfigError(f"{source}: row {number} must have {len(names)} cells, but has {len(cells)}")
+    return frozenset(
+        key_of(Kind(name), cell.strip())
+        for cells in rows
+        for name, cell in zip(names, cells, strict=True)
+        if cell.strip()
+    )
+
+
+def explain_names(text: str) -> str | None:
+    """The rule that `text` breaks as names with commas between; None if it breaks none."""
+    return None if all(_names(text)) else "must be names with commas between, such as EU,US"
+
+
+def _explain(request: ClipRequest, rules: ConsentRules, now: datetime) -> NoConsent | None:
+    """Why the row's consent does not cover the run. Shows no reference and no person."""
+    if revoked := explain_revoked(keys_of(request.subject_id, request.consent_ref), rules.revoked):
+        return ConsentRevoked(revoked)
+    if rules.is_required and request.consent_ref is None:
+        return ConsentMissing("consent_ref=None: required, because provenance.require_consent is true")
+    expires_at = request.consent_expires_at
+    if expires_at is not None and expires_at <= now:
+        return ConsentExpired(f"consent_expires_at={expires_at.isoformat()}: must be in the future")
+    scopes = (rules.scope,) if rules.scope is not None else ()
+    return _explain_cover("consent_scope", request.consent_scope, "scope", scopes, rules) or _explain_cover(
+        "regions", request.regions, "regions", rules.regions, rules
+    )
+
+
+def _explain_cover(
+    column: str, given: str | None, key: str, wanted: Iterable[str], rules: ConsentRules
+) -> NoConsent | None:
+    wanted = list(wanted)
+    if not wanted:
+        return None
+    if given is None:
+        needs = f"{column}=None: required, because provenance.use.{key} is set"
+        return ConsentMissing(needs) if rules.is_required else None
+    names = _names(given)
+    missing = [name for name in wanted if name.strip().casefold() not in names]
+    if EVERYTHING in names or not missing:
+        return None
+    return ConsentTooNarrow(f"{column}={given!r}: must include {', '.join(missing)}, as in provenance.use.{key}")
+
+
+def _names(text: str) -> set[str]:
+    return {name.strip().casefold() for name in text.split(",")}
+
+
+def _reject(request: ClipRequest, fault: NoConsent) -> Rejection:
+    return Rejection(row=request.row, error_type=type(fault).__name__, error=str(fault), inputs=request.inputs)
