@@ -19,6 +19,7 @@ from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
 from lynx_batch.places import WRITABLE, explain_place
 
 if TYPE_CHECKING:
+    from lynx_batch.delivery.marker import Marker
     from lynx_batch.ledger.editions import Editions
     from lynx_batch.output import TryName
 
@@ -92,10 +93,14 @@ def verify(
             "--repair", help="Withdraw faulty commits and set damaged tries aside: the next run renders them again."
         ),
     ] = False,
+    watermark: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The network of `provenance.watermark`: read invisible watermarks, too."),
+    ] = None,
 ) -> None:
     """Read every committed clip: does it exist, have its bytes changed, and does it decode to all its frames?
 
-    The records of tries are read, too: a damaged one keeps its clip from going on. Also looks for clips and files that `revoke` should
+    Marks are read back, watermarks only with --watermark. The records of tries are read, too: a damaged one keeps its clip from going on. Also looks for clips and files that `revoke` should
     have removed. Exit codes: 0 all are as written and nothing revoked is left; 3 otherwise, with a list.
     """
     from lynx_batch.ledger.editions import list_editions
@@ -104,7 +109,8 @@ def verify(
     in_force = editions.in_force
     chosen = sorted(in_force) if sample is None else random.sample(sorted(in_force), min(sample, len(in_force)))
     faulty = {}
-    for clip_id, faults in _find_faults(output, {clip_id: in_force[clip_id] for clip_id in chosen}):
+    marker = None if watermark is None else _load_watermark(watermark)
+    for clip_id, faults in _find_faults(output, {clip_id: in_force[clip_id] for clip_id in chosen}, marker):
         for fault in faults:
             say(f"clip {clip_id}: {fault}")
         if faults:
@@ -256,7 +262,14 @@ def _say_revoked(output: str) -> bool:
     return has_remains
 
 
-def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+def _load_watermark(file: str) -> "Marker":
+    from lynx_batch.config import ProvenanceConfig
+    from lynx_batch.rendering.marking import load_marker
+
+    return load_marker(ProvenanceConfig(marking="try", watermark=file))
+
+
+def _find_faults(output: str, editions: Mapping[str, int], marker: "Marker | None") -> Iterator[tuple[str, list[str]]]:
     """Each clip with its faults. Reads several clips at once."""
     from lynx_batch.clip import StoredClip
     from lynx_batch.delivery.inspect import find_faults
@@ -270,7 +283,7 @@ def _find_faults(output: str, editions: Mapping[str, int]) -> Iterator[tuple[str
             commit = read_commit(output, clip_id, editions[clip_id])
         except (MissingObject, UnreadableRecord) as error:
             return clip_id, [str(error)]
-        return clip_id, find_faults(output, clip_id, StoredClip(**commit.model_dump(include=promises)))
+        return clip_id, find_faults(output, clip_id, StoredClip(**commit.model_dump(include=promises)), marker)
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="verify") as pool:
         clip_ids = iter(editions)

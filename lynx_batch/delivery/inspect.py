@@ -9,18 +9,18 @@ import av
 
 from lynx_batch import storage
 from lynx_batch.clip import StoredClip
-from lynx_batch.delivery.marker import require_trust_packages
+from lynx_batch.delivery.marker import Marker, require_trust_packages
 from lynx_batch.delivery.marks import Mark
 from lynx_batch.delivery.tags import find_aigc_faults, find_tag_faults
-from lynx_batch.delivery.video import read_tags
+from lynx_batch.delivery.video import decode_mp4, read_tags
 from lynx_batch.errors import MissingObject
 
 
-def find_faults(output: str, clip_id: str, clip: StoredClip) -> list[str]:
+def find_faults(output: str, clip_id: str, clip: StoredClip, marker: Marker | None = None) -> list[str]:
     """All differences between a stored clip and its commit, found by reading the whole video; empty if there are none.
 
-    Of its marks, the tags, the key `AIGC` and the C2PA signature are read back. A label is for people, and a watermark is read before
-    the commit, with the network that made it.
+    Of its marks, the tags, the key `AIGC` and the C2PA signature are read back, and the watermark if `marker` has its network. A label
+    is for people.
 
     Raises:
         ConfigError: If the package is missing that reads its marks.
@@ -34,6 +34,7 @@ def find_faults(output: str, clip_id: str, clip: StoredClip) -> list[str]:
         *_compare_files(output, clip, content),
         *_compare_pictures(clip, content),
         *_compare_marks(clip_id, clip, content),
+        *(_compare_watermark(clip_id, content, marker) if marker and Mark.WATERMARK in clip.marks else ()),
     ]
 
 
@@ -66,6 +67,15 @@ def _compare_pictures(clip: StoredClip, content: bytes) -> Iterator[str]:
         yield f"fps={rate}: must be {clip.fps}"
     if size != (clip.width, clip.height):
         yield f"size={size[0]}x{size[1]}: must be {clip.width}x{clip.height}"
+
+
+def _compare_watermark(clip_id: str, content: bytes, marker: Marker) -> Iterator[str]:
+    try:
+        frames = decode_mp4(content)
+    except (av.FFmpegError, IndexError):
+        return  # which is a fault of its pictures
+    for fault in marker.find_watermark_faults(frames, clip_id):
+        yield f"watermark: {fault}"
 
 
 def _compare_marks(clip_id: str, clip: StoredClip, content: bytes) -> Iterator[str]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lynx_batch.config import ProvenanceConfig, VideoConfig
-from lynx_batch.delivery.deliver import finish
+from lynx_batch.delivery.deliver import finish, upload
+from lynx_batch.delivery.inspect import find_faults
 from lynx_batch.delivery.marker import check_provenance, message_of
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import NotMarked
@@ -45,6 +46,20 @@ def test_the_message_survives_the_encoder_and_is_a_digest_of_the_clip_id(
     found = network.read(decode_mp4(marked.video))
     assert np.array_equal(found, message_of("ab12", NUM_BITS))
     assert not np.array_equal(found, message_of("ab13", NUM_BITS))
+
+
+def test_verification_reads_the_watermark_with_its_network(frames: NDArray[np.uint8], tmp_path: Path) -> None:
+    marker = load_marker(ProvenanceConfig(marking="required", watermark=write_network(tmp_path / "mark.jit", 0.06)))
+    clip = make_clip("ab12", make_request(PARAMS), photo_sha256="1")
+    marked = finish(frames, clip, PARAMS, identity=IDENTITY, video=VideoConfig(tags="none"), marker=marker)
+    stored = marked.stored_as("ab12", "run-1a")
+    upload(marked, stored, output=str(tmp_path))
+
+    assert find_faults(str(tmp_path), "ab12", stored, marker) == []
+    assert find_faults(str(tmp_path), "ab13", stored) == [], "not read without the network"
+    (fault,) = find_faults(str(tmp_path), "ab13", stored, marker)
+    assert fault.startswith("watermark: ")
+    assert "of the bits can be read from the video" in fault
 
 
 def test_a_watermark_that_the_encoder_destroys_counts_as_failed(frames: NDArray[np.uint8], tmp_path: Path) -> None:
