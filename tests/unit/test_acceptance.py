@@ -9,7 +9,9 @@ from lynx_batch.errors import Fault
 from lynx_batch.ledger.commits import read_commit
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import read_metadata
+from lynx_batch.ledger.tombstones import Tombstone, put_tombstone
 from lynx_batch.ledger.tries import BestTry, TryRecord, record_try
+from lynx_batch.planning.revocation import Kind, key_of
 from lynx_batch.planning.schedule import ClipState
 from lynx_batch.planning.verdict import Reject
 from lynx_batch.rendering.tasks import Failed, Judged, RenderTask
@@ -110,6 +112,14 @@ def test_what_cannot_be_accepted_is_listed_and_the_rest_is_committed(
     )
     assert read_commit(output, "aa", 1).accepted_by == "Ada"
     assert not (Path(output) / "commits" / clip_id).exists()
+
+
+def test_what_was_revoked_is_not_accepted(output: str, tmp_path: Path) -> None:
+    key = key_of(Kind.PHOTO_SHA256, small_clip("aa").portraits[0].sha256)
+    put_tombstone(output, Tombstone(kind=key.kind, digest=key.digest, revoked_at=NOW, revoked_by="Bob"))
+    result = invoke("accept", output, "--list", write_list(tmp_path, "aa\n"), "--by", "Ada")
+    assert (result.exit_code, "clip aa: its person, consent or photo was revoked" in result.stdout) == (3, True)
+    assert not (Path(output) / "commits").exists()
 
 
 def test_a_list_of_decisions_approves_only_what_it_says(output: str, tmp_path: Path) -> None:

@@ -336,6 +336,19 @@ def test_a_photo_that_changed_is_gone_or_lost_its_consent_is_not_shown(tmp_path:
     assert [clip.get("consent") for clip in clips] == [None, "over", None]
 
 
+def test_what_is_revoked_vanishes_from_reports_and_stays_away(output: str) -> None:
+    write_report(output)
+    revoked = invoke("revoke", output, "--photo-sha256", sha256(HOPPER.read_bytes()).hexdigest(), "--yes")
+    assert revoked.exit_code == 0, revoked.output
+    assert files_of(output) == {"index.html", photo_of(COLLINS)}
+
+    kept, taken_back, failed = data_of(Path(write_report(output)).read_text(encoding="utf-8"))
+    assert files_of(output) == {"index.html", photo_of(COLLINS)}
+    assert [clip.get("consent") for clip in (kept, taken_back, failed)] == [None, "revoked", "revoked"]
+    assert {"photo", "poster", "video"} <= kept.keys()
+    assert not {"photo", "poster", "video"} & taken_back.keys()
+
+
 def test_a_slow_store_does_not_hold_up_a_report(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "WITHIN_S", -1.0)
     write_report(output)

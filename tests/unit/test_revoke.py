@@ -20,9 +20,18 @@ from lynx_batch.ledger.events import EventKind, write_event
 from lynx_batch.ledger.heartbeat import beating
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.owners import owners_of, read_owners, write_owners
+from lynx_batch.ledger.remains import find_remains
 from lynx_batch.ledger.tombstones import Tombstone, put_tombstone, read_revoked, refuse_revoked
-from lynx_batch.output import TryName, attempts_uri, saved_clip_uri, tombstones_uri
-from lynx_batch.planning.revocation import Kind, find_covered, key_of, rows_to_blank
+from lynx_batch.output import (
+    TryName,
+    attempts_uri,
+    judgement_uri,
+    report_photo,
+    report_uri,
+    saved_clip_uri,
+    tombstones_uri,
+)
+from lynx_batch.planning.revocation import Kind, Owner, find_covered, key_of, rows_to_blank
 from tests.builders import NOW, ended, event, record, small_clip, start_run, write_metadata
 from tests.jobs import invoke
 
@@ -139,6 +148,23 @@ def test_a_clip_that_was_made_again_on_a_new_consent_survives_the_old_ones_revoc
     photo = revoke(output, "--photo-sha256", "1" * 64, "--yes")
     assert "2 committed clips and 6 files match" in photo.stdout, "bob's clip is of the same photo here"
     assert not list_editions(output).in_force
+
+
+def test_the_scores_of_a_clip_go_with_it_and_a_photo_that_somebody_else_shows_stays() -> None:
+    output = "memory://revoked"
+    rows = [
+        Owner(run_id="run-1", row=0, clip_id="aa11", subject_id="ada", photo_sha256="1" * 64),
+        Owner(run_id="run-1", row=1, clip_id="bb22", subject_id="ada", photo_sha256="2" * 64),
+        Owner(run_id="run-1", row=2, clip_id="cc33", subject_id="bob", photo_sha256="2" * 64),
+        Owner(run_id="run-2", row=0, clip_id=None, subject_id="ada", photo_sha256="3" * 64),
+    ]
+    covered = find_covered(rows, {key_of(Kind.SUBJECT_ID, "ada")})
+    assert covered.photos == {"1" * 64, "3" * 64}
+    photos = {digit: storage.join(report_uri(output, "run-1"), report_photo(digit * 64)) for digit in "123"}
+    scores = {clip_id: judgement_uri(output, clip_id, 1) for clip_id in ("aa11", "cc33")}
+    for uri in (*photos.values(), *scores.values()):
+        storage.write_bytes(uri, b"x")
+    assert {*find_remains(output, covered).files} == {photos["1"], photos["3"], scores["aa11"]}
 
 
 def test_erased_rows_say_nothing_about_the_person_and_all_others_stay(output: str, tmp_path: Path) -> None:
