@@ -1,7 +1,7 @@
 """What tests are made of: subjects, clips, manifests, run files, and what a ledger holds."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -106,19 +106,21 @@ def check(*rows: dict[str, object], **defaults: object) -> tuple[list[ClipReques
     return check_rows(table, DefaultsConfig(**defaults), InputsConfig(), "/photos")
 
 
-def tiny_run(face_pack: Path, **sections: object) -> dict[str, object]:
+def tiny_run(
+    face_pack: Path, *, provenance: Mapping[str, object] | None = None, **sections: object
+) -> dict[str, object]:
     """What a run file says that renders on the tiny model."""
     return {
         "manifest": "manifest.parquet",
         "output": "out",
         "model": {"base": str(BASE), "adapters": str(MODEL / "lynx_full")},
         "faces": {"pack": str(face_pack), "identity": "pack"},
-        "provenance": {"require_consent": False},
+        "provenance": {"require_consent": False, **(provenance or {})},
         **sections,
     }
 
 
-def write_run(folder: Path, face_pack: Path, **sections: object) -> Path:
+def write_run(folder: Path, face_pack: Path, **sections: Any) -> Path:
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(tiny_run(face_pack, **sections)), encoding="utf-8")
     return file

@@ -32,9 +32,7 @@ def test_a_photo_and_a_prompt_become_a_video(run_file: Path, tmp_path: Path) -> 
 
 def test_a_single_clip_is_marked_like_those_of_a_run(run_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "clip.mp4"
-    marks = (
-        "{marking: required, label: {text: AI}, aigc: {content_producer: Example}, c2pa: {certificates: development}}"
-    )
+    marks = "{require_consent: false, marking: required, label: {text: AI}, aigc: {content_producer: Example}, c2pa: {certificates: development}}"
     command = ["one", str(COLLINS), "A person waves.", "--run", str(run_file), "--out", str(out)]
     result = CliRunner().invoke(app, [*command, *SMALL, "--set", f"provenance={marks}"])
     assert result.exit_code == 0, result.output
@@ -64,10 +62,13 @@ def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:
         (str(COLLINS), ["--face-index", "1"], "face_index"),
         (
             str(COLLINS),
-            ["--set", "provenance={marking: try, label: {text: 'AI-generated video, as every viewer can see'}}"],
+            [
+                "--set",
+                "provenance={require_consent: false, marking: try, label: {text: 'AI-generated video, as every viewer can see'}}",
+            ],
             "must fit into",
         ),
-        (str(COLLINS), ["--set", "provenance={marking: try, watermark: no.jit}"], "no.jit"),
+        (str(COLLINS), ["--set", "provenance={require_consent: false, marking: try, watermark: no.jit}"], "no.jit"),
         (str(COLLINS), ["--out", "."], "--out .: must be a file"),
     ],
 )

@@ -39,7 +39,9 @@ def job(tmp_path: Path, face_pack: Path) -> Job:
 
 
 def load(job: Job, provenance: dict[str, object] | None = None) -> tuple[Renderer, list[ClipSpec]]:
-    config = load_run_config(job.folder / "run.yaml", {"provenance": provenance} if provenance else {})
+    config = load_run_config(
+        job.folder / "run.yaml", {f"provenance.{key}": each for key, each in (provenance or {}).items()}
+    )
     prepared = prepare(config, Selection(), datetime.now(UTC))
     return Renderer(worker_settings(config, prepared.model), rank=0, device="cpu"), prepared.clips
 

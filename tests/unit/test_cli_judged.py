@@ -54,7 +54,8 @@ def output(tmp_path: Path) -> str:
     for row, (clip_id, scores) in enumerate(
         {"aa": {"likeness_p10": 0.8}, "bb": {"likeness_p10": 0.3}, "cc": {}}.items()
     ):
-        made = commit(output, record(clip_id).model_copy(update={"scores": scores}))
+        facts = {"scores": scores, "num_tries": len(scores) or None}
+        made = commit(output, record(clip_id).model_copy(update=facts))
         rows.append(replace(ended(Outcome.RENDERED, small_clip(clip_id, row)), commit=made))
     write_metadata(output, "run", rows)
     for clip_id, numbers in {"aa": (0, 1), "bb": (0,), "dd": (0, 1, 2), "ee": (0,)}.items():

@@ -42,7 +42,9 @@ def test_the_metadata_table_has_the_columns_of_old_outputs_in_their_order() -> N
     (part,) = (OLD_OUTPUT / "metadata").rglob("*.parquet")
     old = [(field.name, field.type) for field in pq.read_schema(part)]
     columns = [(field.name, field.type) for field in METADATA_SCHEMA]
-    later = {"edition", "face_turned_degrees", "judge_s", "try_number", *SCORE_COLUMNS, "scores"}
+    later = {"edition", "face_turned_degrees", "judge_s", "mark_s", "preview_uri", "marks", *SCORE_COLUMNS, "scores"}
+    later |= {"try_number", "num_tries", "thresholds", "accepted_by", "accepted_at"}
+    later |= {"consent_scope", "regions", "allows_missing_consent"}
     assert [column for column in columns if column[0] not in later] == old
 
 
