@@ -39,8 +39,8 @@ def revoke(
 ) -> None:
     """Withdraw and delete what was made of a person, and never make it again. Lists everything first, and asks.
 
-    Deletes videos, posters, previews, kept tries and saved steps of all runs, with their old versions in a versioned bucket. Runs that
-    are alive stop making such clips at once. Copies that `export` made are not deleted. If it is interrupted, run it again.
+    Deletes videos, posters, previews, kept tries, scores and saved steps of all runs, with their old versions in a versioned bucket, and
+    the copies of photos in reports. Runs that are alive stop making such clips at once. Copies that `export` made are not deleted. If it is interrupted, run it again.
     Exit codes: 0 nothing is left; 2 bad arguments, or --erase while a run is alive; 3 the store does not permit a part of it, which is
     named; 4 not confirmed, or the store does not answer.
     """

@@ -1,11 +1,16 @@
-"""Small copies of the photos of a report. Nowhere else does a run's output contain the bytes of a photo."""
+"""Small copies of the photos of a report. Nowhere else does a run's output contain the bytes of a photo.
+
+Photos are read in other processes, because a damaged one may kill the process that decodes it.
+"""
 
 import hashlib
+import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from io import BytesIO
+from queue import SimpleQueue
 
 from PIL import Image
 
@@ -37,25 +42,60 @@ def shrink_photos(photos: Iterable[tuple[str, str]], inputs: InputsConfig) -> It
     """
     end_s = time.monotonic() + WITHIN_S
     once = inputs.model_copy(update={"max_tries": 1})
-    with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="photos") as pool:
-        for sha256, small in pool.map(partial(_shrink, inputs=once, end_s=end_s), photos):
-            if small:
-                yield sha256, small
+    all_readers = [_Reader() for _ in range(NUM_READERS)]
+    free = SimpleQueue[_Reader]()
+    for reader in all_readers:
+        free.put(reader)
+
+    def shrink(photo: tuple[str, str]) -> tuple[str, bytes]:
+        uri, sha256 = photo
+        if time.monotonic() > end_s:
+            return sha256, b""
+        reader = free.get()
+        try:
+            return sha256, reader.shrink(uri, sha256, once)
+        finally:
+            free.put(reader)
+
+    try:
+        with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="photos") as pool:
+            yield from ((sha256, small) for sha256, small in pool.map(shrink, photos) if small)
+    finally:
+        for reader in all_readers:
+            reader.end()
 
 
-def _shrink(photo: tuple[str, str], inputs: InputsConfig, end_s: float) -> tuple[str, bytes]:
-    """The hash, and the JPEG or nothing."""
-    uri, sha256 = photo
-    if time.monotonic() > end_s:
-        return sha256, b""
+class _Reader:
+    """A process that shrinks one photo at a time. If a photo kills it, that photo is left out and the next one gets a new process."""
+
+    def __init__(self) -> None:
+        self._process: ProcessPoolExecutor | None = None
+
+    def shrink(self, uri: str, sha256: str, inputs: InputsConfig) -> bytes:
+        if self._process is None:
+            self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            return self._process.submit(_shrink, uri, sha256, inputs).result()
+        except BrokenProcessPool:
+            self.end()
+            return b""
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.shutdown()
+        self._process = None
+
+
+def _shrink(uri: str, sha256: str, inputs: InputsConfig) -> bytes:
+    """The JPEG, or nothing."""
     try:
         content = read_photo_file(uri, inputs)
         if hashlib.sha256(content).hexdigest() != sha256:
-            return sha256, b""
+            return b""
         picture = Image.fromarray(read_photo(content, at_least_px=SMALL_PX))
     except LynxError:
-        return sha256, b""
+        return b""
     picture.thumbnail((SMALL_PX, SMALL_PX))
     jpeg = BytesIO()
     picture.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    return sha256, jpeg.getvalue()
+    return jpeg.getvalue()

@@ -341,7 +341,8 @@ def test_a_stricter_run_deletes_a_kept_video_that_it_finds_unsafe(gated: Gated) 
     strict = gated.start(keep_rejected="clip", safety={"max_score": 0.4}).finish()
 
     assert isinstance(strict, Judged)
-    assert strict.verdict == Reject("try 1: unsafe=0.50: must be below 0.4 (quality.safety.max_score)", is_unsafe=True)
+    reason = "try 1: unsafe=0.50: must be below 0.4 (quality.safety.max_score)"
+    assert strict.verdict == Reject(reason, is_unsafe=True, number=1)
     assert gated.videos() == 1
 
 

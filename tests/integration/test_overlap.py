@@ -75,7 +75,7 @@ def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
 
 
 def read_trace() -> list[dict[str, Any]]:
-    (file,) = storage.list_files(f"{OUTPUT}/report")
+    (file,) = (file for file in storage.list_files(f"{OUTPUT}/report") if file.uri.endswith("trace.json"))
     return list(json.loads(storage.read_bytes(file.uri))["traceEvents"])
 
 

@@ -30,7 +30,9 @@ WRITTEN = {
 }
 """What a user writes about a person."""
 
-KNOWN_PLACES = re.compile(r"/(metadata/run=[^/]+/part-\d+|runs/[^/]+/(manifest|clips))\.parquet$")
+KNOWN_PLACES = re.compile(
+    r"/(metadata/run=[^/]+/part-\d+\.parquet|runs/[^/]+/(manifest|clips)\.parquet|report/run=[^/]+/index\.html)$"
+)
 """Where that may be; besides, in the videos themselves."""
 
 NUM_BYTES = 48

@@ -34,6 +34,7 @@ from lynx_batch.report.rows import ReportRow
 from lynx_batch.report.trace import Trace, write_trace
 from lynx_batch.report.write import write_report
 from lynx_batch.stages import Span, Stage
+from tests import crashes
 from tests.builders import COLLINS, HOPPER, NOW, PARAMS, deliver, ended, make_clip, make_request, record, write_metadata
 from tests.jobs import invoke
 
@@ -347,6 +348,17 @@ def test_what_is_revoked_vanishes_from_reports_and_stays_away(output: str) -> No
     assert [clip.get("consent") for clip in (kept, taken_back, failed)] == [None, "revoked", "revoked"]
     assert {"photo", "poster", "video"} <= kept.keys()
     assert not {"photo", "poster", "video"} & taken_back.keys()
+
+
+def test_a_photo_that_kills_its_reader_is_left_out_and_the_others_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in crashes.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    output, killer = str(tmp_path / "out"), crashes.write_crashing(tmp_path / "killer.jpg", COLLINS)
+    finish(output, [rendered(output, wanted("aa11", 0, killer)), rendered(output, wanted("bb22", 1, HOPPER))])
+    write_report(output)
+    assert files_of(output) == {"index.html", photo_of(HOPPER)}
 
 
 def test_a_slow_store_does_not_hold_up_a_report(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
