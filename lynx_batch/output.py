@@ -249,7 +249,7 @@ def report_photo(sha256: str) -> str:
 
 
 def parse_report_photo(uri: str) -> str | None:
-    """The hash of the photo of which a report holds a copy there; None for any other file."""
+    """The hash of the photo if the file is a report's copy of one; None for any other file."""
     match = _REPORT_PHOTO.search(uri)
     return match and match["sha256"]
 

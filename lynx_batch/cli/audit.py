@@ -1,4 +1,4 @@
-"""`audit`: a table for whoever asks what was made of whom."""
+"""`audit`: a CSV table of the clips that were made of each person."""
 
 import csv
 import io

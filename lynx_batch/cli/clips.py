@@ -13,7 +13,7 @@ import typer
 
 from lynx_batch import exits, storage
 from lynx_batch.cli import options
-from lynx_batch.cli.console import say
+from lynx_batch.cli.console import say, say_some
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
 from lynx_batch.places import WRITABLE, explain_place
@@ -63,10 +63,7 @@ def export(
     say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
     if naming.withheld:
         say(f"{len(naming.withheld)} withheld (existing copies from an earlier export are not deleted):")
-        for clip_id, why in sorted(naming.withheld.items())[:MAX_WITHHELD_SHOWN]:
-            say(f"  clip {clip_id}: {why}")
-        if (num_hidden := len(naming.withheld) - MAX_WITHHELD_SHOWN) > 0:
-            say(f"  ... and {num_hidden} more")
+        say_some([f"clip {clip_id}: {why}" for clip_id, why in sorted(naming.withheld.items())], MAX_WITHHELD_SHOWN)
     accounted_for = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
     committed = {*list_editions(output).in_force}
     if only is not None:

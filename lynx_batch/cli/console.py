@@ -6,7 +6,7 @@ away, as `head` does, or the disk is full, the command continues and the rest of
 
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -53,6 +53,14 @@ def say(text: str, *, is_error: bool = False, ends_line: bool = True) -> None:
         typer.echo(printable(text), err=is_error, nl=ends_line)
     except OSError as error:
         drop_output(sys.stderr if is_error else sys.stdout, error)
+
+
+def say_some(lines: Sequence[str], limit: int) -> None:
+    """The first lines, indented, and how many more there are."""
+    for line in lines[:limit]:
+        say(f"  {line}")
+    if (num_hidden := len(lines) - limit) > 0:
+        say(f"  ... and {num_hidden} more")
 
 
 def say_error(error: object) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 
 from lynx_batch import exits, storage
-from lynx_batch.cli.console import make_console, say
+from lynx_batch.cli.console import make_console, say, say_some
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
 
@@ -107,8 +107,5 @@ def _end(left_out: Mapping[str, str], what: str) -> None:
     if not left_out:
         return
     say(f"{len(left_out)} {what}:")
-    for clip_id, why in sorted(left_out.items())[:MAX_CLIPS_SHOWN]:
-        say(f"  clip {clip_id}: {why}")
-    if (num_hidden := len(left_out) - MAX_CLIPS_SHOWN) > 0:
-        say(f"  ... and {num_hidden} more")
+    say_some([f"clip {clip_id}: {why}" for clip_id, why in sorted(left_out.items())], MAX_CLIPS_SHOWN)
     raise typer.Exit(exits.INCOMPLETE)

@@ -113,7 +113,7 @@ def retry(
 
 
 def _ask_again(output: str, chosen: "pa.Table") -> None:
-    """What the quality gate rejected is left out: the rules of the next run decide about it, whatever anybody asks for."""
+    """Leaves out what the quality gate rejected: only the rules of the next run decide about that."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -45,7 +45,7 @@ def report(
 
 
 def report_after_run(output: str, run_id: str) -> None:
-    """Writes the report of a run that has just ended. Whatever goes wrong, the run is what it is: that is only a warning."""
+    """Writes the report of a run that has just ended. If that fails, it is only a warning: the run itself is complete."""
     from lynx_batch.report.write import write_report
 
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynx_batch import exits, storage
-from lynx_batch.cli.console import say
+from lynx_batch.cli.console import say, say_some
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError, StoreRefused
 from lynx_batch.planning.revocation import Key, Kind, find_covered, key_of, rows_to_blank
@@ -86,10 +86,7 @@ def _show(output: str, kind: Kind, owners: "list[Owner]", key: Key, remains: "Re
     say(
         f"{storage.redact(output)}: {len(remains.commits)} committed clips and {len(remains.files)} files match this {kind}"
     )
-    for uri in sorted(remains.files)[:MAX_FILES_SHOWN]:
-        say(f"  {storage.redact(uri)}")
-    if (num_hidden := len(remains.files) - MAX_FILES_SHOWN) > 0:
-        say(f"  ... and {num_hidden} more")
+    say_some([storage.redact(uri) for uri in sorted(remains.files)], MAX_FILES_SHOWN)
     if erase:
         rows = rows_to_blank(owners, {key}, find_covered(owners, {key}))
         say(f"{sum(map(len, rows.values()))} rows of {len(rows)} runs would be blanked, and all reports deleted")

@@ -95,7 +95,7 @@ class Gate:
         return self._carry_out(verdict, tries)
 
     def check_photo(self, photo_rgb: NDArray[np.uint8], shown: str) -> None:
-        """Judges a photo, uint8 (H, W, 3), of which a message says `shown`. May run beside `judge`: it uses no face network.
+        """Judges a photo, uint8 (H, W, 3). `shown` names it in messages. May run beside `judge`: it uses no face network.
 
         Raises:
             UnsafePhoto: If it breaks a rule of safety.
