@@ -14,7 +14,7 @@ from typing import Any
 
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
-from lynx_model.parameters import check_parameter
+from lynx_model.parameters import PARAMETERS, check_parameter
 from lynx_model.spec import RenderParams
 
 CONTRACT_VERSION = 2
@@ -99,7 +99,8 @@ class ClipRequest:
     def inputs(self) -> dict[str, Any]:
         """The row's value for each column, with the run's default where its cell is null. The seed is None if none was given."""
         cells = {name: getattr(self, name) for name in CELLS} | {"tags": list(self.tags.items())}
-        return cells | asdict(self.params) | ({} if self.is_seed_given else {"seed": None})
+        params = {name: getattr(self.params, name) for name in PARAMETERS}
+        return cells | params | ({} if self.is_seed_given else {"seed": None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,10 +137,11 @@ def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
     """
     first: dict[tuple[str | None, str], RequestKey] = {}
     problems = []
-    for request, key in keys:
+    for named in keys:
+        request, key = named
         if (name := request.clip_name) is None:
             continue
-        earlier, first_key = first.setdefault((request.subject_id, name), (request, key))
+        earlier, first_key = first.setdefault((request.subject_id, name), named)
         if key != first_key:
             rule = f"must not also be the name of row {earlier.row}, which asks for another clip"
             problems.append(RowProblem(row=request.row, column="clip_name", value=name, rule=rule))
