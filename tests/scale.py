@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,7 +130,12 @@ def _record_of(clip: ClipSpec, prepared: PreparedRun) -> CommitRecord:
     return made.model_copy(update={"identity": identity, "stage_s": stage_s, "seed": clip.params.seed})
 
 
-def measure(command: str, run_file: Path, num_rows: int, env: dict[str, str]) -> Measured:
+def measure(command: str, run_file: Path, num_rows: int) -> Measured:
+    """Runs a command of `COMMANDS`. Before `render` nothing is committed, before `resume` everything."""
+    if command in ("render", "resume"):
+        shutil.rmtree(run_file.with_name("out"), ignore_errors=True)
+    if command == "resume":
+        commit_all(run_file)
     arguments = {
         "check": ["manifest", "check", str(run_file.with_name("manifest.parquet")), "--run", str(run_file)],
         "plan": ["plan", str(run_file), "--gpus", "64xH100@2.5"],
@@ -142,7 +148,7 @@ def measure(command: str, run_file: Path, num_rows: int, env: dict[str, str]) ->
     measured = Measured(command=command, num_rows=num_rows, load=os.getloadavg()[0])
     started_s = time.monotonic()
     with log.open("w") as file:
-        process = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=os.environ | env)
+        process = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=os.environ | null_environment())
         if command == "render":
             _watch(process, measured)
         _, status, usage = os.wait4(process.pid, 0)
@@ -180,20 +186,15 @@ def null_environment() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--commands", default=",".join(COMMANDS))
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="in the order in which they run")
     options = parser.parse_args()
-    face_pack = ROOT / ".cache" / "faces" / "free"
-    run_file = make_manifest(options.folder, options.rows, face_pack)
-    env = null_environment() | {"XDG_CACHE_HOME": str(options.folder / "cache")}
-    os.environ["XDG_CACHE_HOME"] = env["XDG_CACHE_HOME"]
-    for command in options.commands.split(","):
-        if command == "render":
-            shutil.rmtree(options.folder / "out", ignore_errors=True)
-        if command == "resume":
-            shutil.rmtree(options.folder / "out", ignore_errors=True)
-            commit_all(run_file)
-        print(measure(command, run_file, options.rows, env), flush=True)
+    with tempfile.TemporaryDirectory(prefix="lynx-scale-", ignore_cleanup_errors=True) as folder:
+        os.environ["XDG_CACHE_HOME"] = str(
+            Path(folder, "cache")
+        )  # what is remembered of the photos is none of the user's
+        run_file = make_manifest(Path(folder), options.rows, ROOT / ".cache" / "faces" / "free")
+        for command in options.commands.split(","):
+            print(measure(command, run_file, options.rows), flush=True)
 
 
 if __name__ == "__main__":
