@@ -275,7 +275,7 @@ class Driver:
             return
         if isinstance(answer, Loaded):
             self._faults.record_loaded()
-            self._budget.loaded(group, answer)
+            self._budget.loaded(group)
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._record_end(answer, group)

@@ -12,7 +12,7 @@ from lynx_batch.planning.cost import OTHER, GpuType, Observation
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Schedule
 from lynx_batch.planning.simulate import HOUR_S
-from lynx_batch.rendering.tasks import Loaded, RenderTask
+from lynx_batch.rendering.tasks import RenderTask
 from lynx_batch.stages import BUSY_STAGES
 
 log = structlog.get_logger()
@@ -23,7 +23,7 @@ class GroupBudget:
 
     def __init__(self, budget: Budget, schedule: Schedule) -> None:
         self._budget, self._schedule = budget, schedule
-        self._idle_since_s: dict[str, float] = {}
+        self._since_s: dict[str, float] = {}
         self._gpu = OTHER
 
     @property
@@ -73,21 +73,20 @@ class GroupBudget:
 
     def watch(self, groups: Sequence[Group]) -> None:
         """Begins to count each group whose slots are reserved now, from when it was last seen without. Call this every few seconds."""
-        now_s = time.monotonic()
         for group in groups:
             if self._budget.holds(group.name):
                 continue
-            since_s = self._idle_since_s.setdefault(group.name, group.formed_s)
             if group.placement.state == "CREATED":
-                self._budget.hold(group.name, group.size, group.placement.gpu, since_s)
+                self._budget.hold(group.name, group.size, group.placement.gpu, self._held_since_s(group))
             else:
-                self._idle_since_s[group.name] = now_s
+                self._since_s[group.name] = time.monotonic()
 
     def release(self, group: Group) -> None:
         self._budget.release(group.name, time.monotonic())
+        self._since_s.pop(group.name, None)
 
-    def loaded(self, group: Group, answer: Loaded) -> None:
-        self._budget.note_load(group.placement.gpu, answer.span.seconds)
+    def loaded(self, group: Group) -> None:
+        self._budget.note_load(group.placement.gpu, time.monotonic() - self._held_since_s(group))
 
     def rendered(self, group: Group, task: RenderTask, commit: CommitRecord) -> None:
         seconds = sum(commit.stage_s.get(stage.column, 0.0) for stage in BUSY_STAGES)
@@ -96,6 +95,9 @@ class GroupBudget:
             self._budget.note_clip(
                 Observation(gpu=group.placement.gpu, group_size=group.size, work=work, seconds=seconds)
             )
+
+    def _held_since_s(self, group: Group) -> float:
+        return self._since_s.get(group.name, group.formed_s)
 
     def _why_refused(self, running: Sequence[Need], new: Need | None) -> str | None:
         return self._budget.why_refused(running, new, time.monotonic(), time.time())
@@ -107,16 +109,15 @@ class GroupBudget:
 
     def _need(self, group: Group) -> Need:
         """What a group still needs; one that is loading needs time for the clip for which it was formed, too."""
-        seconds = self._busy_s(group) + (
-            0.0 if group.state.is_ready else self._usual_clip_s(group.size, group.placement.gpu)
-        )
-        return self._budget.need(group.size, group.placement.gpu, seconds)
+        size, gpu = group.size, group.placement.gpu
+        clip_s = 0.0 if group.state.is_ready else self._usual_clip_s(size, gpu)
+        return self._budget.need(size, gpu, self._busy_s(group) + clip_s)
 
     def _busy_s(self, group: Group) -> float:
         """How long a group will still be loading, or busy with the clips that it has."""
         gpu, state = group.placement.gpu, group.state
         if not state.is_ready:
-            return max(0.0, self._budget.load_s(gpu) - (time.monotonic() - group.formed_s))
+            return max(0.0, self._budget.load_s(gpu) - (time.monotonic() - self._held_since_s(group)))
         step, num_steps = state.step
         share_left = 1 - step / num_steps if num_steps else 1.0
         return sum(

@@ -22,19 +22,19 @@ class SpendingLog:
 
     def __init__(self, output: str, run_id: str, budget: Budget, prices: Prices, others: SpentRecords) -> None:
         self._output, self._run_id, self._budget, self._prices, self._others = output, run_id, budget, prices, others
-        self._due_s, self._under_way = float("-inf"), Future[Amount | None]()
-        self._under_way.set_result(None)
+        self._due_s = float("-inf")
+        self._under_way: Future[Amount | None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spending")
 
     def update(self) -> None:
         """Starts to write and read if that is due, and takes over what was read last. Call this regularly; it does not block."""
         now_s = time.monotonic()
-        if now_s < self._due_s or not self._under_way.done() or not self._budget.gpu_s(now_s):
-            return
-        if (before := self._under_way.result()) is not None:
-            self._budget.before = before
-        self._due_s = now_s + RECORD_EVERY_S
-        self._under_way = self._thread.submit(self._exchange, self._record())
+        if self._under_way is not None and self._under_way.done():
+            self._budget.before = self._under_way.result() or self._budget.before
+            self._under_way = None
+        if self._under_way is None and now_s >= self._due_s and self._budget.gpu_s(now_s):
+            self._due_s = now_s + RECORD_EVERY_S
+            self._under_way = self._thread.submit(self._exchange, self._record())
 
     def close(self) -> None:
         """Writes the last record; waits for that."""
