@@ -17,7 +17,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3,trust]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3,trust,notify]' --group dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps facexlib
 	touch $@
 

@@ -198,6 +198,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(_value(part) for part in parts)
     if origin is tuple:
         return f"list of {_type(parts[0])}"
+    if origin is dict:
+        return f"`{{{WORDS[parts[0]]}: {WORDS[parts[1]]}}}`"
     if origin in (Union, UnionType):
         return " or ".join(map(_type, parts))
     if _is_model(annotation):

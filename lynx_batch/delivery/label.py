@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lynx_batch import storage
 from lynx_batch.config import LabelConfig
-from lynx_batch.delivery.named_files import read_named_file
 from lynx_batch.errors import ConfigError
+from lynx_batch.named_files import read_named_file
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_LOGO_PX = 20_000_000

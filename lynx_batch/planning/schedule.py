@@ -25,7 +25,7 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
 from lynx_batch.errors import Fault
-from lynx_batch.planning.cost import LOAD_S
+from lynx_batch.planning.cost import LOAD_S, Work
 from lynx_batch.planning.order import ClipQueue, Level, PlannedClip, level_of
 from lynx_batch.planning.upkeep import deadline_s
 from lynx_model.engine.memory import ClipSize
@@ -152,6 +152,19 @@ class Schedule:
             self._groups[group].running.add(clip_id)
             return planned
         return None
+
+    def put_back(self, clip_id: str) -> None:
+        """Takes back a clip that was just taken and will not be started."""
+        self._move(clip_id, ClipState.WAITING)
+
+    def work(self, clip_id: str) -> Work:
+        """The work of a planned clip."""
+        return self._clips[clip_id].work
+
+    @property
+    def waiting_gpu_s(self) -> float:
+        """What the waiting clips will take, as planned, with one try each."""
+        return max(0.0, self._waiting_gpu_s)
 
     def deadline_s(self, predicted_s: float | None) -> float:
         """How long a group with this clip may take without an answer; `predicted_s` is None if its device has no figures."""
