@@ -11,8 +11,10 @@ from lynx_batch import storage
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import HeadLost, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
-from lynx_batch.execution.driver import Driver, Progress
+from lynx_batch.execution.driver import Driver, Recorders
 from lynx_batch.execution.outcomes import RunRecorder
+from lynx_batch.execution.progress import Progress
+from lynx_batch.execution.run_metrics import RunMetrics, describe_addresses
 from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
@@ -104,7 +106,7 @@ def render(
         announce(_describe(run_id, config.output, prepared, recorder))
         if recorder.open_clips:
             settings = _worker_settings(config, run_id, prepared.model, record)
-            _drive(config, settings, prepared.model, recorder, watch)
+            _drive(config, settings, prepared.model, recorder, announce, watch)
 
     def close(stopped_by: str) -> str:
         withdraw_revoked(config.output, owners)
@@ -212,12 +214,19 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, record
 
 
 def _drive(
-    config: RunConfig, settings: WorkerSettings, model: CheckedModel, recorder: RunRecorder, watch: Watch
+    config: RunConfig,
+    settings: WorkerSettings,
+    model: CheckedModel,
+    recorder: RunRecorder,
+    announce: Callable[[str], None],
+    watch: Watch,
 ) -> None:
     """Renders the open clips on the cluster, each on the group that the plan gives it."""
+    metrics = RunMetrics(settings.run_id)
 
     def watch_and_write(progress: Progress) -> None:
         recorder.write_due()
+        metrics.watch(progress)
         watch(progress)
 
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
@@ -230,12 +239,13 @@ def _drive(
         cost=cost,
         editions=recorder.editions,
         first_numbers=recorder.first_numbers,
-        recorder=recorder,
+        recorder=Recorders(recorder, metrics),
         watch=watch_and_write,
     )
 
     def drive() -> None:
         with connected(config.cluster) as slots:
+            announce(f"metrics for Prometheus: {describe_addresses() or 'none'}")
             if schedule.is_finished:
                 _plan(config, model, recorder, schedule, slots, cost)
             driver.run(slots, find_head(is_local=config.cluster.is_local))
