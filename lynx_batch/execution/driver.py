@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -28,10 +28,11 @@ from lynx_batch.execution.group import Group
 from lynx_batch.execution.group_budget import GroupBudget
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
+from lynx_batch.execution.progress import GroupProgress, Progress
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.output import TryName, new_attempt
-from lynx_batch.planning.budget import Budget, Spending
-from lynx_batch.planning.cost import CostModel
+from lynx_batch.planning.budget import Budget
+from lynx_batch.planning.cost import OTHER, CostModel
 from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Schedule, has_used_attempt
@@ -58,19 +59,6 @@ DRAINED = Failed(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is. `running` holds (clip name, steps done, steps in all)."""
-
-    num_rendered: int
-    num_rejected: int
-    num_failed: int
-    num_left: int
-    running: tuple[tuple[str, int, int], ...]
-    num_groups_loading: int
-    spending: Spending = field(default_factory=Spending)
-
-
 class Recorder(Protocol):
     """Records each group that becomes ready and each attempt that ends.
 
@@ -86,6 +74,31 @@ class Recorder(Protocol):
     def failed(
         self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
     ) -> None: ...
+
+
+class Recorders:
+    """Passes each report on to several recorders, in their order."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    def loaded(self, group: str, answer: Loaded) -> None:
+        for recorder in self._recorders:
+            recorder.loaded(group, answer)
+
+    def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None:
+        for recorder in self._recorders:
+            recorder.rendered(task, group, result, attempts=attempts)
+
+    def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
+        for recorder in self._recorders:
+            recorder.judged(task, group, result, attempts=attempts)
+
+    def failed(
+        self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
+    ) -> None:
+        for recorder in self._recorders:
+            recorder.failed(task, group, result, state, attempts=attempts, deaths=deaths)
 
 
 class Driver:
@@ -406,8 +419,15 @@ class Driver:
             num_left=self._schedule.num_unfinished,
             running=tuple(clip for group in self._groups for clip in group.state.running()),
             num_groups_loading=sum(not group.state.is_ready for group in self._groups),
+            waiting_by_size=self._schedule.num_waiting_by_size(),
+            groups=tuple(map(self._describe_group, self._groups)),
             spending=self._budget.spending,
         )
+
+    def _describe_group(self, group: Group) -> GroupProgress:
+        node = self._placements.slots.nodes.get(group.placement.node)
+        gpu = OTHER if node is None else node.gpu
+        return GroupProgress(name=group.name, size=group.size, phase=group.state.phase, gpu=gpu.name)
 
 
 def _failure_of_others(broken_by: Failed | None) -> Failed:

@@ -14,8 +14,10 @@ from lynx_batch.config import RunConfig
 from lynx_batch.config.references import mask_address
 from lynx_batch.errors import HeadLost, LimitReached, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
-from lynx_batch.execution.driver import Driver, Progress
+from lynx_batch.execution.driver import Driver, Recorders
 from lynx_batch.execution.outcomes import RunRecorder
+from lynx_batch.execution.progress import Progress
+from lynx_batch.execution.run_metrics import RunMetrics, describe_addresses
 from lynx_batch.execution.spending import SpendingLog
 from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
@@ -125,7 +127,7 @@ def render(
         notifier.start(recorder.counts.total() / max(1, record.num_rows))
         if recorder.open_clips:
             settings = _worker_settings(config, run_id, prepared.model, record)
-            _drive(config, settings, prepared.model, recorder, watch_all, budget)
+            _drive(config, settings, prepared.model, recorder, announce, watch_all, budget)
 
     def close(stopped_by: str) -> str:
         reason = stopped_by or "its records could not be written"
@@ -287,6 +289,7 @@ def _drive(
     settings: WorkerSettings,
     model: CheckedModel,
     recorder: RunRecorder,
+    announce: Callable[[str], None],
     watch: Watch,
     budget: Budget,
 ) -> None:
@@ -297,6 +300,12 @@ def _drive(
     """
     if reason := budget.why_refused((), None, time.monotonic(), time.time()):
         raise LimitReached(f"{reason}; {len(recorder.open_clips)} clips are left")
+    metrics = RunMetrics(settings.run_id)
+
+    def watch_and_export(progress: Progress) -> None:
+        metrics.watch(progress)
+        watch(progress)
+
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
     cost = cost_model(config.engine.options, model, read_timings(config.output, model.identity))
@@ -308,14 +317,15 @@ def _drive(
         cost=cost,
         editions=recorder.editions,
         first_numbers=recorder.first_numbers,
-        recorder=recorder,
-        watch=watch,
+        recorder=Recorders(recorder, metrics),
+        watch=watch_and_export,
         budget=budget,
     )
 
     def drive() -> None:
         with connected(config.cluster) as slots:
             check_prices(config, price_nodes(slots.nodes.values(), prices_of(config.cluster)))
+            announce(f"metrics for Prometheus: {describe_addresses() or 'none'}")
             if schedule.is_finished:
                 _plan(config, model, recorder, schedule, slots, cost)
             driver.run(slots, find_head(is_local=config.cluster.is_local))

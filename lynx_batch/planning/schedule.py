@@ -216,7 +216,7 @@ class Schedule:
         """The size of the next group to form within `room` GPUs: the widest one for which more clips wait than idle groups can take."""
         spare = 0
         idle = Counter(member.size for member in self._groups.values() if member.is_trusted and not member.running)
-        waiting = self._num_waiting_by_size()
+        waiting = self.num_waiting_by_size()
         for size in sorted({*idle, *waiting}, reverse=True):
             spare += idle[size] - waiting[size]
             if spare < 0 and size <= room:
@@ -251,6 +251,10 @@ class Schedule:
 
     def count(self, state: ClipState) -> int:
         return self._counts[state]
+
+    def num_waiting_by_size(self) -> Counter[int]:
+        """How many clips wait for a group of each size, at least; sizes with no clips are left out."""
+        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._retries)
 
     @property
     def num_unfinished(self) -> int:
@@ -307,12 +311,9 @@ class Schedule:
     def _is_too_wide(self, member: _Group) -> bool:
         """Whether the group should be split: only narrower clips wait, and enough of them."""
         is_narrowest = member.size == self._sizes[0]
-        if is_narrowest or max(self._num_waiting_by_size(), default=member.size) >= member.size:
+        if is_narrowest or max(self.num_waiting_by_size(), default=member.size) >= member.size:
             return False
         return self._waiting_gpu_s > WORTH_SPLITTING_S * sum(other.size for other in self._groups.values())
-
-    def _num_waiting_by_size(self) -> Counter[int]:
-        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._retries)
 
     def _count_against_group(self, clip_id: str) -> None:
         """Counts the failure against the group until the clip also fails on another group: then the clip is to blame."""
