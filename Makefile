@@ -18,7 +18,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3,trust]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3,trust,notify]' --group dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps facexlib
 	touch $@
 
@@ -31,8 +31,8 @@ demo: $(READY) $(FACES)
 	$(BIN)/lynx-batch render jobs/demo/lite.yaml
 	$(BIN)/python -m jobs.demo.show out/demo out/demo-lite --out out/demo/sheet.png
 	@$(BIN)/lynx-batch report out/demo-lite
-	@echo "The demo's model still has random weights: its pictures are noise. With a photo of yours:"
-	@echo "  $(BIN)/lynx-batch one MY.jpg 'A person smiles.' --run jobs/demo/run.yaml"
+	@echo "The demo's model is small: it knows the places, motions and lights that jobs/demo/model/README.md lists. With a photo of yours:"
+	@echo "  $(BIN)/lynx-batch one MY.jpg 'A person nods gently on a beach at sunset.' --run jobs/demo/run.yaml"
 	@echo "For full-size pictures, run lynx-batch models pull, then set model, faces and defaults of the run file as in"
 	@echo "jobs/campaign.yaml (jobs/README.md, 'Install')."
 	@$(BIN)/lynx-batch report out/demo

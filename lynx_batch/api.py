@@ -9,7 +9,7 @@ from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.preparation.selection import Selection
 
 if TYPE_CHECKING:
-    from lynx_batch.execution.driver import Progress
+    from lynx_batch.execution.progress import Progress
     from lynx_batch.execution.run import RunSummary
     from lynx_batch.preparation.forecast import RunForecast
     from lynx_batch.preparation.origin import Origin

@@ -21,6 +21,7 @@ Transient
 ├── HeadLost               the head of the Ray cluster, or the only node of a local one, does not answer (exit code 4)
 ├── UnfitState             the saved state of a paused clip is missing, or belongs to another clip
 ├── PhotoUnreachable       a web server did not deliver a photo; a retry may help
+├── LimitReached           a limit of the run file stopped the run (exit code 5)
 ├── ImplausibleResult      a picture that is flat or NaN, or was rendered impossibly fast
 ├── NotMarked              a mark failed that the run requires
 ├── NotJudged              a scorer failed, so nobody knows whether the clip is good enough
@@ -45,6 +46,7 @@ __all__ = [
     "HeadLost",
     "ImplausibleResult",
     "InputRefused",
+    "LimitReached",
     "LynxError",
     "MissingObject",
     "NoConsent",
@@ -152,6 +154,10 @@ class GroupLost(Transient):
 
 class HeadLost(Transient):
     """The head of the Ray cluster, or the only node of a local one, does not answer. The store still has all commits."""
+
+
+class LimitReached(Transient):
+    """A limit of the run file does not let the run start another clip. The message says what is left and how to go on."""
 
 
 class PhotoUnreachable(Transient):

@@ -14,3 +14,6 @@ INCOMPLETE = 3
 
 STOPPED = 4
 """The infrastructure or a signal stopped the command. Run it again to continue."""
+
+LIMITED = 5
+"""A limit of the run file (`limits`) stopped the run. What was running is finished. Run it again once the limit allows more."""

@@ -7,6 +7,7 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_exponential_jitter
 
 from lynx_batch.errors import StoreUnavailable, StoreUnready
+from lynx_batch.store_traffic import count_wait
 
 log = structlog.get_logger()
 
@@ -36,13 +37,14 @@ def retry_while_unavailable(operation: Callable[[], T], *, longest_s: float = LO
         retry=retry_if_exception_type((StoreUnavailable, StoreUnready)),
         wait=wait_exponential_jitter(multiplier=0.5, max=MAX_PAUSE_S),
         stop=lambda state: (unready if isinstance(_error(state), StoreUnready) else unavailable)(state),
-        before_sleep=_log_pause,
+        before_sleep=_note_pause,
         reraise=True,
     )
     return retrying(operation)
 
 
-def _log_pause(state: RetryCallState) -> None:
+def _note_pause(state: RetryCallState) -> None:
+    count_wait(state.upcoming_sleep)
     waited_s = round(state.seconds_since_start or 0.0, 1)
     log.warning("waiting_for_store", waited_s=waited_s, error=str(_error(state)))
 

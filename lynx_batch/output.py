@@ -13,7 +13,7 @@
     resume/<clip_id>-e<n>-t<k>-<steps done>.safetensors  the saved state of try k; older ones lack e<n>-t<k> and are e1-t0
     tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
     judged/<kk>/<clip_id>.e<n>.json                     edition n, committed without a quality gate, was judged later
-    runs/<run_id>/{run.yaml, manifest.parquet, clips.parquet, environment.json, run.json, heartbeat.json, end.json}
+    runs/<run_id>/{run.yaml, manifest.parquet, clips.parquet, environment.json, run.json, spent.json, heartbeat.json, end.json}
     tombstones/<kind>-<digest>.json                     a person, consent or photo is revoked
     revocations/<time>-<random>.json                    what one call of `revoke` removed
 
@@ -48,6 +48,7 @@ FOLDERS = ("", *DELIVERY_FOLDERS, EVENTS, METADATA, REPORT, RESUME, RUNS)
 
 RUN_FILE, RUN_MANIFEST, RUN_ENVIRONMENT = "run.yaml", "manifest.parquet", "environment.json"
 RUN_RECORD, RUN_HEARTBEAT, RUN_END = "run.json", "heartbeat.json", "end.json"
+RUN_SPENT = "spent.json"
 RUN_CLIPS = "clips.parquet"
 
 REVOCATIONS, TOMBSTONES = "revocations", "tombstones"
@@ -232,6 +233,11 @@ def parse_metadata_part(path: str) -> str | None:
 def report_uri(output: str, run_id: str) -> str:
     """The folder of a run's report and trace."""
     return join(output, REPORT, f"run={run_id}")
+
+
+def report_index_uri(output: str, run_id: str) -> str:
+    """The page with which a run's report begins."""
+    return join(report_uri(output, run_id), "index.html")
 
 
 def trace_uri(output: str, run_id: str) -> str:

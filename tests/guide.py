@@ -1,4 +1,4 @@
-"""The generated sections of the user's guide, `jobs/README.md`: reference tables, written from the schemas in the code.
+"""The generated sections of the user's guide, `jobs/README.md`, and of `cluster/README.md`: reference tables, from the code.
 
 `python -m tests.guide` (`make docs`) rewrites them; `tests/unit/test_guide.py` fails while one is stale. A section stands
 between `<!-- generated: NAME -->` and `<!-- end -->`.
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from lynx_batch import exits
 from lynx_batch.config import RunConfig
+from lynx_batch.execution.metrics import METRICS
 from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, REQUIRED
 from lynx_batch.ledger.metadata import READ_SCHEMA
 from lynx_batch.planning.layout import URGENT_PRIORITY
@@ -29,6 +30,7 @@ from lynx_model.spec import NUM_TEXT_TOKENS
 from tests.models import ROOT
 
 GUIDE = ROOT / "jobs" / "README.md"
+GUIDES = (GUIDE, ROOT / "cluster" / "README.md")
 SECTION = re.compile(r"(?<=<!-- generated: )(?P<name>[a-z ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 MAX_DEFAULT_LENGTH = 60
 LINE_LENGTH = 140
@@ -147,12 +149,27 @@ def exit_codes() -> str:
     )
 
 
+def metrics() -> str:
+    rows = (
+        (
+            f"`ray_{metric.name}`",
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.unit,
+            metric.meaning,
+        )
+        for metric in METRICS
+    )
+    return _table(("metric", "kind", "labels", "unit", "meaning"), rows)
+
+
 SECTIONS: Mapping[str, Callable[[], str]] = {
     "run file": run_file,
     "parameters": parameters,
     "manifest": manifest,
     "metadata": metadata,
     "exit codes": exit_codes,
+    "metrics": metrics,
 }
 
 
@@ -198,6 +215,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(_value(part) for part in parts)
     if origin is tuple:
         return f"list of {_type(parts[0])}"
+    if origin is dict:
+        return f"`{{{WORDS[parts[0]]}: {WORDS[parts[1]]}}}`"
     if origin in (Union, UnionType):
         return " or ".join(map(_type, parts))
     if _is_model(annotation):
@@ -256,7 +275,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def main() -> None:
-    GUIDE.write_text(write_guide(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
+    for guide in GUIDES:
+        guide.write_text(write_guide(guide.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

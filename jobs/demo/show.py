@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.table import Column, Table
 from lynx_batch import exits, load_run_config, read_metadata, storage
 from lynx_batch.cli.console import add_row, make_console, say, say_error
 from lynx_batch.config import RunConfig
+from lynx_batch.delivery.label import builtin_font
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.inputs import read_photo_file
@@ -105,7 +107,7 @@ def make_sheet(clips: Sequence[Shown]) -> Image.Image:
     text_left = MARGIN_PX + num_columns * cell_px
     row_px = CELL_PX + MARGIN_PX
     sheet = Image.new("RGB", (text_left + TEXT_PX, MARGIN_PX + len(clips) * row_px), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(BytesIO(builtin_font()), FONT_PX)
     for index, (clip, row) in enumerate(zip(clips, cells, strict=True)):
         top = MARGIN_PX + index * row_px
         for column, cell in enumerate(row):
@@ -158,8 +160,12 @@ def _lines(clip: Shown) -> list[str]:
     """The text beside a clip, as many lines as the row is high."""
     result = clip.fault or f"likeness: {clip.result}"
     paragraphs = clip.name, f"Lynx-{clip.variant}", result, "", clip.prompt
-    lines = [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, CHARS_A_LINE) or [""]]
+    lines = [line for paragraph in paragraphs for line in _wrap(paragraph) or [""]]
     return lines[: CELL_PX // LINE_PX]
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, CHARS_A_LINE if text.isascii() else CHARS_A_LINE // 2)  # Chinese characters are wide
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

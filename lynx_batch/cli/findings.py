@@ -13,6 +13,8 @@ from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
 from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.notices.notifier import open_targets
+from lynx_batch.preparation.budget import prices_of
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.probe import probe_create_only, probe_rights
@@ -108,6 +110,8 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
         _tried("output", lambda: _probe(config.output)),
         finding,
     ]
+    if config.notify or config.cluster.usd_per_gpu_hour is not None:
+        findings.append(_tried("limits, notify", lambda: _check_notify(config)))
     if config.provenance.is_on:
         findings.append(_tried("marks", lambda: _check_marks(config)))
     if model is not None:
@@ -197,6 +201,12 @@ def _probe(output: str) -> str:
 def _check_marks(config: RunConfig) -> str:
     check_provenance(config.provenance, [(config.defaults.width, config.defaults.height)])
     return "a clip of the default size can be marked"
+
+
+def _check_notify(config: RunConfig) -> str:
+    prices_of(config.cluster)
+    targets = ", ".join(target.shown for target in open_targets(config.notify))
+    return f"will notify {targets}" if targets else "complete"
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:

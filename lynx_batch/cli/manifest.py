@@ -163,6 +163,8 @@ def _find_problems(
     from lynx_batch.intake.consent import ConsentRules, reject_without_consent
     from lynx_batch.intake.manifest import folder_of, read_manifest
     from lynx_batch.intake.texts import find_unknown_texts
+    from lynx_batch.notices.notifier import open_targets
+    from lynx_batch.preparation.budget import prices_of
     from lynx_batch.preparation.consent import read_rules
     from lynx_batch.preparation.selection import Selection
 
@@ -174,6 +176,9 @@ def _find_problems(
     requests, unfit, readings = _fit_to_base(config, requests)
     if readings is not None:
         _warn_of_unknown(find_unknown_texts(requests, readings, defaults))
+    if config:
+        open_targets(config.notify)
+        prices_of(config.cluster)
     rules = read_rules(config, Selection()) if config else ConsentRules(is_required=False)
     requests, unconsented = reject_without_consent(requests, rules, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if has_photos else {}

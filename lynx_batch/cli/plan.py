@@ -78,12 +78,19 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "num_unfit": forecast.num_unfit,
         "ideal_s": forecast.ideal_s,
         "deadline_s": deadline_s,
+        "limits": _limits(forecast),
         "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
     }
     if chosen is not None:
         report["chosen_group"] = chosen.sizes[0]
         report["meets_deadline"] = deadline_s is None or chosen.forecast.makespan_s <= deadline_s
     return report
+
+
+def _limits(forecast: "RunForecast") -> dict[str, object] | None:
+    if forecast.limits is None:
+        return None
+    return {**asdict(forecast.limits), "spent": asdict(forecast.spent), "exceeded": forecast.exceeded}
 
 
 def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float | None) -> None:
@@ -118,6 +125,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
         )
     if deadline_s is not None:
         console.print(_compare(chosen, deadline_s, nodes))
+    if forecast.limits is not None:
+        console.print("\n".join(forecast.exceeded or [_describe_fit(forecast, chosen)]), soft_wrap=True)
 
 
 def _table(forecast: "RunForecast") -> Table:
@@ -134,6 +143,14 @@ def _table(forecast: "RunForecast") -> Table:
             f"{report.makespan_s / forecast.ideal_s:.3f}",
         )
     return table
+
+
+def _describe_fit(forecast: "RunForecast", chosen: "Option") -> str:
+    assert forecast.limits is not None
+    hours = (
+        f"{forecast.spent.gpu_hours:,.2f} GPU-hours are spent, and the run takes {chosen.forecast.held_gpu_hours:,.2f}"
+    )
+    return f"stays within the limits {forecast.limits.name!r}: {hours}"
 
 
 def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:

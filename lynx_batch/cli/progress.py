@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,8 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from lynx_batch.execution.driver import Progress
+from lynx_batch.execution.progress import Estimate, Progress
 
 LINE_EVERY_S = 10.0
 
@@ -20,23 +18,8 @@ MIN_PAUSE = 0.01
 """The least time between two lines, as a share of the time since the start. It is at most `LINE_EVERY_S`."""
 
 
-class Estimate:
-    """Predicts the seconds until the last clip from the pace of this run so far."""
-
-    def __init__(self) -> None:
-        self._started_s = time.monotonic()
-
-    def remaining_s(self, progress: "Progress") -> float | None:
-        """None until something is finished. Steps of running clips count as fractions of a clip."""
-        done = progress.num_rendered + sum(step / num_steps for _, step, num_steps in progress.running if num_steps)
-        if done == 0:
-            return None
-        left = progress.num_rendered + progress.num_left - done
-        return (time.monotonic() - self._started_s) / done * left
-
-
 @contextmanager
-def shown(console: Console) -> Iterator[Callable[["Progress"], None]]:
+def shown(console: Console) -> Iterator[Callable[[Progress], None]]:
     """Gives a function that shows the progress of a run."""
     estimate = Estimate()
     if console.is_terminal:
@@ -46,11 +29,11 @@ def shown(console: Console) -> Iterator[Callable[["Progress"], None]]:
         yield _line_printer(console, estimate)
 
 
-def _line_printer(console: Console, estimate: Estimate) -> Callable[["Progress"], None]:
+def _line_printer(console: Console, estimate: Estimate) -> Callable[[Progress], None]:
     started_s = last_s = time.monotonic()
     last_done = 0
 
-    def show(progress: "Progress") -> None:
+    def show(progress: Progress) -> None:
         """In a long run, clips end faster than anybody reads: the more time has passed, the fewer lines there are."""
         nonlocal last_s, last_done
         now_s = time.monotonic()
@@ -64,7 +47,7 @@ def _line_printer(console: Console, estimate: Estimate) -> Callable[["Progress"]
     return show
 
 
-def _panel(progress: "Progress", remaining_s: float | None) -> RenderableType:
+def _panel(progress: Progress, remaining_s: float | None) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for name, step, num_steps in progress.running:
         table.add_row(
@@ -73,9 +56,9 @@ def _panel(progress: "Progress", remaining_s: float | None) -> RenderableType:
     return Group(Text(_headline(progress, remaining_s)), table)
 
 
-def _headline(progress: "Progress", remaining_s: float | None) -> str:
+def _headline(progress: Progress, remaining_s: float | None) -> str:
     parts = [f"{progress.num_rendered} rendered", f"{len(progress.running)} running"]
-    parts += [f"{progress.num_left - len(progress.running)} waiting"]
+    parts += [f"{progress.num_waiting} waiting"]
     if progress.num_rejected:
         parts.append(f"{progress.num_rejected} rejected")
     if progress.num_failed:

@@ -41,7 +41,7 @@ def render(
     """Render every row of a manifest that is not committed yet.
 
     Exit codes: 0 every row rendered; 2 bad arguments, run file or manifest; 3 finished, but not every row was rendered, or the
-    store refused a result; 4 stopped (run again to continue).
+    store refused a result; 4 stopped (run again to continue); 5 a limit of the run file was reached.
     """
     from lynx_batch.preparation.origin import read_origin
 
@@ -88,6 +88,10 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
         console.print(f"each group denoised at least {min(shares):.1%} of its time")
     for clip_id in summary.clips_gone:
         console.print(f"clip {clip_id}: rendered by its metadata, but its commit has vanished or was withdrawn")
+    if summary.is_limited:
+        advice = "Run the same command again once the limit allows more; another limits.name is a fresh budget."
+        console.print(f"stopped: {summary.stopped_by}. {advice}", soft_wrap=True)
+        return exits.LIMITED
     if summary.stopped_by:
         first = "Fix that, then run" if summary.is_refused else "Run"
         console.print(f"stopped: {summary.stopped_by}. {first} the same command again to continue.", soft_wrap=True)

@@ -117,6 +117,9 @@ def parse_override(text: str) -> tuple[str, object]:
 
 def _explain_values(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
+        if not fault["loc"]:  # a rule about several sections, which names its keys itself
+            yield f"  {fault['msg']}"
+            continue
         *parents, last = fault["loc"]
         if last in UNION_MEMBERS and (last == "str") == isinstance(fault["input"], dict):
             continue  # the value may be text or a section: only the fault of the kind that it is helps
@@ -134,8 +137,8 @@ def _explain_values(error: ValidationError) -> Iterator[str]:
 
 
 def _may_be_secret(key: str, value: object) -> bool:
-    """Whether `value` may be a private key that somebody pasted into the run file."""
-    return key in REFERENCE_KEYS or "-----BEGIN" in str(value)
+    """Whether `value` may be a key, or the address of somebody to notify, that somebody pasted into the run file."""
+    return key in REFERENCE_KEYS or key.split(".")[0] == "notify" or "-----BEGIN" in str(value)
 
 
 def _put(content: dict[str, Any], key: str, value: object) -> None:

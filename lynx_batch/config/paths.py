@@ -32,7 +32,7 @@ PATH_KEYS = (
 NAME_OR_PATH_KEYS = ("faces.pack", "faces.identity")
 """Keys whose value is a path only if it contains a slash. A bare word is a name."""
 
-REFERENCE_KEYS = ("provenance.c2pa.certificates", "provenance.c2pa.private_key")
+REFERENCE_KEYS = ("provenance.c2pa.certificates", "provenance.c2pa.private_key", "notify.secret")
 """Keys whose value is a path unless it is `env:NAME` or `development`."""
 
 
@@ -72,6 +72,8 @@ def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     if config.quality is not None:
         yield from config.quality.scorer_files.items()
     yield from _provenance_paths(config.provenance)
+    secrets = (target.secret for target in config.notify)
+    yield from (("notify.secret", secret) for secret in secrets if secret and references.is_path(secret))
 
 
 def _provenance_paths(provenance: ProvenanceConfig) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,10 @@ DEVELOPMENT = "development"
 
 ENVIRONMENT = "env:"
 
+WEB_SCHEMES = ("http", "https")
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def is_path(reference: str) -> bool:
@@ -30,9 +33,37 @@ def explain_reference(reference: str) -> str | None:
     return None
 
 
+def explain_address(address: str) -> str | None:
+    """The rule that the address of somebody to notify breaks, or None. The rule does not repeat the address, which holds secrets."""
+    name = environment_name(address)
+    if name is not None:
+        return None if _NAME.fullmatch(name) else "must be env: and the name of an environment variable"
+    scheme = scheme_of(address)
+    if scheme is None or not address.isprintable():
+        return "must be a URL such as https://host/path or slack://..., or env:NAME"
+    if scheme in WEB_SCHEMES and not is_web_address(address):
+        return "must be an http:// or https:// address with a host"
+    return None
+
+
+def scheme_of(address: str) -> str | None:
+    """The scheme of a URL in lower case; None for anything else."""
+    match = _SCHEME.match(address)
+    return match and match[1].lower()
+
+
+def mask_address(address: str) -> str:
+    """What may be shown of the address of somebody to notify: the scheme and, for a webhook, the host. The rest may hold secrets."""
+    scheme = scheme_of(address)
+    if scheme is None:
+        return address  # env:NAME
+    host = urlsplit(address).netloc.rpartition("@")[2] if scheme in WEB_SCHEMES else ""
+    return f"{scheme}://{host}/***" if host else f"{scheme}://***"
+
+
 def is_web_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        return parts.scheme in WEB_SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:  # a bad port or a bad IPv6 address
         return False

@@ -2,13 +2,15 @@
 
 from dataclasses import fields
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
-from lynx_batch.config.references import DEVELOPMENT, explain_reference, is_web_address
+from lynx_batch.config.references import DEVELOPMENT, explain_address, explain_reference, is_web_address
+from lynx_batch.config.stop_time import explain_stop_at
 from lynx_batch.photo_places import ANYWHERE, explain_entry
 from lynx_batch.yaml_text import write_yaml
 from lynx_model.errors import InvalidParams
@@ -17,6 +19,7 @@ from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import MAX_LORA_SCALE, EngineOptions
 
 MAX_LABEL_LENGTH = 200
+MAX_LIMIT_NAME = 100
 
 
 class _Section(BaseModel):
@@ -334,6 +337,8 @@ class ClusterConfig(_Section):
     is the size of every group. `max_groups: null` forms as many groups as fit.
     A group that is not ready after `ready_within_s` is given up; the first node has the same time to join. A group is replaced after
     `max_clips_per_group` clips, in case something leaks slowly; null turns this off.
+    `usd_per_gpu_hour` is the price of every GPU, or of each type, such as `{H100: 2.5, A100: 1.2}`; `other` is the price of all types
+    that lynx-batch has no figures for. On a cluster without GPUs, a CPU core counts as one.
     """
 
     address: str = "local"
@@ -342,6 +347,17 @@ class ClusterConfig(_Section):
     max_groups: int | None = Field(default=None, ge=1)
     max_clips_per_group: int | None = Field(default=500, ge=1)
     ready_within_s: float = Field(default=3600.0, gt=0)
+    usd_per_gpu_hour: float | dict[str, float] | None = None
+
+    @field_validator("usd_per_gpu_hour", mode="before")
+    @classmethod
+    def _has_prices(cls, prices: object) -> object:
+        each: list[object] = list(prices.values()) if isinstance(prices, dict) else [prices]
+        are_prices = all(isinstance(price, int | float) and price is not True and 0 < price < inf for price in each)
+        if prices is not None and not (each and are_prices):
+            rule = "must be a price in USD above 0, or a mapping of GPU types to such prices, for example {H100: 2.5}"
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return prices
 
     @property
     def is_local(self) -> bool:
@@ -363,6 +379,73 @@ class RetryConfig(_Section):
     max_failed_share: float = Field(default=0.2, gt=0, le=1)
     give_up_after_s: float = Field(default=1800.0, ge=0)
     deadline_factor: float = Field(default=4.0, ge=1)
+
+
+class LimitsConfig(_Section):
+    """How much may be spent, and when to stop. Nothing new starts once what is spent, what runs and the next clip together would pass a
+    limit, by the predicted times; what runs is finished, and the exit code is 5.
+
+    What counts is the number of GPUs of each group times the time for which it holds them, loading included, summed over all runs of this
+    output with the same `name`. Another `name` is a fresh budget. `max_usd` needs `cluster.usd_per_gpu_hour`.
+    `stop_at` is a time such as `2026-11-28T06:00:00+01:00`, or a time of day such as `06:00` or `06:00 Europe/Berlin`: the run stops the
+    next time that it is so late. Without a zone, it is the local time of the machine that runs `render`.
+    """
+
+    name: str = "default"
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    max_usd: float | None = Field(default=None, gt=0)
+    stop_at: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not (name.strip() and name.isprintable() and len(name) <= MAX_LIMIT_NAME):
+            rule = f"must be one line of visible text with at most {MAX_LIMIT_NAME} characters"
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return name
+
+    @field_validator("stop_at")
+    @classmethod
+    def _is_a_time(cls, stop_at: str | None) -> str | None:
+        if stop_at is not None and (rule := explain_stop_at(stop_at)) is not None:
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return stop_at
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.max_gpu_hours is None and self.max_usd is None and self.stop_at is None:
+            raise PydanticCustomError("broken_rule", "needs at least one of max_gpu_hours, max_usd and stop_at")
+        return self
+
+
+class NotifyConfig(_Section):
+    """Who is told about the run, and when: at its start, at its end, and if it stops early; after every `every_percent` % of the rows, and
+    every `every_hours` hours.
+
+    `url` is a webhook (`http://`, `https://`), which gets JSON, or an address of the package apprise, such as `slack://...` or
+    `mailto://...` (extra `notify`); or `env:NAME`, an environment variable that holds it. Records and messages show no more than its
+    scheme and a webhook's host. `secret` is a path, a URI of a store or `env:NAME`: with it, a webhook is signed (HMAC-SHA256).
+    """
+
+    url: str
+    events: tuple[Literal["start", "stop", "end"], ...] = ("start", "stop", "end")
+    every_percent: float | None = Field(default=None, gt=0, le=100)
+    every_hours: float | None = Field(default=None, gt=0)
+    secret: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if (rule := explain_address(url)) is not None:
+            raise PydanticCustomError("secret", "{rule}", {"rule": rule})
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _is_a_reference(cls, reference: str | None) -> str | None:
+        if reference is not None and (rule := explain_reference(reference)) is not None:
+            raise PydanticCustomError("secret", "{rule}", {"rule": rule})
+        return reference
 
 
 class LikenessRules(_Section):
@@ -457,7 +540,16 @@ class RunConfig(_Section):
     provenance: ProvenanceConfig = ProvenanceConfig()
     cluster: ClusterConfig = ClusterConfig()
     retry: RetryConfig = RetryConfig()
+    limits: LimitsConfig | None = None
+    notify: tuple[NotifyConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Self:
+        if self.limits is not None and self.limits.max_usd is not None and self.cluster.usd_per_gpu_hour is None:
+            rule = f"limits.max_usd={self.limits.max_usd:g}: needs cluster.usd_per_gpu_hour, the price of a GPU-hour"
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return self
 
     def to_yaml(self) -> bytes:
         """The run file with a value for every key, as it is kept in the run's record."""

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lynx_batch.config import C2paConfig
-from lynx_batch.delivery.named_files import read_reference
 from lynx_batch.errors import ConfigError
+from lynx_batch.named_files import read_reference
 
 CERTIFICATES, PRIVATE_KEY = "provenance.c2pa.certificates", "provenance.c2pa.private_key"
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lynx_batch import storage
 from lynx_batch.config import LabelConfig
-from lynx_batch.delivery.named_files import read_named_file
 from lynx_batch.errors import ConfigError
+from lynx_batch.named_files import read_named_file
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_LOGO_PX = 20_000_000
@@ -127,9 +127,14 @@ def _at(font: bytes, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(io.BytesIO(font), size)
 
 
+def builtin_font() -> bytes:
+    """An OpenType font of the Latin characters, and of the Chinese ones that labels and the demo's prompts use."""
+    return (files("lynx_batch.delivery") / "fonts" / "NotoSansCJKsc-label.otf").read_bytes()
+
+
 def _read_font(uri: str | None) -> bytes:
     if uri is None:
-        return (files("lynx_batch.delivery") / "fonts" / "NotoSansCJKsc-label.otf").read_bytes()
+        return builtin_font()
     content = read_named_file("provenance.label.font", uri, MAX_FILE_BYTES)
     try:
         usable = _capital_height(_at(content, MEASURED_PX)) >= MIN_CAPITAL_PX

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -16,6 +16,7 @@ from lynx_batch.errors import (
     Fault,
     GroupLost,
     HeadLost,
+    LimitReached,
     Permanent,
     StoreRefused,
     StoreUnavailable,
@@ -24,11 +25,14 @@ from lynx_batch.errors import (
 )
 from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
+from lynx_batch.execution.group_budget import GroupBudget
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.placement import Placements
+from lynx_batch.execution.progress import GroupProgress, Progress
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.output import TryName, new_attempt
-from lynx_batch.planning.cost import CostModel
+from lynx_batch.planning.budget import Budget
+from lynx_batch.planning.cost import OTHER, CostModel
 from lynx_batch.planning.fault_budget import FaultBudget
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Schedule, has_used_attempt
@@ -55,18 +59,6 @@ DRAINED = Failed(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is. `running` holds (clip name, steps done, steps in all)."""
-
-    num_rendered: int
-    num_rejected: int
-    num_failed: int
-    num_left: int
-    running: tuple[tuple[str, int, int], ...]
-    num_groups_loading: int
-
-
 class Recorder(Protocol):
     """Records each group that becomes ready and each attempt that ends.
 
@@ -82,6 +74,31 @@ class Recorder(Protocol):
     def failed(
         self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
     ) -> None: ...
+
+
+class Recorders:
+    """Passes each report on to several recorders, in their order."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    def loaded(self, group: str, answer: Loaded) -> None:
+        for recorder in self._recorders:
+            recorder.loaded(group, answer)
+
+    def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None:
+        for recorder in self._recorders:
+            recorder.rendered(task, group, result, attempts=attempts)
+
+    def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
+        for recorder in self._recorders:
+            recorder.judged(task, group, result, attempts=attempts)
+
+    def failed(
+        self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
+    ) -> None:
+        for recorder in self._recorders:
+            recorder.failed(task, group, result, state, attempts=attempts, deaths=deaths)
 
 
 class Driver:
@@ -105,10 +122,11 @@ class Driver:
         first_numbers: Mapping[str, int],
         recorder: Recorder,
         watch: Callable[[Progress], None],
+        budget: Budget,
     ) -> None:
         self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
         self._cluster, self._recorder, self._watch = cluster, recorder, watch
-        self._faults = FaultBudget()
+        self._faults, self._budget = FaultBudget(), GroupBudget(budget, schedule)
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
@@ -120,6 +138,7 @@ class Driver:
 
         Raises:
             HeadLost: If the head of the cluster, or the only node of a local one, is gone.
+            LimitReached: If a limit lets no other clip start, and all that had started have ended.
             TooManyFaults: If too many clips fail, or if nothing but machine faults comes for too long.
             StoreRefused: If the store refuses to take rendered clips.
             Permanent: If the model cannot be loaded and no group ever loaded it.
@@ -131,6 +150,8 @@ class Driver:
                 if self._placements.refresh():
                     self._check_groups()
                 self._assign()
+                if self._budget.closed_by and not self._groups:
+                    raise LimitReached(f"{self._budget.closed_by}; {self._budget.describe_left()}")
                 for group, ref in self._await_answers():
                     self._handle_answer(group, ref)
                 self._watch(self._progress())
@@ -140,6 +161,7 @@ class Driver:
         finally:
             for group in self._groups:
                 group.end()
+                self._budget.release(group)
             self._placements.remove_all()
 
     def _drop_groups(self) -> None:
@@ -147,12 +169,14 @@ class Driver:
         for group in self._groups:
             self._record_failures(group, HEAD_LOST)
             self._schedule.leave(group.name)
+            self._budget.release(group)
         self._groups.clear()
         self._placements.forget()
 
     def _check_groups(self) -> None:
         """Ends groups that are stuck or whose node is gone, and drains nodes that are going away."""
         slots = self._placements.slots
+        self._budget.watch(self._groups)
         if self._cluster.is_local and not slots.nodes:
             raise HeadLost(NO_LOCAL_NODE)
         for group in list(self._groups):
@@ -187,20 +211,30 @@ class Driver:
             group.pause()
 
     def _assign(self) -> None:
-        """Gives each group its next clip, ends groups that are no longer useful, and forms the ones that clips need."""
+        """Gives each group its next clip, ends groups that are no longer useful, and forms the ones that clips need.
+
+        Once a limit is reached, it ends each group that has no clip.
+        """
         if self._faults.is_paused(time.monotonic()):
             return
+        self._budget.close_if_spent()
         for group in list(self._groups):
-            if self._wants_clip(group) and (planned := self._schedule.take(group.name)):
+            if self._wants_clip(group) and (planned := self._budget.take(self._groups, group)):
                 group.take(self._make_task(planned, group.size))
-            elif group.state.is_idle and (group.state.is_closing or self._schedule.is_useless(group.name)):
+            elif self._is_spare(group):
                 self._remove(group)
         while self._cluster.max_groups is None or len(self._groups) < self._cluster.max_groups:
             size = self._schedule.wanted_size(self._placements.largest)
-            if size is None:
+            if size is None or not self._budget.may_form(self._groups, size, self._placements.gpu_of_next(size)):
                 break
             self._form(size)
         self._placements.remove_spare()
+
+    def _is_spare(self, group: Group) -> bool:
+        """Whether to end a group that has no clip."""
+        if self._budget.closed_by:
+            return not group.state.tasks
+        return group.state.is_idle and (group.state.is_closing or self._schedule.is_useless(group.name))
 
     def _wants_clip(self, group: Group) -> bool:
         """A group that is rendering gets its next clip early, unless so few clips wait that another group would run dry."""
@@ -254,6 +288,7 @@ class Driver:
             return
         if isinstance(answer, Loaded):
             self._faults.record_loaded()
+            self._budget.loaded(group)
             self._recorder.loaded(group.name, answer)
         elif isinstance(answer, Ended):
             self._record_end(answer, group)
@@ -294,6 +329,7 @@ class Driver:
         clip_id = ended.task.clip.clip_id
         if isinstance(ended.result, Rendered):
             self._schedule.rendered(clip_id)
+            self._budget.rendered(group, ended.task, ended.result.commit)
             self._faults.record_progress()
             self._recorder.rendered(ended.task, group.name, ended.result, attempts=self._schedule.attempts(clip_id))
         elif isinstance(ended.result, Judged):
@@ -370,6 +406,7 @@ class Driver:
         self._groups.remove(group)
         self._schedule.leave(group.name)
         group.end()
+        self._budget.release(group)
         self._placements.release(group.placement)
 
     def _progress(self) -> Progress:
@@ -382,7 +419,15 @@ class Driver:
             num_left=self._schedule.num_unfinished,
             running=tuple(clip for group in self._groups for clip in group.state.running()),
             num_groups_loading=sum(not group.state.is_ready for group in self._groups),
+            waiting_by_size=self._schedule.num_waiting_by_size(),
+            groups=tuple(map(self._describe_group, self._groups)),
+            spending=self._budget.spending,
         )
+
+    def _describe_group(self, group: Group) -> GroupProgress:
+        node = self._placements.slots.nodes.get(group.placement.node)
+        gpu = OTHER if node is None else node.gpu
+        return GroupProgress(name=group.name, size=group.size, phase=group.state.phase, gpu=gpu.name)
 
 
 def _failure_of_others(broken_by: Failed | None) -> Failed:

@@ -62,13 +62,14 @@ class RunRecorder:
     """Writes an event for every ended attempt, in the background, and the rows of ended clips every few minutes.
 
     Call `settle_past` first, then report any number of attempts, then `close`; in between, store errors are logged, not raised.
-    `counts` are rows by outcome, `num_rendered_elsewhere` counts rows rendered by other runs, `trace` is what each group did when.
-    `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in `numbering`, of
+    `counts` are rows by outcome, `reasons` those that were not rendered by the type of their error, `num_rendered_elsewhere` counts rows
+    rendered by other runs, `trace` is what each group did when. `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in `numbering`, of
     the clips that are then open. `clips_gone` are as in `RunEnd`.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None) -> None:
         self.counts: Counter[Outcome] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.num_rendered_elsewhere = 0
         self.trace = Trace()
         self.editions = Editions(in_force={}, withdrawn={})
@@ -217,6 +218,7 @@ class RunRecorder:
             abandoned.add(row.clip.clip_id)
             self.counts[row.outcome] -= 1
             self.counts[Outcome.ABANDONED] += 1
+            self.reasons[MissingObject.__name__] += 1
             return replace(row, outcome=Outcome.ABANDONED, **VANISHED._asdict(), commit=None)
 
         self._parts.revise(abandon)
@@ -297,6 +299,8 @@ class RunRecorder:
 
     def _add(self, row: RowOutcome) -> None:
         self.counts[row.outcome] += 1
+        if row.error_type is not None:
+            self.reasons[row.error_type] += 1
         self._parts.add(row)
         self.write_due()
 

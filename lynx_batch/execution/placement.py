@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lynx_batch.execution.cluster import Slots, find_slots, node_answers
 from lynx_batch.execution.worker import Worker
+from lynx_batch.planning.cost import GpuType
 from lynx_batch.planning.layout import FreeGpus
 from lynx_batch.rendering.tasks import WorkerSettings
 
@@ -24,6 +25,7 @@ class Placement:
 
     def __init__(self, slots: Slots, node: str, size: int) -> None:
         self.node, self.size, self._bundle = node, size, slots.bundle()
+        self.gpu = slots.nodes[node].gpu
         # The target node is only a preference: if it is gone by now, Ray uses another.
         self._placement_group = placement_group(
             [self._bundle] * size, strategy="STRICT_PACK", _soft_target_node_id=node
@@ -94,6 +96,13 @@ class Placements:
             self._unreachable.add(node)
             self.refresh(is_urgent=True)
         return node in self.slots.nodes
+
+    def gpu_of_next(self, size: int) -> GpuType:
+        """The type of the GPUs that `take` would give."""
+        spare = next((spare.gpu for spare in self._spare if spare.size == size), None)
+        if spare is not None or self._free_gpus.largest < size:
+            return spare or self._spare[0].gpu
+        return self.slots.nodes[self._free_gpus.choose(size)].gpu
 
     def take(self, size: int) -> Placement:
         """A spare placement of `size`, else a new one. There must be room for it, once spare ones are removed if necessary."""

@@ -1,18 +1,24 @@
 """One run, from run file to metadata: every row of its manifest ends in exactly one outcome."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
 from lynx_batch import storage
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import HeadLost, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
+from lynx_batch.config.references import mask_address
+from lynx_batch.errors import HeadLost, LimitReached, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
-from lynx_batch.execution.driver import Driver, Progress
+from lynx_batch.execution.driver import Driver, Recorders
 from lynx_batch.execution.outcomes import RunRecorder
+from lynx_batch.execution.progress import Progress
+from lynx_batch.execution.run_metrics import RunMetrics, describe_addresses
+from lynx_batch.execution.spending import SpendingLog
 from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
@@ -20,12 +26,17 @@ from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.owners import owners_of, write_owners
 from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
+from lynx_batch.ledger.spending import SpentRecords
 from lynx_batch.ledger.timings import read_timings
 from lynx_batch.ledger.tombstones import read_revoked
-from lynx_batch.output import FOLDERS, TRIES
+from lynx_batch.notices.notice import Event, Notice
+from lynx_batch.notices.notifier import Notifier, open_targets
+from lynx_batch.output import FOLDERS, TRIES, report_index_uri
+from lynx_batch.planning.budget import NOTHING, Budget
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
+from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
 from lynx_batch.preparation.consent import is_consent_required
 from lynx_batch.preparation.forecast import cost_model, forecast_tries, ways_to_render
 from lynx_batch.preparation.model import CheckedModel
@@ -48,7 +59,7 @@ class RunSummary:
     """How a run ended: rows by outcome, and what stopped it early (empty if nothing did).
 
     `clips_gone` are as in `RunEnd`, `busy_shares` as in `Trace.busy_shares`. `is_refused`: the store refused a right, so running again
-    helps only once that is granted.
+    helps only once that is granted. `is_limited`: a limit of the run file stopped it.
     """
 
     run_id: str
@@ -58,6 +69,7 @@ class RunSummary:
     stopped_by: str
     clips_gone: tuple[str, ...]
     is_refused: bool
+    is_limited: bool
 
     @property
     def is_complete(self) -> bool:
@@ -98,32 +110,76 @@ def render(
     write_owners(config.output, run_id, owners)
     _announce_rivals(config.output, announce)
     recorder = RunRecorder(config.output, run_id, prepared, config.quality)
+    budget, spending = _open_budget(config, run_id, now)
+    notifier = Notifier(
+        open_targets(config.notify), partial(_describe_state, config.output, run_id, record, recorder, budget)
+    )
+
+    def watch_all(progress: Progress) -> None:
+        recorder.write_due()
+        spending.update()
+        notifier.progress(recorder.counts.total() / record.num_rows)
+        watch(progress)
 
     def render_open() -> None:
         recorder.settle_past()
         announce(_describe(run_id, config.output, prepared, recorder))
+        notifier.start(recorder.counts.total() / max(1, record.num_rows))
         if recorder.open_clips:
             settings = _worker_settings(config, run_id, prepared.model, record)
-            _drive(config, settings, prepared.model, recorder, watch)
+            _drive(config, settings, prepared.model, recorder, announce, watch_all, budget)
 
     def close(stopped_by: str) -> str:
-        withdraw_revoked(config.output, owners)
-        return recorder.close(stopped_by)
+        reason = stopped_by or "its records could not be written"
+        try:
+            spending.close()
+            withdraw_revoked(config.output, owners)
+            reason = recorder.close(stopped_by)
+        finally:
+            notifier.end(reason)
+        return reason
 
     with beating(config.output, run_id):
-        stopped_by, is_refused = _carry_out(render_open, close, prepared.outage)
-    return _summarize(run_id, recorder, stopped_by, is_refused=is_refused)
+        ending = _carry_out(render_open, close, prepared.outage)
+    return _summarize(run_id, recorder, ending)
 
 
-def _summarize(run_id: str, recorder: RunRecorder, stopped_by: str, *, is_refused: bool) -> RunSummary:
+def _open_budget(config: RunConfig, run_id: str, now: datetime) -> tuple[Budget, SpendingLog]:
+    """The budget of a run with what other runs have spent of it, and the log that records what this one spends."""
+    limits, prices = limits_of(config, now), prices_of(config.cluster)
+    others = SpentRecords(config.output, run_id)
+    before = NOTHING if limits is None else total_spent(others.read(limits.name), prices)
+    budget = Budget(limits, prices, before)
+    return budget, SpendingLog(config.output, run_id, budget, prices, others)
+
+
+def _describe_state(
+    output: str, run_id: str, record: RunRecord, recorder: RunRecorder, budget: Budget, event: Event, stopped_by: str
+) -> Notice:
+    return Notice(
+        event=event,
+        at=datetime.now(UTC),
+        run_id=run_id,
+        output=storage.redact(output),
+        num_rows=record.num_rows,
+        counts={outcome: recorder.counts[outcome] for outcome in Outcome},
+        reasons=dict(recorder.reasons),
+        spending=budget.spending(time.monotonic()),
+        stopped_by=stopped_by,
+        report=storage.redact(report_index_uri(output, run_id)),
+    )
+
+
+def _summarize(run_id: str, recorder: RunRecorder, ending: "_Ending") -> RunSummary:
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
         num_rendered_elsewhere=recorder.num_rendered_elsewhere,
         busy_shares=recorder.trace.busy_shares(),
-        stopped_by=stopped_by,
+        stopped_by=ending.stopped_by,
         clips_gone=recorder.clips_gone,
-        is_refused=is_refused,
+        is_refused=ending.is_refused,
+        is_limited=ending.is_limited,
     )
 
 
@@ -140,20 +196,34 @@ def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: P
         config.output,
         run_id,
         record,
-        run_yaml=RunConfig.model_validate(storage.redact_all(config.model_dump())).to_yaml(),
+        run_yaml=_without_secrets(config).to_yaml(),
         manifest=prepared.manifest,
         environment=software_versions(),
     )
 
 
-def _carry_out(render_open: Callable[[], None], close: Callable[[str], str], outage: str) -> tuple[str, bool]:
+def _without_secrets(config: RunConfig) -> RunConfig:
+    content = storage.redact_all(config.model_dump())
+    content["notify"] = [target.model_copy(update={"url": mask_address(target.url)}) for target in config.notify]
+    return RunConfig.model_validate(content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """As in `RunSummary`."""
+
+    stopped_by: str
+    is_refused: bool
+    is_limited: bool
+
+
+def _carry_out(render_open: Callable[[], None], close: Callable[[str], str], outage: str) -> _Ending:
     """Calls `render_open` and closes the run's records, however that ends.
 
-    Returns what stopped the run ("" if nothing did), and whether that was a right that the store refused. An `outage` of a photo
-    host counts as having stopped the run, so that the user runs it again.
+    An `outage` of a photo host counts as having stopped the run, so that the user runs it again.
     """
     refusal: StoreRefused | None = None
-    stopped_by = "an error"
+    stopped_by, is_limited = "an error", False
     try:
         render_open()
         stopped_by = outage
@@ -161,12 +231,15 @@ def _carry_out(render_open: Callable[[], None], close: Callable[[str], str], out
         stopped_by = "interrupted"
     except (HeadLost, TooManyFaults) as cause:
         stopped_by = str(cause)
+    except LimitReached as cause:
+        stopped_by, is_limited = str(cause), True
     except StoreRefused as cause:
         stopped_by, refusal = str(cause), cause
     finally:
         with held():
             stopped_by, refusal = _close(close, stopped_by, refusal)
-    return stopped_by, refusal is not None and not isinstance(refusal, StoreUnready)
+    is_refused = refusal is not None and not isinstance(refusal, StoreUnready)
+    return _Ending(stopped_by=stopped_by, is_refused=is_refused, is_limited=is_limited)
 
 
 def _close(
@@ -212,17 +285,31 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, record
 
 
 def _drive(
-    config: RunConfig, settings: WorkerSettings, model: CheckedModel, recorder: RunRecorder, watch: Watch
+    config: RunConfig,
+    settings: WorkerSettings,
+    model: CheckedModel,
+    recorder: RunRecorder,
+    announce: Callable[[str], None],
+    watch: Watch,
+    budget: Budget,
 ) -> None:
-    """Renders the open clips on the cluster, each on the group that the plan gives it."""
+    """Renders the open clips on the cluster, each on the group that the plan gives it.
 
-    def watch_and_write(progress: Progress) -> None:
-        recorder.write_due()
+    Raises:
+        LimitReached: As `Driver.run`; at once if the budget is spent already.
+    """
+    if reason := budget.why_refused((), None, time.monotonic(), time.time()):
+        raise LimitReached(f"{reason}; {len(recorder.open_clips)} clips are left")
+    metrics = RunMetrics(settings.run_id)
+
+    def watch_and_export(progress: Progress) -> None:
+        metrics.watch(progress)
         watch(progress)
 
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
     cost = cost_model(config.engine.options, model, read_timings(config.output, model.identity))
+    budget.predict_with(cost)
     driver = Driver(
         schedule=schedule,
         settings=settings,
@@ -230,12 +317,15 @@ def _drive(
         cost=cost,
         editions=recorder.editions,
         first_numbers=recorder.first_numbers,
-        recorder=recorder,
-        watch=watch_and_write,
+        recorder=Recorders(recorder, metrics),
+        watch=watch_and_export,
+        budget=budget,
     )
 
     def drive() -> None:
         with connected(config.cluster) as slots:
+            check_prices(config, price_nodes(slots.nodes.values(), prices_of(config.cluster)))
+            announce(f"metrics for Prometheus: {describe_addresses() or 'none'}")
             if schedule.is_finished:
                 _plan(config, model, recorder, schedule, slots, cost)
             driver.run(slots, find_head(is_local=config.cluster.is_local))
@@ -262,7 +352,8 @@ def _plan(
         refuse_private_paths(
             config, dict.fromkeys(portrait.uri for clip in recorder.open_clips for portrait in clip.portraits)
         )
-    nodes, tries = tuple(slots.nodes.values()), forecast_tries(config, model)
+    nodes = price_nodes(slots.nodes.values(), prices_of(config.cluster))
+    tries = forecast_tries(config, model)
     chosen = best(ways_to_render(recorder.open_clips, nodes, cost, config.cluster, tries))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
     deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})

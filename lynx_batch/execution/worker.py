@@ -18,6 +18,7 @@ from lynx_batch.stages import Span, Stage
 from lynx_batch.telemetry import configure_logging
 
 if TYPE_CHECKING:
+    from lynx_batch.execution.rank_metrics import RankMetrics
     from lynx_batch.rendering.renderer import Renderer
 
 COLLECTIVE_TIMEOUT_S = 600.0
@@ -39,6 +40,7 @@ class Worker:
     """
 
     _renderer: "Renderer"
+    _metrics: "RankMetrics"
     _rendezvous: object
 
     def __init__(self, settings: WorkerSettings, rank: int) -> None:
@@ -59,6 +61,7 @@ class Worker:
 
     def load(self, rendezvous: tuple[str, int] | None) -> Loaded:
         """Checks that this node may deliver, fetches the weights, connects to the other ranks, if any, and loads the model."""
+        from lynx_batch.execution.rank_metrics import RankMetrics
         from lynx_batch.rendering.renderer import Renderer
         from lynx_model.engine import parallel
 
@@ -79,11 +82,14 @@ class Worker:
                 timeout_s=COLLECTIVE_TIMEOUT_S,
             )
         self._renderer = Renderer(settings, rank=self._rank, device=device)
+        self._metrics = RankMetrics(settings.run_id, rank=self._rank, device=device)
+        self._metrics.start()
         return Loaded(device=device, span=Span(stage=Stage.LOAD, start_s=start_s, seconds=time.time() - start_s))
 
     def render(self, task: RenderTask) -> FramesReady | Result:
         self._step = (0, task.clip.params.num_inference_steps)
-        return self._renderer.render(task, self._note_step)
+        with self._metrics.rendering():
+            return self._renderer.render(task, self._note_step)
 
     @ray.method(concurrency_group="reading")  # type: ignore[untyped-decorator]
     def prefetch(self, task: RenderTask) -> None:
@@ -105,6 +111,7 @@ class Worker:
 
     def _note_step(self, step: int, num_steps: int) -> None:
         self._step = (step, num_steps)
+        self._metrics.note_step()
 
     def _claim_device(self) -> str:
         """Selects this rank's device. All GPUs of the node stay visible, so that ranks can access each other's memory."""

@@ -63,10 +63,14 @@ class FreeGpus:
         return max(self._free.values(), default=0)
 
     def take(self, size: int) -> str:
-        """Takes `size` GPUs of the node with the least sufficient room; returns that node. There must be one."""
-        node = min((name for name, free in self._free.items() if free >= size), key=lambda name: self._free[name])
+        """Takes `size` GPUs of the node that `choose` gives; returns that node."""
+        node = self.choose(size)
         self.fill(node, size)
         return node
+
+    def choose(self, size: int) -> str:
+        """The node with the least sufficient room. There must be one."""
+        return min((name for name, free in self._free.items() if free >= size), key=lambda name: self._free[name])
 
     def fill(self, node: str, size: int) -> None:
         """Takes `size` GPUs of this node; does nothing if the node is gone."""

@@ -25,7 +25,7 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
 from lynx_batch.errors import Fault
-from lynx_batch.planning.cost import LOAD_S
+from lynx_batch.planning.cost import LOAD_S, Work
 from lynx_batch.planning.order import ClipQueue, Level, PlannedClip, level_of
 from lynx_batch.planning.upkeep import deadline_s
 from lynx_model.engine.memory import ClipSize
@@ -153,6 +153,19 @@ class Schedule:
             return planned
         return None
 
+    def put_back(self, clip_id: str) -> None:
+        """Takes back a clip that was just taken and will not be started."""
+        self._move(clip_id, ClipState.WAITING)
+
+    def work(self, clip_id: str) -> Work:
+        """The work of a planned clip."""
+        return self._clips[clip_id].work
+
+    @property
+    def waiting_gpu_s(self) -> float:
+        """What the waiting clips will take, as planned, with one try each."""
+        return max(0.0, self._waiting_gpu_s)
+
     def deadline_s(self, predicted_s: float | None) -> float:
         """How long a group with this clip may take without an answer; `predicted_s` is None if its device has no figures."""
         return deadline_s(predicted_s, factor=self._policy.deadline_factor)
@@ -203,7 +216,7 @@ class Schedule:
         """The size of the next group to form within `room` GPUs: the widest one for which more clips wait than idle groups can take."""
         spare = 0
         idle = Counter(member.size for member in self._groups.values() if member.is_trusted and not member.running)
-        waiting = self._num_waiting_by_size()
+        waiting = self.num_waiting_by_size()
         for size in sorted({*idle, *waiting}, reverse=True):
             spare += idle[size] - waiting[size]
             if spare < 0 and size <= room:
@@ -238,6 +251,10 @@ class Schedule:
 
     def count(self, state: ClipState) -> int:
         return self._counts[state]
+
+    def num_waiting_by_size(self) -> Counter[int]:
+        """How many clips wait for a group of each size, at least; sizes with no clips are left out."""
+        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._retries)
 
     @property
     def num_unfinished(self) -> int:
@@ -294,12 +311,9 @@ class Schedule:
     def _is_too_wide(self, member: _Group) -> bool:
         """Whether the group should be split: only narrower clips wait, and enough of them."""
         is_narrowest = member.size == self._sizes[0]
-        if is_narrowest or max(self._num_waiting_by_size(), default=member.size) >= member.size:
+        if is_narrowest or max(self.num_waiting_by_size(), default=member.size) >= member.size:
             return False
         return self._waiting_gpu_s > WORTH_SPLITTING_S * sum(other.size for other in self._groups.values())
-
-    def _num_waiting_by_size(self) -> Counter[int]:
-        return self._queue.num_by_size() + Counter(self._clips[clip_id].group_size for clip_id in self._retries)
 
     def _count_against_group(self, clip_id: str) -> None:
         """Counts the failure against the group until the clip also fails on another group: then the clip is to blame."""

@@ -19,13 +19,16 @@ class Forecast:
     """The predicted time and cost of a plan.
 
     `gpu_hours` are those of the whole cluster until the last clip is done, because that is what is paid for. `groups`: how many
-    groups of each size were formed. `usd` is None if a price is unknown.
+    groups of each size were formed. `usd` is None if a price is unknown. `held_gpu_hours` and `held_usd` are those of the groups alone,
+    from their forming to their end: what counts against the limits of a run.
     """
 
     makespan_s: float
     gpu_hours: float
     busy_share: float
     usd: float | None
+    held_gpu_hours: float
+    held_usd: float | None
     groups: dict[int, int]
 
 
@@ -58,6 +61,8 @@ class Simulation:
         self._events: list[tuple[float, int, _SimulatedGroup, str | None]] = []
         self._idle: list[_SimulatedGroup] = []
         self._busy_gpu_s = 0.0
+        self._formed_s: dict[str, float] = {}
+        self._held_gpu_hours: dict[str, float] = dict.fromkeys(self._nodes, 0.0)
         self._num_formed: Counter[int] = Counter()
 
     def run(self) -> Forecast:
@@ -70,6 +75,8 @@ class Simulation:
                     self._schedule.rendered(clip_id)
                 self._idle.append(group)
             self._assign(now_s)
+        for group in (*self._idle, *(group for _, _, group, _ in self._events)):
+            self._note_held(group, now_s)
         gpu_hours = {name: node.num_gpus * now_s / HOUR_S for name, node in self._nodes.items()}
         prices = {name: node.usd_per_gpu_hour for name, node in self._nodes.items()}
         total_gpu_s = HOUR_S * sum(gpu_hours.values())
@@ -78,6 +85,8 @@ class Simulation:
             gpu_hours=sum(gpu_hours.values()),
             busy_share=self._busy_gpu_s / total_gpu_s if total_gpu_s else 0.0,
             usd=_cost_usd(gpu_hours, prices),
+            held_gpu_hours=sum(self._held_gpu_hours.values()),
+            held_usd=_cost_usd(self._held_gpu_hours, prices),
             groups=dict(self._num_formed),
         )
 
@@ -86,6 +95,7 @@ class Simulation:
             self._num_free -= 1
             group = _SimulatedGroup(f"g{next(self._numbers)}", self._free_gpus.take(size), size)
             self._num_formed[size] += 1
+            self._formed_s[group.name] = now_s
             self._schedule.join(group.name, size)
             self._push(now_s + LOAD_S, group, None)
 
@@ -100,11 +110,15 @@ class Simulation:
                 self._push(now_s + seconds, group, planned.clip.clip_id)
             elif self._schedule.is_useless(group.name):
                 self._schedule.leave(group.name)
+                self._note_held(group, now_s)
                 self._free_gpus.give_back(group.node, group.size)
                 self._num_free += 1
                 self._form(now_s)
             else:
                 self._idle.append(group)
+
+    def _note_held(self, group: _SimulatedGroup, now_s: float) -> None:
+        self._held_gpu_hours[group.node] += group.size * (now_s - self._formed_s[group.name]) / HOUR_S
 
     def _push(self, at_s: float, group: _SimulatedGroup, clip_id: str | None) -> None:
         heapq.heappush(self._events, (at_s, next(self._numbers), group, clip_id))

@@ -11,12 +11,15 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.history import given_up_before
 from lynx_batch.ledger.judged_tries import read_sample
 from lynx_batch.ledger.numbering import editions_for
+from lynx_batch.ledger.spending import SpentRecords
 from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.ledger.tombstones import read_revoked
+from lynx_batch.planning.budget import Amount, Limits, exceeded_limits
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
+from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
@@ -31,6 +34,7 @@ class RunForecast:
     If there is nothing to render, `ways` is empty and `chosen` is None.
     With a quality gate, each of the clips is expected to take `num_tries` on average, because of the tries in `judged`; without one,
     `judged` is None.
+    `limits` are those of the run file, `spent` is what counts against them so far, and `exceeded` says which of them the run would pass.
     """
 
     num_rows: int
@@ -47,10 +51,15 @@ class RunForecast:
     ideal_s: float
     ways: list[Option]
     chosen: Option | None
+    limits: Limits | None
+    spent: Amount
+    exceeded: list[str]
 
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
     """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
+    nodes = price_nodes(nodes, prices_of(config.cluster))
+    check_prices(config, nodes)
     prepared = prepare(config, selection, now, tombstones=read_revoked(config.output))
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = editions_for(config.output, wanted.values(), config.quality)
@@ -62,6 +71,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     tries = forecast_tries(config, prepared.model)
     ways = ways_to_render(clips, nodes, cost, config.cluster, tries) if clips else []
     chosen = best(ways) if ways else None
+    limits, spent = limits_of(config, now), Amount()
+    if limits is not None:
+        spent = total_spent(SpentRecords(config.output).read(limits.name), prices_of(config.cluster))
     return RunForecast(
         num_rows=prepared.manifest.num_rows,
         num_committed=len(committed),
@@ -77,6 +89,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
         ways=ways,
         chosen=chosen,
+        limits=limits,
+        spent=spent,
+        exceeded=exceeded_limits(limits, spent, chosen.forecast, now.timestamp()) if limits and chosen else [],
     )
 
 

@@ -24,7 +24,9 @@ from lynx_batch.intake.photos import Photo, PhotoProblem, find_outages, hash_pho
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.ledger.erase import blank_rows, matching_rows
+from lynx_batch.notices.notifier import open_targets
 from lynx_batch.planning.revocation import Key
+from lynx_batch.preparation.budget import prices_of
 from lynx_batch.preparation.consent import read_rules, without_cells
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
@@ -70,7 +72,7 @@ def prepare(
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
         MissingFile, WeightsMismatch, EncoderMismatch: If the model is incomplete, or its parts do not fit each other, or if a file of the
             quality gate is not what it must be.
-        ConfigError, MissingFile: If a mark of `provenance` is impossible.
+        ConfigError, MissingFile: If a mark of `provenance` is impossible, or a target of `notify` or a price breaks a rule.
         InvalidParams: If the engine options are impossible for a model of this size.
     """
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
@@ -102,6 +104,8 @@ def prepare_rows(
     rules = read_rules(config, selection, tombstones)
     requests, unconsented = reject_without_consent(requests, rules, now)
     check_scorers(config.quality)
+    open_targets(config.notify)
+    prices_of(config.cluster)
     check_provenance(config.provenance, {(request.params.width, request.params.height) for request in requests})
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
     naming = find_naming(model, readings)

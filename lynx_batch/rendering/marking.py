@@ -2,7 +2,7 @@
 
 from lynx_batch.config import ProvenanceConfig
 from lynx_batch.delivery.marker import Marker
-from lynx_batch.delivery.named_files import read_named_file
+from lynx_batch.named_files import read_named_file
 from lynx_model.watermark import TorchScriptWatermark
 
 KEY = "provenance.watermark"

@@ -9,10 +9,10 @@ import structlog
 
 from lynx_batch import storage
 from lynx_batch.ledger.runs import Run
-from lynx_batch.output import is_part_of_report, report_photo, report_uri
+from lynx_batch.output import is_part_of_report, report_index_uri, report_photo, report_uri
 from lynx_batch.report.figures import sum_up
 from lynx_batch.report.gather import MAX_SHOWN, RunFileFacts, RunRows, find_run, read_gpu_hours, read_run_file
-from lynx_batch.report.pages import INDEX, RunFacts, build_pages
+from lynx_batch.report.pages import RunFacts, build_pages
 from lynx_batch.report.photos import MAX_PHOTOS, shrink_photos
 from lynx_batch.report.rows import ReportRow
 
@@ -52,7 +52,7 @@ def write_report(
         _write_page(output, run.run_id, *page) for page in build_pages(_facts(run, run_file, note), figures, shown)
     ]
     _remove_others(output, run.run_id, {*names, *photos})
-    return storage.join(report_uri(output, run.run_id), INDEX)
+    return report_index_uri(output, run.run_id)
 
 
 def _facts(run: Run, run_file: RunFileFacts, photo_note: str) -> RunFacts:

@@ -27,6 +27,7 @@ from lynx_batch.storage.remote import FsspecStore
 from lynx_batch.storage.store import OldVersion, SizeLimit, Store, StoredFile
 from lynx_batch.storage.uris import is_local, is_within, join, path_of, resolve, scheme_of
 from lynx_batch.store_errors import Operation
+from lynx_batch.store_traffic import count_upload
 
 __all__ = [
     "STORES",
@@ -95,11 +96,13 @@ def download(uri: str, local_path: Path) -> None:
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes `data` to `uri`, replacing what is there; a reader sees the old content or the new, never a part."""
     _call(Operation.WRITE, uri, lambda store: store.write_bytes(uri, data))
+    count_upload(len(data))
 
 
 def upload(local_path: Path, uri: str) -> None:
     """As `write_bytes`, with the content of a local file."""
     _call(Operation.WRITE, uri, lambda store: store.upload(local_path, uri))
+    count_upload(local_path.stat().st_size)
 
 
 def create_only(uri: str, data: bytes) -> bool:
@@ -111,7 +114,10 @@ def create_only(uri: str, data: bytes) -> bool:
         UnsafeStore: If the file system of a local path has no hard links.
         StoreUnavailable: If it remains unknown whether the write succeeded.
     """
-    return _call(Operation.WRITE, uri, lambda store: store.create_only(uri, data))
+    is_created = _call(Operation.WRITE, uri, lambda store: store.create_only(uri, data))
+    if is_created:
+        count_upload(len(data))
+    return is_created
 
 
 def delete(uri: str) -> None:

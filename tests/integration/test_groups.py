@@ -19,9 +19,9 @@ from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
 from lynx_batch.config import ClusterConfig, load_run_config
 from lynx_batch.execution.cluster import connected
-from lynx_batch.execution.driver import Progress
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.placement import Placements
+from lynx_batch.execution.progress import Progress
 from lynx_batch.execution.run import render
 from lynx_batch.planning import upkeep
 from lynx_batch.preparation.model import check_model

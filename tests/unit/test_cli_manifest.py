@@ -148,6 +148,16 @@ def test_a_run_files_model_limits_the_blocks() -> None:
     assert "were not compared with the model: " in result.stderr
 
 
+def test_a_run_file_whose_notices_cannot_be_sent_is_refused() -> None:
+    write({})
+    text = "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\nnotify: [{url: 'nosuch://geheim'}]\n"
+    Path("run.yaml").write_text(text, encoding="utf-8")
+    result = run("check", "m.parquet", "--run", "run.yaml")
+    assert result.exit_code == 2
+    assert "notify.0.url: nosuch://*** is no address that apprise" in result.stderr
+    assert "geheim" not in result.stderr
+
+
 def check_with_tiny_model(*options: object) -> Result:
     Path("run.yaml").write_text(
         f"manifest: m\noutput: o\nmodel: {{base: {BASE}, adapters: a}}\n{LENIENT}", encoding="utf-8"

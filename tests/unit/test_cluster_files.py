@@ -91,6 +91,13 @@ def test_the_workers_have_the_gpus_that_they_tell_ray_of(worker: dict[str, Any])
     assert worker["rayStartParams"]["num-gpus"] == resources["limits"]["nvidia.com/gpu"]
 
 
+def test_prometheus_finds_the_port_on_which_ray_exports(head: dict[str, Any], worker: dict[str, Any]) -> None:
+    (endpoint,) = load("podmonitor.yaml")["spec"]["podMetricsEndpoints"]
+    for group in (head, worker):
+        ports = {port["name"]: str(port["containerPort"]) for port in container(group)["ports"]}
+        assert ports[endpoint["port"]] == group["rayStartParams"]["metrics-export-port"]
+
+
 def test_a_worker_has_time_to_drain_before_it_is_killed(worker: dict[str, Any]) -> None:
     drain_s = {entry["name"]: entry["value"] for entry in container(worker)["env"]}[RAY_DRAIN_ENV]
     assert pod(worker)["terminationGracePeriodSeconds"] > float(drain_s)

@@ -19,7 +19,7 @@ from lynx_batch import cli
 from lynx_batch.cli import app, jobs
 from lynx_batch.cli.console import make_console, say, show_bug
 from lynx_batch.cli.progress import shown
-from lynx_batch.execution.driver import Progress
+from lynx_batch.execution.progress import Progress
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.printable import printable

@@ -58,6 +58,8 @@ def test_a_run_that_can_begin_is_told_so(run_file: str, tmp_path: Path) -> None:
         ("model.base", "nowhere", "no such file"),
         ("model.loras", "[nowhere.safetensors]", "nowhere.safetensors: no such file"),
         ("provenance", "{marking: try, watermark: nowhere.jit}", "does not exist"),
+        ("notify", "[{url: 'nosuch://x'}]", "notify.0.url: nosuch://*** is no address"),
+        ("cluster.usd_per_gpu_hour", "{H300: 1}", "'H300' is no known type of GPU"),
         ("faces.identity", str(BASE / "model_index.json"), "declares 'sface-512'"),
     ],
 )

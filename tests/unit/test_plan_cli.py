@@ -11,6 +11,7 @@ from lynx_batch.cli.options import parse_duration
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.spending import SpentRecord, write_spent
 from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.model import check_model
@@ -72,6 +73,39 @@ def test_json_holds_the_same(run_file: Path) -> None:
     assert told["chosen_group"] == 1
     assert option["usd"] == pytest.approx(2 * option["gpu_hours"])
     assert told["meets_deadline"] is False
+
+
+def test_the_limits_are_compared_with_what_the_run_takes_and_what_is_spent(run_file: Path) -> None:
+    gpus = [str(run_file), "--gpus", "8xH100", "--set", "cluster.usd_per_gpu_hour={H100: 2}"]
+    assert "stays within the limits 'default': 0.00 GPU-hours are spent" in run(
+        *gpus, "--set", "limits.max_gpu_hours=10"
+    )
+    spent = SpentRecord(at=NOW, limit="default", gpu_s={"H100": 9 * 3600}, usd=99.0)
+    write_spent(str(run_file.parent / "out"), "earlier", spent)
+    limits = [
+        "--set",
+        "limits.max_gpu_hours=9.01",
+        "--set",
+        "limits.max_usd=100",
+        "--set",
+        "limits.stop_at=2020-01-01T00:00Z",
+    ]
+
+    told = run(*gpus, *limits)
+
+    assert "limits.max_gpu_hours=9.01 of 'default': the run takes 0.1" in told
+    assert "and 0.01 are left, so 0.1" in told
+    assert "limits.max_usd" not in told, "1 USD is left, and the run takes less"
+    assert "limits.stop_at=2020-01-01T00:00Z (2020-01-01 00:00 UTC): the run would end" in told
+    as_json = json.loads(run(*gpus, *limits, "--json"))["limits"]
+    assert as_json["spent"] == {"gpu_hours": 9.0, "usd": 99.0}
+    assert len(as_json["exceeded"]) == 2
+
+
+def test_a_limit_in_usd_without_a_price_is_refused(run_file: Path) -> None:
+    result = invoke("plan", run_file, "--set", "limits.max_usd=1", "--set", "cluster.usd_per_gpu_hour={A100: 1}")
+    assert result.exit_code == 2
+    assert "cluster.usd_per_gpu_hour: must have a price for H200, because limits.max_usd=1 is set" in result.output
 
 
 def test_a_fixed_group_size_is_the_only_one_told(run_file: Path) -> None:

@@ -7,12 +7,13 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFont, ImageOps
 
 from jobs.demo.training.axes import AXES, Scene
 from jobs.demo.training.config import Recipe
@@ -21,6 +22,7 @@ from jobs.demo.training.people import load_people
 from jobs.demo.training.prompts import write_prompt, write_unseen_prompt
 from jobs.demo.training.scene_judge import SceneJudge, load_scene_judge
 from jobs.demo.training.sheets import save_sheet
+from lynx_batch.delivery.label import builtin_font
 from lynx_batch.delivery.video import decode_mp4, encode_mp4
 from lynx_model import LynxPipeline, RenderParams, Subject
 from lynx_model.faces.likeness import choose_frames, embed_frames
@@ -30,7 +32,7 @@ from lynx_model.faces.reader import FaceReader
 SUBJECTS = Path("jobs/demo/subjects")
 GUIDANCE, IMAGE_GUIDANCE = 2.0, 2.0
 FPS, CRF = 8, 18
-SHEET_ROWS = 14
+SHEET_ROWS, FONT_PX = 14, 11
 UNSEEN = "held-out portraits"
 
 
@@ -236,11 +238,11 @@ def _row(clip: Judged) -> dict[str, object]:
 
 
 def _save_sheet(clips: Sequence[Planned], photos: dict[str, Path], folder: Path, name: str) -> None:
-    rows, labels = [], []
+    rows, labels, font = [], [], ImageFont.truetype(BytesIO(builtin_font()), FONT_PX)
     for clip in clips[:: max(1, len(clips) // SHEET_ROWS)]:
         frames = decode_mp4((folder / clip.file_name).read_bytes())
         photo = Image.fromarray(read_photo(photos[clip.person].read_bytes()))
         size = frames.shape[2], frames.shape[1]
         rows.append([np.asarray(ImageOps.fit(photo, size)), *frames[choose_frames(len(frames))]])
         labels.append(clip.prompt)
-    save_sheet(folder / f"{name.replace(', ', '-').replace(' ', '-')}.png", rows, labels=labels)
+    save_sheet(folder / f"{name.replace(', ', '-').replace(' ', '-')}.png", rows, labels, font)

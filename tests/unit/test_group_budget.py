@@ -1,0 +1,126 @@
+"""Groups and the budget: what a group still needs counts before another clip or group starts. Without Ray."""
+
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from lynx_batch.execution.group_budget import GroupBudget
+from lynx_batch.execution.group_state import GroupState
+from lynx_batch.planning.budget import Amount, Budget, Limits, Prices
+from lynx_batch.planning.cost import H200, LOAD_S, CostModel, Engine, GpuType, work_of
+from lynx_batch.planning.order import PlannedClip
+from lynx_batch.planning.schedule import ClipState, RetryPolicy, Schedule
+from lynx_batch.rendering.tasks import Loaded, RenderTask
+from lynx_batch.stages import Span, Stage
+from tests.builders import clip
+
+CLIP = clip("c0", num_inference_steps=50)
+CLIP_S = CostModel().seconds(work_of(CLIP.params, Engine()), 1, H200)
+HOUR_S = 3600.0
+LOADED = Loaded(device="H200", span=Span(stage=Stage.LOAD, start_s=0, seconds=1))
+
+
+@dataclass
+class FakePlacement:
+    gpu: GpuType = H200
+    state: str = "CREATED"
+
+
+@dataclass
+class FakeGroup:
+    """A group without workers: its state is real, and its answers come from the test."""
+
+    name: str
+    size: int = 1
+    formed_s: float = field(default_factory=time.monotonic)
+    placement: FakePlacement = field(default_factory=FakePlacement)
+    is_ready: bool = True
+
+    def __post_init__(self) -> None:
+        self.state = GroupState(num_ranks=1, max_clips=None, now_s=self.formed_s)
+        if self.is_ready:
+            self.state.rank_loaded(LOADED)
+
+
+def begin(num_clips: int, groups: list[FakeGroup], max_gpu_s: float) -> tuple[Schedule, Budget, GroupBudget]:
+    schedule = Schedule(RetryPolicy())
+    clips = [clip(f"c{number}", row=number, num_inference_steps=50) for number in range(num_clips)]
+    works = [work_of(each.params, Engine()) for each in clips]
+    schedule.plan(
+        [
+            PlannedClip(clip=each, work=work, group_size=1, seconds=CLIP_S)
+            for each, work in zip(clips, works, strict=True)
+        ],
+        (1,),
+    )
+    for group in groups:
+        schedule.join(group.name, group.size)
+    budget = Budget(Limits(name="n", max_gpu_hours=max_gpu_s / HOUR_S), Prices())
+    return schedule, budget, GroupBudget(budget, schedule)
+
+
+def start(group: FakeGroup, planned: PlannedClip | None) -> None:
+    assert planned is not None
+    group.state.accept(RenderTask(clip=planned.clip, attempt="a"), time.monotonic())
+
+
+def test_a_clip_is_taken_only_if_it_fits_beside_what_runs_and_a_refused_one_stays_open() -> None:
+    groups = [FakeGroup("g0"), FakeGroup("g1"), FakeGroup("g2")]
+    schedule, _, asked = begin(5, groups, max_gpu_s=2.5 * CLIP_S)
+    for group in groups[:2]:
+        start(group, asked.take(groups, group))
+    assert asked.take(groups, groups[2]) is None
+    assert asked.closed_by.startswith("limits.max_gpu_hours")
+    assert (schedule.count(ClipState.WAITING), schedule.count(ClipState.RUNNING)) == (3, 2)
+    assert asked.take(groups, groups[0]) is None, "a closed budget stays closed"
+    assert asked.describe_left().startswith("5 clips are left")
+
+
+def test_the_steps_that_a_clip_has_done_are_needed_no_more() -> None:
+    groups = [FakeGroup("g0"), FakeGroup("g1")]
+    _, _, asked = begin(5, groups, max_gpu_s=1.5 * CLIP_S)
+    start(groups[0], asked.take(groups, groups[0]))
+    groups[0].state.step = (30, 50)
+    assert asked.take(groups, groups[1]) is not None
+
+
+def test_groups_that_load_count_with_the_clip_they_were_formed_for() -> None:
+    max_gpu_s = 2.5 * (LOAD_S + CLIP_S)
+    groups: list[FakeGroup] = []
+    schedule, _, asked = begin(9, groups, max_gpu_s)
+    while asked.may_form(groups, 1, H200):
+        groups.append(FakeGroup(f"g{len(groups)}", is_ready=False))
+        schedule.join(groups[-1].name, 1)
+    assert len(groups) == 2
+    assert not asked.closed_by, "the groups that are loading may still take their clips"
+
+
+def test_a_budget_too_small_for_the_first_clip_closes_at_once() -> None:
+    _, _, asked = begin(1, [], max_gpu_s=LOAD_S)
+    assert not asked.may_form([], 1, H200)
+    assert "the next clip would take" in asked.closed_by
+
+
+def test_what_other_runs_spent_closes_it_too() -> None:
+    groups = [FakeGroup("g0")]
+    _, budget, asked = begin(1, groups, max_gpu_s=10 * CLIP_S)
+    asked.close_if_spent()
+    assert not asked.closed_by
+    budget.before = Amount(gpu_hours=10 * CLIP_S / HOUR_S)
+    asked.close_if_spent()
+    assert "is used up" in asked.closed_by
+
+
+def test_a_group_counts_only_from_when_its_slots_are_reserved() -> None:
+    group = FakeGroup("g0", formed_s=time.monotonic() - 1000, placement=FakePlacement(state="PENDING"))
+    groups = [group]
+    _, budget, asked = begin(1, groups, max_gpu_s=1e9)
+    asked.watch(groups)
+    assert budget.gpu_s(time.monotonic()) == {}
+    group.placement.state = "CREATED"
+    asked.watch(groups)
+    assert budget.gpu_s(time.monotonic())["H200"] < 100
+    asked.release(group)
+    held_s = budget.gpu_s(time.monotonic())["H200"]
+    assert budget.gpu_s(time.monotonic() + 50)["H200"] == pytest.approx(held_s)
