@@ -65,7 +65,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     editions = editions_for(config.output, wanted.values(), config.quality)
     committed = wanted.keys() & editions.finished
     given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
-    clips = [clip for clip_id, clip in wanted.items() if clip_id not in committed | given_up]
+    settled = committed | given_up
+    clips = [clip for clip_id, clip in wanted.items() if clip_id not in settled]
     timings = read_timings(config.output, prepared.model.identity)
     cost = cost_model(config.engine.options, prepared.model, timings)
     tries = forecast_tries(config, prepared.model)

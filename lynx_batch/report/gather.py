@@ -142,8 +142,9 @@ class _HeldGroup:
 
     def most_common_size(self, sizes: Mapping[str, int], default: int) -> int:
         found: Counter[int] = Counter()
-        for clip in self.clips.keys() & sizes.keys():
-            found[sizes[clip]] += self.clips[clip]
+        for clip, num_spans in self.clips.items():
+            if clip in sizes:
+                found[sizes[clip]] += num_spans
         return found.most_common(1)[0][0] if found else default
 
 
