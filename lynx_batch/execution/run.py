@@ -1,5 +1,6 @@
 """One run, from run file to metadata: every row of its manifest ends in exactly one outcome."""
 
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
+from lynx_batch.ledger.logs import uploading
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.owners import owners_of, write_owners
 from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.timings import read_timings
 from lynx_batch.ledger.tombstones import read_revoked
-from lynx_batch.output import FOLDERS, TRIES
+from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
@@ -36,6 +38,7 @@ from lynx_batch.preparation.selection import Selection
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_batch.rendering.software import software_versions
 from lynx_batch.rendering.tasks import WorkerSettings
+from lynx_batch.telemetry import describe_process
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
@@ -110,7 +113,8 @@ def render(
         withdraw_revoked(config.output, owners)
         return recorder.close(stopped_by)
 
-    with beating(config.output, run_id):
+    describe_process(run=run_id, node=socket.gethostname())
+    with beating(config.output, run_id), uploading(config.output, run_id, LOG_OF_DRIVER):
         stopped_by, is_refused = _carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, stopped_by, is_refused=is_refused)
 
