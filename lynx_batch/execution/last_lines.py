@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lynx_batch.errors import STORE_FAULTS
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.worker import process_name
-from lynx_batch.ledger.logs import MAX_LAST_LINES, as_records, write_last_lines
+from lynx_batch.ledger.logs import MAX_LAST_LINES, as_records, parse_record, write_last_lines
 from lynx_batch.printable import printable
 from lynx_batch.redaction import hide_secrets
 
@@ -87,4 +87,4 @@ def last_lines_of(file: Path) -> list[str]:
 
 def _safe(line: str) -> str:
     """An event of ours as it is; a library's line without secrets, and cut if it is long."""
-    return line if line.startswith("{") else hide_secrets(printable(line))[:MAX_LINE_LENGTH]
+    return line if parse_record(line) else hide_secrets(printable(line))[:MAX_LINE_LENGTH]

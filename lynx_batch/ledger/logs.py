@@ -125,7 +125,7 @@ def as_records(lines: Iterable[str], fields: LogRecord) -> Iterator[LogRecord]:
     """
     place: LogRecord = {"timestamp": _now()}
     for line in lines:
-        record = _parse(line)
+        record = parse_record(line)
         if record is not None:
             place = {name: record[name] for name in ("timestamp", "clip_id", "attempt") if name in record}
         yield record or {"level": "info", "event": line, "source": "stderr", **fields, **place}
@@ -158,7 +158,7 @@ def _lines_of_process(parts: Iterable[tuple[str, bytes]]) -> Iterator[LogRecord]
     for uri, content in parts:
         known = frozenset(recent)
         for line in _unpack(uri, content):
-            if line not in known and (record := _parse(line)):
+            if line not in known and (record := parse_record(line)):
                 recent.append(line)
                 yield record
 
@@ -182,7 +182,7 @@ def _unpack(uri: str, content: bytes) -> list[str]:
         return []
 
 
-def _parse(line: str) -> LogRecord | None:
+def parse_record(line: str) -> LogRecord | None:
     """The event in a line of JSON; None for any other line."""
     if not line.startswith("{"):
         return None

@@ -135,7 +135,7 @@ def test_what_others_wrote_to_stderr_becomes_lines_about_the_attempt_at_work() -
 
 def test_the_last_lines_of_a_file_are_bounded_and_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "worker.err"
-    secret = "GET https://user:pass@host/a.jpg?X-Amz-Signature=s3cr3t \x1b[31m" + "x" * 5000
+    secret = "{GET https://user:pass@host/a.jpg?X-Amz-Signature=s3cr3t \x1b[31m" + "x" * 5000
     file.write_text("\n".join([":job_id:01000000", *[line(1, str(n)) for n in range(300)], secret, ""]))
     lines = last_lines_of(file)
     assert len(lines) == logs.MAX_LAST_LINES
