@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 TIMES ?= 1
+ROWS ?= 100000
 BIN := .venv/bin
 READY := .venv/.ready
 FACES := .cache/faces/free
@@ -10,7 +11,7 @@ SLOW := slow or gpu or only_chaos
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2
 
 .DEFAULT_GOAL := check
-.PHONY: setup demo test test-all chaos check lint types layers fast docs fix clean
+.PHONY: setup demo test test-all chaos scale check lint types layers fast docs fix clean
 
 setup: $(READY)
 
@@ -45,6 +46,9 @@ test-all: test
 chaos: $(READY) $(FACES)
 	$(BIN)/pytest tests/chaos --chaos $(TIMES)
 	$(BIN)/pytest tests/integration --chaos $(TIMES) -m only_chaos
+
+scale: $(READY) $(FACES)
+	$(BIN)/python -m tests.scale --rows $(ROWS)
 
 check: lint types layers fast
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
-from lynx_model.parameters import check_parameter
+from lynx_model.parameters import PARAMETERS, check_parameter
 from lynx_model.spec import RenderParams
 
 CONTRACT_VERSION = 2
@@ -99,7 +99,8 @@ class ClipRequest:
     def inputs(self) -> dict[str, Any]:
         """The row's value for each column, with the run's default where its cell is null. The seed is None if none was given."""
         cells = {name: getattr(self, name) for name in CELLS} | {"tags": list(self.tags.items())}
-        return cells | asdict(self.params) | ({} if self.is_seed_given else {"seed": None})
+        params = {name: getattr(self.params, name) for name in PARAMETERS}
+        return cells | params | ({} if self.is_seed_given else {"seed": None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,7 @@ def explain_file_name(name: str) -> str | None:
 
 def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
     """The clip that `request` asks for, with its ClipId and its final seed."""
-    portrait = Portrait(uri=request.photo_uri, sha256=photo_sha256, face_index=request.face_index)
+    portrait = _portrait(request.photo_uri, photo_sha256, request.face_index)
     content = {
         "contract": CONTRACT_VERSION,
         "params": canonicalize(request.params, naming.traits, naming.texts),
@@ -194,7 +195,7 @@ def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> Clip
     }
     seedless = _digest(content)
     if not request.is_seed_given:
-        request = replace(request, params=replace(request.params, seed=int(seedless[:8], 16)))
+        request = replace(request, params=request.params.changed(seed=int(seedless[:8], 16)))
     clip_id = _digest({"seedless": seedless, "seed": request.params.seed})[:CLIP_ID_LENGTH]
     return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
 
@@ -204,6 +205,12 @@ def seed_of_try(clip: ClipSpec, number: int) -> int:
     if number == 0:
         return clip.params.seed
     return int(_digest({"clip_id": clip.clip_id, "try": number})[:8], 16)
+
+
+@lru_cache(maxsize=10_000)
+def _portrait(uri: str, sha256: str, face_index: int | None) -> Portrait:
+    """One object for all clips of a photo."""
+    return Portrait(uri=uri, sha256=sha256, face_index=face_index)
 
 
 @lru_cache(maxsize=1)

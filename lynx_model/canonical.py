@@ -9,7 +9,9 @@ by arithmetic, such as guidance with two equal scales and with one, keep differe
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from lynx_model.checkpoints.adapter_spec import describe_adapters
 from lynx_model.checkpoints.base import read_base
@@ -31,6 +33,11 @@ INTERPRETED = frozenset(
     }
 )
 """Parameters whose canonical form depends on other parameters or on the model. Every other one is taken as given."""
+
+SETTINGS = tuple(name for name in PARAMETERS if name not in ("prompt", "negative_prompt", "seed"))
+"""The parameters that are neither texts nor the seed."""
+
+_SETTINGS_OF = attrgetter(*SETTINGS)
 
 Canonical = dict[str, object]
 """A canonical form, as a JSON object."""
@@ -70,10 +77,17 @@ def texts_read(params: RenderParams) -> dict[str, str]:
 
 def canonicalize(params: RenderParams, traits: ModelTraits, texts: Mapping[str, str]) -> Canonical:
     """The canonical form of `params`, without the seed, for a model with `traits`. Each text is replaced by its value in `texts`."""
+    read = {field: texts[text] for field, text in texts_read(params).items()}
+    return _without_texts(_SETTINGS_OF(params), traits) | {"texts": read}
+
+
+@lru_cache(maxsize=10_000)
+def _without_texts(settings: tuple[Any, ...], traits: ModelTraits) -> Canonical:
+    """The part of the canonical form that many clips share, which must not be changed. `settings` are the values of `SETTINGS`."""
+    params = RenderParams(prompt="any", **dict(zip(SETTINGS, settings, strict=True)))
     num_steps = params.num_inference_steps
     shift = traits.flow_shift if params.flow_shift is None else params.flow_shift
     return _values_taken_as_given(params) | {
-        "texts": {field: texts[text] for field, text in texts_read(params).items()},
         "flow_shift": _number(shift),
         "guidance": _guidance(params, traits),
         "ip": _adapter(

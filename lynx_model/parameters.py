@@ -18,7 +18,7 @@ from lynx_model.geometry import (
     check_num_frames,
     check_size,
 )
-from lynx_model.ranges import explain_step_ranges, parse_blocks
+from lynx_model.ranges import IN_STEP_RANGES, explain_step_ranges, parse_blocks
 
 DEFAULT_NEGATIVE_PROMPT = (
     "Bright tones, overexposed, blurred background, static, subtitles, style, works, paintings, images, overall gray, "
@@ -165,6 +165,20 @@ class RenderParams:
     def __post_init__(self) -> None:
         for name in PARAMETERS:
             check_parameter(name, getattr(self, name))
+        self._check_step_ranges()
+
+    def changed(self, **values: Any) -> "RenderParams":
+        """A copy with these values. Checks only what may have changed, so it is much faster than `dataclasses.replace`."""
+        copy = object.__new__(RenderParams)
+        for name in PARAMETERS:
+            object.__setattr__(copy, name, values[name] if name in values else getattr(self, name))
+        for name, value in values.items():
+            check_parameter(name, value)
+        if not IN_STEP_RANGES.isdisjoint(values):
+            copy._check_step_ranges()
+        return copy
+
+    def _check_step_ranges(self) -> None:
         for fault in explain_step_ranges(partial(getattr, self)):
             raise InvalidParams(*fault)
 

@@ -12,6 +12,8 @@ from lynx_model.errors import InvalidParams
 STEP_RANGES = (("ip_start", "ip_end"), ("ref_start", "ref_end"))
 """Pairs of RenderParams fields that are the start and the end of a range of steps."""
 
+IN_STEP_RANGES = frozenset(name for pair in STEP_RANGES for name in pair)
+
 BLOCKS = re.compile(r"(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})")
 
 

@@ -108,8 +108,6 @@ def check(
     With --run and --photos, finds everything that `render` would refuse before it starts. With --run, warns of texts that the model's
     tokenizer hardly knows. With --photos, says how good a likeness each photo promises. Warnings and verdicts are no problems.
     """
-    from lynx_batch.intake.manifest import read_manifest
-
     silence(as_json)
     if problems_file:
         has_keys = has_json_keys("row", "column", "value", "rule")
@@ -119,9 +117,8 @@ def check(
     if overrides and not run:
         raise ConfigError("--set: changes a run file, so it needs --run")
     config = load_run_config(run, options.parse_overrides(overrides)) if run else None
-    table = read_manifest(manifest)
-    problems, unconsented = _find_problems(
-        manifest, table, config, has_photos=photos, allow_duplicates=allow_duplicates, sheet=sheet
+    num_rows, problems, unconsented = _find_problems(
+        manifest, config, has_photos=photos, allow_duplicates=allow_duplicates, sheet=sheet
     )
     if problems_file:
         _write_problems(problems, problems_file)
@@ -129,12 +126,12 @@ def check(
     say_answer(
         ManifestCheckAnswer(
             manifest=redact(manifest),
-            num_rows=table.num_rows,
+            num_rows=num_rows,
             problems=[ProblemAnswer(**_as_json(problem)) for problem in problems],
             unconsented=[RejectionAnswer(row=rejection.row, error=rejection.error) for rejection in unconsented],
         )
     )
-    _conclude(manifest, table.num_rows, problems)
+    _conclude(manifest, num_rows, problems)
 
 
 @manifest_app.command()
@@ -161,14 +158,13 @@ def _check_sheet(sheet: Path, problems_file: Path | None, *, has_photos: bool) -
 
 def _find_problems(
     manifest: str,
-    table: "pa.Table",
     config: RunConfig | None,
     *,
     has_photos: bool,
     allow_duplicates: bool,
     sheet: Path | None,
-) -> "tuple[list[RowProblem], list[Rejection]]":
-    """All problems in the order of their rows, and the rows without a valid consent, which is no problem."""
+) -> "tuple[int, list[RowProblem], list[Rejection]]":
+    """The number of rows, all problems in the order of their rows, and the rows without a valid consent, which is no problem."""
     from lynx_batch.intake.check import (
         check_rows,
         find_duplicates,
@@ -176,7 +172,7 @@ def _find_problems(
         keys_of_requests,
     )
     from lynx_batch.intake.consent import ConsentRules, reject_without_consent
-    from lynx_batch.intake.manifest import folder_of
+    from lynx_batch.intake.manifest import folder_of, read_manifest
     from lynx_batch.intake.texts import find_unknown_texts
     from lynx_batch.notices.notifier import open_targets
     from lynx_batch.preparation.budget import prices_of
@@ -184,7 +180,10 @@ def _find_problems(
     from lynx_batch.preparation.selection import Selection
 
     defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
+    table = read_manifest(manifest)
+    num_rows = table.num_rows
     requests, problems = check_rows(table, defaults, inputs, folder_of(manifest))
+    del table  # a million rows take 200 MB
     requests, unfit, readings = _fit_to_base(config, requests)
     if readings is not None:
         _warn_of_unknown(find_unknown_texts(requests, readings, defaults))
@@ -202,7 +201,7 @@ def _find_problems(
         reports = _see_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
         seen = show_photos(reports, sheet, manifest)
         problems += _check_photos(requests, seen)
-    return sorted(problems, key=lambda problem: problem.row), unconsented
+    return num_rows, sorted(problems, key=lambda problem: problem.row), unconsented
 
 
 def _parse_seeds(text: str | None) -> list[int] | None:

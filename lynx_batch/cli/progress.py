@@ -14,6 +14,9 @@ from lynx_batch.execution.progress import Estimate, Progress
 
 LINE_EVERY_S = 10.0
 
+MIN_PAUSE = 0.01
+"""The least time between two lines, as a share of the time since the start. It is at most `LINE_EVERY_S`."""
+
 
 @contextmanager
 def shown(console: Console) -> Iterator[Callable[[Progress], None]]:
@@ -27,14 +30,18 @@ def shown(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 def _line_printer(console: Console, estimate: Estimate) -> Callable[[Progress], None]:
-    last_s, last_done = time.monotonic(), 0
+    started_s = last_s = time.monotonic()
+    last_done = 0
 
     def show(progress: Progress) -> None:
+        """In a long run, clips end faster than anybody reads: the more time has passed, the fewer lines there are."""
         nonlocal last_s, last_done
+        now_s = time.monotonic()
         done = progress.num_rendered + progress.num_rejected + progress.num_failed
-        if done == last_done and time.monotonic() - last_s < LINE_EVERY_S:
+        pause_s = LINE_EVERY_S if done == last_done else min(LINE_EVERY_S, MIN_PAUSE * (now_s - started_s))
+        if now_s - last_s < pause_s:
             return
-        last_s, last_done = time.monotonic(), done
+        last_s, last_done = now_s, done
         console.print(_headline(progress, estimate.remaining_s(progress)), soft_wrap=True)
 
     return show

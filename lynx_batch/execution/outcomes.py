@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import structlog
 
 from lynx_batch.clip import ClipSpec
@@ -16,8 +17,9 @@ from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
-from lynx_batch.ledger.history import given_up_before, known_commits
-from lynx_batch.ledger.metadata import Outcome, RowOutcome, best_in
+from lynx_batch.ledger.history import given_up_before, known_results
+from lynx_batch.ledger.judgements import with_judgements
+from lynx_batch.ledger.metadata import Outcome, RowOutcome, best_in, to_table, with_results
 from lynx_batch.ledger.numbering import editions_for, first_numbers
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
@@ -95,7 +97,10 @@ class RunRecorder:
         self._settle_unplanned()
         self.editions = editions_for(self._output, self.open_clips, self._quality)
         finished = self._finished(self.editions)
-        for commit in known_commits(self._output, finished):
+        missing = dict(finished)
+        for table in known_results(self._output, missing):
+            self._settle_known(table)
+        for commit in with_judgements(self._output, read_commits(self._output, dict(sorted(missing.items())))):
             self._settle_rendered(commit)
         for clip_id in finished.keys() & self._open.keys():
             self._settle(clip_id, Outcome.ABANDONED, datetime.now(UTC), DAMAGED)
@@ -249,6 +254,21 @@ class RunRecorder:
         for clip_id in [*self._open]:
             why = DAMAGED if clip_id in finished else self._last_failures.get(clip_id, NOTHING_WRONG)
             self._settle(clip_id, Outcome.ABANDONED, datetime.now(UTC), why)
+
+    def _settle_known(self, results: pa.Table) -> None:
+        """Settles clips by what the metadata of an earlier run says of their commits. It is copied as a table, as there may be a million."""
+        ids, editions, ended = (results[name].to_pylist() for name in ("clip_id", "edition", "committed_at"))
+        rows, places = list[RowOutcome](), list[int]()
+        for place, (clip_id, edition, ended_at) in enumerate(zip(ids, editions, ended, strict=True)):
+            self._rendered[clip_id] = edition
+            for clip in self._open.pop(clip_id):
+                rows.append(RowOutcome(row=clip.request.row, outcome=Outcome.RENDERED, ended_at=ended_at, clip=clip))
+                places.append(place)
+        self.counts[Outcome.RENDERED] += len(rows)
+        self.num_rendered_elsewhere += len(rows)
+        if rows:
+            self._parts.add_table(with_results(to_table(rows), results.take(places)))
+            self.write_due()
 
     def _settle_rendered(self, commit: CommitRecord) -> None:
         num_rows = len(self._open[commit.clip_id])

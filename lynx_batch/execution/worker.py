@@ -30,7 +30,13 @@ COLLECTIVE_TIMEOUT_S = 600.0
 """How long a rank waits for the others in a collective operation: longer than any step or decode takes."""
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1, "reading": 1, "delivery": 1})
+# Ray's GCS keeps an event of every call of a method, about 5 kB for each of a clip's calls, and nobody reads them
+@ray.remote(
+    max_restarts=0,
+    max_task_retries=0,
+    enable_task_events=False,
+    concurrency_groups={"control": 1, "reading": 1, "delivery": 1},
+)
 class Worker:
     """Renders its share of each clip of its group. It is never restarted alone: its group is lost with it.
 

@@ -1,6 +1,7 @@
 """Checks the rows of a manifest: each becomes a request for a clip, or a list of problems. Reads no files."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.intake.consent import explain_names
-from lynx_batch.intake.guidance import BrokenRule, explain_guidance, settle_guidance
+from lynx_batch.intake.guidance import BRANCHES, BrokenRule, explain_guidance, settle_guidance
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import REQUIRED, ROW
 from lynx_batch.photo_places import explain_photo
@@ -20,6 +21,13 @@ from lynx_model.ranges import choose_blocks, explain_step_ranges
 from lynx_model.spec import RenderParams
 
 NUM_ROWS_AT_ONCE = 10_000
+NUM_SHARED = 10_000
+SETTINGS = (*(name for name in PARAMETERS if name not in ("prompt", "seed")), BRANCHES)
+"""The columns that determine all parameters of a clip but its prompt and its seed."""
+
+NO_TAGS: dict[str, str] = {}
+"""One object for all rows without tags. It must not be changed."""
+
 INVALID_ROW = "InvalidRow"
 
 RequestKey = tuple[ClipRequest, Hashable]
@@ -38,17 +46,50 @@ def check_rows(
         base: The folder at which relative photo paths start: `folder_of` the manifest.
     """
     requests, problems = [], []
+    shared = _Shared(defaults, inputs, base)
     for cells in _rows(table):
         faults = [
             *_explain_cells(cells),
-            *_explain_photo(cells, inputs, base),
+            *shared.explain_photo(cells),
             *explain_guidance(cells, defaults),
             *_explain_steps(cells, defaults),
         ]
         problems += [RowProblem(row=cells[ROW], column=c, value=value, rule=rule) for c, value, rule in faults]
         if not faults:
-            requests.append(_request(cells, defaults, base))
+            requests.append(shared.request(cells))
     return requests, problems
+
+
+class _Shared:
+    """Makes requests of valid rows. What many rows share, a photo or all parameters but the prompt, is made once and kept."""
+
+    def __init__(self, defaults: DefaultsConfig, inputs: InputsConfig, base: str) -> None:
+        self._defaults = defaults
+        self._photo = lru_cache(NUM_SHARED)(lambda uri: (resolve(uri, base), _explain_uri(uri, inputs, base)))
+        self._settings = lru_cache(NUM_SHARED)(self._make_settings)
+
+    def explain_photo(self, cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
+        uri = cells.get("subject_uri")
+        if uri is not None and (rule := self._photo(uri)[1]) is not None:
+            yield "subject_uri", redact(uri), rule
+
+    def request(self, cells: Mapping[str, Any]) -> ClipRequest:
+        own = {name: cells[name] for name in ("prompt", "seed") if name in cells}
+        attributes = {name: cells[name] for name in CELLS if name in cells}
+        attributes["subject_uri"] = self._photo(cells["subject_uri"])[0]
+        return ClipRequest(
+            row=cells[ROW],
+            params=self._settings(*map(cells.get, SETTINGS)).changed(**own),
+            is_seed_given="seed" in own or self._defaults.seed is not None,
+            tags=dict(cells["tags"]) if "tags" in cells else NO_TAGS,
+            **attributes,
+        )
+
+    def _make_settings(self, *values: Any) -> RenderParams:
+        """The parameters of a row with these cells; None is a null. The prompt is a placeholder, and so is the seed without a default."""
+        cells = {name: value for name, value in zip(SETTINGS, values, strict=True) if value is not None}
+        inputs = _inputs(cells, self._defaults, "") | {"prompt": "any"}
+        return RenderParams(**{name: inputs[name] for name in PARAMETERS if name != "seed" or inputs[name] is not None})
 
 
 def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list[ClipRequest], list[RowProblem]]:
@@ -96,10 +137,11 @@ def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
     """
     first: dict[tuple[str | None, str], RequestKey] = {}
     problems = []
-    for request, key in keys:
+    for named in keys:
+        request, key = named
         if (name := request.clip_name) is None:
             continue
-        earlier, first_key = first.setdefault((request.subject_id, name), (request, key))
+        earlier, first_key = first.setdefault((request.subject_id, name), named)
         if key != first_key:
             rule = f"must not also be the name of row {earlier.row}, which asks for another clip"
             problems.append(RowProblem(row=request.row, column="clip_name", value=name, rule=rule))
@@ -128,9 +170,18 @@ def reject_invalid(
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     """The cells of each row that are not null."""
     for batch in table.to_batches(max_chunksize=NUM_ROWS_AT_ONCE):
-        columns = [column.to_pylist() for column in batch.columns]
+        columns = [_values(column) for column in batch.columns]
         for cells in zip(*columns, strict=True):
             yield {name: cell for name, cell in zip(table.column_names, cells, strict=True) if cell is not None}
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The column's cells. Equal texts are one object, because most rows share most texts."""
+    if not pa.types.is_string(column.type):
+        return list(column.to_pylist())
+    coded = column.dictionary_encode()
+    distinct = coded.dictionary.to_pylist()
+    return [None if code is None else distinct[code] for code in coded.indices.to_pylist()]
 
 
 def _explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
@@ -147,13 +198,8 @@ def _explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
             yield name, value, rule
 
 
-def _explain_photo(cells: Mapping[str, Any], inputs: InputsConfig, base: str) -> Iterator[BrokenRule]:
-    uri = cells.get("subject_uri")
-    if uri is None:
-        return
-    rule = explain_photo(resolve(uri, base), inputs.allow) if uri.strip() else "must not be empty"
-    if rule is not None:
-        yield "subject_uri", redact(uri), rule
+def _explain_uri(uri: str, inputs: InputsConfig, base: str) -> str | None:
+    return explain_photo(resolve(uri, base), inputs.allow) if uri.strip() else "must not be empty"
 
 
 def _explain_steps(cells: Mapping[str, Any], defaults: DefaultsConfig) -> Iterator[BrokenRule]:
@@ -184,19 +230,6 @@ OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
     "face_index": _explain_face_index,
     "tags": _explain_tags,
 }
-
-
-def _request(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> ClipRequest:
-    inputs = _inputs(cells, defaults, base)
-    is_seed_given = inputs["seed"] is not None
-    params = {name: inputs[name] for name in PARAMETERS if name != "seed" or is_seed_given}
-    return ClipRequest(
-        row=cells[ROW],
-        params=RenderParams(**params),
-        is_seed_given=is_seed_given,
-        tags=dict(cells.get("tags", ())),
-        **{name: inputs[name] for name in CELLS if name in inputs},
-    )
 
 
 def _inputs(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def reject_without_consent(
     requests: Iterable[ClipRequest], rules: ConsentRules, now: datetime
 ) -> tuple[list[ClipRequest], list[Rejection]]:
     """The requests whose consent covers the run at `now`, and the rejections of the others."""
-    kept, rejections = [], []
+    kept, rejections, revoked = [], [], rules.revoked
     for request in requests:
-        fault = _explain(request, rules, now)
+        fault = _explain(request, rules, revoked, now)
         if fault is None:
             kept.append(request)
         else:
@@ -59,6 +59,8 @@ def reject_without_consent(
 
 def reject_revoked_photos(clips: Iterable[ClipSpec], revoked: Set[Key]) -> tuple[list[ClipSpec], list[Rejection]]:
     """The clips whose photos are not `revoked`, and the rejections of the others."""
+    if not revoked:
+        return list(clips), []
     kept, rejections = [], []
     for clip in clips:
         keys = [key_of(Kind.PHOTO_SHA256, portrait.sha256) for portrait in clip.portraits]
@@ -101,10 +103,10 @@ def explain_names(text: str) -> str | None:
     return None if all(_names(text)) else "must be names with commas between, such as EU,US"
 
 
-def _explain(request: ClipRequest, rules: ConsentRules, now: datetime) -> NoConsent | None:
+def _explain(request: ClipRequest, rules: ConsentRules, revoked: Set[Key], now: datetime) -> NoConsent | None:
     """Why the row's consent does not cover the run. Shows no reference and no person."""
-    if revoked := explain_revoked(keys_of(request.subject_id, request.consent_ref), rules.revoked):
-        return ConsentRevoked(revoked)
+    if revoked and (reason := explain_revoked(keys_of(request.subject_id, request.consent_ref), revoked)):
+        return ConsentRevoked(reason)
     if rules.is_required and request.consent_ref is None:
         return ConsentMissing("consent_ref=None: required, because provenance.require_consent is true")
     expires_at = request.consent_expires_at

@@ -106,6 +106,8 @@ def remove_erased_versions(output: str) -> int:
 
 def matching_rows(table: pa.Table, revoked: Set[Key]) -> set[int]:
     """The numbers of the rows of a manifest, of metadata or of `clips.parquet` that `revoked` matches."""
+    if not revoked:
+        return set()
     empty = [None] * table.num_rows
     cells = [table[name].to_pylist() if name in table.column_names else empty for name in Kind]
     numbers = table["row"].to_pylist()

@@ -11,11 +11,13 @@ from lynx_batch.errors import CONSENT_ERRORS, PhotoUnreachable
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, read_events
-from lynx_batch.ledger.judgements import with_judgements
+from lynx_batch.ledger.judgements import judged_editions, with_judgements
 from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, as_marks, read_metadata
 from lynx_batch.ledger.retries import RetryRequest, read_retry_requests, write_retry_request
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.stages import CLIP_STAGES
+
+NUM_AT_ONCE = 10_000
 
 GIVEN_UP = (Outcome.REJECTED, Outcome.FAILED)
 CHECKED_EACH_RUN = CONSENT_ERRORS | {PhotoUnreachable.__name__}
@@ -87,19 +89,48 @@ def known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRe
     return with_judgements(output, _known_commits(output, editions))
 
 
+def known_results(output: str, missing: dict[str, int]) -> Iterator[pa.Table]:
+    """What the metadata knows of these editions of clips, a row of `COMMIT_COLUMNS` for each, from the newest run that has them.
+
+    Clips are removed from `missing` when they are found. It keeps those that were judged after their commit, whose scores are elsewhere.
+    """
+    judged: set[tuple[str, int]] | None = None
+    for table in _known_results(output, missing):
+        names = [*zip(table["clip_id"].to_pylist(), table["edition"].to_pylist(), strict=True)]
+        is_bare = [not cell for cell in table["scores"].to_pylist()]
+        if judged is None and any(is_bare):
+            judged = judged_editions(output)
+        is_late = [bare and name in (judged or ()) for name, bare in zip(names, is_bare, strict=True)]
+        missing |= (name for name, late in zip(names, is_late, strict=True) if late)
+        yield table.filter(pa.array([not late for late in is_late], pa.bool_()))
+
+
 def _known_commits(output: str, editions: Mapping[str, int]) -> Iterator[CommitRecord]:
     missing = dict(editions)
+    for table in _known_results(output, missing):
+        yield from map(_as_commit, table.to_pylist())
+    yield from read_commits(output, dict(sorted(missing.items())))
+
+
+def _known_results(output: str, missing: dict[str, int]) -> Iterator[pa.Table]:
+    """As `known_results`, but with all that the metadata has. Some tables may be empty."""
     for run in reversed(read_runs(output)):
         if not missing:
             return
         is_wanted = pc.field("clip_id").isin([*missing])
         is_known = (pc.field("run") == run.run_id) & (pc.field("outcome") == Outcome.RENDERED) & is_wanted
-        for batch in read_metadata(output, COMMIT_COLUMNS, is_known).to_batches(max_chunksize=10_000):
-            for row in batch.to_pylist():
-                if missing.get(row["clip_id"]) == row["edition"]:
-                    del missing[row["clip_id"]]
-                    yield _as_commit(row)
-    yield from read_commits(output, dict(sorted(missing.items())))
+        for batch in read_metadata(output, COMMIT_COLUMNS, is_known).to_batches(max_chunksize=NUM_AT_ONCE):
+            names = zip(batch["clip_id"].to_pylist(), batch["edition"].to_pylist(), strict=True)
+            found = [place for place, name in enumerate(names) if _remove(missing, *name)]
+            yield pa.Table.from_batches([batch]).take(pa.array(found, pa.int64()))
+
+
+def _remove(missing: dict[str, int], clip_id: str, edition: int) -> bool:
+    """Removes this edition; whether it was there."""
+    if missing.get(clip_id) != edition:
+        return False
+    del missing[clip_id]
+    return True
 
 
 def _recently_given_up(output: str, editions: Editions) -> list[dict[str, Any]]:

@@ -91,6 +91,11 @@ METADATA_SCHEMA = pa.schema(
     ]
 )
 
+RESULT_COLUMNS = frozenset(
+    {"edition", "rendered_by_run", *METADATA_SCHEMA.names[METADATA_SCHEMA.get_field_index("attempt") :]}
+)
+"""The columns that come from a clip's commit."""
+
 RUN = pa.field("run", pa.string())
 READ_SCHEMA = METADATA_SCHEMA.append(RUN)
 """The columns of a read table: the run comes from the folder's name, not from the file."""
@@ -138,11 +143,27 @@ class RowOutcome:
     best: BestTry | None = None
 
 
-def to_parquet(outcomes: Iterable[RowOutcome]) -> bytes:
-    """A Parquet file with these rows of the metadata table."""
-    rows = [_as_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.row)]
+def to_table(outcomes: Iterable[RowOutcome]) -> pa.Table:
+    """The rows of the metadata table."""
+    return pa.Table.from_pylist([_as_row(outcome) for outcome in outcomes], schema=METADATA_SCHEMA)
+
+
+def with_results(table: pa.Table, known: pa.Table) -> pa.Table:
+    """`table` with the results in the same rows of `known`, metadata of an earlier run, which may lack what is newer than it."""
+    scores = [dict(cell or ()) for cell in known["scores"].to_pylist()]
+    renewed = {
+        "try_number": pc.fill_null(known["try_number"], 0),
+        "allows_missing_consent": pc.fill_null(known["allows_missing_consent"], True),
+        **{name: pa.array([cell.get(name) for cell in scores], pa.float64()) for name in SCORE_COLUMNS},
+    }
+    copied = {name: known[name] for name in RESULT_COLUMNS - renewed.keys()}
+    own = {name: table[name] for name in table.column_names}
+    return pa.table(own | copied | renewed, METADATA_SCHEMA)
+
+
+def to_parquet(table: pa.Table) -> bytes:
     parquet = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=METADATA_SCHEMA), parquet)
+    pq.write_table(table.sort_by("row"), parquet)
     return parquet.getvalue()
 
 

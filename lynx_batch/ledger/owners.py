@@ -5,7 +5,6 @@ Each run puts `clips.parquet` before its first clip, because a run that is kille
 
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,9 +47,9 @@ def owners_of(run_id: str, clips: Iterable[ClipSpec]) -> list[Owner]:
 
 def write_owners(output: str, run_id: str, owners: Iterable[Owner]) -> None:
     """Writes the run's `clips.parquet`."""
-    rows = [{name: cell for name, cell in asdict(owner).items() if name != "run_id"} for owner in owners]
-    parquet = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=OWNER_SCHEMA), parquet)
+    owners, parquet = list(owners), io.BytesIO()
+    columns = {name: [getattr(owner, name) for owner in owners] for name in OWNER_SCHEMA.names}
+    pq.write_table(pa.table(columns, OWNER_SCHEMA), parquet)
     storage.write_bytes(run_file_uri(output, run_id, RUN_CLIPS), parquet.getvalue())
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+import pyarrow as pa
 import structlog
 
 from lynx_batch import storage
 from lynx_batch.errors import STORE_FAULTS
-from lynx_batch.ledger.metadata import RowOutcome, to_parquet
+from lynx_batch.ledger.metadata import RowOutcome, to_parquet, to_table
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import metadata_part_uri
 
@@ -25,6 +26,7 @@ class MetadataParts:
     def __init__(self, output: str, run_id: str, now_s: float) -> None:
         self._output, self._run_id = output, run_id
         self._rows: list[RowOutcome] = []
+        self._tables: list[pa.Table] = []
         self._num_parts = 0
         self._unwritten: tuple[str, bytes] | None = None
         self._due_s = now_s + PART_EVERY_S
@@ -32,13 +34,17 @@ class MetadataParts:
     def add(self, row: RowOutcome) -> None:
         self._rows.append(row)
 
+    def add_table(self, table: pa.Table) -> None:
+        """Adds rows that are final, to be written as a part of their own."""
+        self._tables.append(table)
+
     def revise(self, revised: Callable[[RowOutcome], RowOutcome]) -> None:
         """Replaces each row that is not written or waiting to be written."""
         self._rows = [revised(row) for row in self._rows]
 
     def write_due(self, now_s: float) -> None:
         """Writes a part if enough time has passed or enough rows have come."""
-        is_full = len(self._rows) >= MAX_ROWS and self._unwritten is None
+        is_full = self._unwritten is None and (len(self._rows) >= MAX_ROWS or self._tables)
         if is_full or now_s >= self._due_s:
             self.write_now(now_s)
 
@@ -52,14 +58,20 @@ class MetadataParts:
 
     def close(self) -> None:
         """Writes everything that is left. Raises StoreRefused, or StoreUnavailable if the store does not answer for minutes."""
-        while self._rows or self._unwritten:
+        while self._rows or self._tables or self._unwritten:
             retry_while_unavailable(self._write)
 
     def _write(self) -> None:
-        if self._unwritten is None and self._rows:
+        if self._unwritten is None and (self._rows or self._tables):
             uri = metadata_part_uri(self._output, self._run_id, self._num_parts)
-            self._unwritten = uri, to_parquet(self._rows)
-            self._rows, self._num_parts = [], self._num_parts + 1
+            self._unwritten = uri, to_parquet(self._next_table())
+            self._num_parts += 1
         if self._unwritten is not None:
             storage.write_bytes(*self._unwritten)
             self._unwritten = None
+
+    def _next_table(self) -> pa.Table:
+        if self._tables:
+            return self._tables.pop(0)
+        rows, self._rows = self._rows, []
+        return to_table(rows)

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from lynx_batch.clip import ClipSpec
@@ -56,8 +57,12 @@ class Batch(NamedTuple):
 
 
 def level_of(planned: PlannedClip) -> Level:
-    cost_class = math.floor(math.log(planned.seconds, CLASS_RATIO))
-    return Level(-planned.clip.request.priority, -planned.group_size, -cost_class)
+    return _level(planned.clip.request.priority, planned.group_size, planned.seconds)
+
+
+@lru_cache(maxsize=10_000)
+def _level(priority: int, group_size: int, seconds: float) -> Level:
+    return Level(-priority, -group_size, -math.floor(math.log(seconds, CLASS_RATIO)))
 
 
 class ClipQueue:
@@ -68,7 +73,7 @@ class ClipQueue:
 
     def __init__(self, salt: str = "") -> None:
         self._salt = salt
-        self._clips: dict[Batch, list[tuple[str, str, str]]] = {}
+        self._clips: dict[Batch, list[tuple[str, str | int, str]]] = {}
         self._free: dict[Level, list[Batch]] = {}
         self._owned: dict[str, Batch] = {}
         self._num_clips: Counter[Level] = Counter()
@@ -79,11 +84,12 @@ class ClipQueue:
         clip, params, level = planned.clip, planned.clip.params, level_of(planned)
         subject = "".join(portrait.sha256 for portrait in clip.portraits)
         batch = Batch(level, (params.width, params.height, params.num_frames), self._salted(subject))
-        if batch not in self._clips:
-            self._clips[batch] = []
+        waiting = self._clips.get(batch)
+        if waiting is None:
+            waiting = self._clips[batch] = []
             heapq.heappush(self._free.setdefault(level, []), batch)
-        entry = self._salted(params.prompt), self._salted(f"{clip.request.row:012}"), clip.clip_id
-        heapq.heappush(self._clips[batch], entry)
+        row = self._salted(f"{clip.request.row:012}") if self._salt else clip.request.row
+        heapq.heappush(waiting, (self._salted(params.prompt), row, clip.clip_id))
         if not self._num_clips[level]:
             heapq.heappush(self._levels.setdefault(level.group_size, []), level)
         self._num_clips[level] += 1
@@ -106,10 +112,11 @@ class ClipQueue:
         if level is None:
             return None
         batch = self._choose(group, level)
-        *_, clip_id = heapq.heappop(self._clips[batch])
+        waiting = self._clips[batch]
+        *_, clip_id = heapq.heappop(waiting)
         self._num_clips[level] -= 1
         self._num_by_size[level.group_size] -= 1
-        if not self._clips[batch]:
+        if not waiting:
             del self._clips[batch]
             self._owned = {owner: owned for owner, owned in self._owned.items() if owned != batch}
         return clip_id

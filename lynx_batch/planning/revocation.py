@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -62,6 +63,7 @@ class Covered:
         return self.only_run is None or run_id == self.only_run
 
 
+@lru_cache(maxsize=100_000)
 def key_of(kind: Kind, value: str) -> Key:
     return Key(kind, hashlib.sha256(f"{kind}:{value}".encode()).hexdigest())
 

@@ -95,7 +95,8 @@ def prepare_rows(
 ) -> PreparedRun:
     """As `prepare`, for rows that were read already."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
-    requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
+    if origin.photos:
+        requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
     requests, unfit, readings = fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
     problems += unfit
     if problems and not selection.allow_invalid:

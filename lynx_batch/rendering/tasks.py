@@ -1,7 +1,7 @@
 """The messages between driver and workers. They are small: pixels are never sent."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lynx_batch.clip import ClipSpec, RenderIdentity, seed_of_try
 from lynx_batch.config import FacesConfig, InputsConfig, ProvenanceConfig, QualityConfig, VideoConfig
@@ -62,7 +62,7 @@ class RenderTask:
     @property
     def params(self) -> RenderParams:
         """The clip's parameters with the try's seed."""
-        return replace(self.clip.params, seed=seed_of_try(self.clip, self.number))
+        return self.clip.params.changed(seed=seed_of_try(self.clip, self.number))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

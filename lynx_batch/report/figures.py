@@ -1,7 +1,9 @@
 """The figures of a run: outcomes and their reasons, times, tries and likeness. Values in, values out."""
 
+import math
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,68 +78,114 @@ class Figures:
         return self.num_rendered_here / self.gpu_hours if self.gpu_hours else None
 
 
-def sum_up(rows: Sequence[ReportRow], gpu_hours: float | None, usd_per_gpu_hour: float | None) -> Figures:
-    """The figures of a run with these rows."""
-    counts = Counter(row.outcome for row in rows)
-    tries = [row.num_tries for row in rows if row.num_tries]
-    means = [row.likeness for row in rows if row.outcome is Outcome.RENDERED and row.likeness is not None]
+def sum_up(rows: Iterable[ReportRow], gpu_hours: float | None, usd_per_gpu_hour: float | None) -> Figures:
+    """The figures of a run with these rows, each of which is seen once."""
+    sums = _Sums()
+    for row in rows:
+        sums.add(row)
+    means = np.frombuffer(sums.means) if sums.means else np.empty(0)
     histogram, _ = np.histogram(np.clip(means, 0, 1), NUM_BINS, (0, 1))
     return Figures(
-        num_rows=len(rows),
-        counts={outcome: counts[outcome] for outcome in Outcome},
-        num_rendered_here=len({row.clip_id for row in rows if row.is_rendered_here}),
-        reasons=tuple(_reasons(rows)),
+        num_rows=sums.counts.total(),
+        counts={outcome: sums.counts[outcome] for outcome in Outcome},
+        num_rendered_here=len(sums.rendered_here),
+        reasons=tuple(_reasons(sums.errors)),
         gpu_hours=gpu_hours,
         usd=None if gpu_hours is None or usd_per_gpu_hour is None else gpu_hours * usd_per_gpu_hour,
-        stages=tuple(_stage_times(row for row in rows if row.is_rendered_here)),
-        num_extra_tries=sum(tries) - len(tries) if tries else None,
-        num_extra_attempts=sum(max(row.attempts - 1, 0) for row in rows),
+        stages=tuple(_stage_times(sums.stage_s)),
+        num_extra_tries=sums.num_tries - sums.num_judged_editions if sums.num_judged_editions else None,
+        num_extra_attempts=sums.num_extra_attempts,
         num_judged=len(means),
-        likeness=float(np.mean(means)) if means else None,
+        likeness=float(np.mean(means)) if sums.means else None,
         bins=tuple(histogram.tolist()),
-        by_subject=_likeness_by(rows, lambda row: row.subject),
-        by_prompt=_likeness_by(rows, lambda row: row.prompt),
-        num_subjects=len({row.subject for row in rows}),
-        num_prompts=len({row.prompt for row in rows}),
+        by_subject=_least_alike(sums.by_subject),
+        by_prompt=_least_alike(sums.by_prompt),
+        num_subjects=len(sums.subjects),
+        num_prompts=len(sums.prompts),
     )
 
 
-def _reasons(rows: Iterable[ReportRow]) -> list[Reason]:
-    """The most frequent first."""
-    found: dict[tuple[Outcome, str], list[str]] = defaultdict(list)
-    for row in rows:
+@dataclass(slots=True)
+class _Errors:
+    """How often one kind of error happened, and its first message."""
+
+    example: str
+    num_rows: int = 0
+
+
+@dataclass(slots=True)
+class _Alike:
+    """The likeness of some clips so far."""
+
+    num_clips: int = 0
+    least: float = math.inf
+    total: float = 0.0
+    greatest: float = -math.inf
+
+    def add(self, mean: float) -> None:
+        self.num_clips += 1
+        self.total += mean
+        self.least, self.greatest = min(self.least, mean), max(self.greatest, mean)
+
+
+class _Sums:
+    """The sums of the rows so far. Numbers are kept as arrays, because there may be a million."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        self.errors: dict[tuple[Outcome, str], _Errors] = {}
+        self.rendered_here: set[str] = set()
+        self.subjects: set[str] = set()
+        self.prompts: set[str] = set()
+        self.num_extra_attempts = self.num_tries = self.num_judged_editions = 0
+        self.means = array("d")
+        self.stage_s: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+        self.by_subject: defaultdict[str, _Alike] = defaultdict(_Alike)
+        self.by_prompt: defaultdict[str, _Alike] = defaultdict(_Alike)
+
+    def add(self, row: ReportRow) -> None:
+        self.counts[row.outcome] += 1
+        self.subjects.add(row.subject)
+        self.prompts.add(row.prompt)
+        self.num_extra_attempts += max(row.attempts - 1, 0)
+        self.num_tries += row.num_tries or 0
+        self.num_judged_editions += bool(row.num_tries)
         if row.outcome is not Outcome.RENDERED:
-            found[row.outcome, row.error_type].append(row.error)
+            self.errors.setdefault((row.outcome, row.error_type), _Errors(row.error)).num_rows += 1
+        elif (mean := row.likeness) is not None:
+            self.means.append(mean)
+            self.by_subject[row.subject].add(mean)
+            self.by_prompt[row.prompt].add(mean)
+        if row.is_rendered_here:
+            self.rendered_here.add(row.clip_id)
+            for stage, stage_s in row.stage_s.items():
+                self.stage_s[stage].append(stage_s)
+
+
+def _reasons(errors: Mapping[tuple[Outcome, str], _Errors]) -> list[Reason]:
+    """The most frequent first."""
     reasons = [
-        Reason(outcome=outcome, error_type=error_type, num_rows=len(errors), example=errors[0])
-        for (outcome, error_type), errors in found.items()
+        Reason(outcome=outcome, error_type=error_type, num_rows=found.num_rows, example=found.example)
+        for (outcome, error_type), found in errors.items()
     ]
     return sorted(reasons, key=lambda reason: (-reason.num_rows, reason.outcome, reason.error_type))
 
 
-def _stage_times(rows: Iterable[ReportRow]) -> list[StageTime]:
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for stage, stage_s in row.stage_s.items():
-            seconds[stage].append(stage_s)
+def _stage_times(stage_s: Mapping[str, "array[float]"]) -> list[StageTime]:
     return [
         StageTime(
             name=str(stage),
-            median_s=float(np.median(seconds[stage])),
-            p90_s=float(np.percentile(seconds[stage], 90)),
+            median_s=float(np.median(stage_s[stage])),
+            p90_s=float(np.percentile(stage_s[stage], 90)),
         )
         for stage in CLIP_STAGES
-        if stage in seconds
+        if stage in stage_s
     ]
 
 
-def _likeness_by(rows: Iterable[ReportRow], key: Callable[[ReportRow], str]) -> tuple[Likeness, ...]:
-    means: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row.outcome is Outcome.RENDERED and row.likeness is not None:
-            means[key(row)].append(row.likeness)
+def _least_alike(found: Mapping[str, _Alike]) -> tuple[Likeness, ...]:
     groups = [
-        Likeness(name=name, num_clips=len(some), least=min(some), mean=sum(some) / len(some), greatest=max(some))
-        for name, some in means.items()
+        Likeness(name=name, num_clips=a.num_clips, least=a.least, mean=a.total / a.num_clips, greatest=a.greatest)
+        for name, a in found.items()
     ]
     return tuple(sorted(groups, key=lambda group: (group.mean, group.name))[:MAX_GROUPS_SHOWN])

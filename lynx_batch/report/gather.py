@@ -4,15 +4,18 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from lynx_batch import storage
@@ -31,6 +34,9 @@ log = structlog.get_logger()
 
 NUM_TRY_READERS = 32
 ROWS_AT_ONCE = 10_000
+
+MAX_SHOWN = 20_000
+"""A report shows at most so many clips that were rendered and so many others: 20 pages of 1.3 MB. Its figures count all rows."""
 S_AN_HOUR = 3600
 
 
@@ -69,58 +75,79 @@ def read_run_file(output: str, run_id: str) -> RunFileFacts:
         return RunFileFacts(report=ReportConfig(photos=False))
 
 
-def read_rows(output: str, run_id: str, now: datetime) -> list[ReportRow]:
-    """The run's rows so far, in the order of the manifest, with what the tries add."""
-    table = read_metadata(output, ["run", *COLUMNS], pc.field("run") == run_id).sort_by("row")
-    num_tries, revoked = _count_tries(output), read_revoked(output)
-    rows = [
-        read_row(cells, run_id, now, num_tries=num_tries, revoked=revoked)
-        for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE)
-        for cells in batch.to_pylist()
-    ]
-    return _add_kept_tries(output, rows)
+class RunRows:
+    """The rows of a run that have ended so far. There may be a million, so they are made of the metadata when they are asked for."""
+
+    def __init__(self, output: str, run_id: str, now: datetime) -> None:
+        self._output, self._run_id, self._now = output, run_id, now
+        self._table = read_metadata(output, ["run", *COLUMNS], pc.field("run") == run_id).sort_by("row")
+        self._num_tries, self._revoked = _count_tries(output), read_revoked(output)
+
+    def all(self) -> Iterator[ReportRow]:
+        """Every row in the order of the manifest, without the files of tries that were rejected."""
+        return self._rows(self._table)
+
+    def shown(self, most: int) -> list[ReportRow]:
+        """At most so many rows that were rendered and so many others, spread evenly, with the files of tries that were kept."""
+        is_rendered = pc.equal(self._table["outcome"], Outcome.RENDERED).to_numpy()
+        chosen = np.concatenate([_spread(np.flatnonzero(some), most) for some in (is_rendered, ~is_rendered)])
+        return _add_kept_tries(self._output, [*self._rows(self._table.take(pa.array(np.sort(chosen))))])
+
+    def group_sizes(self, names: Set[str]) -> dict[str, int]:
+        """The size of the group that rendered each clip of these names. A trace names a clip by its ClipId, an old one by its name."""
+        own = self._table.filter((pc.field("rendered_by_run") == self._run_id) & (pc.field("group_size") > 0))
+        cells = zip(*(own[column].to_pylist() for column in ("clip_id", "clip_name", "group_size")), strict=True)
+        return {name: size for *both, size in cells for name in both if name in names}
+
+    def _rows(self, table: pa.Table) -> Iterator[ReportRow]:
+        for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            for cells in batch.to_pylist():
+                yield read_row(cells, self._run_id, self._now, num_tries=self._num_tries, revoked=self._revoked)
 
 
-def read_gpu_hours(output: str, run_id: str, rows: Iterable[ReportRow]) -> float | None:
+def _spread(places: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the places, at even distances."""
+    return places if len(places) <= most else places[np.linspace(0, len(places) - 1, most).astype(np.int64)]
+
+
+def read_gpu_hours(output: str, run_id: str, rows: RunRows) -> float | None:
     """For how long GPUs were held by groups: from loading to the end of the last stage. None without a readable trace.
 
     A group's size is that of most of its clips; for a group without one, that of the run's smallest group.
     """
-    sizes = {
-        name: row.group_size
-        for row in rows
-        if row.is_rendered_here and row.group_size
-        for name in (row.clip_id, row.name)  # a trace names a clip by its name, if it has one
-    }
     try:
-        groups = _held_groups(storage.read_bytes(trace_uri(output, run_id)), sizes)
+        groups = _held_groups(storage.read_bytes(trace_uri(output, run_id)))
     except MissingObject:
         return None
     except (LynxError, ValueError, LookupError, TypeError) as error:
         log.warning("trace_unread", trace=storage.redact(trace_uri(output, run_id)), error=str(error))
         return None
+    sizes = rows.group_sizes({clip for group in groups.values() for clip in group.clips})
     smallest = min(sizes.values(), default=1)
-    seconds = [group.held_s * group.most_common_size(smallest) for group in groups.values()]
+    seconds = [group.held_s * group.most_common_size(sizes, smallest) for group in groups.values()]
     return sum(seconds) / S_AN_HOUR if seconds else None
 
 
 @dataclass(slots=True)
 class _HeldGroup:
-    """When a group began and ended, and the sizes that its clips name."""
+    """When a group began and ended, and how many spans of which clips its trace has."""
 
     first_us: float = math.inf
     last_us: float = -math.inf
-    sizes: Counter[int] = field(default_factory=Counter)
+    clips: Counter[str] = field(default_factory=Counter)
 
     @property
     def held_s(self) -> float:
         return (self.last_us - self.first_us) / 1e6
 
-    def most_common_size(self, default: int) -> int:
-        return self.sizes.most_common(1)[0][0] if self.sizes else default
+    def most_common_size(self, sizes: Mapping[str, int], default: int) -> int:
+        found: Counter[int] = Counter()
+        for clip in self.clips.keys() & sizes.keys():
+            found[sizes[clip]] += self.clips[clip]
+        return found.most_common(1)[0][0] if found else default
 
 
-def _held_groups(trace: bytes, sizes: Mapping[str, int]) -> dict[int, _HeldGroup]:
+def _held_groups(trace: bytes) -> dict[int, _HeldGroup]:
     """The groups of a trace, read event by event: a trace of 100,000 clips would need a gigabyte at once."""
     groups: dict[int, _HeldGroup] = defaultdict(_HeldGroup)
     for line in islice(io.BytesIO(trace), 1, None):
@@ -131,8 +158,8 @@ def _held_groups(trace: bytes, sizes: Mapping[str, int]) -> dict[int, _HeldGroup
             group = groups[event["pid"]]
             group.first_us = min(group.first_us, event["ts"])
             group.last_us = max(group.last_us, event["ts"] + event["dur"])
-            if (clip := event["args"]["clip"]) in sizes:
-                group.sizes[sizes[clip]] += 1
+            if clip := event["args"]["clip"]:
+                group.clips[clip] += 1
     return groups
 
 

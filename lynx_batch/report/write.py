@@ -11,7 +11,7 @@ from lynx_batch import storage
 from lynx_batch.ledger.runs import Run
 from lynx_batch.output import is_part_of_report, report_index_uri, report_photo, report_uri
 from lynx_batch.report.figures import sum_up
-from lynx_batch.report.gather import RunFileFacts, find_run, read_gpu_hours, read_rows, read_run_file
+from lynx_batch.report.gather import MAX_SHOWN, RunFileFacts, RunRows, find_run, read_gpu_hours, read_run_file
 from lynx_batch.report.pages import RunFacts, build_pages
 from lynx_batch.report.photos import MAX_PHOTOS, shrink_photos
 from lynx_batch.report.rows import ReportRow
@@ -42,11 +42,12 @@ def write_report(
     """
     run = find_run(output, run_id)
     now, run_file = datetime.now(UTC), read_run_file(output, run.run_id)
-    rows = read_rows(output, run.run_id, now)
+    all_rows = RunRows(output, run.run_id, now)
+    rows = all_rows.shown(MAX_SHOWN)
     note = _explain_no_photos(rows, run_file, has_photos)
     photos = [] if note else _write_photos(output, run.run_id, rows, run_file)
     shown = _with_photos(rows, photos)
-    figures = sum_up(rows, read_gpu_hours(output, run.run_id, rows), usd_per_gpu_hour)
+    figures = sum_up(all_rows.all(), read_gpu_hours(output, run.run_id, all_rows), usd_per_gpu_hour)
     names = [
         _write_page(output, run.run_id, *page) for page in build_pages(_facts(run, run_file, note), figures, shown)
     ]

@@ -283,3 +283,30 @@ def test_a_row_whose_consent_expired_is_rejected_with_all_that_it_holds() -> Non
     assert told == cells | {"seed": None, "subject_uri": "/photos/a.jpg"}
     _, (seeded,) = reject_without_consent([request_of(cells | {"seed": 3})], LENIENT, NOW)
     assert seeded.inputs["seed"] == 3
+
+
+ROWS = st.fixed_dictionaries(
+    {
+        "subject_uri": st.sampled_from(["a.jpg", "b.jpg", "s3://bucket/a.jpg", "", "ftp://host/a.jpg"]),
+        "prompt": st.sampled_from(["waves", "smiles", " "]),
+    },
+    optional={
+        "width": st.sampled_from([64, 832, 65]),
+        "seed": st.sampled_from([3, -1]),
+        "guidance_scale": st.sampled_from([0.0, -0.0, 1.0, 5.0, NAN]),
+        "num_guidance_branches": st.sampled_from([1, 2, 4]),
+        "ip_end": st.sampled_from([0.0, 0.5]),
+        "ip_start": st.sampled_from([0.2, 0.7]),
+        "tags": st.sampled_from([[], [("team", "north")]]),
+        "subject_id": st.sampled_from(["ada", "bob"]),
+    },
+)
+
+
+@given(st.lists(ROWS, max_size=6), st.sampled_from([None, 7]))
+def test_what_a_row_becomes_does_not_depend_on_the_other_rows(rows: list[dict[str, object]], seed: int | None) -> None:
+    requests, problems = check(*rows, seed=seed)
+    alone = [check(row, seed=seed) for row in rows]  # each is row 10
+    assert [replace(request, row=10) for request in requests] == [request for found, _ in alone for request in found]
+    told = [(problem.column, problem.rule) for problem in problems]
+    assert told == [(problem.column, problem.rule) for _, found in alone for problem in found]

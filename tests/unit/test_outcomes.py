@@ -1,5 +1,6 @@
 """What a run records of its rows, without Ray: real schedule, real ledger, nothing rendered."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from lynx_batch.errors import Fault
 from lynx_batch.ledger import parts
 from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
 from lynx_batch.ledger.logs import list_log_parts, read_log_parts, uploading
-from lynx_batch.ledger.metadata import read_metadata
+from lynx_batch.ledger.metadata import RESULT_COLUMNS, read_metadata, results_of
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.ledger.tries import BestTry
 from lynx_batch.output import LOG_OF_DRIVER, commit_uri
 from lynx_batch.planning.schedule import ClipState, RetryPolicy, Schedule
 from lynx_batch.planning.verdict import Reject
 from lynx_batch.rendering.tasks import Failed, Judged, Rendered, RenderTask
+from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.telemetry import configure_logging
 from tests.builders import NOW, begin, planned, record, small_clip
 
@@ -157,6 +159,35 @@ def test_schedule_and_ledger_handle_hundreds_of_clips_a_second(tmp_path: Path) -
     assert len(list(read_log_parts(list_log_parts(str(tmp_path), "run")))) == NUM_MANY
     assert NUM_MANY / (time.perf_counter() - started_s) > MIN_CLIPS_PER_S
     assert read_metadata(str(tmp_path), ["row"]).num_rows == NUM_MANY
+
+
+def test_a_row_that_another_run_rendered_is_the_same_from_its_metadata_and_from_its_commit(tmp_path: Path) -> None:
+    output, clips = str(tmp_path), [small_clip(name, row) for row, name in enumerate(["aa", "bb", "bb", "cc"])]
+    scored = {"scores": {"likeness_mean": 0.5, "technical_cuts": 0.0}, "thresholds": {"quality.likeness.min_mean": 0.4}}
+    marked = {"marks": ("label",), "failed_marks": {"c2pa": "no answer"}, "num_tries": 2, "try_number": 1}
+    first = begin(output, "first", clips)
+    for name, more in (("aa", scored), ("bb", marked), ("cc", {"allows_missing_consent": False})):
+        made = commit(output, record(name, run_id="first").model_copy(update=more))
+        first.rendered(task(small_clip(name)), "g", Rendered(commit=made, spans=()), attempts=1)
+    first.close("")
+
+    from_metadata = begin(output, "second", clips)
+    from_metadata.close("")
+    shutil.rmtree(tmp_path / "metadata" / "run=first")
+    shutil.rmtree(tmp_path / "runs" / "second")  # so that its metadata is not asked
+    from_commits = begin(output, "third", clips)
+    from_commits.close("")
+
+    assert from_metadata.counts == from_commits.counts == {"rendered": 4}
+    assert from_metadata.num_rendered_elsewhere == from_commits.num_rendered_elsewhere == 4
+    rows = read_metadata(output).sort_by([("run", "ascending"), ("row", "ascending")]).to_pylist()
+    copied, made_anew = ([row | {"run": ""} for row in rows if row["run"] == run] for run in ("second", "third"))
+    assert copied == made_anew
+    assert [row["row"] for row in copied] == [0, 1, 2, 3]
+
+
+def test_the_results_in_the_metadata_are_those_of_a_commit() -> None:
+    assert {name for name, _ in results_of(record())} | {stage.column for stage in CLIP_STAGES} == RESULT_COLUMNS
 
 
 def test_a_rejected_row_keeps_the_scores_of_its_best_try_in_this_run_and_the_next(tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lynx_batch.columns import REAL, TEXT, WHOLE
 from lynx_batch.config import DefaultsConfig
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.metadata import METADATA_SCHEMA, SCORE_COLUMNS
+from lynx_model.errors import InvalidParams
 from lynx_model.parameters import PARAMETERS, check_parameter
 from lynx_model.spec import RenderParams
 from tests.models import OLD_OUTPUT, ROOT
@@ -111,3 +116,28 @@ def test_a_new_parameter_needs_one_new_field(tmp_path: Path) -> None:
         command, check=False, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "prompt": st.sampled_from(["", "smiles"]),
+            "seed": st.integers(-1, 9),
+            "width": st.sampled_from([64, 65]),
+            "ip_start": st.sampled_from([0.0, 0.5, 0.9]),
+            "ip_end": st.sampled_from([0.4, 1.0, 2.0]),
+            "ref_blocks": st.sampled_from([None, "0-1", "1-0"]),
+        },
+    )
+)
+def test_a_changed_copy_obeys_the_rules_as_a_new_object_does(values: dict[str, object]) -> None:
+    params = RenderParams(prompt="waves", ip_end=0.6)
+
+    def made(change: Callable[..., RenderParams]) -> object:
+        try:
+            return change(**values)
+        except InvalidParams:
+            return None
+
+    assert made(params.changed) == made(partial(replace, params))

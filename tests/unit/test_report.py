@@ -26,9 +26,9 @@ from lynx_batch.ledger.commits import commit
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.runs import RunEnd, RunRecord, write_run_end, write_run_record
 from lynx_batch.ledger.tries import TryRecord, record_try
-from lynx_batch.report import photos, write
+from lynx_batch.report import pages, photos, write
 from lynx_batch.report.figures import sum_up
-from lynx_batch.report.gather import read_gpu_hours, read_rows
+from lynx_batch.report.gather import RunRows, read_gpu_hours
 from lynx_batch.report.pages import MAX_ROWS_A_PAGE, RunFacts, build_pages, split
 from lynx_batch.report.rows import ReportRow
 from lynx_batch.report.trace import Trace, write_trace
@@ -380,22 +380,41 @@ def test_a_clip_that_the_gate_rejected_shows_its_best_try_that_was_kept(tmp_path
         )
         record_try(output, judged, is_store_safe=True)
     finish(output, [ended(Outcome.REJECTED, clip)])
-    (row,) = read_rows(output, "run", NOW)
+    (row,) = RunRows(output, "run", NOW).shown(1)
     assert (row.num_tries, row.try_number, row.scores) == (3, 1, {"likeness_p10": 0.2})
     assert (row.clip_uri, row.poster_uri) == ("clips/dd/dd44/run-1.mp4", "clips/dd/dd44/run-1.jpg")
 
 
-def test_gpu_hours_are_those_for_which_groups_were_held(output: str) -> None:
-    assert read_gpu_hours(output, "run", []) is None
+def test_gpu_hours_are_those_for_which_groups_were_held(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    wide = ended(Outcome.RENDERED, wanted("aa11", 0))
+    finish(output, [replace(wide, commit=wide.commit.model_copy(update={"group_size": 4}))])
+    rows = RunRows(output, "run", NOW)
+    assert read_gpu_hours(output, "run", rows) is None
     trace = Trace()
     trace.add("g0", "", [Span(stage=Stage.LOAD, start_s=0, seconds=60)])
     trace.add("g0", "aa11", [Span(stage=Stage.DENOISE, start_s=100, seconds=1700)])
     trace.add("g1", "", [Span(stage=Stage.LOAD, start_s=0, seconds=3600)])
     write_trace(output, "run", trace)
-    rows = [replace(shown(), clip_id="aa11", name="birthday", group_size=4)]
     assert read_gpu_hours(output, "run", rows) == pytest.approx(4 * 0.5 + 4 * 1.0)
     storage.write_bytes(storage.join(output, "report", "run=run", "trace.json"), b'[\n{"ph": 1}\n]')
     assert read_gpu_hours(output, "run", rows) is None
+
+
+def test_a_huge_run_shows_a_part_of_its_rows_and_counts_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "MAX_SHOWN", 3)
+    monkeypatch.setattr(pages, "MAX_ROWS_A_PAGE", 2)
+    output = str(tmp_path / "out")
+    good = [ended(Outcome.RENDERED, wanted(f"a{number:x}", number)) for number in range(9)]
+    finish(output, [*good, *(ended(Outcome.FAILED, row=number) for number in (9, 10))])
+
+    index = Path(write_report(output, has_photos=False))
+
+    html = index.read_text(encoding="utf-8")
+    assert "9 of 11 clips rendered" in html
+    assert "5 of 11 rows are shown" in html
+    clips = [clip for page in sorted(index.parent.glob("clips-*.html")) for clip in data_of(page.read_text("utf-8"))]
+    assert sorted(clip["row"] for clip in clips) == [0, 4, 8, 9, 10]
 
 
 def test_a_report_of_an_unknown_run_is_refused(output: str) -> None:

@@ -1,0 +1,36 @@
+"""What each row and each clip costs, at a scale that tests can afford. `make scale` measures the true one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.scale import MIB, make_manifest, measure
+
+pytestmark = pytest.mark.slow
+
+FEW, MANY = 100, 3100
+MAX_CPU_S = {"check": 400e-6, "plan": 900e-6, "resume": 900e-6}
+"""Of a processor for each row: about three times what a quiet machine takes, because processors that are shared are slower."""
+
+MAX_BYTES = 6000
+"""A million rows take less than 6 GB."""
+
+NUM_CLIPS = 3000
+MAX_GCS_MIB, MAX_DRIVER_BYTES = 30, 12_000
+
+
+@pytest.mark.parametrize("command", MAX_CPU_S)
+def test_a_row_costs_little_time_and_memory(command: str, tmp_path: Path, face_pack: Path) -> None:
+    few, many = (measure(command, make_manifest(tmp_path, rows, face_pack), rows) for rows in (FEW, MANY))
+    assert (few.exit_code, many.exit_code) == (0, 0), (tmp_path / f"{command}.log").read_text()
+    assert (many.cpu_s - few.cpu_s) / (MANY - FEW) < MAX_CPU_S[command]
+    assert (many.mib["driver"] - few.mib["driver"]) * MIB / (MANY - FEW) < MAX_BYTES
+
+
+@pytest.mark.ray
+def test_a_clip_leaves_nothing_in_ray_and_little_in_the_driver(tmp_path: Path, face_pack: Path) -> None:
+    """With Ray's task events, the GCS would grow by 14 kB a clip."""
+    measured = measure("render", make_manifest(tmp_path, NUM_CLIPS, face_pack), NUM_CLIPS)
+    assert measured.exit_code == 0, (tmp_path / "render.log").read_text()
+    assert measured.grown_mib["gcs"] < MAX_GCS_MIB
+    assert measured.mib["driver"] < 600, measured
