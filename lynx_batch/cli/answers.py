@@ -32,9 +32,11 @@ class RunAnswer(Part):
     num_rows: int = Field(description="Rows that it selected.")
     outcomes: dict[str, int] = Field(description="Its rows by outcome, as far as known.")
     gpu_hours: float = Field(
-        description="GPU-hours in which the clips that it committed were rendered; nothing else counts."
+        description="GPU-hours for which its groups held GPUs. Of an old run, those in which its committed clips were rendered."
     )
-    usd: float | None = Field(description="Their cost, if --usd-per-gpu-hour is given.")
+    usd: float | None = Field(
+        description="Their cost: by `cluster.usd_per_gpu_hour`, or by --usd-per-gpu-hour. Null without a price."
+    )
 
 
 class PaceAnswer(Part):

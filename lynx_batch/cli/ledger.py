@@ -97,14 +97,14 @@ def status(
 
 
 def runs(output: Output, usd_per_gpu_hour: UsdPerGpuHour = None, as_json: options.AsJson = False) -> None:
-    """List the runs of an output location: when, how many rows with which outcome, GPU-hours of their clips, and what those cost."""
+    """List the runs of an output location: when, how many rows with which outcome, GPU-hours and cost."""
     from lynx_batch.ledger.heartbeat import living_runs
-    from lynx_batch.ledger.pace import read_gpu_hours
+    from lynx_batch.ledger.pace import read_costs
     from lynx_batch.ledger.summary import read_run_states
 
     silence(as_json)
     living = living_runs(output, datetime.now(UTC))
-    found = describe_runs(read_run_states(output), living, read_gpu_hours(output), usd_per_gpu_hour)
+    found = describe_runs(read_run_states(output), living, read_costs(output), usd_per_gpu_hour)
     make_console().print(make_run_table(found))
     say_answer(RunsAnswer(output=storage.redact(output), runs=found))
 
@@ -277,7 +277,7 @@ def _watch(output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | N
 
 def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None) -> StatusAnswer:
     from lynx_batch.ledger.heartbeat import living_runs
-    from lynx_batch.ledger.pace import read_gpu_hours, read_pace
+    from lynx_batch.ledger.pace import read_costs, read_pace
     from lynx_batch.ledger.summary import summarise
 
     now = datetime.now(UTC)
@@ -287,7 +287,7 @@ def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: flo
         output=storage.redact(output),
         num_committed=summary.num_committed,
         num_redo=summary.num_redo,
-        runs=describe_runs(summary.runs, living, read_gpu_hours(output), usd_per_gpu_hour),
+        runs=describe_runs(summary.runs, living, read_costs(output), usd_per_gpu_hour),
         active=[
             PaceAnswer(run=state.run.run_id, **asdict(read_pace(output, state.run, state.counts.total(), now)))
             for state in summary.runs

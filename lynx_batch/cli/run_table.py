@@ -1,7 +1,7 @@
 """The runs of an output location as `status` and `runs` show them."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,7 @@ from lynx_batch.cli.console import add_row
 from lynx_batch.cli.progress import duration
 
 if TYPE_CHECKING:
+    from lynx_batch.ledger.pace import Cost
     from lynx_batch.ledger.runs import Run
     from lynx_batch.ledger.summary import RunState
 
@@ -20,7 +21,7 @@ UsdPerGpuHour = Annotated[float | None, typer.Option(min=0, help="The price of a
 def describe_runs(
     states: "Iterable[RunState]",
     living: Collection[str],
-    gpu_hours: Mapping[str, float],
+    costs: "Mapping[str, Cost]",
     usd_per_gpu_hour: float | None,
 ) -> list[RunAnswer]:
     return [
@@ -31,11 +32,18 @@ def describe_runs(
             state=_describe_state(state.run, is_living=state.run.run_id in living),
             num_rows=state.run.record.num_rows,
             outcomes={str(outcome): num for outcome, num in state.counts.items()},
-            gpu_hours=(hours := gpu_hours.get(state.run.run_id, 0.0)),
-            usd=None if usd_per_gpu_hour is None else hours * usd_per_gpu_hour,
+            **_describe_cost(costs.get(state.run.run_id), usd_per_gpu_hour),
         )
         for state in states
     ]
+
+
+def _describe_cost(cost: "Cost | None", usd_per_gpu_hour: float | None) -> dict[str, Any]:
+    """A price that is given here counts, not the run's own."""
+    if cost is None:
+        return {"gpu_hours": 0.0, "usd": None}
+    usd = cost.usd if usd_per_gpu_hour is None else cost.gpu_hours * usd_per_gpu_hour
+    return {"gpu_hours": cost.gpu_hours, "usd": usd}
 
 
 def make_run_table(runs: Iterable[RunAnswer]) -> Table:

@@ -1,6 +1,7 @@
 """How fast a run goes, how long it will take, and what its clips cost so far, from the records of an output location alone."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.history import STAGE_COLUMNS, recent_events
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.runs import Run
+from lynx_batch.ledger.spending import read_spent
 from lynx_batch.output import events_uri, parse_event
 
 S_AN_HOUR = 3600.0
@@ -24,6 +26,14 @@ class Pace:
     num_attempts: int
     num_left: int
     left_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a run has cost. `usd` is None if its run file named no price."""
+
+    gpu_hours: float
+    usd: float | None
 
 
 def read_pace(output: str, run: Run, num_ended: int, now: datetime) -> Pace:
@@ -44,11 +54,18 @@ def read_pace(output: str, run: Run, num_ended: int, now: datetime) -> Pace:
     )
 
 
-def read_gpu_hours(output: str) -> dict[str, float]:
-    """For how many GPU-hours each run worked on the clips that it committed. Loading, waiting and what failed do not count.
+def read_costs(output: str) -> dict[str, Cost]:
+    """What each run has cost, by the record that it keeps of that; else by the clips that it committed, without price."""
+    by_clips = {run_id: Cost(gpu_hours=seconds / S_AN_HOUR, usd=None) for run_id, seconds in _clip_seconds(output)}
+    by_record = {
+        run_id: Cost(gpu_hours=sum(record.gpu_s.values()) / S_AN_HOUR, usd=record.usd)
+        for run_id, record in read_spent(output).items()
+    }
+    return by_clips | by_record
 
-    This is the one place that says what runs cost: once runs record what they held and its price, read that here.
-    """
+
+def _clip_seconds(output: str) -> Iterable[tuple[str, float]]:
+    """For how many GPU-seconds each run worked on the clips that it committed. Loading, waiting and what failed do not count."""
     columns = ["run", "rendered_by_run", "group_size", *STAGE_COLUMNS]
     rows = read_metadata(output, columns, pc.field("outcome") == Outcome.RENDERED)
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -56,4 +73,4 @@ def read_gpu_hours(output: str) -> dict[str, float]:
         for row in batch.to_pylist():
             if row["run"] == row["rendered_by_run"]:
                 seconds[row["run"]] += row["group_size"] * sum(row[stage] or 0.0 for stage in STAGE_COLUMNS)
-    return {run_id: total / S_AN_HOUR for run_id, total in seconds.items()}
+    return seconds.items()
