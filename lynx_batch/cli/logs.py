@@ -49,9 +49,13 @@ def logs(
     if is_followed:
         await_run(target)
     run_id = _find_run(check_output(target), run_id)
+    num_shown = 0
     for record in _read(target, run_id, is_followed=is_followed):
         if clip is None or str(record.get("clip_id", "")).startswith(clip):
             say(json.dumps(record, ensure_ascii=False) if as_json else _as_text(record))
+            num_shown += 1
+    if not num_shown:
+        say(f"run {run_id}: its log has no {'such ' if clip else ''}line", is_error=True)
 
 
 def _is_job(target: str) -> bool:
