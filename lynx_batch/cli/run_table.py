@@ -40,10 +40,8 @@ def describe_runs(
 
 def _describe_cost(cost: "Cost | None", usd_per_gpu_hour: float | None) -> dict[str, Any]:
     """A price that is given here counts, not the run's own."""
-    if cost is None:
-        return {"gpu_hours": 0.0, "usd": None}
-    usd = cost.usd if usd_per_gpu_hour is None else cost.gpu_hours * usd_per_gpu_hour
-    return {"gpu_hours": cost.gpu_hours, "usd": usd}
+    hours, own_usd = (0.0, None) if cost is None else (cost.gpu_hours, cost.usd)
+    return {"gpu_hours": hours, "usd": own_usd if usd_per_gpu_hour is None else hours * usd_per_gpu_hour}
 
 
 def make_run_table(runs: Iterable[RunAnswer]) -> Table:

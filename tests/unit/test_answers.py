@@ -14,6 +14,7 @@ from lynx_batch.cli.answers import ANSWERS
 from lynx_batch.ledger.heartbeat import beating
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunEnd, write_run_end
+from lynx_batch.ledger.spending import SpentRecord, write_spent
 from lynx_batch.output import commit_uri
 from tests.builders import NOW, ended, record, row, small_clip, start_run, write_manifest, write_metadata, write_run
 from tests.guide import ANSWERS_SCHEMA
@@ -63,6 +64,13 @@ def test_runs_and_status_have_times_counts_and_cost(output: str) -> None:
         status = ask("status", output)
     assert [(pace["run"], pace["num_left"], pace["left_s"]) for pace in status["active"]] == [("later", 2, None)]
     assert ask("status", output)["active"] == []
+
+
+def test_a_run_costs_what_it_recorded_unless_another_price_is_given(output: str) -> None:
+    write_spent(output, "run", SpentRecord(at=NOW, limit=None, gpu_s={"H100": 5400, "other": 1800}, usd=4.5))
+    run = ask("runs", output)["runs"][0]
+    assert (run["gpu_hours"], run["usd"]) == (2, 4.5)
+    assert ask("status", output, "--usd-per-gpu-hour", "3")["runs"][0]["usd"] == 6
 
 
 def test_verify_and_export_name_what_is_missing(output: str, tmp_path: Path) -> None:
