@@ -1,5 +1,11 @@
 """Exit codes of all commands."""
 
+SUMMARY = (
+    "Exit codes: 0 done; 1 a bug; 2 a rule is broken, nothing was started; 3 finished, but not everything is well; "
+    "4 stopped, run it again. jobs/README.md, 'Exit codes', says more."
+)
+"""What `--help` says about them."""
+
 DONE = 0
 """Every row was rendered, or the command did what it was asked to do."""
 

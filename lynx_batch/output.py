@@ -14,6 +14,8 @@
     tries/<kk>/<clip_id>/e<n>-t<k>.json                 try k of edition n was rendered and judged
     judged/<kk>/<clip_id>.e<n>.json                     edition n, committed without a quality gate, was judged later
     runs/<run_id>/{run.yaml, manifest.parquet, clips.parquet, environment.json, run.json, spent.json, heartbeat.json, end.json}
+    runs/<run_id>/logs/<process>-<number>.jsonl.gz      what a process of the run logged: `driver`, or g<n>-r<rank> for a worker
+    runs/<run_id>/logs/<process>-last.jsonl.gz          the last lines of a worker that died
     tombstones/<kind>-<digest>.json                     a person, consent or photo is revoked
     revocations/<time>-<random>.json                    what one call of `revoke` removed
 
@@ -51,6 +53,8 @@ RUN_RECORD, RUN_HEARTBEAT, RUN_END = "run.json", "heartbeat.json", "end.json"
 RUN_SPENT = "spent.json"
 RUN_CLIPS = "clips.parquet"
 
+LOGS, LOG_OF_DRIVER = "logs", "driver"
+
 REVOCATIONS, TOMBSTONES = "revocations", "tombstones"
 
 TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -60,6 +64,7 @@ _COMMIT = re.compile(
 )
 _EVENT = re.compile(r"[^-/]+-(?P<clip>[0-9a-f]+)-[^/]+\.json")
 _JUDGEMENT = re.compile(r"(^|/)(?P<clip>[0-9a-f]+)\.e(?P<edition>[1-9]\d*)\.json$")
+_LOG_PART = re.compile(rf"/{RUNS}/(?P<run>[^/]+)/{LOGS}/(?P<process>[^/]+)-(?P<number>\d+|last)\.jsonl\.gz$")
 _PART = re.compile(r"run=(?P<run>[^/]+)/part-\d+\.parquet")
 _REPORT_FILE = re.compile(r"index\.html|clips-\d+\.html|photos/[0-9a-f]{64}\.jpg")
 _REPORT_PHOTO = re.compile(rf"/{REPORT}/run=[^/]+/photos/(?P<sha256>[0-9a-f]{{64}})\.jpg$")
@@ -101,6 +106,14 @@ class TryName(NamedTuple):
     clip_id: str
     edition: int
     number: int
+
+
+class LogPartName(NamedTuple):
+    """What the name of a part of the logs says. `number` is None for the last lines of a worker that died."""
+
+    run_id: str
+    process: str
+    number: int | None
 
 
 class SavedName(NamedTuple):
@@ -291,9 +304,28 @@ def run_file_uri(output: str, run_id: str, name: str) -> str:
 
 
 def parse_run_file(uri: str) -> tuple[str, str]:
-    """The run and the file name of a file that a listing of `runs` gave."""
+    """The run and the file name of a file that a listing of `runs` gave; that of a part of the logs begins with the folder."""
+    if part := parse_log_part(uri):
+        return part.run_id, f"{LOGS}/{uri.rpartition('/')[2]}"
     _, run_id, name = uri.rsplit("/", 2)
     return run_id, name
+
+
+def logs_uri(output: str, run_id: str) -> str:
+    return join(output, RUNS, run_id, LOGS)
+
+
+def log_part_uri(output: str, name: LogPartName) -> str:
+    number = "last" if name.number is None else f"{name.number:05}"
+    return join(logs_uri(output, name.run_id), f"{name.process}-{number}.jsonl.gz")
+
+
+def parse_log_part(uri: str) -> LogPartName | None:
+    """What the name of a part of the logs says; None for any other file."""
+    match = _LOG_PART.search(uri)
+    return match and LogPartName(
+        match["run"], match["process"], None if match["number"] == "last" else int(match["number"])
+    )
 
 
 def tombstones_uri(output: str) -> str:

@@ -8,6 +8,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill, shorten
@@ -17,8 +18,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import models_json_schema
 
 from lynx_batch import exits
+from lynx_batch.cli.answers import ANSWERS
 from lynx_batch.config import RunConfig
 from lynx_batch.execution.metrics import METRICS
 from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, REQUIRED
@@ -31,11 +34,20 @@ from tests.models import ROOT
 
 GUIDE = ROOT / "jobs" / "README.md"
 GUIDES = (GUIDE, ROOT / "cluster" / "README.md")
+ANSWERS_SCHEMA = ROOT / "jobs" / "answers.schema.json"
 SECTION = re.compile(r"(?<=<!-- generated: )(?P<name>[a-z ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 MAX_DEFAULT_LENGTH = 60
 LINE_LENGTH = 140
 
-WORDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", NoneType: "`null`"}
+WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    datetime: "time",
+    Any: "any value",
+    bool: "`true` or `false`",
+    NoneType: "`null`",
+}
 """Python types in the words of a user."""
 
 MANIFEST_HELP = {
@@ -163,6 +175,19 @@ def metrics() -> str:
     return _table(("metric", "kind", "labels", "unit", "meaning"), rows)
 
 
+def answers() -> str:
+    """The object that each command prints with `--json`, and below it the objects that it holds."""
+    return "\n\n".join(_answer(f"`{command} --json`", model) for command, model in ANSWERS.items())
+
+
+def write_answers_schema() -> str:
+    """The JSON Schema of all answers; a command's is below `$defs`."""
+    models = [(model, "serialization") for model in ANSWERS.values()]
+    title = "What the commands of lynx-batch print with --json"
+    _, schema = models_json_schema(models, title=title)
+    return json.dumps(schema, indent=1) + "\n"
+
+
 SECTIONS: Mapping[str, Callable[[], str]] = {
     "run file": run_file,
     "parameters": parameters,
@@ -170,6 +195,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "metadata": metadata,
     "exit codes": exit_codes,
     "metrics": metrics,
+    "answers": answers,
 }
 
 
@@ -187,6 +213,15 @@ def _config_sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple
     for name, info in model.model_fields.items():
         for inner in _models_in(info.annotation):
             yield from _config_sections(inner, f"{prefix}.{name}" if prefix else name)
+
+
+def _answer(title: str, model: type[BaseModel]) -> str:
+    rows = [(f"`{name}`", _type(info.annotation), str(info.description)) for name, info in model.model_fields.items()]
+    for name, info in model.model_fields.items():
+        for part in _models_in(info.annotation):
+            inner = part.model_fields.items()
+            rows += [(f"`{name}[].{key}`", _type(field.annotation), str(field.description)) for key, field in inner]
+    return f"#### {title}\n\n{_table(('field', 'type', 'meaning'), rows)}"
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -213,10 +248,10 @@ def _type(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(_value(part) for part in parts)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"list of {_type(parts[0])}"
     if origin is dict:
-        return f"`{{{WORDS[parts[0]]}: {WORDS[parts[1]]}}}`"
+        return f"object of {_type(parts[1])}"
     if origin in (Union, UnionType):
         return " or ".join(map(_type, parts))
     if _is_model(annotation):
@@ -277,6 +312,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def main() -> None:
     for guide in GUIDES:
         guide.write_text(write_guide(guide.read_text(encoding="utf-8")), encoding="utf-8")
+    ANSWERS_SCHEMA.write_text(write_answers_schema(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from lynx_batch import exits
 from lynx_batch.cli.audit import audit
 from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.clips import export, prune, verify
-from lynx_batch.cli.console import say, say_error, show_bug
+from lynx_batch.cli.console import say, say_error, show_bug, silence
 from lynx_batch.cli.doctor import doctor
 from lynx_batch.cli.findings import RENDER_PACKAGES
-from lynx_batch.cli.jobs import cancel, submit
+from lynx_batch.cli.jobs import cancel, follow, jobs, submit
 from lynx_batch.cli.judging import accept, judge
-from lynx_batch.cli.ledger import retry, status
+from lynx_batch.cli.ledger import retry, runs, status
+from lynx_batch.cli.logs import logs
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
 from lynx_batch.cli.plan import plan
@@ -61,15 +62,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, which may be signed URLs
     help="Face photos and prompts become videos that look like these people, thousands of times, on a Ray cluster.",
+    epilog=exits.SUMMARY,
 )
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(quality_app, name="quality")
 app.add_typer(bench_app, name="bench")
-OF_RUNS = (render, plan, submit, cancel, one, status, report, doctor)
+OF_RUNS = (render, plan, submit, follow, cancel, jobs, one, status, runs, logs, report, doctor)
 OF_CLIPS = (retry, judge, accept, export, verify, prune, revoke, audit)
 for command in (*OF_RUNS, *OF_CLIPS):
     app.command()(command)
+for each_app in (app, manifest_app, models_app, quality_app, bench_app):
+    for registered in each_app.registered_commands:
+        registered.epilog = "Exit codes: `lynx-batch --help`"
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -85,6 +90,7 @@ def _options(
     ] = False,
 ) -> None:
     sys.excepthook = show_bug
+    silence(False)
     end_politely()
     ensure_home()
     configure_logging()

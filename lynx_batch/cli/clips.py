@@ -13,7 +13,8 @@ import typer
 
 from lynx_batch import exits, storage
 from lynx_batch.cli import options
-from lynx_batch.cli.console import say, say_some
+from lynx_batch.cli.answers import ExportAnswer, VerifyAnswer
+from lynx_batch.cli.console import say, say_answer, say_some, silence
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
 from lynx_batch.places import WRITABLE, explain_place
@@ -39,6 +40,7 @@ def export(
     clip_list: Annotated[
         str | None, typer.Option("--list", metavar="FILE", help="Only the clips approved in this CSV of a report.")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Copy every rendered clip to a readable name. Replaces only files that an earlier export made.
 
@@ -51,6 +53,7 @@ def export(
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.export import name_clips
 
+    silence(as_json)
     if rule := explain_place(destination, WRITABLE):
         raise ConfigError(f"DEST {storage.redact(destination)}: {rule}")
     if storage.is_within(destination, output):
@@ -74,6 +77,15 @@ def export(
             f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
             f"because their run has not ended or was killed"
         )
+    say_answer(
+        ExportAnswer(
+            destination=storage.redact(destination),
+            num_clips=len(naming.clips.keys() - left_out.keys()),
+            withheld=dict(naming.withheld),
+            left_out=left_out,
+            num_nameless=num_nameless,
+        )
+    )
     if left_out:
         say(f"{len(left_out)} left out. `verify --repair` and then `render` make damaged or missing clips again:")
         for clip_name, why in sorted(left_out.items()):
@@ -94,6 +106,7 @@ def verify(
         str | None,
         typer.Option(metavar="FILE", help="The network of `provenance.watermark`: read invisible watermarks, too."),
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Read every committed clip: does it exist, have its bytes changed, and does it decode to all its frames?
 
@@ -102,28 +115,40 @@ def verify(
     """
     from lynx_batch.ledger.editions import list_editions
 
+    silence(as_json)
     editions = list_editions(output)
     in_force = editions.in_force
     chosen = sorted(in_force) if sample is None else random.sample(sorted(in_force), min(sample, len(in_force)))
-    faulty = {}
+    faulty: dict[str, list[str]] = {}
     marker = None if watermark is None else _load_watermark(watermark)
     for clip_id, faults in _find_faults(output, {clip_id: in_force[clip_id] for clip_id in chosen}, marker):
         for fault in faults:
             say(f"clip {clip_id}: {fault}")
         if faults:
-            faulty[clip_id] = "; ".join(faults)
+            faulty[clip_id] = faults
     say(f"{storage.redact(output)}: {len(chosen)} of {len(in_force)} clips read, {len(faulty)} faulty")
     damaged = _find_damaged_tries(output)
     for error in damaged.values():
         say(str(error))
     if repair:
-        _withdraw_all(output, editions, faulty)
+        _withdraw_all(output, editions, {clip_id: "; ".join(faults) for clip_id, faults in faulty.items()})
         say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips again")
     if repair and damaged:
         _set_aside(output, editions, damaged.keys())
         say(f"{len(damaged)} damaged tries set aside; the next `lynx-batch render` may render their seeds again")
-    has_remains = _say_revoked(output)
-    raise typer.Exit(exits.INCOMPLETE if faulty or damaged or has_remains else exits.DONE)
+    remains = _say_revoked(output)
+    say_answer(
+        VerifyAnswer(
+            output=storage.redact(output),
+            num_clips=len(in_force),
+            num_read=len(chosen),
+            faults=faulty,
+            damaged_tries=[str(error) for error in damaged.values()],
+            is_repaired=repair,
+            remains=remains,
+        )
+    )
+    raise typer.Exit(exits.INCOMPLETE if faulty or damaged or remains else exits.DONE)
 
 
 def prune(
@@ -135,20 +160,26 @@ def prune(
     run_id: Annotated[
         str | None, typer.Option("--run", metavar="RUN", help="Remove only this run's files, whatever their age.")
     ] = None,
+    logs: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Also remove logs that are at least this old, such as 30d.")
+    ] = None,
 ) -> None:
     """Remove what is of no use any more: videos that neither a commit nor an open try needs, and saved steps of finished clips.
 
     Files of a run that has not ended stay until it has shown no sign of life for --min-age.
     """
-    from lynx_batch.ledger.leftovers import find_leftovers, of_run, unchanged_since
+    from lynx_batch.ledger.leftovers import find_leftovers, find_old_logs, of_run, unchanged_since
 
     leftovers = find_leftovers(output)
     if run_id is None:
-        before = storage.clock(output) - _parse_min_age(min_age)
+        before = storage.clock(output) - _parse_age("--min-age", min_age)
         chosen = list(unchanged_since(output, leftovers, before))
     else:
         _refuse_living(output, run_id)
         chosen = list(of_run(output, leftovers, run_id))
+    num_kept = len(leftovers) - len(chosen)
+    if logs is not None:
+        chosen += find_old_logs(output, storage.clock(output) - _parse_age("--logs", logs))
     for file in chosen:
         say(storage.redact(file.uri))
         if not dry_run:
@@ -156,17 +187,17 @@ def prune(
     megabytes = sum(file.num_bytes for file in chosen) / 1e6
     verb = "would be removed" if dry_run else "removed"
     say(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {verb}")
-    if num_kept := len(leftovers) - len(chosen):
+    if num_kept:
         say(
             f"{num_kept} more uncommitted files were kept: they are too new, or belong to another run or to a run that may be alive"
         )
 
 
-def _parse_min_age(text: str) -> timedelta:
-    age = timedelta(seconds=options.parse_duration("--min-age", text))
+def _parse_age(option: str, text: str) -> timedelta:
+    age = timedelta(seconds=options.parse_duration(option, text))
     if age < LEAST_AGE:
         raise ConfigError(
-            f"--min-age {text!r}: must be at least 1h; --run RUN removes what a killed run left at any age"
+            f"{option} {text!r}: must be at least 1h; --run RUN removes what a killed run left at any age"
         )
     return age
 
@@ -232,8 +263,8 @@ def _set_aside(output: str, editions: "Editions", names: "Iterable[TryName]") ->
     ask_again(output, given_up.filter(pc.and_(is_of_these, is_unreadable)), datetime.now(UTC))
 
 
-def _say_revoked(output: str) -> bool:
-    """Lists what is left of revoked people, consents and photos; whether there is any."""
+def _say_revoked(output: str) -> list[str]:
+    """Lists what is left of revoked people, consents and photos."""
     from lynx_batch.ledger.owners import read_owners
     from lynx_batch.ledger.remains import find_old_versions, find_remains
     from lynx_batch.ledger.tombstones import read_revoked
@@ -241,22 +272,21 @@ def _say_revoked(output: str) -> bool:
 
     revoked = read_revoked(output)
     if not revoked:
-        return False
+        return []
     covered, versions = find_covered(read_owners(output), revoked), []
     remains = find_remains(output, covered)
     try:
         versions = find_old_versions(output, covered.clip_ids)
     except StoreRefused as refusal:
         say(f"old versions of revoked files were not looked for: {refusal}")
-    for clip_id in sorted(remains.commits):
-        say(f"clip {clip_id}: revoked, but still committed")
-    for uri in sorted(remains.files):
-        say(f"{storage.redact(uri)}: revoked, but still there")
-    for version in versions:
-        say(f"{storage.redact(version.uri)}: revoked, but an old version is still there")
-    if has_remains := bool(remains.commits or remains.files or versions):
+    lines = [f"clip {clip_id}: revoked, but still committed" for clip_id in sorted(remains.commits)]
+    lines += [f"{storage.redact(uri)}: revoked, but still there" for uri in sorted(remains.files)]
+    lines += [f"{storage.redact(version.uri)}: revoked, but an old version is still there" for version in versions]
+    for line in lines:
+        say(line)
+    if lines:
         say("run the same `lynx-batch revoke` again to remove what is left")
-    return has_remains
+    return lines
 
 
 def _load_watermark(file: str) -> "Marker":

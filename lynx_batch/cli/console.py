@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
@@ -40,15 +41,37 @@ class SafeConsole(Console):
         drop_output(sys.stdout, BrokenPipeError())
 
 
+class _State:
+    """`is_silent`: the answer of this command is JSON, so that no text but errors is printed."""
+
+    is_silent = False
+
+
+def silence(is_silent: bool) -> None:
+    """Prints no text from now on except errors and the answer, or prints it again."""
+    _State.is_silent = is_silent
+
+
+def say_answer(answer: BaseModel) -> None:
+    """Prints the answer of a command that was called with --json; without --json, nothing: its text has said it."""
+    if _State.is_silent:
+        _echo(answer.model_dump_json(indent=1), is_error=False)
+
+
 def make_console(width: int | None = None) -> Console:
     """A console as wide as the terminal, unless `width` says otherwise. Files get lines of a readable length."""
     if width is None and not sys.stdout.isatty():
         width = WIDTH_IN_A_FILE
-    return SafeConsole(width=width, markup=False, emoji=False, highlight=False)
+    return SafeConsole(width=width, quiet=_State.is_silent, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str, *, is_error: bool = False, ends_line: bool = True) -> None:
     """Prints `text` unchanged, without wrapping its lines."""
+    if is_error or not _State.is_silent:
+        _echo(text, is_error=is_error, ends_line=ends_line)
+
+
+def _echo(text: str, *, is_error: bool, ends_line: bool = True) -> None:
     try:
         typer.echo(printable(text), err=is_error, nl=ends_line)
     except OSError as error:

@@ -1,5 +1,6 @@
 """`lynx-batch doctor`: what this machine has, and whether a run would fit, before anything loads."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,8 @@ from rich.table import Table
 
 from lynx_batch import exits
 from lynx_batch.cli import options
-from lynx_batch.cli.console import make_console
+from lynx_batch.cli.answers import DoctorAnswer, FindingAnswer
+from lynx_batch.cli.console import make_console, say_answer, silence
 from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError
 
@@ -18,10 +20,12 @@ def doctor(
         Path | None, typer.Argument(metavar="[RUN.yaml]", help="Also check what this run file names.")
     ] = None,
     overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Report what this machine has, what fits its GPUs, and what is wrong. Exit code 2 if something is wrong."""
     from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published
 
+    silence(as_json)
     if overrides and run_file is None:
         raise ConfigError(f"--set {overrides[0]}: overrides a key of a RUN.yaml, but none is given")
     config = load(run_file, {}, overrides) if run_file else None
@@ -34,5 +38,6 @@ def doctor(
     for finding in findings:
         table.add_row(finding.subject, "" if finding.level is Level.OK else finding.level, finding.text)
     make_console().print(table)
+    say_answer(DoctorAnswer(findings=[FindingAnswer(**asdict(finding)) for finding in findings]))
     if any(finding.level is Level.FAULT for finding in findings):
         raise typer.Exit(exits.FAULTY)

@@ -1,22 +1,25 @@
-"""`submit` and `cancel`: runs as jobs of a Ray cluster."""
+"""`submit`, `follow`, `cancel` and `jobs`: runs as jobs of a Ray cluster."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from lynx_batch import exits, storage
 from lynx_batch.cli import options
-from lynx_batch.cli.console import say
+from lynx_batch.cli.answers import JobAnswer, JobsAnswer
+from lynx_batch.cli.console import add_row, make_console, say, say_answer, silence
 from lynx_batch.cli.render import load
 
 if TYPE_CHECKING:
-    from lynx_batch.execution.jobs import Jobs
+    from lynx_batch.execution.jobs import Jobs, JobState
 
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://head:8265.")
 ]
+Job = Annotated[str, typer.Argument(help="The id that `submit` printed.")]
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -26,7 +29,7 @@ def submit(
     manifest: options.Manifest = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
-    follow: Annotated[
+    is_followed: Annotated[
         bool, typer.Option("--follow", help="Show the job's output, and end with its exit code.")
     ] = False,
     limit: options.Limit = None,
@@ -54,14 +57,14 @@ def submit(
     )
     with TemporaryDirectory() as folder:
         package = pack(config, selection, Path(folder), is_unsafe_allowed=unsafe_commit)
-        jobs = _connect(address)
-        job_id = jobs.submit(package, run_file.stem)
+        connected = connect(address)
+        job_id = connected.submit(package, run_file.stem)
     say(
         f"job {job_id} submitted; `lynx-batch status {storage.redact(config.output)}` shows its progress, "
         f"`lynx-batch cancel {job_id} --address {address}` stops it"
     )
-    if follow:
-        raise typer.Exit(_follow(jobs, job_id))
+    if is_followed:
+        raise typer.Exit(_follow(connected, job_id))
 
 
 def _follow(jobs: "Jobs", job_id: str) -> int:
@@ -74,14 +77,44 @@ def _follow(jobs: "Jobs", job_id: str) -> int:
     return exits.STOPPED if exit_code is None or exit_code < 0 else exit_code
 
 
-def cancel(
-    job: Annotated[str, typer.Argument(help="The id that `submit` printed.")], address: Address = DASHBOARD
+def follow(job: Job, address: Address = DASHBOARD) -> None:
+    """Show the output of a submitted job from its beginning until it ends, and end with its exit code. Ctrl-C does not stop the job."""
+    connected = connect(address)
+    connected.output_of(job)  # an unknown job is an error of the user's
+    raise typer.Exit(_follow(connected, job))
+
+
+def jobs(
+    address: Address = DASHBOARD,
+    as_json: options.AsJson = False,
 ) -> None:
+    """List the jobs of a cluster that Ray remembers, the newest first."""
+    silence(as_json)
+    found = connect(address).list()
+    table = Table("job", "status", "started", "ended", "exit code")
+    for job in found:
+        times = [f"{at:%Y-%m-%d %H:%M:%S}" if at else "" for at in (job.started_at, job.ended_at)]
+        add_row(table, job.job_id, job.status.lower(), *times, "" if job.exit_code is None else str(job.exit_code))
+    make_console().print(table)
+    say_answer(JobsAnswer(jobs=[JobAnswer(job=job.job_id, **_shown(job)) for job in found]))
+
+
+def _shown(job: "JobState") -> dict[str, Any]:
+    return {
+        "status": job.status.lower(),
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "exit_code": job.exit_code,
+    }
+
+
+def cancel(job: Job, address: Address = DASHBOARD) -> None:
     """Stop a submitted job. Committed clips stay, and submitting again continues."""
-    say(f"job {job}: {_connect(address).cancel(job).lower()}")
+    say(f"job {job}: {connect(address).cancel(job).lower()}")
 
 
-def _connect(address: str) -> "Jobs":
+def connect(address: str) -> "Jobs":
+    """Raises ConfigError if no dashboard answers there."""
     from lynx_batch.execution.ray_environment import configure_ray
 
     configure_ray()

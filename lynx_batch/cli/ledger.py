@@ -1,12 +1,11 @@
-"""`status` shows what an output location holds, from its objects alone. `retry` lets clips be tried again, or rendered with another seed."""
+"""`status` and `runs` show what an output location holds, from its objects alone. `retry` lets clips be tried again, or rendered with another seed."""
 
-import json
 import time
 from collections.abc import Set
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -15,10 +14,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lynx_batch import storage
-from lynx_batch.cli.console import add_row, make_console, say
+from lynx_batch.cli import options
+from lynx_batch.cli.answers import PaceAnswer, RetryAnswer, RunsAnswer, StatusAnswer
+from lynx_batch.cli.console import add_row, make_console, say, say_answer, silence
+from lynx_batch.cli.run_table import UsdPerGpuHour, describe_pace, describe_runs, make_run_table
 from lynx_batch.config import QualityConfig, load_run_config
 from lynx_batch.errors import ConfigError
-from lynx_batch.output import runs_uri
+from lynx_batch.output import RUN_RECORD, parse_run_file, runs_uri
 from lynx_batch.places import WRITABLE, explain_place
 
 # pyarrow takes a while to load, so the ledger is imported by the commands that need it.
@@ -26,16 +28,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lynx_batch.ledger.editions import Editions
-    from lynx_batch.ledger.pass_rate import JudgedClips
     from lynx_batch.ledger.redo import RedoPlan
-    from lynx_batch.ledger.runs import Run
-    from lynx_batch.ledger.summary import Summary
 
 MAX_REASONS_SHOWN = 20
 WATCH_EVERY_S = 10.0
+LOOK_EVERY_S = 2.0
 
 
-def _check_output(output: str) -> str:
+def check_output(output: str) -> str:
     """Raises ConfigError unless a run has written to `output`: every run writes its record before its first clip."""
     if rule := explain_place(output, WRITABLE):
         raise ConfigError(f"OUT {storage.redact(output)}: {rule}")
@@ -46,9 +46,21 @@ def _check_output(output: str) -> str:
     return output
 
 
-Output = Annotated[
-    str, typer.Argument(metavar="OUT", help="The output location of a run file.", callback=_check_output)
-]
+def await_run(output: str) -> None:
+    """Waits until a run, perhaps one that was just submitted, has written its record."""
+    if rule := explain_place(output, WRITABLE):
+        raise ConfigError(f"OUT {storage.redact(output)}: {rule}")
+    if not _has_record(output):
+        say(f"{storage.redact(output)}: waiting for the record of a run")
+    while not _has_record(output):
+        time.sleep(LOOK_EVERY_S)
+
+
+def _has_record(output: str) -> bool:
+    return any(parse_run_file(file.uri)[1] == RUN_RECORD for file in storage.list_files(runs_uri(output)))
+
+
+Output = Annotated[str, typer.Argument(metavar="OUT", help="The output location of a run file.", callback=check_output)]
 Rules = Annotated[
     Path | None,
     typer.Option("--run", metavar="RUN.yaml", help="Take `quality` from this run file, not from the newest run."),
@@ -56,26 +68,45 @@ Rules = Annotated[
 
 
 def status(
-    output: Output,
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The output location of a run file.")],
     clips: Annotated[bool, typer.Option("--clips", help="List every clip with its path.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until no run is active.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait for the record of a run, and refresh until no run is active.")
+    ] = False,
     run_file: Rules = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    usd_per_gpu_hour: UsdPerGpuHour = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what is committed, what was given up and why, and how the clips were judged. Needs no cluster."""
     if as_json and (clips or watch):
         raise ConfigError("--json: must not be given together with --clips or --watch")
     rules = _read_rules(run_file)
-    if as_json:
-        say(json.dumps(_as_json(output, rules), indent=1))
-        return
+    silence(as_json)
+    if watch:
+        await_run(output)
+    check_output(output)
     console = make_console()
     if watch:
-        _watch(output, rules, console)
+        _watch(output, rules, usd_per_gpu_hour, console)
     else:
-        console.print(_status(output, rules), soft_wrap=True)
+        answer = _read_status(output, rules, usd_per_gpu_hour)
+        console.print(_show(answer), soft_wrap=True)
+        say_answer(answer)
     if clips:
         console.print(_clip_table(output))
+
+
+def runs(output: Output, usd_per_gpu_hour: UsdPerGpuHour = None, as_json: options.AsJson = False) -> None:
+    """List the runs of an output location: when, how many rows with which outcome, GPU-hours and cost."""
+    from lynx_batch.ledger.heartbeat import living_runs
+    from lynx_batch.ledger.pace import read_costs
+    from lynx_batch.ledger.summary import read_run_states
+
+    silence(as_json)
+    living = living_runs(output, datetime.now(UTC))
+    found = describe_runs(read_run_states(output), living, read_costs(output), usd_per_gpu_hour)
+    make_console().print(make_run_table(found))
+    say_answer(RunsAnswer(output=storage.redact(output), runs=found))
 
 
 def retry(
@@ -91,6 +122,7 @@ def retry(
         bool, typer.Option("--redo", help="Render committed clips again, with another seed. Needs --where or --list.")
     ] = False,
     run_file: Rules = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Let the next run try rejected and failed clips again, or render committed clips once more with another seed.
 
@@ -101,18 +133,20 @@ def retry(
     from lynx_batch.ledger.editions import list_editions
     from lynx_batch.ledger.history import given_up_before
 
+    silence(as_json)
     listed = None if clip_list is None else read_clip_list(clip_list, Decision.REJECT)
     editions = list_editions(output)
     given_up = given_up_before(output, editions)
     if redo:
-        _redo(output, _choose_committed(output, editions, reason, where, listed), editions, given_up, run_file)
+        chosen = _choose_committed(output, editions, reason, where, listed)
+        say_answer(_redo(output, chosen, editions, given_up, run_file))
     elif run_file is not None:
         raise ConfigError(f"--run {run_file}: must be given together with --redo")
     else:
-        _ask_again(output, _choose(given_up, reason, where, listed))
+        say_answer(_ask_again(output, _choose(given_up, reason, where, listed)))
 
 
-def _ask_again(output: str, chosen: "pa.Table") -> None:
+def _ask_again(output: str, chosen: "pa.Table") -> RetryAnswer:
     """Leaves out what the quality gate rejected: only the rules of the next run decide about that."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -133,6 +167,7 @@ def _ask_again(output: str, chosen: "pa.Table") -> None:
         )
     if num_unsafe := chosen.filter(is_type(*UNSAFE_ERRORS)).num_rows:
         say(f"{num_unsafe} clips are unsafe and stay rejected")
+    return RetryAnswer(num_asked=again.num_rows, num_waiting=0, num_left_to_gate=num_rejected, num_unsafe=num_unsafe)
 
 
 def _only_listed(rows: "pa.Table", listed: Set[str], rule: str) -> "pa.Table":
@@ -182,7 +217,9 @@ def _choose_committed(
     return rows if where is None else choose_rows(rows, where, FILTER_COLUMNS)
 
 
-def _redo(output: str, chosen: "pa.Table", editions: "Editions", given_up: "pa.Table", run_file: Path | None) -> None:
+def _redo(
+    output: str, chosen: "pa.Table", editions: "Editions", given_up: "pa.Table", run_file: Path | None
+) -> RetryAnswer:
     """Raises ConfigError, before anything is written, if a row gives its seed and the rules allow no other."""
     from lynx_batch.ledger.redo import RedoRequest, explain_given_seeds, plan_redo, request_redo
     from lynx_batch.ledger.runs import newest_quality
@@ -196,6 +233,9 @@ def _redo(output: str, chosen: "pa.Table", editions: "Editions", given_up: "pa.T
     for clip_id, edition in plan.editions.items():
         request_redo(output, RedoRequest(clip_id=clip_id, edition=edition, asked_at=now, command="retry --redo"))
     _say_redo(plan)
+    return RetryAnswer(
+        num_asked=len(plan.editions), num_waiting=len(plan.waiting), num_left_to_gate=0, num_unsafe=len(plan.unsafe)
+    )
 
 
 def _say_redo(plan: "RedoPlan") -> None:
@@ -225,86 +265,68 @@ def _read_rules(run_file: Path | None) -> QualityConfig | None:
     return quality
 
 
-def _watch(output: str, rules: QualityConfig | None, console: Console) -> None:
-    from lynx_batch.ledger.heartbeat import living_runs
-
+def _watch(output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None, console: Console) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_status(output, rules), refresh=True)
-            if not living_runs(output, datetime.now(UTC)):
+            answer = _read_status(output, rules, usd_per_gpu_hour)
+            live.update(_show(answer), refresh=True)
+            if not answer.active:
                 return
             time.sleep(WATCH_EVERY_S)
 
 
-def _status(output: str, rules: QualityConfig | None) -> RenderableType:
+def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None) -> StatusAnswer:
     from lynx_batch.ledger.heartbeat import living_runs
+    from lynx_batch.ledger.pace import read_costs, read_pace
     from lynx_batch.ledger.summary import summarise
 
-    summary, living = summarise(output, rules), living_runs(output, datetime.now(UTC))
-    table = Table("run", "rows", "state", "outcomes")
-    for state in summary.runs:
-        outcomes = ", ".join(f"{num} {outcome}" for outcome, num in sorted(state.counts.items()))
-        is_living = state.run.run_id in living
-        add_row(table, state.run.run_id, str(state.run.record.num_rows), _state(state.run, is_living), outcomes)
-    reasons = [Text(f"{num} {reason}") for reason, num in summary.reasons.most_common(MAX_REASONS_SHOWN)]
-    lines = [] if summary.judged is None else [Text(line) for line in _describe_judged(summary.judged)]
-    return Group(Text(f"{storage.redact(output)}: {_describe_committed(summary)}"), *lines, table, *reasons)
+    now = datetime.now(UTC)
+    summary, living = summarise(output, rules), living_runs(output, now)
+    judged = summary.judged
+    return StatusAnswer(
+        output=storage.redact(output),
+        num_committed=summary.num_committed,
+        num_redo=summary.num_redo,
+        runs=describe_runs(summary.runs, living, read_costs(output), usd_per_gpu_hour),
+        active=[
+            PaceAnswer(run=state.run.run_id, **asdict(read_pace(output, state.run, state.counts.total(), now)))
+            for state in summary.runs
+            if state.run.run_id in living and state.run.end is None
+        ],
+        reasons=dict(summary.reasons.most_common()),
+        quality=None if judged is None else asdict(judged) | {"pass_rate": judged.pass_rate},
+    )
 
 
-def _describe_committed(summary: "Summary") -> str:
-    redo = f", {summary.num_redo} of them to be redone (`retry --redo`)" if summary.num_redo else ""
-    return f"{summary.num_committed} clips committed{redo}"
+def _show(status: StatusAnswer) -> RenderableType:
+    lines = [f"{status.output}: {_describe_committed(status)}", *map(describe_pace, status.active)]
+    lines += [] if status.quality is None else _describe_judged(status.quality)
+    reasons = [f"{num} {reason}" for reason, num in [*status.reasons.items()][:MAX_REASONS_SHOWN]]
+    return Group(*map(Text, lines), make_run_table(status.runs), *map(Text, reasons))
 
 
-def _describe_judged(judged: "JudgedClips") -> list[str]:
-    num_judged = judged.num_passed + judged.num_rejected + judged.num_unsafe
-    rate = "" if judged.pass_rate is None else f" ({judged.pass_rate:.0%})"
+def _describe_committed(status: StatusAnswer) -> str:
+    redo = f", {status.num_redo} of them to be redone (`retry --redo`)" if status.num_redo else ""
+    return f"{status.num_committed} clips committed{redo}"
+
+
+def _describe_judged(judged: dict[str, Any]) -> list[str]:
+    num_judged = judged["num_passed"] + judged["num_rejected"] + judged["num_unsafe"]
+    rate = "" if judged["pass_rate"] is None else f" ({judged['pass_rate']:.0%})"
     lines = [
-        f"quality: {judged.num_passed} of {num_judged} judged clips passed{rate}, {judged.num_rejected} were rejected, "
-        f"{judged.num_unsafe} are unsafe; {judged.num_reseeds} reseeds"
+        f"quality: {judged['num_passed']} of {num_judged} judged clips passed{rate}, {judged['num_rejected']} were rejected, "
+        f"{judged['num_unsafe']} are unsafe; {judged['num_reseeds']} reseeds"
     ]
-    if judged.rejected_by:
-        rules = ", ".join(f"{rule} ({num})" for rule, num in judged.rejected_by.items())
+    if judged["rejected_by"]:
+        rules = ", ".join(f"{rule} ({num})" for rule, num in judged["rejected_by"].items())
         lines.append(f"rejected by {rules}")
-    if judged.num_unjudged:
-        lines.append(f"{judged.num_unjudged} committed clips were not judged")
-    if judged.num_below:
+    if judged["num_unjudged"]:
+        lines.append(f"{judged['num_unjudged']} committed clips were not judged")
+    if judged["num_below"]:
         lines.append(
-            f"{judged.num_below} committed clips fall below the limits: no run renders them again unless `retry --redo` asks for it"
+            f"{judged['num_below']} committed clips fall below the limits: no run renders them again unless `retry --redo` asks for it"
         )
     return lines
-
-
-def _as_json(output: str, rules: QualityConfig | None) -> dict[str, object]:
-    from lynx_batch.ledger.heartbeat import living_runs
-    from lynx_batch.ledger.summary import summarise
-
-    summary, living = summarise(output, rules), living_runs(output, datetime.now(UTC))
-    judged = summary.judged
-    return {
-        "output": storage.redact(output),
-        "num_committed": summary.num_committed,
-        "num_redo": summary.num_redo,
-        "runs": [
-            {
-                "run": state.run.run_id,
-                "num_rows": state.run.record.num_rows,
-                "state": _state(state.run, state.run.run_id in living),
-                "outcomes": state.counts,
-            }
-            for state in summary.runs
-        ],
-        "reasons": summary.reasons,
-        "quality": None if judged is None else asdict(judged) | {"pass_rate": judged.pass_rate},
-    }
-
-
-def _state(run: "Run", is_living: bool) -> str:
-    if run.end is not None:
-        state = f"stopped: {run.end.stopped_by}" if run.end.stopped_by else "finished"
-    else:
-        state = "running" if is_living else "unfinished"
-    return state if run.record.is_store_safe else f"{state} (unsafe commits)"
 
 
 def _clip_table(output: str) -> Table:

@@ -4,14 +4,15 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from lynx_batch import exits
 from lynx_batch.cli import options
-from lynx_batch.cli.console import add_row, make_console, say
+from lynx_batch.cli.answers import ManifestCheckAnswer, ProblemAnswer, RejectionAnswer
+from lynx_batch.cli.console import add_row, make_console, say, say_answer, silence
 from lynx_batch.cli.photos import show_photos
 from lynx_batch.cli.targets import has_json_keys, is_manifest, is_photo_sheet, refuse_other_file, refuse_other_kind
 from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, load_run_config
@@ -100,12 +101,14 @@ def check(
             help="With --photos: write a web page to this file that shows each photo, its face and its verdict."
         ),
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check every row of a manifest and show every problem. Exit code 2 if there is one.
 
     With --run and --photos, finds everything that `render` would refuse before it starts. With --run, warns of texts that the model's
     tokenizer hardly knows. With --photos, says how good a likeness each photo promises. Warnings and verdicts are no problems.
     """
+    silence(as_json)
     if problems_file:
         has_keys = has_json_keys("row", "column", "value", "rule")
         refuse_other_file("--problems", problems_file, "a list of problems", has_keys)
@@ -120,6 +123,14 @@ def check(
     if problems_file:
         _write_problems(problems, problems_file)
     _print_unconsented(unconsented)
+    say_answer(
+        ManifestCheckAnswer(
+            manifest=redact(manifest),
+            num_rows=num_rows,
+            problems=[ProblemAnswer(**_as_json(problem)) for problem in problems],
+            unconsented=[RejectionAnswer(row=rejection.row, error=rejection.error) for rejection in unconsented],
+        )
+    )
     _conclude(manifest, num_rows, problems)
 
 
@@ -310,17 +321,17 @@ def _check_photos(requests: "list[ClipRequest]", findings: "Mapping[PhotoFace, F
 
 
 def _write_problems(problems: "list[RowProblem]", file: Path) -> None:
-    """Writes one JSON object per line. Values without a JSON type, such as NaN and times, become text."""
-    lines = [
-        json.dumps(
-            asdict(p) | {"value": p.value if isinstance(p.value, (int, str)) else str(p.value)}, ensure_ascii=False
-        )
-        for p in problems
-    ]
+    """Writes one JSON object per line."""
+    lines = [json.dumps(_as_json(problem), ensure_ascii=False) for problem in problems]
     try:
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--problems {file}: {error.strerror}") from error
+
+
+def _as_json(problem: "RowProblem") -> dict[str, Any]:
+    """Values without a JSON type, such as NaN and times, become text."""
+    return asdict(problem) | {"value": problem.value if isinstance(problem.value, (int, str)) else str(problem.value)}
 
 
 def _print_unconsented(unconsented: "list[Rejection]") -> None:

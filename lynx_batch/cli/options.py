@@ -21,6 +21,7 @@ Output = Annotated[str | None, typer.Option(help="Use this output location inste
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the run file.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 Limit = Annotated[int | None, typer.Option(min=0, help="At most this many rows.")]
 Where = Annotated[str | None, typer.Option(help="Only rows that match, such as: priority > 3 and subject_id == 'ada'.")]
 AllowInvalid = Annotated[bool, typer.Option(help="Reject bad rows instead of stopping.")]

@@ -139,11 +139,12 @@ def _user() -> str:
 
 def _erase(output: str, key: Key, owners: "list[Owner]") -> tuple[int, int]:
     """Returns how many rows were blanked, and how many old versions of their files removed."""
-    from lynx_batch.ledger.erase import erase_events, erase_reports, erase_rows, remove_erased_versions
+    from lynx_batch.ledger.erase import erase_events, erase_logs, erase_reports, erase_rows, remove_erased_versions
 
     covered = find_covered(owners, {key})
     erase_events(output, covered.clip_ids)
     erase_reports(output)
+    erase_logs(output)
     num_rows = erase_rows(output, {key}, rows_to_blank(owners, {key}, covered))
     return num_rows, remove_erased_versions(output)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.group_budget import GroupBudget
 from lynx_batch.execution.head import Head
+from lynx_batch.execution.last_lines import LastLines
 from lynx_batch.execution.placement import Placements
 from lynx_batch.execution.progress import GroupProgress, Progress
 from lynx_batch.ledger.editions import Editions
@@ -46,6 +47,9 @@ from lynx_model.spec import ParallelPlan
 log = structlog.get_logger()
 
 POLL_S = 0.5
+
+CLOSE_LOGS_S = 3.0
+"""How long the end of a group may be held up by the upload of its workers' logs."""
 
 NO_ROOM = Failed(
     error_type="GroupLost", error="no node has room for a group that the waiting clips need", fault=Fault.MACHINE
@@ -127,6 +131,7 @@ class Driver:
         self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
         self._cluster, self._recorder, self._watch = cluster, recorder, watch
         self._faults, self._budget = FaultBudget(), GroupBudget(budget, schedule)
+        self._last_lines = LastLines(settings.output, settings.run_id)
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._num_steps_saved = find_saved(settings.output)
@@ -157,12 +162,21 @@ class Driver:
                 self._watch(self._progress())
         except (HeadLost, ray.exceptions.RayError):
             self._drop_groups()
+            self._last_lines.forget()
             raise
         finally:
+            self._close_logs(self._groups)
             for group in self._groups:
                 group.end()
                 self._budget.release(group)
+            self._last_lines.wait()
             self._placements.remove_all()
+
+    def _close_logs(self, groups: Iterable[Group]) -> None:
+        """Has workers upload the rest of their logs before their groups end."""
+        refs = [ref for group in groups for ref in group.close_logs()]
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=CLOSE_LOGS_S)
 
     def _drop_groups(self) -> None:
         """Drops all groups after their cluster is gone. It must not ask Ray, because that would block."""
@@ -299,7 +313,9 @@ class Driver:
         """Ends a lost group. Its clips are tried again, except one that has broken too many groups."""
         log.warning("group_lost", group=group.name, error=str(loss))
         failure = Failed(error_type=type(loss).__name__, error=str(loss), fault=self._fault_of_break(group))
-        self._dissolve(group, failure)
+        self._last_lines.save(group)
+        self._record_failures(group, failure)
+        self._end(group)
         self._stop_if_too_many_faults(failure)
 
     def _fault_of_break(self, group: Group) -> Fault:
@@ -403,6 +419,11 @@ class Driver:
             raise TooManyFaults(f"{reason}; the last: {failure.error}")
 
     def _remove(self, group: Group) -> None:
+        """Ends a group whose workers can still answer."""
+        self._close_logs([group])
+        self._end(group)
+
+    def _end(self, group: Group) -> None:
         self._groups.remove(group)
         self._schedule.leave(group.name)
         group.end()

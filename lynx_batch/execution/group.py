@@ -34,7 +34,7 @@ class Group:
         self.name, self.placement, self._config = name, placement, config
         self.formed_s = time.monotonic()
         self.state = GroupState(num_ranks=placement.size, max_clips=config.max_clips_per_group, now_s=self.formed_s)
-        self._workers = [placement.start_worker(settings, rank) for rank in range(placement.size)]
+        self._workers = [placement.start_worker(settings, name, rank) for rank in range(placement.size)]
         rendezvous = self._workers[0].open_rendezvous.remote()
         self._rank_refs = [worker.load.remote(rendezvous) for worker in self._workers]
         self._deliver_refs: list[Any] = []
@@ -97,6 +97,15 @@ class Group:
             except ray.exceptions.RayError:
                 return  # the worker died; its awaited answer reports that
             self._step_ref = None
+
+    def close_logs(self) -> list[Any]:
+        """Asks every worker to upload the rest of its log; gives their answers to come. None of a group that still loads."""
+        return [worker.close_logs.remote() for worker in self._workers] if self.state.is_ready else []
+
+    @property
+    def actor_ids(self) -> list[str]:
+        """Ray's id of the worker of each rank."""
+        return [worker._actor_id.hex() for worker in self._workers]
 
     def end(self) -> None:
         """Kills every worker; the placement stays."""

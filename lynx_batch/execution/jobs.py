@@ -7,6 +7,8 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import aiohttp
 import ray
@@ -19,6 +21,17 @@ POLL_S = 0.5
 
 STOP_WAIT_S = 120
 """How long a cancelled run has to abandon its clips and write its metadata before Ray kills it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState:
+    """A job as Ray knows it. `status` is PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; `exit_code` is that of its command."""
+
+    job_id: str
+    status: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    exit_code: int | None
 
 
 class Jobs:
@@ -49,6 +62,23 @@ class Jobs:
                 metadata=package.metadata,
             )
         return job_id
+
+    def list(self) -> list[JobState]:
+        """The jobs that Ray remembers, the newest first."""
+        with self._ray_errors_mapped(HeadLost):
+            found = self._client.list_jobs()
+        states = [_state_of(details) for details in found if details.submission_id]
+        return sorted(states, key=lambda job: (job.started_at is not None, job.started_at), reverse=True)
+
+    def output_of(self, job_id: str) -> str:
+        """What a job has printed so far.
+
+        Raises:
+            ConfigError: If there is no such job.
+        """
+        with self._ray_errors_mapped(HeadLost):
+            text: str = self._client.get_job_logs(job_id)
+        return text
 
     def follow(self, job_id: str, echo: Callable[[str], None]) -> int | None:
         """Passes the job's output to `echo` until it ends; returns its exit code, or None if it was killed before it had one.
@@ -99,3 +129,17 @@ class Jobs:
             raise unreachable(f"--address {self._address}: no Ray dashboard answers there: {error}") from error
         except RuntimeError as error:
             raise ConfigError(f"--address {self._address}: {error}") from error
+
+
+def _state_of(details: JobDetails) -> JobState:
+    return JobState(
+        job_id=details.submission_id,
+        status=str(details.status),
+        started_at=_time(details.start_time),
+        ended_at=_time(details.end_time),
+        exit_code=details.driver_exit_code,
+    )
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

@@ -123,7 +123,9 @@ class RunRecorder:
 
     def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
         clip_id, verdict = task.clip.clip_id, result.verdict
-        log.info("try_judged", clip_id=clip_id, group=group, number=task.number, verdict=str(verdict))
+        log.info(
+            "try_judged", clip_id=clip_id, group=group, attempt=task.attempt, number=task.number, verdict=str(verdict)
+        )
         self.trace.add(group, task.clip.clip_id, result.spans)
         self._attempts[clip_id] = attempts
         if isinstance(verdict, Reject):
@@ -137,7 +139,9 @@ class RunRecorder:
         self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
     ) -> None:
         clip_id, why = task.clip.clip_id, Reason(result.error_type, result.error)
-        log.warning("attempt_failed", clip_id=clip_id, group=group, **why._asdict(), clip_is=state)
+        log.warning(
+            "attempt_failed", clip_id=clip_id, group=group, attempt=task.attempt, **why._asdict(), clip_is=state
+        )
         mark = FaultMark(error_type=result.error_type, at_s=time.time())
         self.trace.add(group, task.clip.clip_id, [*result.spans, mark])
         self._last_failures[clip_id] = why

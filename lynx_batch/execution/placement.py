@@ -42,14 +42,14 @@ class Placement:
         used = set(table["bundles_to_node_id"].values())
         return table["state"] == "CREATED" and used == {self.node} and self.node in nodes
 
-    def start_worker(self, settings: WorkerSettings, rank: int) -> Any:
+    def start_worker(self, settings: WorkerSettings, group: str, rank: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._placement_group, placement_group_bundle_index=rank)
         return Worker.options(  # type: ignore[attr-defined]
             num_cpus=self._bundle.get("CPU", 0),
             num_gpus=self._bundle.get("GPU", 0),
             scheduling_strategy=strategy,
             runtime_env=ALL_GPUS_VISIBLE,
-        ).remote(settings, rank)
+        ).remote(settings, group, rank)
 
     def remove(self) -> None:
         remove_placement_group(self._placement_group)

@@ -1,5 +1,6 @@
 """One run, from run file to metadata: every row of its manifest ends in exactly one outcome."""
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lynx_batch.execution.spending import SpendingLog
 from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
 from lynx_batch.ledger.history import deaths_before
+from lynx_batch.ledger.logs import uploading
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.owners import owners_of, write_owners
 from lynx_batch.ledger.remains import withdraw_revoked
@@ -31,7 +33,7 @@ from lynx_batch.ledger.timings import read_timings
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.notices.notice import Event, Notice
 from lynx_batch.notices.notifier import Notifier, open_targets
-from lynx_batch.output import FOLDERS, TRIES, report_index_uri
+from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES, report_index_uri
 from lynx_batch.planning.budget import NOTHING, Budget
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
@@ -47,6 +49,7 @@ from lynx_batch.preparation.selection import Selection
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_batch.rendering.software import software_versions
 from lynx_batch.rendering.tasks import WorkerSettings
+from lynx_batch.telemetry import describe_process
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
@@ -139,7 +142,8 @@ def render(
             notifier.end(reason)
         return reason
 
-    with beating(config.output, run_id):
+    describe_process(run=run_id, node=socket.gethostname())
+    with beating(config.output, run_id), uploading(config.output, run_id, LOG_OF_DRIVER):
         ending = _carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, ending)
 

@@ -4,22 +4,27 @@ The driver imports this module only to start workers, so the renderer is importe
 """
 
 import os
+import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
+import structlog
 
 from lynx_batch.home import ensure_home
+from lynx_batch.ledger.logs import UploadedLogs
 from lynx_batch.preparation.staging import fetch_model
 from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.tasks import FramesReady, Loaded, RenderTask, Result, WorkerSettings
 from lynx_batch.stages import Span, Stage
-from lynx_batch.telemetry import configure_logging
+from lynx_batch.telemetry import configure_logging, describe_process
 
 if TYPE_CHECKING:
     from lynx_batch.execution.rank_metrics import RankMetrics
     from lynx_batch.rendering.renderer import Renderer
+
+log = structlog.get_logger()
 
 COLLECTIVE_TIMEOUT_S = 600.0
 """How long a rank waits for the others in a collective operation: longer than any step or decode takes."""
@@ -43,9 +48,12 @@ class Worker:
     _metrics: "RankMetrics"
     _rendezvous: object
 
-    def __init__(self, settings: WorkerSettings, rank: int) -> None:
+    def __init__(self, settings: WorkerSettings, group: str, rank: int) -> None:
         configure_logging()
         ensure_home()
+        describe_process(run=settings.run_id, group=group, node=socket.gethostname(), rank=rank)
+        self._logs = UploadedLogs(settings.output, settings.run_id, process_name(group, rank))
+        log.info("worker_started", process_id=os.getpid())
         self._settings, self._rank = settings, rank
         self._step = (0, 0)
 
@@ -84,10 +92,13 @@ class Worker:
         self._renderer = Renderer(settings, rank=self._rank, device=device)
         self._metrics = RankMetrics(settings.run_id, rank=self._rank, device=device)
         self._metrics.start()
-        return Loaded(device=device, span=Span(stage=Stage.LOAD, start_s=start_s, seconds=time.time() - start_s))
+        seconds = time.time() - start_s
+        log.info("model_loaded", device=device, seconds=round(seconds, 2))
+        return Loaded(device=device, span=Span(stage=Stage.LOAD, start_s=start_s, seconds=seconds))
 
     def render(self, task: RenderTask) -> FramesReady | Result:
         self._step = (0, task.clip.params.num_inference_steps)
+        log.info("attempt_started", clip_id=task.clip.clip_id, attempt=task.attempt)
         with self._metrics.rendering():
             return self._renderer.render(task, self._note_step)
 
@@ -109,6 +120,11 @@ class Worker:
         """Saves the clip being rendered after its current step; its attempt ends there."""
         self._renderer.pause()
 
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def close_logs(self) -> None:
+        """Uploads what is not uploaded yet of this worker's log. Its end may follow at any moment."""
+        self._logs.close()
+
     def _note_step(self, step: int, num_steps: int) -> None:
         self._step = (step, num_steps)
         self._metrics.note_step()
@@ -126,6 +142,11 @@ class Worker:
         os.environ["LOCAL_RANK"] = str(local_rank)
         torch.cuda.set_device(local_rank)
         return f"cuda:{local_rank}"
+
+
+def process_name(group: str, rank: int) -> str:
+    """The name of a worker in the logs of its run."""
+    return f"{group}-r{rank}"
 
 
 def _with_staged_weights(settings: WorkerSettings) -> WorkerSettings:

@@ -22,6 +22,7 @@ from lynx_batch.output import (
     RUN_CLIPS,
     RUN_MANIFEST,
     parse_event,
+    parse_log_part,
     parse_metadata_part,
     parse_run_file,
     run_file_uri,
@@ -61,6 +62,13 @@ def erase_reports(output: str) -> None:
         storage.delete(file.uri)
 
 
+def erase_logs(output: str) -> None:
+    """Deletes the logs of all runs, whose errors may name photos."""
+    for file in storage.list_files(runs_uri(output)):
+        if parse_log_part(file.uri):
+            storage.delete(file.uri)
+
+
 def erase_rows(output: str, revoked: Set[Key], rows_of: Mapping[str, Set[int]]) -> int:
     """Blanks the rows `rows_of` each run, and all others that `revoked` matches, in everything that the run recorded.
 
@@ -88,7 +96,9 @@ def remove_erased_versions(output: str) -> int:
         StoreRefused: If the store does not permit it, or is of a kind whose versions cannot be listed.
     """
     of_runs = storage.list_old_versions(runs_uri(output))
-    versions = [each for each in of_runs if parse_run_file(each.uri)[1] in (RUN_MANIFEST, RUN_CLIPS)]
+    versions = [
+        each for each in of_runs if parse_log_part(each.uri) or parse_run_file(each.uri)[1] in (RUN_MANIFEST, RUN_CLIPS)
+    ]
     for name in (METADATA, EVENTS, REPORT):
         versions += storage.list_old_versions(storage.join(output, name))
     return delete_versions(versions)

@@ -17,6 +17,7 @@ from lynx_batch.output import (
     RUN_END,
     TRIES,
     TryName,
+    parse_log_part,
     parse_run_file,
     parse_saved_clip,
     parse_video,
@@ -85,6 +86,15 @@ def unchanged_since(output: str, files: Iterable[StoredFile], before: datetime) 
     for file in files:
         name = parse_video(output, file.uri)
         if _is_older(file, before) and not (name and name.run_id in living):
+            yield file
+
+
+def find_old_logs(output: str, before: datetime) -> Iterator[StoredFile]:
+    """The logs of runs that have ended or shown no sign of life since, as far as they are older than `before`, by the store's clock."""
+    living = _active_since(output, before)
+    for file in storage.list_files(runs_uri(output)):
+        part = parse_log_part(file.uri)
+        if part and part.run_id not in living and _is_older(file, before):
             yield file
 
 

@@ -33,6 +33,18 @@ def write_spent(output: str, run_id: str, record: SpentRecord) -> None:
     storage.write_bytes(run_file_uri(output, run_id, RUN_SPENT), canonical_json(record.model_dump(mode="json")))
 
 
+def read_spent(output: str) -> dict[str, SpentRecord]:
+    """The record of each run that has one. Damaged ones are named in a warning and left out."""
+    files = _list_files(output)
+    records = read_records(SpentRecord, list(files))
+    return {parse_run_file(uri)[0]: record for uri, record in records}
+
+
+def _list_files(output: str) -> dict[str, storage.StoredFile]:
+    """The records of all runs, by URI."""
+    return {file.uri: file for file in storage.list_files(runs_uri(output)) if parse_run_file(file.uri)[1] == RUN_SPENT}
+
+
 class SpentRecords:
     """The records of all other runs of an output. Reading them again reads only those that have changed."""
 
@@ -43,11 +55,8 @@ class SpentRecords:
 
     def read(self, limit: str) -> Iterable[SpentRecord]:
         """Those of the budget `limit`. Damaged ones are named in a warning and left out."""
-        files = {
-            file.uri: file
-            for file in storage.list_files(runs_uri(self._output))
-            if parse_run_file(file.uri)[1] == RUN_SPENT and parse_run_file(file.uri)[0] != self._own_run_id
-        }
+        every = _list_files(self._output).items()
+        files = {uri: file for uri, file in every if parse_run_file(uri)[0] != self._own_run_id}
         changed = [uri for uri, file in files.items() if self._seen.get(uri) != file]
         self._records |= dict(read_records(SpentRecord, changed))
         self._seen |= {uri: files[uri] for uri in changed}

@@ -56,6 +56,11 @@ def summarise(output: str, quality: QualityConfig | None = None) -> Summary:
     )
 
 
+def read_run_states(output: str) -> list[RunState]:
+    """All runs, the oldest first."""
+    return [RunState(run=run, counts=_counts(output, run)) for run in read_runs(output)]
+
+
 def _count_redo(output: str, editions: Editions) -> int:
     waiting = editions.redo.keys() & editions.in_force.keys()
     return len(waiting - set(given_up_before(output, editions)["clip_id"].to_pylist())) if waiting else 0

@@ -13,6 +13,7 @@ import torch
 from lynx_batch.errors import STORE_FAULTS, Fault, LynxError, Permanent, PhotoUnreachable, UnfitState, UnreadableRecord
 from lynx_batch.rendering.tasks import Failed, RenderTask
 from lynx_batch.stages import Span, Stage
+from lynx_batch.telemetry import bound
 from lynx_model.errors import OutOfMemory
 
 log = structlog.get_logger()
@@ -53,6 +54,10 @@ class Attempt:
 
         `unknown` is the fault of errors whose type does not determine it.
         """
+        with bound(clip_id=self.task.clip.clip_id, attempt=self.task.attempt):
+            return self._carry_out(step, unknown)
+
+    def _carry_out(self, step: Callable[[], T], unknown: Fault) -> T | Failed:
         try:
             return step()
         except torch.OutOfMemoryError as error:

@@ -1,5 +1,6 @@
 """What a run with failures leaves behind says nothing that it must not."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -87,6 +88,9 @@ def test_nothing_that_a_run_leaves_behind_tells_what_it_must_not(face_pack: Path
     for name, content in list(left.items()):
         if name.endswith(".parquet"):  # columns are compressed
             left[f"{name}, decoded"] = str(pq.read_table(io.BytesIO(content), partitioning=None).to_pylist()).encode()
+        if name.endswith(".gz"):
+            left[f"{name}, unpacked"] = gzip.decompress(content)
+    assert any(b"attempt_started" in content for content in left.values()), "logs are among what is searched"
     folders = {name.removeprefix(job.output).split("/")[1] for name in left if name.startswith(job.output)}
     assert folders == {"clips", "commits", "events", "metadata", "report", "runs"}
 

@@ -1,5 +1,6 @@
 """`lynx-batch render` as its user runs it: a process of its own, a real local Ray, real photos, MP4s that are decoded."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from tests import crashes
 from tests.builders import COLLINS, HOPPER, row
-from tests.jobs import DEADLINE_S, Job, decode, wait_until, workers_of
+from tests.jobs import DEADLINE_S, Job, decode, invoke, wait_until, workers_of
 from tests.web import can_connect, free_port, serve
 
 pytestmark = pytest.mark.ray
@@ -275,6 +276,17 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert process.returncode == 0, stderr
     assert [r["attempts"] for r in job.metadata()] == [1] * 4
     assert len(job.commits()) == 4
+
+    lines = [json.loads(line) for line in invoke("logs", job.output, "--json").stdout.splitlines()]
+    (lost,) = [line for line in lines if line["event"] == "group_lost"]
+    last = [line for line in lines if line.get("group") == lost["group"] and line.get("rank") == 0]
+    assert [line["event"] for line in last][:1] == ["worker_started"], "it died before it could upload anything"
+    assert last[-1]["event"] == "attempt_started"
+    of_clip = [line for line in lines if line.get("clip_id") == last[-1]["clip_id"]]
+    ends = [line["event"] for line in of_clip if line["event"] != "attempt_started"]
+    assert ends == ["attempt_failed", "clip_rendered"]
+    assert len({line["attempt"] for line in of_clip}) == 2
+    assert {line["run"] for line in lines} == {lost["run"]}
 
 
 @pytest.mark.slow

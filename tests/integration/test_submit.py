@@ -1,5 +1,6 @@
-"""`submit` and `cancel` as their user runs them, on a real Ray head that wants a token."""
+"""`submit`, `jobs`, `logs`, `follow` and `cancel` as their user runs them, on a real Ray head that wants a token."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,7 +36,10 @@ class Cluster:
     env: dict[str, str]
 
     def cancel(self, job_id: str, **env: str) -> Result:
-        command = [str(BIN / "lynx-batch"), "cancel", job_id, "--address", self.dashboard]
+        return self.run("cancel", job_id, **env)
+
+    def run(self, *arguments: str, **env: str) -> Result:
+        command = [str(BIN / "lynx-batch"), *arguments, "--address", self.dashboard]
         env = {**os.environ, **self.env, **env}
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=env)
         return Result(done.returncode, done.stdout, done.stderr)
@@ -107,6 +111,12 @@ def test_a_submitted_run_is_followed_to_its_end_and_never_renders_twice(
     (told,) = read_runs(job.output)
     assert told.record.manifest == str(tmp_path / "manifest.parquet")
 
+    (listed,) = json.loads(cluster.run("jobs", "--json").stdout)["jobs"]
+    assert (listed["job"], listed["status"], listed["exit_code"]) == (f"run-{run.name}", "failed", 3)
+    assert "2 rendered, 1 rejected" in cluster.run("logs", listed["job"]).stdout
+    again = cluster.run("follow", listed["job"])
+    assert (again.exit_code, "2 rendered, 1 rejected" in again.stdout) == (3, True)
+
     second = job.run("--address", cluster.dashboard, "--follow", "--where", "row < 2", command="submit")
     assert second.exit_code == 0, second.stdout
     assert "0 to render, 2 rendered before" in second.stdout
@@ -146,8 +156,9 @@ def test_nothing_of_a_faulty_run_reaches_the_cluster(make_job: Callable[..., Job
 def test_who_cannot_be_served_is_told_why(cluster: Cluster) -> None:
     stranger = cluster.cancel("any", RAY_AUTH_TOKEN="f" * 64)
     assert (stranger.exit_code, "wants another token" in stranger.stderr) == (2, True)
-    unknown = cluster.cancel("nobody")
-    assert (unknown.exit_code, "nobody does not exist" in unknown.stderr) == (2, True)
+    for command in ("cancel", "follow", "logs"):
+        unknown = cluster.run(command, "nobody")
+        assert (unknown.exit_code, "nobody does not exist" in unknown.stderr) == (2, True), command
 
 
 @pytest.mark.slow

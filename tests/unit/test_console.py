@@ -16,8 +16,9 @@ import pytest
 import structlog
 
 from lynx_batch import cli
-from lynx_batch.cli import app, jobs
+from lynx_batch.cli import app
 from lynx_batch.cli.console import make_console, say, show_bug
+from lynx_batch.cli.jobs import _follow
 from lynx_batch.cli.progress import shown
 from lynx_batch.execution.progress import Progress
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
@@ -192,7 +193,7 @@ class Talkative:
 
 
 def test_the_lines_of_a_job_that_is_followed(on_terminal: OnTerminal) -> None:
-    received = on_terminal(lambda: jobs._follow(Talkative(), "job"))
+    received = on_terminal(lambda: _follow(Talkative(), "job"))
     assert_harmless(received)
     assert "first\r\na" in received
     assert "\tlast\r\n" in received or "    last" in received

@@ -7,6 +7,7 @@ import pytest
 from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.preparation.model import check_model
 from lynx_model.checkpoints.fingerprint import verify_folder
+from lynx_model.tokenizer import Tokenizer
 from tests.builders import SUBJECTS
 from tests.models import ROOT
 
@@ -36,3 +37,10 @@ def test_full_and_lite_render_the_same_manifest_to_places_of_their_own() -> None
 def test_it_has_two_photos_and_three_prompts() -> None:
     assert len(list(SUBJECTS.glob("*.jpg"))) == 2
     assert len([line for line in PROMPTS.read_text(encoding="utf-8").splitlines() if line]) == 3
+
+
+def test_its_model_knows_every_piece_of_its_prompts(config: RunConfig) -> None:
+    prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
+    readings = Tokenizer.load(Path(config.model.base)).describe(prompts)
+    assert [readings[prompt].unknown for prompt in prompts] == [(), (), ()]
+    assert not all(prompt.isascii() for prompt in prompts)

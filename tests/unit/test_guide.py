@@ -14,7 +14,7 @@ import yaml
 
 from lynx_batch.cli import app
 from lynx_batch.config import RunConfig
-from tests.guide import GUIDE, GUIDES, SECTIONS, write_guide
+from tests.guide import ANSWERS_SCHEMA, GUIDE, GUIDES, SECTIONS, write_answers_schema, write_guide
 from tests.models import ROOT
 
 README = ROOT / "README.md"
@@ -64,6 +64,7 @@ def test_generated_sections_say_what_the_schemas_say() -> None:
     text = "".join(guide.read_text() for guide in GUIDES)
     assert [text.count(f"<!-- generated: {name} -->\n") for name in SECTIONS] == [1] * len(SECTIONS)
     assert write_guide(text) == text, "stale: run `make docs`"
+    assert ANSWERS_SCHEMA.read_text() == write_answers_schema(), "stale: run `make docs`"
 
 
 def test_a_stale_section_is_noticed() -> None:

@@ -5,20 +5,23 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.errors import Fault
 from lynx_batch.ledger import parts
 from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
+from lynx_batch.ledger.logs import list_log_parts, read_log_parts, uploading
 from lynx_batch.ledger.metadata import RESULT_COLUMNS, read_metadata, results_of
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.ledger.tries import BestTry
-from lynx_batch.output import commit_uri
+from lynx_batch.output import LOG_OF_DRIVER, commit_uri
 from lynx_batch.planning.schedule import ClipState, RetryPolicy, Schedule
 from lynx_batch.planning.verdict import Reject
 from lynx_batch.rendering.tasks import Failed, Judged, Rendered, RenderTask
 from lynx_batch.stages import CLIP_STAGES
+from lynx_batch.telemetry import configure_logging
 from tests.builders import NOW, begin, planned, record, small_clip
 
 NUM_MANY = 1000
@@ -146,10 +149,14 @@ def test_schedule_and_ledger_handle_hundreds_of_clips_a_second(tmp_path: Path) -
     started_s = time.perf_counter()
     schedule.plan(map(planned, recorder.open_clips), (1,))
     schedule.join("g", 1)
-    while taken := schedule.take("g"):
-        schedule.rendered(taken.clip.clip_id)
-        recorder.rendered(task(taken.clip), "g", Rendered(commit=record(taken.clip.clip_id), spans=()), attempts=1)
-    recorder.close("")
+    configure_logging()
+    with uploading(str(tmp_path), "run", LOG_OF_DRIVER):
+        while taken := schedule.take("g"):
+            schedule.rendered(taken.clip.clip_id)
+            recorder.rendered(task(taken.clip), "g", Rendered(commit=record(taken.clip.clip_id), spans=()), attempts=1)
+        recorder.close("")
+    structlog.reset_defaults()
+    assert len(list(read_log_parts(list_log_parts(str(tmp_path), "run")))) == NUM_MANY
     assert NUM_MANY / (time.perf_counter() - started_s) > MIN_CLIPS_PER_S
     assert read_metadata(str(tmp_path), ["row"]).num_rows == NUM_MANY
 

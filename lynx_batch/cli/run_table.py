@@ -1,0 +1,76 @@
+"""The runs of an output location as `status` and `runs` show them."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lynx_batch.cli.answers import PaceAnswer, RunAnswer
+from lynx_batch.cli.console import add_row
+from lynx_batch.cli.progress import duration
+
+if TYPE_CHECKING:
+    from lynx_batch.ledger.pace import Cost
+    from lynx_batch.ledger.runs import Run
+    from lynx_batch.ledger.summary import RunState
+
+UsdPerGpuHour = Annotated[float | None, typer.Option(min=0, help="The price of a GPU-hour in USD, to show the cost.")]
+
+
+def describe_runs(
+    states: "Iterable[RunState]",
+    living: Collection[str],
+    costs: "Mapping[str, Cost]",
+    usd_per_gpu_hour: float | None,
+) -> list[RunAnswer]:
+    return [
+        RunAnswer(
+            run=state.run.run_id,
+            started_at=state.run.record.started_at,
+            ended_at=state.run.end.ended_at if state.run.end else None,
+            state=_describe_state(state.run, is_living=state.run.run_id in living),
+            num_rows=state.run.record.num_rows,
+            outcomes={str(outcome): num for outcome, num in state.counts.items()},
+            **_describe_cost(costs.get(state.run.run_id), usd_per_gpu_hour),
+        )
+        for state in states
+    ]
+
+
+def _describe_cost(cost: "Cost | None", usd_per_gpu_hour: float | None) -> dict[str, Any]:
+    """A price that is given here counts, not the run's own."""
+    hours, own_usd = (0.0, None) if cost is None else (cost.gpu_hours, cost.usd)
+    return {"gpu_hours": hours, "usd": own_usd if usd_per_gpu_hour is None else hours * usd_per_gpu_hour}
+
+
+def make_run_table(runs: Iterable[RunAnswer]) -> Table:
+    table = Table("run", "started", "took", "rows", "state", "outcomes", "GPU-hours", "USD")
+    for run in runs:
+        add_row(
+            table,
+            run.run,
+            f"{run.started_at:%Y-%m-%d %H:%M}",
+            duration((run.ended_at - run.started_at).total_seconds()) if run.ended_at else "",
+            str(run.num_rows),
+            run.state,
+            ", ".join(f"{num} {outcome}" for outcome, num in sorted(run.outcomes.items())),
+            f"{run.gpu_hours:,.2f}",
+            "" if run.usd is None else f"{run.usd:,.2f}",
+        )
+    return table
+
+
+def describe_pace(pace: PaceAnswer) -> str:
+    parts = [f"{pace.clips_per_hour:,.0f} clips an hour", f"{pace.num_attempts} attempts", f"{pace.num_left} rows left"]
+    if pace.left_s is not None:
+        parts.append(f"about {duration(pace.left_s)}")
+    return f"run {pace.run}: {', '.join(parts)}"
+
+
+def _describe_state(run: "Run", *, is_living: bool) -> str:
+    if run.end is not None:
+        state = f"stopped: {run.end.stopped_by}" if run.end.stopped_by else "finished"
+    else:
+        state = "running" if is_living else "unfinished"
+    return state if run.record.is_store_safe else f"{state} (unsafe commits)"
