@@ -2,7 +2,7 @@
 
 SUMMARY = (
     "Exit codes: 0 done; 1 a bug; 2 a rule is broken, nothing was started; 3 finished, but not everything is well; "
-    "4 stopped, run it again. jobs/README.md, 'Exit codes', says more."
+    "4 stopped, run it again; 5 a limit was reached. jobs/README.md, 'Exit codes', says more."
 )
 """What `--help` says about them."""
 

@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel
+from pydantic import AllowInfNan, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 
@@ -157,7 +157,12 @@ def metadata() -> str:
 
 def exit_codes() -> str:
     return _table(
-        ("code", "meaning"), ((str(getattr(exits, name)), text) for name, text in _documented(exits.__file__))
+        ("code", "meaning"),
+        (
+            (str(code), text)
+            for name, text in _documented(exits.__file__)
+            if isinstance(code := getattr(exits, name), int)
+        ),
     )
 
 
@@ -276,6 +281,8 @@ def _bound(rule: object) -> str:
             return f"above {bound}"
         case Le(le=bound):
             return f"at most {bound}"
+        case AllowInfNan(allow_inf_nan=False):
+            return "finite"
         case MinLen(min_length=bound):
             return f"at least {bound} item(s)"
     raise TypeError(f"{rule!r}: say here what it means")

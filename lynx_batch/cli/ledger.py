@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MAX_REASONS_SHOWN = 20
 WATCH_EVERY_S = 10.0
 LOOK_EVERY_S = 2.0
+HINT_AFTER_S = 60.0
 
 
 def check_output(output: str) -> str:
@@ -52,8 +53,12 @@ def await_run(output: str) -> None:
         raise ConfigError(f"OUT {storage.redact(output)}: {rule}")
     if not _has_record(output):
         say(f"{storage.redact(output)}: waiting for the record of a run")
+    hint_s = time.monotonic() + HINT_AFTER_S
     while not _has_record(output):
         time.sleep(LOOK_EVERY_S)
+        if time.monotonic() > hint_s:
+            say("there is still none: `lynx-batch jobs` says whether the job runs, `lynx-batch logs JOB` why it ended")
+            hint_s = float("inf")
 
 
 def _has_record(output: str) -> bool:

@@ -89,7 +89,7 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     for clip_id in summary.clips_gone:
         console.print(f"clip {clip_id}: rendered by its metadata, but its commit has vanished or was withdrawn")
     if summary.is_limited:
-        advice = "Run the same command again once the limit allows more; another limits.name is a fresh budget."
+        advice = "Run the same command again once its limits allow more."
         console.print(f"stopped: {summary.stopped_by}. {advice}", soft_wrap=True)
         return exits.LIMITED
     if summary.stopped_by:

@@ -55,6 +55,7 @@ RULES = {
     "float_type": "must be a number",
     "float_parsing": "must be a number",
     "greater_than": "must be above {gt}",
+    "finite_number": "must be a finite number",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",

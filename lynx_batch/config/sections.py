@@ -387,13 +387,13 @@ class LimitsConfig(_Section):
 
     What counts is the number of GPUs of each group times the time for which it holds them, loading included, summed over all runs of this
     output with the same `name`. Another `name` is a fresh budget. `max_usd` needs `cluster.usd_per_gpu_hour`.
-    `stop_at` is a time such as `2026-11-28T06:00:00+01:00`, or a time of day such as `06:00` or `06:00 Europe/Berlin`: the run stops the
-    next time that it is so late. Without a zone, it is the local time of the machine that runs `render`.
+    `stop_at` is a time such as `2026-11-28T06:00:00+01:00`, or a time of day such as `06:00` or `06:00 Europe/Berlin`: the run stops when
+    the clock next shows that time. Without a zone, it is the local time of the machine that runs `render`.
     """
 
     name: str = "default"
-    max_gpu_hours: float | None = Field(default=None, gt=0)
-    max_usd: float | None = Field(default=None, gt=0)
+    max_gpu_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     stop_at: str | None = None
 
     @field_validator("name")
@@ -432,6 +432,12 @@ class NotifyConfig(_Section):
     every_percent: float | None = Field(default=None, gt=0, le=100)
     every_hours: float | None = Field(default=None, gt=0)
     secret: str | None = None
+
+    @model_validator(mode="after")
+    def _tells_something(self) -> Self:
+        if not self.events and self.every_percent is None and self.every_hours is None:
+            raise PydanticCustomError("broken_rule", "events must name one if there is no every_percent or every_hours")
+        return self
 
     @field_validator("url")
     @classmethod

@@ -97,6 +97,7 @@ def render(
     """
     now = datetime.now(UTC)
     origin = origin or origin_of(config)
+    targets = open_targets(config.notify)
     prepared = prepare(config, selection, now, origin, tombstones=read_revoked(config.output))
     is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
@@ -114,9 +115,7 @@ def render(
     _announce_rivals(config.output, announce)
     recorder = RunRecorder(config.output, run_id, prepared, config.quality)
     budget, spending = _open_budget(config, run_id, now)
-    notifier = Notifier(
-        open_targets(config.notify), partial(_describe_state, config.output, run_id, record, recorder, budget)
-    )
+    notifier = Notifier(targets, partial(_describe_state, config.output, run_id, record, recorder, budget))
 
     def watch_all(progress: Progress) -> None:
         recorder.write_due()
@@ -303,6 +302,7 @@ def _drive(
         LimitReached: As `Driver.run`; at once if the budget is spent already.
     """
     if reason := budget.why_refused((), None, time.monotonic(), time.time()):
+        log.warning("limit_reached", reason=reason, num_left=len(recorder.open_clips))
         raise LimitReached(f"{reason}; {len(recorder.open_clips)} clips are left")
     metrics = RunMetrics(settings.run_id)
 

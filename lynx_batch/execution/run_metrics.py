@@ -129,8 +129,8 @@ class RunMetrics:
         """What is known; a run without limits has spent what it has spent itself."""
         is_limited = spending.limit_name is not None
         known = {
-            SPENT: HOUR_S * ((spending.limit_gpu_hours or 0.0) if is_limited else spending.gpu_hours),
-            COST: spending.limit_usd if is_limited else spending.usd,
+            SPENT: HOUR_S * ((spending.total_gpu_hours or 0.0) if is_limited else spending.gpu_hours),
+            COST: spending.total_usd if is_limited else spending.usd,
             BUDGET_USED: spending.used_share,
         }
         for metric, value in known.items():

@@ -94,7 +94,9 @@ class _Mailbox:
         self._waiting.put(None)
         self._thread.join(max(0.0, ends_s - time.monotonic()))
         if self._thread.is_alive():
-            log.warning("notices_unsent", target=self.target.shown, error="no answer in time")
+            log.warning(
+                "notices_unsent", target=self.target.shown, error="not delivered yet; the run does not wait longer"
+            )
 
     def _deliver(self) -> None:
         while (notice := self._waiting.get()) is not None:

@@ -74,15 +74,17 @@ class Need:
 class Spending:
     """What a run has spent so far, and what all runs under the name of its limits have spent together, itself included.
 
-    `used_share` is the larger share of `max_gpu_hours` and `max_usd` that is spent; None without such a limit. USD are None without a
-    price, `limit_name` and what belongs to it without limits.
+    `total_gpu_hours` and `total_usd` are what all these runs have spent, `max_gpu_hours` and `max_usd` what they may spend, `used_share` the
+    larger share of both. USD are None without a price; all but the first two are None without limits.
     """
 
     gpu_hours: float = 0.0
     usd: float | None = None
     limit_name: str | None = None
-    limit_gpu_hours: float | None = None
-    limit_usd: float | None = None
+    total_gpu_hours: float | None = None
+    total_usd: float | None = None
+    max_gpu_hours: float | None = None
+    max_usd: float | None = None
     used_share: float | None = None
 
 
@@ -108,6 +110,8 @@ def why_stop(limits: Limits, spent: Amount, running: Iterable[Need], new: Need |
         if new is not None and used + busy + next_one > most:
             needs = f"what runs needs {busy:.4g} more, and the next clip would take {next_one:.4g}"
             return f"{limit}: {used:.4g} {unit} are spent, {needs}"
+    if limits.stop_at_s is not None and now_s >= limits.stop_at_s:
+        return f"limits.stop_at={limits.stop_at}: it is later than that"
     if limits.stop_at_s is not None and now_s + (0.0 if new is None else new.wait_s + new.seconds) >= limits.stop_at_s:
         return f"limits.stop_at={limits.stop_at}: the next clip would not be done by then"
     return None
@@ -256,7 +260,9 @@ def summarise_spending(own: Amount, before: Amount, limits: Limits | None) -> Sp
     return replace(
         spending,
         limit_name=limits.name,
-        limit_gpu_hours=of_all.gpu_hours,
-        limit_usd=of_all.usd,
+        total_gpu_hours=of_all.gpu_hours,
+        total_usd=of_all.usd,
+        max_gpu_hours=limits.max_gpu_hours,
+        max_usd=limits.max_usd,
         used_share=max(shares, default=None),
     )

@@ -24,7 +24,6 @@ from lynx_batch.intake.photos import Photo, PhotoProblem, find_outages, hash_pho
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.texts import Readings, check_texts, read_texts
 from lynx_batch.ledger.erase import blank_rows, matching_rows
-from lynx_batch.notices.notifier import open_targets
 from lynx_batch.planning.revocation import Key
 from lynx_batch.preparation.budget import prices_of
 from lynx_batch.preparation.consent import read_rules, without_cells
@@ -104,7 +103,6 @@ def prepare_rows(
     rules = read_rules(config, selection, tombstones)
     requests, unconsented = reject_without_consent(requests, rules, now)
     check_scorers(config.quality)
-    open_targets(config.notify)
     prices_of(config.cluster)
     check_provenance(config.provenance, {(request.params.width, request.params.height) for request in requests})
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first

@@ -39,7 +39,7 @@ RULES = ROOT / "cluster" / "prometheus-rules.yaml"
 DASHBOARD = ROOT / "cluster" / "grafana-dashboard.json"
 BEST_OF_TWO = {"likeness": {"min_face_share": 0.0}, "technical": False, "num_frames": 2, "best_of": 2}
 
-NEARLY_SPENT = Spending(limit_name="nightly", limit_gpu_hours=2.0, limit_usd=5.0, used_share=0.9)
+NEARLY_SPENT = Spending(limit_name="nightly", total_gpu_hours=2.0, total_usd=5.0, used_share=0.9)
 WHAT_HAPPENS = (
     'ray_lynx_clips_total{outcome="rejected", reason="PhotoChanged"}',
     'ray_lynx_clips_total{outcome="rendered", reason=""}',

@@ -1,5 +1,6 @@
 """With `--json`, a command prints one object of the published schema and nothing else."""
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -97,16 +98,20 @@ def test_manifest_check_and_doctor_list_everything(tmp_path: Path, face_pack: Pa
 def test_status_waits_for_the_record_of_a_submitted_run(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     later = f"{output}-later"
     steps: list[Callable[[], None]] = [lambda: None, lambda: start_run(later, "run")]
-    waits = SimpleNamespace(sleep=lambda _: steps.pop(0)())
+    clock = itertools.count(step=100.0)
+    waits = SimpleNamespace(sleep=lambda _: steps.pop(0)(), monotonic=lambda: next(clock))
     monkeypatch.setattr(sys.modules["lynx_batch.cli.ledger"], "time", waits)
     told = invoke("status", later, "--watch")
     assert told.exit_code == 0
     assert "waiting for the record of a run" in told.stdout
+    assert told.stdout.count("there is still none: `lynx-batch jobs`") == 1
     assert "0 clips committed" in told.stdout
     assert steps == []
 
 
 def test_every_help_says_where_the_exit_codes_are_explained() -> None:
-    assert "Exit codes: 0 done" in " ".join(invoke("--help").stdout.split())
+    shown = " ".join(invoke("--help").stdout.split())
+    assert "Exit codes: 0 done" in shown
+    assert "5 a limit was reached" in shown
     for command in (*ANSWERS, "render", "bench engine"):
         assert "Exit codes: `lynx-batch --help`" in invoke(*command.split(), "--help").stdout, command

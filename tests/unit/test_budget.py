@@ -78,7 +78,8 @@ def test_a_clip_that_would_not_be_done_in_time_is_not_started() -> None:
     limits = Limits(name="nightly", stop_at_s=NOW.timestamp(), stop_at="08:00")
     before_s = NOW.timestamp() - HOUR_S
     assert why_stop(limits, Amount(), [], need(1.9), before_s) is None
-    assert "limits.stop_at=08:00" in (why_stop(limits, Amount(), [], need(2.1), before_s) or "")
+    assert "limits.stop_at=08:00: the next clip" in (why_stop(limits, Amount(), [], need(2.1), before_s) or "")
+    assert why_stop(limits, Amount(), [], None, NOW.timestamp()) == "limits.stop_at=08:00: it is later than that"
     assert why_stop(limits, Amount(), [], need(1.9, wait_s=HOUR_S / 2), before_s), "it begins when the group is free"
     assert why_stop(limits, Amount(), [], None, before_s) is None
     assert why_stop(limits, Amount(), [], None, NOW.timestamp())
@@ -110,7 +111,7 @@ def test_what_is_spent_is_shared_by_all_runs_of_the_name() -> None:
     budget.hold("g0", 2, H200, since_s=0)
     spending = budget.spending(HOUR_S / 2)
     assert (spending.gpu_hours, spending.usd) == (1, 2)
-    assert (spending.limit_name, spending.limit_gpu_hours, spending.limit_usd) == ("nightly", 4, 8)
+    assert (spending.limit_name, spending.total_gpu_hours, spending.total_usd) == ("nightly", 4, 8)
     assert spending.used_share == pytest.approx(0.8), "the share of the limit that is nearer"
     assert Budget(None, Prices()).spending(0).used_share is None
     assert Budget(None, Prices()).why_refused([], need(1e9), 0, 0) is None
@@ -214,6 +215,7 @@ def test_a_time_of_day_without_a_zone_is_local() -> None:
     [
         ({}, "limits: needs at least one of max_gpu_hours, max_usd and stop_at"),
         ({"max_gpu_hours": 0}, "limits.max_gpu_hours: must be above 0"),
+        ({"max_usd": float("inf")}, "limits.max_usd: must be"),
         ({"max_gpu_hours": 1, "name": " "}, "limits.name: must be one line of visible text"),
         ({"max_gpu_hours": 1, "nmae": "x"}, "limits.nmae: unknown; the nearest known key is limits.name"),
         ({"stop_at": "2026-11-28T06:00:00"}, "limits.stop_at: must be a time with a zone"),

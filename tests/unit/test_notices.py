@@ -121,8 +121,10 @@ def test_a_webhook_gets_what_a_run_comes_to_at_each_event(receiver: Receiver) ->
             "gpu_hours": 1.5,
             "usd": 3.75,
             "limit_name": "nightly",
-            "limit_gpu_hours": None,
-            "limit_usd": None,
+            "total_gpu_hours": None,
+            "total_usd": None,
+            "max_gpu_hours": None,
+            "max_usd": None,
             "used_share": 0.4,
         },
         "stopped_by": "",
@@ -252,11 +254,12 @@ def test_a_variable_or_file_that_is_missing_is_named() -> None:
         {"url": "https://geheim:x/"},
         {"url": "slack://geheim", "secret": "geheim\nsecret"},
         {"url": "slack://geheim", "events": ["geheim"]},
+        {"url": "https://geheim", "events": []},
     ],
 )
 def test_a_run_file_with_a_bad_target_is_refused_without_repeating_it(target: dict[str, object]) -> None:
     content = tiny_run(Path("/faces"), manifest="/m.parquet", output="/out", notify=[target])
-    with pytest.raises(ConfigError, match=r"notify\.0\.\w+") as caught:
+    with pytest.raises(ConfigError, match=r"notify\.0[.:]") as caught:
         parse_run_config(content, source="run file")
     assert "geheim" not in str(caught.value)
 
