@@ -8,23 +8,24 @@ from tests.scale import MIB, make_manifest, measure
 
 pytestmark = pytest.mark.slow
 
-FEW, MANY = 100, 3100
-MAX_CPU_S = {"check": 400e-6, "plan": 900e-6, "resume": 900e-6}
-"""Of a processor for each row: about three times what a quiet machine takes, because processors that are shared are slower."""
+FEW, MANY = 1000, 4000
+BOUNDS = {"check": (400e-6, 6_000), "plan": (900e-6, 6_000), "resume": (2500e-6, 30_000)}
+"""Seconds of a processor and bytes for each row: about three times what a quiet machine takes, because shared processors are slower.
 
-MAX_BYTES = 6000
-"""A million rows take less than 6 GB."""
+`resume` writes a report, which shows all rows of a run that is so small.
+"""
 
-NUM_CLIPS = 3000
-MAX_GCS_MIB, MAX_DRIVER_BYTES = 30, 12_000
+NUM_CLIPS = 2000
+MAX_GCS_MIB, MAX_DRIVER_MIB = 25, 600
 
 
-@pytest.mark.parametrize("command", MAX_CPU_S)
+@pytest.mark.parametrize("command", BOUNDS)
 def test_a_row_costs_little_time_and_memory(command: str, tmp_path: Path, face_pack: Path) -> None:
     few, many = (measure(command, make_manifest(tmp_path, rows, face_pack), rows) for rows in (FEW, MANY))
     assert (few.exit_code, many.exit_code) == (0, 0), (tmp_path / f"{command}.log").read_text()
-    assert (many.cpu_s - few.cpu_s) / (MANY - FEW) < MAX_CPU_S[command]
-    assert (many.mib["driver"] - few.mib["driver"]) * MIB / (MANY - FEW) < MAX_BYTES
+    max_cpu_s, max_bytes = BOUNDS[command]
+    assert (many.cpu_s - few.cpu_s) / (MANY - FEW) < max_cpu_s
+    assert (many.mib["driver"] - few.mib["driver"]) * MIB / (MANY - FEW) < max_bytes
 
 
 @pytest.mark.ray
@@ -33,4 +34,4 @@ def test_a_clip_leaves_nothing_in_ray_and_little_in_the_driver(tmp_path: Path, f
     measured = measure("render", make_manifest(tmp_path, NUM_CLIPS, face_pack), NUM_CLIPS)
     assert measured.exit_code == 0, (tmp_path / "render.log").read_text()
     assert measured.grown_mib["gcs"] < MAX_GCS_MIB
-    assert measured.mib["driver"] < 600, measured
+    assert measured.mib["driver"] < MAX_DRIVER_MIB
