@@ -1,9 +1,9 @@
 """The whole recipe of the demo's model at toy size, as a user runs it: from two photos to a judged model."""
 
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,15 +32,21 @@ def run(*arguments: object, state: Path) -> str:
     return done.stdout
 
 
+def cpu_s_of_children() -> float:
+    """Seconds that a machine with other work adds nothing to."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.slow
 def test_every_step_runs_and_goes_on_from_its_files(portraits: Path, face_pack: Path, tmp_path: Path) -> None:
-    state, start = tmp_path / "state", time.monotonic()
+    state, start_s = tmp_path / "state", cpu_s_of_children()
     run("prepare", portraits, "--faces", face_pack, state=state)
     for step in STEPS:
         run(step, state=state)
     table = run("judge", portraits, "--faces", face_pack, state=state)
 
-    assert time.monotonic() - start < 120
+    assert cpu_s_of_children() - start_s < 120, "more than two minutes on a core of its own"
     assert "| full | grace-hopper | 1 |" in table
     assert {sheet.name for sheet in (state / "sheets").iterdir()} >= {"mattes.png", "clips.png", "vae.png"}
     assert (state / "judge" / "full.png").stat().st_size > 1000

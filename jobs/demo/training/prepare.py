@@ -24,7 +24,7 @@ from jobs.demo.training.scenes import draw_clips, draw_photos
 from jobs.demo.training.sface import export_sface
 from jobs.demo.training.sheets import in_rows, save_sheet
 
-TEMPLATE_TOKENIZER = Path("jobs/demo/model/Wan2.1-T2V-tiny-Diffusers/tokenizer")
+TEMPLATE_TOKENIZER = Path("jobs/demo/model/Wan2.1-T2V-small-Diffusers/tokenizer")
 SEGMENTER = Path(".cache/segmentation/selfie_segmentation.tflite")
 RECOGNISER_FILE = "rec_sface512.onnx"
 SHEET_SCENES = (
