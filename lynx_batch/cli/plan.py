@@ -13,6 +13,7 @@ from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
+from lynx_batch.planning.budget import amount
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.selection import Selection
 
@@ -138,7 +139,7 @@ def _table(forecast: "RunForecast") -> Table:
             " + ".join(f"{num} of {size}" for size, num in sorted(report.groups.items())),
             duration(report.makespan_s),
             f"{report.gpu_hours:,.1f}",
-            "" if report.usd is None else f"{report.usd:,.2f}",
+            "" if report.usd is None else amount(report.usd),
             f"{report.busy_share:.0%}",
             f"{report.makespan_s / forecast.ideal_s:.3f}",
         )
@@ -147,9 +148,7 @@ def _table(forecast: "RunForecast") -> Table:
 
 def _describe_fit(forecast: "RunForecast", chosen: "Option") -> str:
     assert forecast.limits is not None
-    hours = (
-        f"{forecast.spent.gpu_hours:,.2f} GPU-hours are spent, and the run takes {chosen.forecast.held_gpu_hours:,.2f}"
-    )
+    hours = f"{amount(forecast.spent.gpu_hours)} GPU-hours are spent, and the run takes {amount(chosen.forecast.held_gpu_hours)}"
     return f"stays within the limits {forecast.limits.name!r}: {hours}"
 
 

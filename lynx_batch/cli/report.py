@@ -9,6 +9,7 @@ import typer
 from lynx_batch import storage
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.run_table import UsdPerGpuHour
 from lynx_batch.errors import ConfigError, LynxError
 
 log = structlog.get_logger()
@@ -23,9 +24,7 @@ def report(
             "--photos/--no-photos", help="Show the people's photos, or not. Default: `report.photos` of the run file."
         ),
     ] = None,
-    usd_per_gpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="The price of a GPU-hour in USD, to show the cost.")
-    ] = None,
+    usd_per_gpu_hour: UsdPerGpuHour = None,
     is_opened: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
 ) -> None:
     """Write a report on a run: outcomes, times, likeness, and a contact sheet on which clips are approved or rejected.

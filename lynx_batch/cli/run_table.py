@@ -1,7 +1,7 @@
 """The runs of an output location as `status` and `runs` show them."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -9,13 +9,16 @@ from rich.table import Table
 from lynx_batch.cli.answers import PaceAnswer, RunAnswer
 from lynx_batch.cli.console import add_row
 from lynx_batch.cli.progress import duration
+from lynx_batch.planning.budget import amount
 
 if TYPE_CHECKING:
     from lynx_batch.ledger.pace import Cost
     from lynx_batch.ledger.runs import Run
     from lynx_batch.ledger.summary import RunState
 
-UsdPerGpuHour = Annotated[float | None, typer.Option(min=0, help="The price of a GPU-hour in USD, to show the cost.")]
+UsdPerGpuHour = Annotated[
+    float | None, typer.Option(min=0, help="The price of a GPU-hour in USD. Default: the run file's, if it names one.")
+]
 
 
 def describe_runs(
@@ -24,24 +27,29 @@ def describe_runs(
     costs: "Mapping[str, Cost]",
     usd_per_gpu_hour: float | None,
 ) -> list[RunAnswer]:
+    """`usd_per_gpu_hour` overrules the runs' own prices."""
+    from lynx_batch.ledger.pace import NO_COST
+
     return [
-        RunAnswer(
-            run=state.run.run_id,
-            started_at=state.run.record.started_at,
-            ended_at=state.run.end.ended_at if state.run.end else None,
-            state=_describe_state(state.run, is_living=state.run.run_id in living),
-            num_rows=state.run.record.num_rows,
-            outcomes={str(outcome): num for outcome, num in state.counts.items()},
-            **_describe_cost(costs.get(state.run.run_id), usd_per_gpu_hour),
+        _describe_run(
+            state, costs.get(state.run.run_id, NO_COST).at(usd_per_gpu_hour), is_living=state.run.run_id in living
         )
         for state in states
     ]
 
 
-def _describe_cost(cost: "Cost | None", usd_per_gpu_hour: float | None) -> dict[str, Any]:
-    """A price that is given here counts, not the run's own."""
-    hours, own_usd = (0.0, None) if cost is None else (cost.gpu_hours, cost.usd)
-    return {"gpu_hours": hours, "usd": own_usd if usd_per_gpu_hour is None else hours * usd_per_gpu_hour}
+def _describe_run(state: "RunState", cost: "Cost", *, is_living: bool) -> RunAnswer:
+    run = state.run
+    return RunAnswer(
+        run=run.run_id,
+        started_at=run.record.started_at,
+        ended_at=run.end.ended_at if run.end else None,
+        state=_describe_state(run, is_living=is_living),
+        num_rows=run.record.num_rows,
+        outcomes={str(outcome): num for outcome, num in state.counts.items()},
+        gpu_hours=cost.gpu_hours,
+        usd=cost.usd,
+    )
 
 
 def make_run_table(runs: Iterable[RunAnswer]) -> Table:
@@ -55,8 +63,8 @@ def make_run_table(runs: Iterable[RunAnswer]) -> Table:
             str(run.num_rows),
             run.state,
             ", ".join(f"{num} {outcome}" for outcome, num in sorted(run.outcomes.items())),
-            f"{run.gpu_hours:,.2f}",
-            "" if run.usd is None else f"{run.usd:,.2f}",
+            amount(run.gpu_hours),
+            "" if run.usd is None else amount(run.usd),
         )
     return table
 

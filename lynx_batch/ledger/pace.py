@@ -1,10 +1,11 @@
 """How fast a run goes, how long it will take, and what its clips cost so far, from the records of an output location alone."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lynx_batch import storage
@@ -30,10 +31,17 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a run has cost. `usd` is None if its run file named no price."""
+    """What a run has cost. `usd` is None without a price."""
 
     gpu_hours: float
     usd: float | None
+
+    def at(self, usd_per_gpu_hour: float | None) -> "Cost":
+        """The same GPU-hours at this price; None leaves the run's own."""
+        return self if usd_per_gpu_hour is None else replace(self, usd=self.gpu_hours * usd_per_gpu_hour)
+
+
+NO_COST = Cost(gpu_hours=0.0, usd=None)
 
 
 def read_pace(output: str, run: Run, num_ended: int, now: datetime) -> Pace:
@@ -55,22 +63,22 @@ def read_pace(output: str, run: Run, num_ended: int, now: datetime) -> Pace:
 
 
 def read_costs(output: str) -> dict[str, Cost]:
-    """What each run has cost, by the record that it keeps of that; else by the clips that it committed, without price."""
-    by_clips = {run_id: Cost(gpu_hours=seconds / S_AN_HOUR, usd=None) for run_id, seconds in _clip_seconds(output)}
+    """What each run has cost, by the record that it keeps of that; an old run without one, by the clips that it committed."""
     by_record = {
         run_id: Cost(gpu_hours=sum(record.gpu_s.values()) / S_AN_HOUR, usd=record.usd)
         for run_id, record in read_spent(output).items()
     }
-    return by_clips | by_record
+    return by_record | _costs_of_clips(output, without=by_record)
 
 
-def _clip_seconds(output: str) -> Iterable[tuple[str, float]]:
-    """For how many GPU-seconds each run worked on the clips that it committed. Loading, waiting and what failed do not count."""
+def _costs_of_clips(output: str, without: Collection[str]) -> dict[str, Cost]:
+    """For how long each run worked on the clips that it committed, `without` these runs. Loading, waiting and what failed do not count."""
     columns = ["run", "rendered_by_run", "group_size", *STAGE_COLUMNS]
-    rows = read_metadata(output, columns, pc.field("outcome") == Outcome.RENDERED)
+    is_wanted = ~pc.field("run").isin(pa.array(without, pa.string()))
+    rows = read_metadata(output, columns, is_wanted & (pc.field("outcome") == Outcome.RENDERED))
     seconds: defaultdict[str, float] = defaultdict(float)
     for batch in rows.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             if row["run"] == row["rendered_by_run"]:
                 seconds[row["run"]] += row["group_size"] * sum(row[stage] or 0.0 for stage in STAGE_COLUMNS)
-    return seconds.items()
+    return {run_id: Cost(gpu_hours=total / S_AN_HOUR, usd=None) for run_id, total in seconds.items()}

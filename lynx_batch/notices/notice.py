@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from lynx_batch.planning.budget import Spending
+from lynx_batch.planning.budget import Spending, amount
 
 SCHEMA_VERSION = 1
 
@@ -69,6 +69,6 @@ class Notice:
 
 
 def _describe_spending(spending: Spending) -> str:
-    usd = "" if spending.usd is None else f", {spending.usd:,.2f} USD"
+    usd = "" if spending.usd is None else f", {amount(spending.usd)} USD"
     share = "" if spending.used_share is None else f"; {spending.used_share:.0%} of {spending.limit_name!r} is used"
-    return f"spent: {spending.gpu_hours:.2f} GPU-hours{usd}{share}"
+    return f"spent: {amount(spending.gpu_hours)} GPU-hours{usd}{share}"

@@ -91,6 +91,11 @@ class Spending:
 NOTHING = Amount()
 
 
+def amount(value: float) -> str:
+    """Hours or money for people: two decimals, or two digits of what is below 1."""
+    return f"{value:,.2f}" if value >= 1 or not value else f"{value:.2g}"
+
+
 def why_stop(limits: Limits, spent: Amount, running: Iterable[Need], new: Need | None, now_s: float) -> str | None:
     """Why nothing new may be started, or None if `new` may. `new` None asks whether anything could be.
 
@@ -127,8 +132,8 @@ def exceeded_limits(limits: Limits, spent: Amount, forecast: Forecast, now_s: fl
         if most is not None and used + planned > most:
             left, missing = max(0.0, most - used), used + planned - most
             exceeded.append(
-                f"limits.{key}={most:g} of {limits.name!r}: the run takes {planned:,.2f} {unit} and {left:,.2f} are left, so "
-                f"{missing:,.2f} are missing"
+                f"limits.{key}={most:g} of {limits.name!r}: the run takes {amount(planned)} {unit} and {amount(left)} are left, so "
+                f"{amount(missing)} are missing"
             )
     if limits.stop_at_s is not None and now_s + forecast.makespan_s > limits.stop_at_s:
         late_h = (now_s + forecast.makespan_s - limits.stop_at_s) / HOUR_S

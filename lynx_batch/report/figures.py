@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.ledger.pace import Cost
 from lynx_batch.report.rows import ReportRow
 from lynx_batch.stages import CLIP_STAGES
 
@@ -78,8 +79,8 @@ class Figures:
         return self.num_rendered_here / self.gpu_hours if self.gpu_hours else None
 
 
-def sum_up(rows: Iterable[ReportRow], gpu_hours: float | None, usd_per_gpu_hour: float | None) -> Figures:
-    """The figures of a run with these rows, each of which is seen once."""
+def sum_up(rows: Iterable[ReportRow], cost: Cost | None) -> Figures:
+    """The figures of a run with these rows, each of which is seen once. `cost` is None if it is unknown."""
     sums = _Sums()
     for row in rows:
         sums.add(row)
@@ -90,8 +91,8 @@ def sum_up(rows: Iterable[ReportRow], gpu_hours: float | None, usd_per_gpu_hour:
         counts={outcome: sums.counts[outcome] for outcome in Outcome},
         num_rendered_here=len(sums.rendered_here),
         reasons=tuple(_reasons(sums.errors)),
-        gpu_hours=gpu_hours,
-        usd=None if gpu_hours is None or usd_per_gpu_hour is None else gpu_hours * usd_per_gpu_hour,
+        gpu_hours=cost.gpu_hours if cost else None,
+        usd=cost.usd if cost else None,
         stages=tuple(_stage_times(sums.stage_s)),
         num_extra_tries=sums.num_tries - sums.num_judged_editions if sums.num_judged_editions else None,
         num_extra_attempts=sums.num_extra_attempts,

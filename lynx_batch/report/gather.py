@@ -1,15 +1,11 @@
-"""Reads what a report shows of a run: its metadata, its tries, its trace, and its own copy of the run file."""
+"""Reads what a report shows of a run: its metadata, its tries, and its own copy of the run file."""
 
-import io
-import json
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +16,13 @@ from pydantic import ValidationError
 
 from lynx_batch import storage
 from lynx_batch.config import InputsConfig, QualityConfig, ReportConfig
-from lynx_batch.errors import ConfigError, LynxError, MissingObject, UnreadableRecord
+from lynx_batch.errors import ConfigError, LynxError, UnreadableRecord
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome, read_metadata
 from lynx_batch.ledger.runs import Run, read_runs
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.ledger.tries import TryRecord, read_tries
-from lynx_batch.output import RUN_FILE, TRIES, parse_try, run_file_uri, trace_uri
+from lynx_batch.output import RUN_FILE, TRIES, parse_try, run_file_uri
 from lynx_batch.report.rows import COLUMNS, ReportRow, read_row
-from lynx_batch.stages import Stage
 from lynx_batch.yaml_text import read_yaml
 
 log = structlog.get_logger()
@@ -37,7 +32,6 @@ ROWS_AT_ONCE = 10_000
 
 MAX_SHOWN = 20_000
 """A report shows at most so many clips that were rendered and so many others: 20 pages of 1.3 MB. Its figures count all rows."""
-S_AN_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +87,6 @@ class RunRows:
         chosen = np.concatenate([_spread(np.flatnonzero(some), most) for some in (is_rendered, ~is_rendered)])
         return _add_kept_tries(self._output, [*self._rows(self._table.take(pa.array(np.sort(chosen))))])
 
-    def group_sizes(self, names: Set[str]) -> dict[str, int]:
-        """The size of the group that rendered each clip of these names. A trace names a clip by its ClipId, an old one by its name."""
-        own = self._table.filter((pc.field("rendered_by_run") == self._run_id) & (pc.field("group_size") > 0))
-        cells = zip(*(own[column].to_pylist() for column in ("clip_id", "clip_name", "group_size")), strict=True)
-        return {name: size for *both, size in cells for name in both if name in names}
-
     def _rows(self, table: pa.Table) -> Iterator[ReportRow]:
         for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
             for cells in batch.to_pylist():
@@ -108,60 +96,6 @@ class RunRows:
 def _spread(places: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """At most so many of the places, at even distances."""
     return places if len(places) <= most else places[np.linspace(0, len(places) - 1, most).astype(np.int64)]
-
-
-def read_gpu_hours(output: str, run_id: str, rows: RunRows) -> float | None:
-    """For how long GPUs were held by groups: from loading to the end of the last stage. None without a readable trace.
-
-    A group's size is that of most of its clips; for a group without one, that of the run's smallest group.
-    """
-    try:
-        groups = _held_groups(storage.read_bytes(trace_uri(output, run_id)))
-    except MissingObject:
-        return None
-    except (LynxError, ValueError, LookupError, TypeError) as error:
-        log.warning("trace_unread", trace=storage.redact(trace_uri(output, run_id)), error=str(error))
-        return None
-    sizes = rows.group_sizes({clip for group in groups.values() for clip in group.clips})
-    smallest = min(sizes.values(), default=1)
-    seconds = [group.held_s * group.most_common_size(sizes, smallest) for group in groups.values()]
-    return sum(seconds) / S_AN_HOUR if seconds else None
-
-
-@dataclass(slots=True)
-class _HeldGroup:
-    """When a group began and ended, and how many spans of which clips its trace has."""
-
-    first_us: float = math.inf
-    last_us: float = -math.inf
-    clips: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def held_s(self) -> float:
-        return (self.last_us - self.first_us) / 1e6
-
-    def most_common_size(self, sizes: Mapping[str, int], default: int) -> int:
-        found: Counter[int] = Counter()
-        for clip, num_spans in self.clips.items():
-            if clip in sizes:
-                found[sizes[clip]] += num_spans
-        return found.most_common(1)[0][0] if found else default
-
-
-def _held_groups(trace: bytes) -> dict[int, _HeldGroup]:
-    """The groups of a trace, read event by event: a trace of 100,000 clips would need a gigabyte at once."""
-    groups: dict[int, _HeldGroup] = defaultdict(_HeldGroup)
-    for line in islice(io.BytesIO(trace), 1, None):
-        if not line.startswith(b"{"):
-            continue
-        event = json.loads(line.rstrip(b",\n"))
-        if event["ph"] == "X" and event["name"] != Stage.WAIT:
-            group = groups[event["pid"]]
-            group.first_us = min(group.first_us, event["ts"])
-            group.last_us = max(group.last_us, event["ts"] + event["dur"])
-            if clip := event["args"]["clip"]:
-                group.clips[clip] += 1
-    return groups
 
 
 def _count_tries(output: str) -> Counter[tuple[str, int]]:

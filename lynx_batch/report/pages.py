@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.planning.budget import amount
 from lynx_batch.report.figures import Figures
 from lynx_batch.report.rows import ReportRow
 
@@ -172,6 +173,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["amount"] = amount
     return environment.get_template("page.html")
 
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import structlog
 
 from lynx_batch import storage
+from lynx_batch.ledger.pace import read_costs
 from lynx_batch.ledger.runs import Run
 from lynx_batch.output import is_part_of_report, report_index_uri, report_photo, report_uri
 from lynx_batch.report.figures import sum_up
-from lynx_batch.report.gather import MAX_SHOWN, RunFileFacts, RunRows, find_run, read_gpu_hours, read_run_file
+from lynx_batch.report.gather import MAX_SHOWN, RunFileFacts, RunRows, find_run, read_run_file
 from lynx_batch.report.pages import RunFacts, build_pages
 from lynx_batch.report.photos import MAX_PHOTOS, shrink_photos
 from lynx_batch.report.rows import ReportRow
@@ -34,7 +35,7 @@ def write_report(
         output: The output location.
         run_id: None is the newest run.
         has_photos: Whether to show the photos. None does what the run file says, unless there are more than `MAX_PHOTOS`.
-        usd_per_gpu_hour: The price of a GPU-hour; None leaves the cost out.
+        usd_per_gpu_hour: The price of a GPU-hour; None takes that of the run file.
 
     Raises:
         ConfigError: If there is no such run.
@@ -47,7 +48,8 @@ def write_report(
     note = _explain_no_photos(rows, run_file, has_photos)
     photos = [] if note else _write_photos(output, run.run_id, rows, run_file)
     shown = _with_photos(rows, photos)
-    figures = sum_up(all_rows.all(), read_gpu_hours(output, run.run_id, all_rows), usd_per_gpu_hour)
+    cost = read_costs(output).get(run.run_id)
+    figures = sum_up(all_rows.all(), cost and cost.at(usd_per_gpu_hour))
     names = [
         _write_page(output, run.run_id, *page) for page in build_pages(_facts(run, run_file, note), figures, shown)
     ]

@@ -24,16 +24,17 @@ from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.commits import commit
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.pace import Cost
 from lynx_batch.ledger.runs import RunEnd, RunRecord, write_run_end, write_run_record
+from lynx_batch.ledger.spending import SpentRecord, write_spent
 from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.report import pages, photos, write
 from lynx_batch.report.figures import sum_up
-from lynx_batch.report.gather import RunRows, read_gpu_hours
+from lynx_batch.report.gather import RunRows
 from lynx_batch.report.pages import MAX_ROWS_A_PAGE, RunFacts, build_pages, split
 from lynx_batch.report.rows import ReportRow
 from lynx_batch.report.trace import Trace, write_trace
 from lynx_batch.report.write import write_report
-from lynx_batch.stages import Span, Stage
 from tests import crashes
 from tests.builders import COLLINS, HOPPER, NOW, PARAMS, deliver, ended, make_clip, make_request, record, write_metadata
 from tests.jobs import invoke
@@ -69,8 +70,8 @@ def many(number: int, *, num_subjects: int) -> list[ReportRow]:
     ]
 
 
-def pages_of(rows: list[ReportRow], run: RunFacts = RUN, usd: float | None = None) -> dict[str, str]:
-    return dict(build_pages(run, sum_up(rows, 2.0, usd), rows))
+def pages_of(rows: list[ReportRow], run: RunFacts = RUN) -> dict[str, str]:
+    return dict(build_pages(run, sum_up(rows, Cost(gpu_hours=2.0, usd=None)), rows))
 
 
 class Elements(HTMLParser):
@@ -111,7 +112,7 @@ def test_figures_count_every_row_once_and_name_reasons_by_frequency() -> None:
         shown(3, error="bigger", **failed),
         shown(4, outcome=Outcome.ABANDONED, is_rendered_here=False),
     ]
-    figures = sum_up(rows, gpu_hours=0.5, usd_per_gpu_hour=2.5)
+    figures = sum_up(rows, Cost(gpu_hours=0.5, usd=1.25))
     assert figures.counts == {"rendered": 2, "rejected": 0, "failed": 2, "abandoned": 1}
     assert [(r.outcome, r.error_type, r.num_rows, r.example) for r in figures.reasons] == [
         ("failed", "OutOfMemory", 2, "too big"),
@@ -122,7 +123,7 @@ def test_figures_count_every_row_once_and_name_reasons_by_frequency() -> None:
 
 
 def test_what_nobody_knows_is_no_figure() -> None:
-    figures = sum_up([shown()], None, 2.5)
+    figures = sum_up([shown()], None)
     assert (figures.gpu_hours, figures.usd, figures.clips_per_gpu_hour, figures.num_extra_tries) == (None,) * 4
     assert (figures.likeness, figures.by_subject, figures.num_judged) == (None, (), 0)
     html = pages_of([shown()])["index.html"]
@@ -133,7 +134,7 @@ def test_likeness_is_summed_up_by_subject_and_prompt_with_the_least_alike_first(
     likeness = [("ada", "waves", 0.8), ("ada", "smiles", 0.6), ("bob", "waves", 0.2)]
     rows = [shown(n, subject=s, prompt=p, scores={"likeness_mean": m}) for n, (s, p, m) in enumerate(likeness)]
     rows.append(shown(3, outcome=Outcome.REJECTED, subject="eve", scores={"likeness_mean": -0.1}))
-    figures = sum_up(rows, None, None)
+    figures = sum_up(rows, None)
     assert [(g.name, g.num_clips, g.least, round(g.mean, 6), g.greatest) for g in figures.by_subject] == [
         ("bob", 1, 0.2, 0.2, 0.2),
         ("ada", 2, 0.6, 0.7, 0.8),
@@ -385,20 +386,13 @@ def test_a_clip_that_the_gate_rejected_shows_its_best_try_that_was_kept(tmp_path
     assert (row.clip_uri, row.poster_uri) == ("clips/dd/dd44/run-1.mp4", "clips/dd/dd44/run-1.jpg")
 
 
-def test_gpu_hours_are_those_for_which_groups_were_held(tmp_path: Path) -> None:
-    output = str(tmp_path / "out")
-    wide = ended(Outcome.RENDERED, wanted("aa11", 0))
-    finish(output, [replace(wide, commit=wide.commit.model_copy(update={"group_size": 4}))])
-    rows = RunRows(output, "run", NOW)
-    assert read_gpu_hours(output, "run", rows) is None
-    trace = Trace()
-    trace.add("g0", "", [Span(stage=Stage.LOAD, start_s=0, seconds=60)])
-    trace.add("g0", "aa11", [Span(stage=Stage.DENOISE, start_s=100, seconds=1700)])
-    trace.add("g1", "", [Span(stage=Stage.LOAD, start_s=0, seconds=3600)])
-    write_trace(output, "run", trace)
-    assert read_gpu_hours(output, "run", rows) == pytest.approx(4 * 0.5 + 4 * 1.0)
-    storage.write_bytes(storage.join(output, "report", "run=run", "trace.json"), b'[\n{"ph": 1}\n]')
-    assert read_gpu_hours(output, "run", rows) is None
+def test_the_cost_is_what_the_run_recorded_at_its_own_price_or_another(output: str) -> None:
+    assert "Cost" not in Path(write_report(output, has_photos=False)).read_text(encoding="utf-8")
+    write_spent(output, "run", SpentRecord(at=NOW, limit=None, gpu_s={"H100": 5400, "other": 18}, usd=0.0042))
+    html = Path(write_report(output, has_photos=False)).read_text(encoding="utf-8")
+    assert "1.50 GPU-hours" in html
+    assert "$0.0042" in html
+    assert "$150.50" in Path(write_report(output, usd_per_gpu_hour=100)).read_text(encoding="utf-8")
 
 
 def test_a_huge_run_shows_a_part_of_its_rows_and_counts_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
