@@ -13,6 +13,8 @@ from lynx_batch.cli.ledger import Output
 from lynx_batch.cli.targets import refuse_other_kind
 from lynx_batch.storage import read_range, write_bytes
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def audit(
     output: Output,
@@ -33,11 +35,11 @@ def audit(
 
 
 def _as_text(value: object) -> str:
-    """A cell: times in ISO 8601, and a map as `name=value` pairs."""
+    """A cell: times in ISO 8601, and a map as `name=value` pairs. A spreadsheet must not take a name for a formula."""
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, list):
-        return "; ".join(f"{name}={part}" for name, part in value)
-    return str(value)
+        value = "; ".join(f"{name}={part}" for name, part in value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else str(value)

@@ -55,6 +55,7 @@ def revoke(
     remains = find_remains(output, find_covered(owners, {key}))
     _show(output, kind, owners, key, remains, erase=erase)
     if not yes and not typer.confirm("This cannot be undone. Go on?"):
+        say("nothing was revoked")
         raise typer.Exit(exits.STOPPED)
     raise typer.Exit(_carry_out(output, key, "" if kind is Kind.SUBJECT_ID else value, erase=erase))
 
@@ -86,6 +87,8 @@ def _show(output: str, kind: Kind, owners: "list[Owner]", key: Key, remains: "Re
     say(
         f"{storage.redact(output)}: {len(remains.commits)} committed clips and {len(remains.files)} files match this {kind}"
     )
+    if not any(key in owner.keys for owner in owners):
+        say(f"warning: no run here has a clip with this {kind}; is it spelled right?")
     say_some([storage.redact(uri) for uri in sorted(remains.files)], MAX_FILES_SHOWN)
     if erase:
         rows = rows_to_blank(owners, {key}, find_covered(owners, {key}))
@@ -152,7 +155,7 @@ def _erase(output: str, key: Key, owners: "list[Owner]") -> tuple[int, int]:
 def _describe(revocation: "Revocation") -> str:
     done = (
         f"revoked: {revocation.num_commits} commits withdrawn, {revocation.num_files} files and {revocation.num_versions} old "
-        f"versions deleted"
+        f"versions deleted; later runs here never render it again"
     )
     if revocation.is_erased:
         done += f", {revocation.num_rows_blanked} rows blanked"

@@ -16,6 +16,7 @@ from lynx_batch.notices.notice import Event, Notice
 
 log = structlog.get_logger()
 
+LAST_EVENTS = (Event.STOP, Event.END)
 MAX_WAITING = 16
 PAUSES_S = (1.0, 4.0)
 """Between the tries of one notice."""
@@ -78,15 +79,20 @@ class Notifier:
 
 
 class _Mailbox:
-    """The notices that wait for one target, and the thread that delivers them."""
+    """The notices that wait for one target, and the thread that delivers them.
+
+    Once a try has failed, notices that are not the run's last one give way to it.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self._waiting: queue.Queue[Notice | None] = queue.Queue()
+        self._has_last, self._error = False, ""
         self._thread = threading.Thread(target=self._deliver, name="notify", daemon=True)
         self._thread.start()
 
     def put(self, notice: Notice) -> None:
+        self._has_last |= notice.event in LAST_EVENTS
         if self._waiting.qsize() < MAX_WAITING or notice.event is not Event.PROGRESS:
             self._waiting.put(notice)
 
@@ -94,9 +100,7 @@ class _Mailbox:
         self._waiting.put(None)
         self._thread.join(max(0.0, ends_s - time.monotonic()))
         if self._thread.is_alive():
-            log.warning(
-                "notices_unsent", target=self.target.shown, error="not delivered yet; the run does not wait longer"
-            )
+            log.warning("notices_unsent", target=self.target.shown, error="not delivered in time")
 
     def _deliver(self) -> None:
         while (notice := self._waiting.get()) is not None:
@@ -104,13 +108,15 @@ class _Mailbox:
 
     def _send(self, notice: Notice, notice_id: str) -> None:
         """Tries a few times; then the notice is given up."""
-        error: object = None
         for pause_s in (0.0, *PAUSES_S):
+            if self._error and self._has_last and notice.event not in LAST_EVENTS:
+                break
             time.sleep(pause_s)
             try:
                 self.target.send(notice_id, notice)
             except NotSent as problem:
-                error = problem
+                self._error = str(problem)
             else:
+                self._error = ""
                 return
-        log.warning("notice_unsent", target=self.target.shown, notice=notice.event, error=str(error))
+        log.warning("notice_unsent", target=self.target.shown, notice=notice.event, error=self._error)

@@ -147,7 +147,11 @@ class Gate:
     def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
         if isinstance(verdict, Accept):
             accepted = next(record for record in tries if record.number == verdict.number)
-            facts = {"num_tries": len(tries), "thresholds": thresholds(self._quality)}
+            facts = {
+                "committed_at": datetime.now(UTC),  # the try may be of an earlier run
+                "num_tries": len(tries),
+                "thresholds": thresholds(self._quality),
+            }
             return commit(self._output, accepted.commit.model_copy(update=facts), is_store_safe=self._is_store_safe)
         if isinstance(verdict, Reject):
             drop_rejected(self._output, tries, self._quality)

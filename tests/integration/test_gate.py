@@ -150,7 +150,8 @@ def test_a_good_clip_is_committed_with_its_scores(gated: Gated) -> None:
     assert result.commit == read_commit(gated.output, gated.clip.clip_id, 1)
     assert result.commit.num_tries == 1
     assert result.commit.thresholds["likeness_p10"] == 0.3
-    assert record.commit == result.commit.model_copy(update={"num_tries": None, "thresholds": {}})
+    decided = {"num_tries": None, "thresholds": {}, "committed_at": record.commit.committed_at}
+    assert record.commit == result.commit.model_copy(update=decided)
     assert record.scorers
 
 
@@ -194,6 +195,9 @@ def test_more_reseeds_go_on_and_lower_limits_commit_a_kept_try_without_rendering
 
     assert isinstance(lower, Rendered)
     assert (lower.commit.try_number, gated.rendered) == (3, [0, 1, 2, 3])
+    assert lower.commit.committed_at > max(
+        record.judged_at for record in read_tries(gated.output, gated.clip.clip_id, 1)
+    )
 
 
 def test_a_try_whose_video_was_dropped_is_rendered_again_if_it_passes_now(gated: Gated) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
 from lynx_batch import storage
+from lynx_batch.cli import app
 from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import ConsentRevoked
 from lynx_batch.ledger.commits import commit
@@ -272,6 +273,25 @@ def test_an_audit_says_what_was_made_of_whom(output: str, tmp_path: Path) -> Non
     assert lines["aa11"]["allows_missing_consent"] == "True"
     (tmp_path / "mine.csv").write_text("a,b\n")
     assert invoke("audit", output, "--csv", tmp_path / "mine.csv").exit_code == 2
+
+
+def test_a_spreadsheet_takes_no_cell_of_an_audit_for_a_formula(tmp_path: Path) -> None:
+    output, file = str(tmp_path / "out"), tmp_path / "audit.csv"
+    names = ("=1+1", "+49", "-x", "@x", "a=1")
+    make(output, "run", [spec(f"aa{row}", name, "A", row) for row, name in enumerate(names)])
+    assert invoke("audit", output, "--csv", file).exit_code == 0
+    cells = {line["subject_id"] for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))}
+    assert cells == {"'=1+1", "'+49", "'-x", "'@x", "a=1"}
+
+
+def test_an_unknown_person_is_barred_but_doubted_and_a_no_is_confirmed(output: str) -> None:
+    told = CliRunner().invoke(app, ["revoke", output, "--subject", "Lovelace"], input="n\n")
+    assert told.exit_code == 4
+    assert "no run here has a clip with this subject_id; is it spelled right?" in told.stdout
+    assert told.stdout.endswith("nothing was revoked\n")
+    done = revoke(output, "--subject", "Lovelace", "--yes")
+    assert "later runs here never render it again" in done.stdout
+    assert "spelled" not in revoke(output, "--subject", "lovelace", "--yes").stdout
 
 
 def test_clocks_do_not_matter_to_tombstones(output: str) -> None:
