@@ -231,7 +231,7 @@ class Driver:
         """
         if self._faults.is_paused(time.monotonic()):
             return
-        self._budget.close_if_spent()
+        self._budget.close_if_spent(self._groups)
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._budget.take(self._groups, group)):
                 group.take(self._make_task(planned, group.size))

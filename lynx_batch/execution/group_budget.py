@@ -41,8 +41,12 @@ class GroupBudget:
         about = f", which take about {gpu_hours:.3g} GPU-hours" if gpu_hours else ""
         return f"{num_left} clips are left{about}"
 
-    def close_if_spent(self) -> None:
+    def close_if_spent(self, groups: Sequence[Group]) -> None:
+        """Once the budget is closed, clips that groups got early and have not begun go back."""
         self._close(self._why_refused((), None))
+        for group in groups if self.closed_by else ():
+            if (task := group.state.close()) is not None:
+                self._schedule.put_back(task.clip.clip_id)
 
     def take(self, groups: Sequence[Group], group: Group) -> PlannedClip | None:
         """The next clip for `group`, one of `groups`. One that would pass a limit goes back, and the budget closes."""

@@ -105,11 +105,26 @@ def test_a_budget_too_small_for_the_first_clip_closes_at_once() -> None:
 def test_what_other_runs_spent_closes_it_too() -> None:
     groups = [FakeGroup("g0")]
     _, budget, asked = begin(1, groups, max_gpu_s=10 * CLIP_S)
-    asked.close_if_spent()
+    asked.close_if_spent(groups)
     assert not asked.closed_by
     budget.before = Amount(gpu_hours=10 * CLIP_S / HOUR_S)
-    asked.close_if_spent()
+    asked.close_if_spent(groups)
     assert "is used up" in asked.closed_by
+
+
+def test_clips_that_were_handed_out_early_go_back_and_what_runs_is_finished() -> None:
+    groups = [FakeGroup("g0")]
+    schedule, budget, asked = begin(3, groups, max_gpu_s=10 * CLIP_S)
+    for _ in range(2):
+        start(groups[0], asked.take(groups, groups[0]))
+    state = groups[0].state
+    rendering, _ = state.tasks
+    budget.before = Amount(gpu_hours=10 * CLIP_S / HOUR_S)
+    asked.close_if_spent(groups)
+    asked.close_if_spent(groups)
+    assert (state.tasks, state.has_room) == ([rendering], False)
+    assert (schedule.count(ClipState.WAITING), schedule.count(ClipState.RUNNING)) == (2, 1)
+    assert asked.describe_left().startswith("3 clips are left")
 
 
 def test_a_group_counts_only_from_when_its_slots_are_reserved() -> None:
