@@ -316,7 +316,7 @@ def _describe_committed(status: StatusAnswer) -> str:
 
 
 def _describe_judged(judged: dict[str, Any]) -> list[str]:
-    num_judged = judged["num_passed"] + judged["num_rejected"] + judged["num_unsafe"]
+    num_judged = sum(judged[name] for name in ("num_passed", "num_accepted", "num_rejected", "num_unsafe"))
     rate = "" if judged["pass_rate"] is None else f" ({judged['pass_rate']:.0%})"
     lines = [
         f"quality: {judged['num_passed']} of {num_judged} judged clips passed{rate}, {judged['num_rejected']} were rejected, "
@@ -325,6 +325,8 @@ def _describe_judged(judged: dict[str, Any]) -> list[str]:
     if judged["rejected_by"]:
         rules = ", ".join(f"{rule} ({num})" for rule, num in judged["rejected_by"].items())
         lines.append(f"rejected by {rules}")
+    if judged["num_accepted"]:
+        lines.append(f"{judged['num_accepted']} were rejected by the gate and accepted by a person")
     if judged["num_unjudged"]:
         lines.append(f"{judged['num_unjudged']} committed clips were not judged")
     if judged["num_below"]:

@@ -39,7 +39,7 @@ def explain_address(address: str) -> str | None:
     if name is not None:
         return None if _NAME.fullmatch(name) else "must be env: and the name of an environment variable"
     scheme = scheme_of(address)
-    if scheme is None or not address.isprintable():
+    if scheme is None or not address.isprintable() or " " in address:
         return "must be a URL such as https://host/path or slack://..., or env:NAME"
     if scheme in WEB_SCHEMES and not is_web_address(address):
         return "must be an http:// or https:// address with a host"

@@ -16,12 +16,14 @@ from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS, JudgedTr
 class JudgedClips:
     """How many clips passed, and how many the gate rejected as things stand. A rejected redo counts beside the clip that it leaves in force.
 
-    Clips that a person accepted, or that were judged after their commit, have not passed. `num_unjudged` are committed clips without scores. `num_below` are committed clips that break one of the given rules; unjudged ones
-    are not among them. `num_reseeds` counts the tries after the first one of each edition. `rejected_by` has the rules that the best try
-    of each rejected clip broke.
+    `num_passed` leaves out clips that a person accepted (`num_accepted`), and those that were judged after their commit. `num_unjudged`
+    are committed clips without scores. `num_below` are committed clips that break one of the given rules; unjudged ones are not among
+    them. `num_reseeds` counts the tries after the first one of each edition. `rejected_by` has the rules that the best try of each
+    rejected clip broke.
     """
 
     num_passed: int
+    num_accepted: int
     num_rejected: int
     num_unsafe: int
     num_unjudged: int
@@ -31,7 +33,7 @@ class JudgedClips:
 
     @property
     def pass_rate(self) -> float | None:
-        num_judged = self.num_passed + self.num_rejected + self.num_unsafe
+        num_judged = self.num_passed + self.num_accepted + self.num_rejected + self.num_unsafe
         return self.num_passed / num_judged if num_judged else None
 
 
@@ -47,6 +49,7 @@ def summarise_judged(output: str, editions: Editions, quality: QualityConfig | N
     num_unsafe = sum(row["error_type"] in UNSAFE_ERRORS for row in rejections)
     return JudgedClips(
         num_passed=sum(commit.num_tries is not None and commit.accepted_by is None for commit in commits),
+        num_accepted=sum(commit.accepted_by is not None for commit in commits),
         num_rejected=len(rejections) - num_unsafe,
         num_unsafe=num_unsafe,
         num_unjudged=sum(not known for known in scores),

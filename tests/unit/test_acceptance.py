@@ -78,6 +78,7 @@ def test_the_best_kept_try_is_committed_with_who_and_when(output: str, tmp_path:
     commit = read_commit(output, "aa", 1)
     assert (commit.try_number, commit.seed, commit.num_tries, commit.accepted_by) == (1, 101, 2, "Ada L.")
     assert commit.accepted_at == commit.committed_at != NOW
+    assert "1 were rejected by the gate and accepted by a person" in invoke("status", output).stdout
     again = invoke("accept", output, "--list", write_list(tmp_path, "aa\n"), "--by", "Bea")
     assert (again.exit_code, "0 clips committed, 1 were committed before" in again.stdout) == (0, True)
     assert read_commit(output, "aa", 1) == commit

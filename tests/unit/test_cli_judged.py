@@ -79,6 +79,7 @@ def test_status_says_how_the_clips_were_judged(output: str) -> None:
     assert known["runs"][0]["outcomes"] == {"failed": 1, "rejected": 2, "rendered": 3}
     assert known["quality"] == {
         "num_passed": 2,
+        "num_accepted": 0,
         "num_rejected": 1,
         "num_unsafe": 1,
         "num_unjudged": 1,

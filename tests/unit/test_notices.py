@@ -264,6 +264,7 @@ def test_a_variable_or_file_that_is_missing_is_named() -> None:
     "target",
     [
         {"url": "geheim"},
+        {"url": "http://geheim geheim/x"},
         {"url": "https://geheim:x/"},
         {"url": "slack://geheim", "secret": "geheim\nsecret"},
         {"url": "slack://geheim", "events": ["geheim"]},
