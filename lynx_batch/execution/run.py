@@ -101,15 +101,7 @@ def render(
     prepared = prepare(config, selection, now, origin, tombstones=read_revoked(config.output))
     is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
-    record = RunRecord(
-        started_at=now,
-        num_rows=prepared.manifest.num_rows,
-        manifest=storage.redact(origin.manifest).rstrip("/"),
-        is_whole=selection.is_whole,
-        is_store_safe=is_store_safe,
-        allows_missing_consent=not is_consent_required(config, selection),
-    )
-    _write_record(config, run_id, record, prepared)
+    record = _write_record(config, run_id, selection, origin, prepared, now, is_store_safe=is_store_safe)
     owners = owners_of(run_id, prepared.clips)
     write_owners(config.output, run_id, owners)
     _announce_rivals(config.output, announce)
@@ -193,8 +185,25 @@ def _announce_rivals(output: str, announce: Callable[[str], None]) -> None:
         announce(f"{who}: clips that it commits are not rendered again")
 
 
-def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: PreparedRun) -> None:
+def _write_record(
+    config: RunConfig,
+    run_id: str,
+    selection: Selection,
+    origin: Origin,
+    prepared: PreparedRun,
+    now: datetime,
+    *,
+    is_store_safe: bool,
+) -> RunRecord:
     """Writes the run record, with the secrets of the run file redacted."""
+    record = RunRecord(
+        started_at=now,
+        num_rows=prepared.manifest.num_rows,
+        manifest=storage.redact(origin.manifest).rstrip("/"),
+        is_whole=selection.is_whole,
+        is_store_safe=is_store_safe,
+        allows_missing_consent=not is_consent_required(config, selection),
+    )
     write_run_record(
         config.output,
         run_id,
@@ -203,6 +212,7 @@ def _write_record(config: RunConfig, run_id: str, record: RunRecord, prepared: P
         manifest=prepared.manifest,
         environment=software_versions(),
     )
+    return record
 
 
 def _without_secrets(config: RunConfig) -> RunConfig:
