@@ -32,7 +32,7 @@ demo: $(READY) $(FACES)
 	$(BIN)/python -m jobs.demo.show out/demo out/demo-lite --out out/demo/sheet.png
 	@$(BIN)/lynx-batch report out/demo-lite
 	@echo "The demo's model is small: it knows the places, motions and lights that jobs/demo/model/README.md lists. With a photo of yours:"
-	@echo "  $(BIN)/lynx-batch one MY.jpg 'A person nods gently on a beach at sunset.' --run jobs/demo/run.yaml"
+	@echo "  $(BIN)/lynx-batch one MY.jpg 'A person looks into the camera on a beach at sunset.' --run jobs/demo/run.yaml"
 	@echo "For full-size pictures, run lynx-batch models pull, then set model, faces and defaults of the run file as in"
 	@echo "jobs/campaign.yaml (jobs/README.md, 'Install')."
 	@$(BIN)/lynx-batch report out/demo
