@@ -143,7 +143,7 @@ class Schedule:
         while (clip_id := self._next(group)) is not None:
             planned = self._clips[clip_id]
             self._waiting_gpu_s -= planned.gpu_s
-            least_size = self._least_sizes.get(planned.work.clip, 0)
+            least_size = self._least_sizes.get(planned.work.clip, 0) if self._least_sizes else 0
             if least_size > self._groups[group].size:
                 self._enqueue(_widened(planned, least_size))
                 continue
