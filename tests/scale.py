@@ -5,6 +5,7 @@ they share `NUM_PHOTOS` photos.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import shutil
@@ -39,6 +40,15 @@ MIB = 2**20
 SAMPLE_EVERY_S = 0.2
 COMMANDS = ("check", "plan", "render", "resume", "replan", "status")
 """In this order: `resume` finds everything rendered, and so do those after it."""
+
+LAUNCHER = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+with open(sys.argv[1], "w") as file:
+    json.dump([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss], file)
+"""
+"""Starts a command and writes what it used. A process begins with the memory of the one that starts it, so that one must be small."""
 
 
 @dataclass(kw_only=True)
@@ -148,24 +158,23 @@ def measure(command: str, run_file: Path, num_rows: int) -> Measured:
         "status": ["status", str(run_file.with_name("out"))],
         "render": ["render", str(run_file)],
     }[command]
-    program = [sys.executable, "-m", "lynx_batch", *arguments]
-    log = run_file.with_name(f"{command}.log")
+    log, used = run_file.with_name(f"{command}.log"), run_file.with_name(f"{command}.json")
+    program = [sys.executable, "-S", "-c", LAUNCHER, str(used), sys.executable, "-m", "lynx_batch", *arguments]
     measured = Measured(command=command, num_rows=num_rows, load=os.getloadavg()[0])
     started_s = time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=os.environ | null_environment())
         if command == "render":
             _watch(process, measured)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    measured.seconds, measured.exit_code = time.monotonic() - started_s, process.returncode
-    measured.cpu_s = usage.ru_utime + usage.ru_stime
-    measured.mib["driver"] = usage.ru_maxrss / 1024
+        process.wait()
+    measured.seconds = time.monotonic() - started_s
+    measured.exit_code, measured.cpu_s, max_kib = json.loads(used.read_text())
+    measured.mib["driver"] = max_kib / 1024
     return measured
 
 
 def _apart(work: Callable[..., object], *arguments: object) -> None:
-    """Does it in a process of its own: a command that we start counts our own memory as its own at first."""
+    """Does it in a process of its own, so that what it imports is none of ours."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     process.start()
     process.join()
@@ -174,7 +183,7 @@ def _apart(work: Callable[..., object], *arguments: object) -> None:
 
 def _watch(process: "subprocess.Popen[bytes]", measured: Measured) -> None:
     """Follows the driver's and the GCS's memory until the driver ends."""
-    driver, gcs, first = psutil.Process(process.pid), None, dict[str, float]()
+    driver, gcs, first = _child_of(process), None, dict[str, float]()
     while driver.status() != psutil.STATUS_ZOMBIE:
         if gcs is None:
             gcs = next((child for child in driver.children() if child.name() == "gcs_server"), None)
@@ -189,6 +198,12 @@ def _watch(process: "subprocess.Popen[bytes]", measured: Measured) -> None:
             measured.mib[name] = max(mib, measured.mib.get(name, 0.0))
             measured.grown_mib[name] = measured.mib[name] - first[name]
         time.sleep(SAMPLE_EVERY_S)
+
+
+def _child_of(launcher: "subprocess.Popen[bytes]") -> psutil.Process:
+    while not (children := psutil.Process(launcher.pid).children()):
+        time.sleep(SAMPLE_EVERY_S)
+    return children[0]
 
 
 def null_environment() -> dict[str, str]:
