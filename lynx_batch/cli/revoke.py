@@ -155,10 +155,11 @@ def _erase(output: str, key: Key, owners: "list[Owner]") -> tuple[int, int]:
 def _describe(revocation: "Revocation") -> str:
     done = (
         f"revoked: {revocation.num_commits} commits withdrawn, {revocation.num_files} files and {revocation.num_versions} old "
-        f"versions deleted; later runs here never render it again"
+        f"versions deleted"
     )
     if revocation.is_erased:
         done += f", {revocation.num_rows_blanked} rows blanked"
+    done += "; later runs here never render it again"
     if revocation.refusal:
         done += f"\nnot everything is gone: {revocation.refusal}. Get that permitted, or done by somebody else, then run this again"
     return done
