@@ -196,7 +196,8 @@ def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> Clip
     seedless = _digest(content)
     if not request.is_seed_given:
         request = replace(request, params=request.params.changed(seed=int(seedless[:8], 16)))
-    clip_id = _digest({"seedless": seedless, "seed": request.params.seed})[:CLIP_ID_LENGTH]
+    named = f'{{"seed":{request.params.seed},"seedless":"{seedless}"}}'  # canonical JSON, written by hand because it is much faster
+    clip_id = hashlib.sha256(named.encode()).hexdigest()[:CLIP_ID_LENGTH]
     return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
 
 

@@ -7,6 +7,7 @@ the metadata's columns, a clip's name and the user's reference all follow from t
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Protocol, get_args
 
@@ -169,9 +170,9 @@ class RenderParams:
 
     def changed(self, **values: Any) -> "RenderParams":
         """A copy with these values. Checks only what may have changed, so it is much faster than `dataclasses.replace`."""
-        copy = object.__new__(RenderParams)
-        for name in PARAMETERS:
-            object.__setattr__(copy, name, values[name] if name in values else getattr(self, name))
+        copy, own = object.__new__(RenderParams), dict(zip(PARAMETERS, ALL_VALUES(self), strict=True))
+        for name, value in (own | values).items():
+            object.__setattr__(copy, name, value)
         for name, value in values.items():
             check_parameter(name, value)
         if not IN_STEP_RANGES.isdisjoint(values):
@@ -218,6 +219,9 @@ def _describe(each: Field[Any]) -> Parameter:
 
 PARAMETERS: Mapping[str, Parameter] = {each.name: _describe(each) for each in fields(RenderParams)}
 """Every field of RenderParams by its name, in the class's order."""
+
+ALL_VALUES = attrgetter(*PARAMETERS)
+"""The values of all fields, in that order."""
 
 
 def check_parameter(name: str, value: Any) -> None:

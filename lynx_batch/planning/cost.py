@@ -124,13 +124,15 @@ def work_of(params: RenderParams, engine: Engine) -> Work:
 
 
 def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
-    """The work of many clips, computed once for each kind."""
+    """The work of many clips, computed once for each kind. Equal works are one object."""
     kinds: dict[Hashable, Work] = {}
+    distinct: dict[Work, Work] = {}
     works = []
     for params in clips:
         kind = WORK_FIELDS(params)
         if kind not in kinds:
-            kinds[kind] = work_of(params, engine)
+            work = work_of(params, engine)
+            kinds[kind] = distinct.setdefault(work, work)
         works.append(kinds[kind])
     return works
 

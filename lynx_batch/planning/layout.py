@@ -5,7 +5,6 @@ otherwise finish after the rest of the run.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,14 +87,15 @@ def possible_sizes(nodes: Iterable[Node]) -> tuple[int, ...]:
 
 
 def allot(
-    works: Iterable[Work], *, cost: CostModel, gpu: GpuType, num_gpus: int, sizes: tuple[int, ...]
+    counts: Mapping[Work, int], *, cost: CostModel, gpu: GpuType, num_gpus: int, sizes: tuple[int, ...]
 ) -> dict[Work, int]:
     """The group size for each kind of work: the narrowest that has enough memory and does not take longer than the run.
+
+    `counts` says how many clips there are of each kind.
 
     The run's length is the shortest in which the GPUs can do all the work at these sizes. Source: the allotment phase of two-phase
     scheduling of malleable tasks (Turek, Wolf, Yu; SPAA 1992).
     """
-    counts = Counter(works)
     narrowest = {work: _narrowest_that_fits(work, cost, gpu, sizes) for work in counts}
     seconds = {(work, size): cost.seconds(work, size, gpu) for work in counts for size in sizes}
 

@@ -1,7 +1,7 @@
 """The plan of a run: the group size of each clip, chosen by simulating the run."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec
@@ -35,8 +35,10 @@ def options(
     Without `tries`, each clip takes one.
     """
     works = works_of((clip.params for clip in clips), cost.engine)
+    counts = Counter(works)
     planned = [
-        (sizes[index:], _plan_clips(clips, works, cost, nodes, sizes[index:], tries)) for index in range(len(sizes))
+        (sizes[index:], _plan_clips(clips, works, counts, cost, nodes, sizes[index:], tries))
+        for index in range(len(sizes))
     ]
     return [
         Option(sizes=s, clips=p, forecast=Simulation(p, nodes, cost, sizes=s, max_groups=max_groups).run())
@@ -72,19 +74,23 @@ def _typical_gpu(nodes: tuple[Node, ...]) -> GpuType:
 def _plan_clips(
     clips: Sequence[ClipSpec],
     works: Sequence[Work],
+    counts: Mapping[Work, int],
     cost: CostModel,
     nodes: tuple[Node, ...],
     sizes: tuple[int, ...],
     tries: TryForecast | None,
 ) -> list[PlannedClip]:
+    """`works` are those of `clips`, one object for each kind, whose id is much faster to look up than its value; `counts` counts them."""
     gpu, num_gpus = _typical_gpu(nodes), sum(node.num_gpus for node in nodes)
-    allotted = allot(works, cost=cost, gpu=gpu, num_gpus=num_gpus, sizes=sizes)
-    seconds = {(work, size): cost.seconds(work, size, gpu) for work in allotted for size in sizes}
+    allotted = allot(counts, cost=cost, gpu=gpu, num_gpus=num_gpus, sizes=sizes)
+    sizes_of = {id(work): size for work, size in allotted.items()}
+    seconds = {(id(work), size): cost.seconds(work, size, gpu) for work in allotted for size in sizes}
     planned = []
     for clip, work in zip(clips, works, strict=True):
-        size = sizes[-1] if clip.request.priority >= URGENT_PRIORITY else allotted[work]
+        kind = id(work)
+        size = sizes[-1] if clip.request.priority >= URGENT_PRIORITY else sizes_of[kind]
         num_tries = 1.0 if tries is None else tries.of(clip)
         planned.append(
-            PlannedClip(clip=clip, work=work, group_size=size, seconds=seconds[work, size], num_tries=num_tries)
+            PlannedClip(clip=clip, work=work, group_size=size, seconds=seconds[kind, size], num_tries=num_tries)
         )
     return planned
