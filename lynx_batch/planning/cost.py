@@ -45,22 +45,45 @@ IMPOSSIBLE_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuType:
-    """The speed of a forward on a GPU, in TFLOP/s for its matrix products and its attention, and the memory of the device."""
+    """The speed of a forward on a GPU, in TFLOP/s for its matrix products and its attention, and the memory of the device.
+
+    `fp8_products` and `fp8_attention` say how many times as fast they are in fp8.
+    """
 
     name: str
     products_tflops: float
     attention_tflops: float
     memory_gib: float
+    fp8_products: float = 1.0
+    fp8_attention: float = 1.0
     is_estimate: bool = True
 
 
-H200 = GpuType(name="H200", products_tflops=666, attention_tflops=687, memory_gib=139, is_estimate=False)
-"""Source: lynx_model/MEASURED.md, a compiled forward of 783 + 879 TFLOP in 1176 + 1280 ms."""
+H200 = GpuType(
+    name="H200",
+    products_tflops=666,
+    attention_tflops=687,
+    memory_gib=139,
+    fp8_products=1.60,
+    fp8_attention=1.23,
+    is_estimate=False,
+)
+"""A compiled forward of 783 + 879 TFLOP took 1176 + 1280 ms, in fp8 733 + 1043 ms. Source: lynx_model/MEASURED.md."""
+
+H100 = GpuType(
+    name="H100",
+    products_tflops=635,
+    attention_tflops=684,
+    memory_gib=79,
+    fp8_products=1.51,
+    fp8_attention=1.17,
+    is_estimate=False,
+)
+"""As `H200`: 1234 + 1286 ms, in fp8 819 + 1096 ms. Source: lynx_model/MEASURED.md."""
 
 GPU_TYPES = (
     H200,
-    # Wan's own code reaches 353 TFLOP/s on an H100 and, at 480p, 358 on an H200: 0.98 of it.
-    GpuType(name="H100", products_tflops=653, attention_tflops=673, memory_gib=79),
+    H100,
     # 70 % of 312 TFLOP/s; FlashAttention-2's published rate.
     GpuType(name="A100", products_tflops=218, attention_tflops=200, memory_gib=79),
 )
@@ -81,6 +104,13 @@ class Engine:
     size: ModelSize = PUBLISHED_FULL
     options: EngineOptions = field(default_factory=EngineOptions)
     has_image_guidance: bool = True
+
+    @property
+    def fp8_share(self) -> float:
+        """The share of the blocks whose products are in fp8."""
+        if self.options.precision != "fp8":
+            return 0.0
+        return 1 - 2 * self.options.num_bf16_edge_blocks / self.size.num_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +198,7 @@ class CostModel:
     def seconds(self, work: Work, group_size: int, gpu: GpuType) -> float:
         """How long a clip keeps a group busy."""
         fixed_s = work.megapixels * DECODE_S_PER_MPX + FIXED_S
-        return self._factor(group_size, gpu) * (_denoise_s(work, group_size, gpu) + fixed_s)
+        return self._factor(group_size, gpu) * (self._denoise_s(work, group_size, gpu) + fixed_s)
 
     def is_known(self, gpu: GpuType) -> bool:
         """Whether there are figures for the device, shipped or measured. If not, only ratios between clips are meaningful."""
@@ -176,7 +206,7 @@ class CostModel:
 
     def min_plausible_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
         """The shortest time in which denoising is plausible; 0 on a device without figures."""
-        return 0.0 if gpu is OTHER else IMPOSSIBLE_SHARE * _denoise_s(work, group_size, gpu)
+        return 0.0 if gpu is OTHER else IMPOSSIBLE_SHARE * self._denoise_s(work, group_size, gpu)
 
     def fits(self, work: Work, group_size: int, gpu: GpuType) -> bool:
         """Whether the clip, split over a group of this size, fits the memory of each device."""
@@ -188,7 +218,8 @@ class CostModel:
         sizes = [size for name, size in self.factors if name == gpu.name]
         return self.factors[gpu.name, min(sizes, key=lambda size: abs(size - group_size))] if sizes else 1.0
 
-
-def _denoise_s(work: Work, group_size: int, gpu: GpuType) -> float:
-    on_one_s = work.products_tflop / gpu.products_tflops + work.attention_tflop / gpu.attention_tflops
-    return on_one_s / (group_size * EFFICIENCY[group_size][work.num_branches - 1])
+    def _denoise_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
+        fp8_share, has_fp8_attention = self.engine.fp8_share, self.engine.options.attention == "fa3_fp8"
+        products_s = work.products_tflop / gpu.products_tflops * (1 - fp8_share + fp8_share / gpu.fp8_products)
+        attention_s = work.attention_tflop / gpu.attention_tflops / (gpu.fp8_attention if has_fp8_attention else 1.0)
+        return (products_s + attention_s) / (group_size * EFFICIENCY[group_size][work.num_branches - 1])

@@ -6,6 +6,7 @@ import pytest
 
 from lynx_batch.planning.cost import (
     GPU_TYPES,
+    H100,
     H200,
     OTHER,
     CostModel,
@@ -28,12 +29,36 @@ def work(params: RenderParams = FULL, engine: Engine | None = None) -> Work:
     return work_of(params, engine or Engine())
 
 
-def test_the_predicted_time_of_a_forward_of_the_published_size_is_the_measured_one() -> None:
+FP8 = EngineOptions(precision="fp8")
+FP8_ATTENTION = EngineOptions(precision="fp8", attention="fa3_fp8")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "forward_s"),
+    [
+        *((H200, EngineOptions(), 2.456), (H200, FP8, 2.013), (H200, FP8_ATTENTION, 1.776)),
+        *((H100, EngineOptions(), 2.520), (H100, FP8, 2.105), (H100, FP8_ATTENTION, 1.915)),
+    ],
+    ids=lambda value: value.numerics if isinstance(value, EngineOptions) else getattr(value, "name", value),
+)
+def test_the_predicted_time_of_a_forward_of_the_published_size_is_the_measured_one(
+    gpu: GpuType, options: EngineOptions, forward_s: float
+) -> None:
     one = work(replace(FULL, num_inference_steps=1, guidance_scale=1.0))
     assert one.products_tflop == pytest.approx(783, rel=0.001)
     assert one.attention_tflop == pytest.approx(879, rel=0.001)
-    both = [CostModel().seconds(work(replace(FULL, num_inference_steps=n)), 1, H200) for n in (1, 2)]
-    assert both[1] - both[0] == pytest.approx(3 * 2.456, rel=0.002)
+    cost = CostModel(engine=Engine(options=options))
+    both = [cost.seconds(work(replace(FULL, num_inference_steps=n)), 1, gpu) for n in (1, 2)]
+    assert both[1] - both[0] == pytest.approx(3 * forward_s, rel=0.003)
+
+
+def test_edge_blocks_that_stay_in_bfloat16_are_as_slow_as_without_fp8() -> None:
+    def denoise_s(options: EngineOptions) -> float:
+        return CostModel(engine=Engine(options=options)).min_plausible_s(work(), 1, H100)
+
+    saved = denoise_s(EngineOptions()) - denoise_s(FP8)
+    with_edges = EngineOptions(precision="fp8", num_bf16_edge_blocks=10)
+    assert denoise_s(EngineOptions()) - denoise_s(with_edges) == pytest.approx(saved / 2), "20 of 40 blocks"
 
 
 def test_work_grows_with_steps_and_branches_and_faster_than_tokens() -> None:
