@@ -48,6 +48,9 @@ log = structlog.get_logger()
 
 POLL_S = 0.5
 
+PROGRESS_S = 0.25
+"""Groups are asked for their steps at most this often, however many clips end: that would take a third of the driver's time."""
+
 CLOSE_LOGS_S = 3.0
 """How long the end of a group may be held up by the upload of its workers' logs."""
 
@@ -137,6 +140,7 @@ class Driver:
         self._num_steps_saved = find_saved(settings.output)
         self._next_number = dict(first_numbers)
         self._was_refused = False
+        self._next_progress_s = 0.0
 
     def run(self, slots: Slots, head: Head) -> None:
         """Returns when every clip has ended.
@@ -159,7 +163,7 @@ class Driver:
                     raise LimitReached(f"{self._budget.closed_by}; {self._budget.describe_left()}")
                 for group, ref in self._await_answers():
                     self._handle_answer(group, ref)
-                self._watch(self._progress())
+                self._show_progress()
         except (HeadLost, ray.exceptions.RayError):
             self._drop_groups()
             self._last_lines.forget()
@@ -429,6 +433,13 @@ class Driver:
         group.end()
         self._budget.release(group)
         self._placements.release(group.placement)
+
+    def _show_progress(self) -> None:
+        """Tells `watch` how far the run is: every `PROGRESS_S` at most, and when all clips have ended."""
+        now_s = time.monotonic()
+        if now_s >= self._next_progress_s or self._schedule.is_finished:
+            self._next_progress_s = now_s + PROGRESS_S
+            self._watch(self._progress())
 
     def _progress(self) -> Progress:
         for group in self._groups:

@@ -26,10 +26,11 @@ def deadline_s(predicted_s: float | None, *, factor: float) -> float:
 
 def has_leak(memory_gib: Sequence[float], *, num_ranks: int) -> bool:
     """Whether the memory of a group rises clip after clip. `memory_gib`: the sum over its ranks, after each clip."""
-    since_warm = memory_gib[WARM_UP_CLIPS - 1 :]
-    if len(since_warm) <= RISING_CLIPS or since_warm[-1] - since_warm[0] <= LEAK_GIB * num_ranks:
+    if len(memory_gib) < WARM_UP_CLIPS + RISING_CLIPS:
         return False
-    return all(before < after for before, after in pairwise(since_warm[-RISING_CLIPS - 1 :]))
+    if memory_gib[-1] - memory_gib[WARM_UP_CLIPS - 1] <= LEAK_GIB * num_ranks:
+        return False
+    return all(before < after for before, after in pairwise(memory_gib[-RISING_CLIPS - 1 :]))
 
 
 def is_time_to_save(now_s: float, gone_at_s: float, *, step_s: float) -> bool:
