@@ -12,7 +12,9 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
-from lynx_batch.cli.console import make_console
+from lynx_batch import storage
+from lynx_batch.cli import options
+from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.targets import has_json_keys, refuse_other_file
 from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, VideoConfig
 from lynx_batch.errors import ConfigError
@@ -106,6 +108,49 @@ def scaling(
     ]
     results = bench_scaling(plan_cells(cases, numbers), out, runs)
     make_console(110).print(_scaling_table(results))
+
+
+@bench_app.command()
+def quality(
+    run_file: options.RunFile,
+    settings: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="A YAML file with the settings to compare, each as changes to the run file."),
+    ],
+    out: Annotated[str, typer.Option(help="Where clips and results are put; what lies there is not rendered again.")],
+    limit: options.Limit = None,
+    lpips: Annotated[
+        Path | None, typer.Option(metavar="FILE.onnx", help="A network of two pictures. Adds perceptual distances.")
+    ] = None,
+    overrides: options.Overrides = None,
+) -> None:
+    """Render the same clips with several settings, and compare speed, pictures and likeness with those of the reference.
+
+    Prints a table, and writes it with all clips side by side to OUT/index.html and OUT/comparison.json.
+    """
+    from lynx_batch.comparison.compare import compare, titles_of
+    from lynx_batch.comparison.page import COLUMNS, as_json, build_page, table_lines
+    from lynx_batch.comparison.pictures import Lpips
+    from lynx_batch.comparison.settings import read_settings
+
+    comparison = read_settings(settings)
+    cells, results = compare(
+        run_file,
+        options.parse_overrides(overrides),
+        comparison,
+        out,
+        limit=limit,
+        lpips=None if lpips is None else Lpips.load(lpips),
+        announce=say,
+    )
+    table = Table(*COLUMNS, title=f"{results[0].num_clips} clips with each setting; differences with their 95 % range")
+    for line in table_lines(results):
+        table.add_row(*line)
+    make_console(230).print(table)
+    storage.write_bytes(storage.join(out, "comparison.json"), json.dumps(as_json(results), indent=1).encode())
+    page = storage.join(out, "index.html")
+    storage.write_bytes(page, build_page(cells, results, titles_of(out)).encode())
+    say(f"side by side: {storage.redact(page)}")
 
 
 def _case(**fields: Any) -> Any:

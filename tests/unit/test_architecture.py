@@ -90,8 +90,8 @@ def test_every_module_and_room_has_a_layer(package: str) -> None:
 @pytest.mark.parametrize(
     ("contract", "free"),
     [
-        ("Only execution knows Ray", {"cli", "api", "execution"}),
-        ("Only rendering and execution know torch", {"cli", "api", "execution", "rendering"}),
+        ("Only execution knows Ray", {"cli", "comparison", "api", "execution"}),
+        ("Only rendering and execution know torch", {"cli", "comparison", "api", "execution", "rendering"}),
         ("Only storage knows fsspec", {"storage"}),
     ],
 )
