@@ -20,6 +20,7 @@ def doctor(
         Path | None, typer.Argument(metavar="[RUN.yaml]", help="Also check what this run file names.")
     ] = None,
     overrides: options.Overrides = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Report what this machine has, what fits its GPUs, and what is wrong. Exit code 2 if something is wrong."""
@@ -34,10 +35,13 @@ def doctor(
         findings += [*examine_models(), *fit_published(machine)]
     else:
         findings += examine_run(config, machine)
-    table = Table("what", "", "found")
-    for finding in findings:
-        table.add_row(finding.subject, "" if finding.level is Level.OK else finding.level, finding.text)
-    make_console().print(table)
-    say_answer(DoctorAnswer(findings=[FindingAnswer(**asdict(finding)) for finding in findings]))
-    if any(finding.level is Level.FAULT for finding in findings):
+    faults = [finding for finding in findings if finding.level is Level.FAULT]
+    shown = faults if quiet else findings
+    if shown:
+        table = Table("what", "", "found")
+        for finding in shown:
+            table.add_row(finding.subject, "" if finding.level is Level.OK else finding.level, finding.text)
+        make_console().print(table)
+    say_answer(DoctorAnswer(findings=[FindingAnswer(**asdict(finding)) for finding in shown]))
+    if faults:
         raise typer.Exit(exits.FAULTY)

@@ -1,5 +1,6 @@
 """`doctor` says what is there, what fits and what is amiss, before anything loads."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,6 +69,13 @@ def test_what_a_run_names_and_is_not_there_is_a_fault(run_file: str, key: str, v
     assert result.exit_code == 2
     assert fault in " ".join(result.output.replace("│", "").split()), "wherever a long path makes the line break"
     assert result.output.count("fault") == 1
+
+
+def test_quiet_prints_only_what_is_wrong(run_file: str) -> None:
+    assert CliRunner().invoke(app, ["doctor", run_file, "--quiet"]).output == ""
+    result = CliRunner().invoke(app, ["doctor", run_file, "--quiet", "--set", "manifest=nowhere.parquet", "--json"])
+    assert result.exit_code == 2
+    assert [finding["subject"] for finding in json.loads(result.output)["findings"]] == ["manifest"]
 
 
 def test_a_model_in_a_store_is_looked_at_there(
