@@ -68,7 +68,7 @@ def export(
     say(f"{storage.redact(destination)}: {counted(len(exported), 'clip')}")
     editions = list_editions(output)
     if num_older := sum(naming.clips[name].clip_id in editions.redo for name in exported):
-        say(f"{num_older} of them in an older edition: a redo was asked for (`retry --redo`), but is not committed")
+        say(f"{num_older} of them in an older edition: `retry --redo` asked for another, which is not committed")
     if naming.withheld:
         say(f"{len(naming.withheld)} withheld (existing copies from an earlier export are not deleted):")
         say_some([f"clip {clip_id}: {why}" for clip_id, why in sorted(naming.withheld.items())], MAX_WITHHELD_SHOWN)

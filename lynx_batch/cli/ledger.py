@@ -311,7 +311,8 @@ def _show(status: StatusAnswer) -> RenderableType:
     lines = [f"{status.output}: {counted(status.num_committed, 'clip')} committed"]
     lines += [*_describe_redo(status), *map(describe_pace, status.active)]
     lines += [] if status.quality is None else _describe_judged(status.quality)
-    reasons = [f"{num} {reason}" for reason, num in [*status.reasons.items()][:MAX_REASONS_SHOWN]]
+    reasons = [f"  {num} {reason}" for reason, num in [*status.reasons.items()][:MAX_REASONS_SHOWN]]
+    reasons = ["not rendered by the newest run:", *reasons] if reasons else []
     return Group(*map(Text, lines), make_run_table(status.runs), *map(Text, reasons))
 
 
@@ -325,10 +326,14 @@ def _describe_redo(status: StatusAnswer) -> list[str]:
 def _describe_judged(judged: dict[str, Any]) -> list[str]:
     num_judged = sum(judged[name] for name in ("num_passed", "num_accepted", "num_rejected", "num_unsafe"))
     rate = "" if judged["pass_rate"] is None else f" ({judged['pass_rate']:.0%})"
-    lines = [
-        f"quality: {judged['num_passed']} of {counted(num_judged, 'judged clip')} passed{rate}, {judged['num_rejected']} rejected, "
-        f"{judged['num_unsafe']} unsafe; {counted(judged['num_reseeds'], 'reseed')} in all runs"
-    ]
+    lines = (
+        []
+        if not num_judged
+        else [
+            f"quality: {judged['num_passed']} of {counted(num_judged, 'judged clip')} passed{rate}, {judged['num_rejected']} rejected, "
+            f"{judged['num_unsafe']} unsafe; {counted(judged['num_reseeds'], 'reseed')} in all runs"
+        ]
+    )
     if judged["rejected_by"]:
         rules = ", ".join(f"{rule} ({num})" for rule, num in judged["rejected_by"].items())
         lines.append(f"rejected by {rules}")
@@ -336,7 +341,7 @@ def _describe_judged(judged: dict[str, Any]) -> list[str]:
         lines.append(f"{counted(judged['num_accepted'], 'clip')} rejected by the gate, then accepted by a person")
     if judged["num_unjudged"]:
         unjudged = counted(judged["num_unjudged"], "committed clip")
-        lines.append(f"{unjudged} unjudged: without scores, because no quality gate was there (`lynx-batch judge`)")
+        lines.append(f"{unjudged} unjudged: rendered without a quality gate; `lynx-batch judge` scores such clips")
     if judged["num_below"]:
         limits = f"the limits of run {judged['limits_of']}" if judged["limits_of"] else "these limits"
         lines.append(

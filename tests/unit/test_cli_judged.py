@@ -69,7 +69,7 @@ def test_status_says_how_the_clips_were_judged(output: str) -> None:
     for line in (
         "quality: 2 of 4 judged clips passed (50%), 1 rejected, 1 unsafe; 3 reseeds in all runs",
         "rejected by quality.likeness.min_p10 (1), quality.safety.max_score (1)",
-        "1 committed clip unjudged: without scores",
+        "1 committed clip unjudged: rendered without a quality gate",
         "1 committed clip below the limits of run run: no run renders such a clip again",
         "1 rejected: NotGoodEnough: quality.likeness.min_p10",
     ):
