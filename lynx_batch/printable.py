@@ -1,4 +1,4 @@
-"""Makes text safe to print: names, prompts and errors come from anybody and must not control the terminal."""
+"""Makes text fit to print: names, prompts and errors come from anybody and must not control the terminal; a count agrees with its noun."""
 
 import re
 from typing import Any
@@ -8,6 +8,11 @@ CONTROLS = re.compile(
     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # characters that change the direction of text
     r"\ud800-\udfff]"  # surrogates: undecodable bytes of a file name, which cannot be encoded for a terminal
 )
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 clip", "2 clips", "3 tries" (whose `plural` is given)."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:

@@ -283,8 +283,8 @@ def _bound(rule: object) -> str:
             return f"at most {bound}"
         case AllowInfNan(allow_inf_nan=False):
             return "finite"
-        case MinLen(min_length=bound):
-            return f"at least {bound} item(s)"
+        case MinLen(min_length=1):
+            return "not empty"
     raise TypeError(f"{rule!r}: say here what it means")
 
 

@@ -50,7 +50,12 @@ class PaceAnswer(Part):
 class StatusAnswer(Answer):
     output: str = Field(description="The output location.")
     num_committed: int = Field(description="Clips with a commit in force.")
-    num_redo: int = Field(description="Those of them that `retry --redo` asked for again.")
+    num_redo: int = Field(
+        description="Those of them for which `retry --redo` asked and that are not rendered again yet."
+    )
+    redo_given_up: dict[str, int] = Field(
+        description="Those of them whose redo was given up, by its outcome. An older edition stays in force."
+    )
     runs: list[RunAnswer] = Field(description="All runs, the oldest first.")
     active: list[PaceAnswer] = Field(description="The runs that are alive.")
     reasons: dict[str, int] = Field(description="Why rows of the newest run were not rendered, and how many.")
@@ -67,7 +72,7 @@ class JobAnswer(Part):
     status: str = Field(description="`pending`, `running`, `stopped`, `succeeded` or `failed`, as Ray says.")
     started_at: datetime | None = Field(description="When it started.")
     ended_at: datetime | None = Field(description="When it ended.")
-    exit_code: int | None = Field(description="The exit code of its `render`.")
+    exit_code: int | None = Field(description="The exit code of its `render`; 4 if it was cancelled or killed.")
 
 
 class JobsAnswer(Answer):

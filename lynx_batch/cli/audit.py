@@ -11,6 +11,7 @@ import typer
 from lynx_batch.cli.console import say
 from lynx_batch.cli.ledger import Output
 from lynx_batch.cli.targets import refuse_other_kind
+from lynx_batch.printable import counted
 from lynx_batch.storage import read_range, write_bytes
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -31,7 +32,7 @@ def audit(
     table.writerow(AUDIT_COLUMNS)
     table.writerows([_as_text(line[name]) for name in AUDIT_COLUMNS] for line in lines)
     write_bytes(str(file), text.getvalue().encode())
-    say(f"{file}: {len(lines)} lines")
+    say(f"{file}: {counted(len(lines), 'line')}")
 
 
 def _as_text(value: object) -> str:

@@ -18,6 +18,7 @@ from lynx_batch.cli.console import say, say_answer, say_some, silence
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
 from lynx_batch.places import WRITABLE, explain_place
+from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
     from lynx_batch.delivery.marker import Marker
@@ -63,33 +64,40 @@ def export(
     only = None if clip_list is None else read_clip_list(clip_list, Decision.APPROVE)
     naming = name_clips(output, name, datetime.now(UTC), only)
     left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
-    say(f"{storage.redact(destination)}: {len(naming.clips.keys() - left_out.keys())} clips")
+    exported, has_damaged = naming.clips.keys() - left_out.keys(), bool(left_out)
+    say(f"{storage.redact(destination)}: {counted(len(exported), 'clip')}")
+    editions = list_editions(output)
+    if num_older := sum(naming.clips[name].clip_id in editions.redo for name in exported):
+        say(f"{num_older} of them in an older edition: `retry --redo` asked for another, which is not committed")
     if naming.withheld:
         say(f"{len(naming.withheld)} withheld (existing copies from an earlier export are not deleted):")
         say_some([f"clip {clip_id}: {why}" for clip_id, why in sorted(naming.withheld.items())], MAX_WITHHELD_SHOWN)
     accounted_for = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
-    committed = {*list_editions(output).in_force}
+    committed = {*editions.in_force}
     if only is not None:
-        left_out |= {f"clip {clip_id}": "it is in the list, but not committed" for clip_id in only - committed}
+        why = "it is in the list, but not committed; `accept` commits what the quality gate rejected"
+        left_out |= {f"clip {clip_id}": why for clip_id in only - committed}
         committed &= only
     if num_nameless := len(committed - accounted_for):
         say(
-            f"{num_nameless} more are committed: newer clips have their names, or they are not in the metadata yet, "
-            f"because their run has not ended or was killed"
+            f"{counted(num_nameless, 'more clip')} committed, but not exported: a newer clip has the name, or the metadata lacks the clip "
+            f"because its run has not ended or was killed"
         )
     say_answer(
         ExportAnswer(
             destination=storage.redact(destination),
-            num_clips=len(naming.clips.keys() - left_out.keys()),
+            num_clips=len(exported),
             withheld=dict(naming.withheld),
             left_out=left_out,
             num_nameless=num_nameless,
         )
     )
     if left_out:
-        say(f"{len(left_out)} left out. `verify --repair` and then `render` make damaged or missing clips again:")
+        say(f"{counted(len(left_out), 'clip')} left out:")
         for clip_name, why in sorted(left_out.items()):
             say(f"  {clip_name}: {why}")
+        if has_damaged:
+            say("`verify --repair` and then `render` make damaged or missing clips again")
         raise typer.Exit(exits.INCOMPLETE)
 
 
@@ -126,16 +134,17 @@ def verify(
             say(f"clip {clip_id}: {fault}")
         if faults:
             faulty[clip_id] = faults
-    say(f"{storage.redact(output)}: {len(chosen)} of {len(in_force)} clips read, {len(faulty)} faulty")
+    say(f"{storage.redact(output)}: {len(chosen)} of {counted(len(in_force), 'clip')} read, {len(faulty)} faulty")
     damaged = _find_damaged_tries(output)
     for error in damaged.values():
         say(str(error))
     if repair:
         _withdraw_all(output, editions, {clip_id: "; ".join(faults) for clip_id, faults in faulty.items()})
-        say(f"{len(faulty)} commits withdrawn; the next `lynx-batch render` renders these clips again")
+        say(f"{counted(len(faulty), 'commit')} withdrawn; the next `lynx-batch render` renders such clips again")
     if repair and damaged:
         _set_aside(output, editions, damaged.keys())
-        say(f"{len(damaged)} damaged tries set aside; the next `lynx-batch render` may render their seeds again")
+        set_aside = counted(len(damaged), "damaged try", "damaged tries")
+        say(f"{set_aside} set aside; the next `lynx-batch render` may render such a seed again")
     remains = _say_revoked(output)
     say_answer(
         VerifyAnswer(
@@ -186,11 +195,10 @@ def prune(
             storage.delete(file.uri)
     megabytes = sum(file.num_bytes for file in chosen) / 1e6
     verb = "would be removed" if dry_run else "removed"
-    say(f"{storage.redact(output)}: {len(chosen)} files of {megabytes:.1f} MB {verb}")
+    say(f"{storage.redact(output)}: {counted(len(chosen), 'file')} of {megabytes:.1f} MB {verb}")
     if num_kept:
-        say(
-            f"{num_kept} more uncommitted files were kept: they are too new, or belong to another run or to a run that may be alive"
-        )
+        kept = counted(num_kept, "more uncommitted file")
+        say(f"{kept} kept: too new, or of another run or one that may be alive")
 
 
 def _parse_age(option: str, text: str) -> timedelta:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
-from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.notices.notifier import open_targets
-from lynx_batch.preparation.budget import prices_of
+from lynx_batch.preparation.budget import prices_of, require_prices
+from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.probe import probe_create_only, probe_rights
@@ -199,11 +199,12 @@ def _probe(output: str) -> str:
 
 
 def _check_marks(config: RunConfig) -> str:
-    check_provenance(config.provenance, [(config.defaults.width, config.defaults.height)])
+    check_marks(config.provenance, [(config.defaults.width, config.defaults.height)])
     return "a clip of the default size can be marked"
 
 
 def _check_notify(config: RunConfig) -> str:
+    require_prices(config)
     prices_of(config.cluster)
     targets = ", ".join(target.shown for target in open_targets(config.notify))
     return f"will notify {targets}" if targets else "complete"

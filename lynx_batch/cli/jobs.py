@@ -10,16 +10,19 @@ from rich.table import Table
 from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.answers import JobAnswer, JobsAnswer
-from lynx_batch.cli.console import add_row, make_console, say, say_answer, silence
+from lynx_batch.cli.console import add_row, make_console, say, say_answer, say_some, silence
 from lynx_batch.cli.render import load
+from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
+    from lynx_batch.clip import Rejection
     from lynx_batch.execution.jobs import Jobs, JobState
 
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://head:8265.")
 ]
 Job = Annotated[str, typer.Argument(help="The id that `submit` printed.")]
+MAX_REJECTIONS_SHOWN = 50
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -57,6 +60,7 @@ def submit(
     )
     with TemporaryDirectory() as folder:
         package = pack(config, selection, Path(folder), is_unsafe_allowed=unsafe_commit)
+        _say_rejections(package.rejections)
         connected = connect(address)
         job_id = connected.submit(package, run_file.stem)
     say(
@@ -67,14 +71,19 @@ def submit(
         raise typer.Exit(_follow(connected, job_id))
 
 
+def _say_rejections(rejections: "list[Rejection]") -> None:
+    if rejections:
+        say(f"{counted(len(rejections), 'row')} will be rejected because of their consent:")
+        say_some([f"row {each.row}: {each.error}" for each in rejections], MAX_REJECTIONS_SHOWN)
+
+
 def _follow(jobs: "Jobs", job_id: str) -> int:
     """The exit code of the command that the job runs."""
     try:
-        exit_code = jobs.follow(job_id, lambda text: say(text, ends_line=False))
+        return jobs.follow(job_id, lambda text: say(text, ends_line=False))
     except KeyboardInterrupt:
         say(f"job {job_id} continues, but its output is no longer shown")
         return exits.STOPPED
-    return exits.STOPPED if exit_code is None or exit_code < 0 else exit_code
 
 
 def follow(job: Job, address: Address = DASHBOARD) -> None:

@@ -12,6 +12,7 @@ from lynx_batch import exits, storage
 from lynx_batch.cli.console import make_console, say, say_some
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
+from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
     from lynx_batch.config import QualityConfig
@@ -56,10 +57,10 @@ def judge(
                 left_out[clip_id] = fault
     num_judged = len(chosen) - len(left_out.keys() - backlog.left_out.keys())
     num_before = backlog.num_committed - len(backlog.clips) - len(backlog.left_out)
-    say(f"{storage.redact(output)}: {num_judged} clips judged, {num_before} had scores before")
+    say(f"{storage.redact(output)}: {counted(num_judged, 'clip')} judged, {num_before} had scores before")
     if num_waiting := len(backlog.clips) - len(chosen):
-        say(f"{num_waiting} more have no scores (--limit)")
-    _end(left_out, "could not be judged")
+        say(f"{counted(num_waiting, 'clip')} left without scores (--limit)")
+    _end(left_out, "not judged")
 
 
 def accept(
@@ -85,8 +86,9 @@ def accept(
         raise ConfigError(f"--by {by!r}: must be a name")
     approved = read_clip_list(clip_list, Decision.APPROVE)
     found = accept_clips(output, sorted(approved), by=by.strip(), now=datetime.now(UTC))
-    say(f"{storage.redact(output)}: {len(found.committed)} clips committed, {len(found.already)} were committed before")
-    _end(found.refused, "were not committed")
+    committed = counted(len(found.committed), "clip")
+    say(f"{storage.redact(output)}: {committed} committed, {len(found.already)} had been committed before")
+    _end(found.refused, "not committed")
 
 
 def _read_quality(run_file: Path | None) -> "QualityConfig":
@@ -106,6 +108,6 @@ def _end(left_out: Mapping[str, str], what: str) -> None:
     """Lists the clips that are left out, and exits accordingly."""
     if not left_out:
         return
-    say(f"{len(left_out)} {what}:")
+    say(f"{counted(len(left_out), 'clip')} {what}:")
     say_some([f"clip {clip_id}: {why}" for clip_id, why in sorted(left_out.items())], MAX_CLIPS_SHOWN)
     raise typer.Exit(exits.INCOMPLETE)

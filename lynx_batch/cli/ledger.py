@@ -22,6 +22,7 @@ from lynx_batch.config import QualityConfig, load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.output import RUN_RECORD, parse_run_file, runs_uri
 from lynx_batch.places import WRITABLE, explain_place
+from lynx_batch.printable import counted
 
 # pyarrow takes a while to load, so the ledger is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -164,25 +165,25 @@ def _ask_again(output: str, chosen: "pa.Table") -> RetryAnswer:
 
     again = chosen.filter(pc.invert(is_type(NOT_GOOD_ENOUGH, *UNSAFE_ERRORS)))
     ask_again(output, again, datetime.now(UTC))
-    say(f"{again.num_rows} clips will be tried again by the next `lynx-batch render`")
+    say(f"{counted(again.num_rows, 'clip')} will be tried again by the next `lynx-batch render`")
     if num_rejected := chosen.filter(is_type(NOT_GOOD_ENOUGH)).num_rows:
         say(
-            f"{num_rejected} clips were rejected by the quality gate, so `retry` does not change them: the next `render` takes them up "
-            f"if its `quality` has more max_reseeds, has lower limits, or is left out"
+            f"{counted(num_rejected, 'clip')} rejected by the quality gate: `retry` does not change that. The next `render` takes such "
+            f"clips up if its `quality` has more max_reseeds, has lower limits, or is left out; `accept` commits those that you approve"
         )
     if num_unsafe := chosen.filter(is_type(*UNSAFE_ERRORS)).num_rows:
-        say(f"{num_unsafe} clips are unsafe and stay rejected")
+        say(f"{counted(num_unsafe, 'unsafe clip')} rejected for good")
     return RetryAnswer(num_asked=again.num_rows, num_waiting=0, num_left_to_gate=num_rejected, num_unsafe=num_unsafe)
 
 
 def _only_listed(rows: "pa.Table", listed: Set[str], rule: str) -> "pa.Table":
-    """The rows of these clips. `rule` says why the others have no row."""
+    """The rows of these clips. `rule` says what the others are, which have no row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     chosen = rows.filter(pc.is_in(rows["clip_id"], pa.array(sorted(listed), pa.string())))
     if num_others := len(listed) - chosen.num_rows:
-        say(f"{num_others} clips of the list are left out: {rule}")
+        say(f"{counted(num_others, 'clip')} of the list left out: {rule}")
     return chosen
 
 
@@ -193,7 +194,7 @@ def _choose(given_up: "pa.Table", reason: str | None, where: str | None, listed:
     from lynx_batch.ledger.metadata import FILTER_COLUMNS
 
     if listed is not None:
-        rule = "they are committed (--redo renders those again), asked for already, or unknown"
+        rule = "committed (--redo renders those again), asked for already, or unknown"
         given_up = _only_listed(given_up, listed, rule)
     if where is not None:
         given_up = choose_rows(given_up, where, FILTER_COLUMNS)
@@ -218,7 +219,7 @@ def _choose_committed(
         raise ConfigError("--redo: needs --list, or --where, such as: --where 'likeness_p10 < 0.4'")
     rows = committed_rows(output, editions)
     if listed is not None:
-        rows = _only_listed(rows, listed, "they are not committed")
+        rows = _only_listed(rows, listed, "not committed")
     return rows if where is None else choose_rows(rows, where, FILTER_COLUMNS)
 
 
@@ -244,13 +245,13 @@ def _redo(
 
 
 def _say_redo(plan: "RedoPlan") -> None:
-    say(f"{len(plan.editions)} committed clips will be rendered with another seed by the next `lynx-batch render`")
+    asked = counted(len(plan.editions), "committed clip")
+    say(f"{asked} will be rendered with another seed by the next `lynx-batch render`")
     if plan.waiting:
-        say(
-            f"{len(plan.waiting)} wait for an earlier --redo already: nothing changed. If that has failed: `retry` alone"
-        )
+        waiting = counted(len(plan.waiting), "clip")
+        say(f"{waiting} already waiting for an earlier --redo: nothing changed. If that has failed: `retry` alone")
     if plan.unsafe:
-        say(f"{len(plan.unsafe)} were unsafe when they were redone: they are not rendered again")
+        say(f"{counted(len(plan.unsafe), 'clip')} not rendered again: unsafe when it was redone")
 
 
 def _describe_given_seeds(problems: list[str]) -> str:
@@ -287,11 +288,14 @@ def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: flo
 
     now = datetime.now(UTC)
     summary, living = summarise(output, rules), living_runs(output, now)
-    judged = summary.judged
+    quality = None
+    if (judged := summary.judged) is not None:
+        quality = asdict(judged) | {"pass_rate": judged.pass_rate, "limits_of": summary.limits_of}
     return StatusAnswer(
         output=storage.redact(output),
         num_committed=summary.num_committed,
         num_redo=summary.num_redo,
+        redo_given_up={str(outcome): num for outcome, num in summary.redo_given_up.items()},
         runs=describe_runs(summary.runs, living, read_costs(output), usd_per_gpu_hour),
         active=[
             PaceAnswer(run=state.run.run_id, **asdict(read_pace(output, state.run, state.counts.total(), now)))
@@ -299,54 +303,77 @@ def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: flo
             if state.run.run_id in living and state.run.end is None
         ],
         reasons=dict(summary.reasons.most_common()),
-        quality=None if judged is None else asdict(judged) | {"pass_rate": judged.pass_rate},
+        quality=quality,
     )
 
 
 def _show(status: StatusAnswer) -> RenderableType:
-    lines = [f"{status.output}: {_describe_committed(status)}", *map(describe_pace, status.active)]
+    lines = [f"{status.output}: {counted(status.num_committed, 'clip')} committed"]
+    lines += [*_describe_redo(status), *map(describe_pace, status.active)]
     lines += [] if status.quality is None else _describe_judged(status.quality)
-    reasons = [f"{num} {reason}" for reason, num in [*status.reasons.items()][:MAX_REASONS_SHOWN]]
+    reasons = [f"  {num} {reason}" for reason, num in [*status.reasons.items()][:MAX_REASONS_SHOWN]]
+    reasons = ["not rendered by the newest run:", *reasons] if reasons else []
     return Group(*map(Text, lines), make_run_table(status.runs), *map(Text, reasons))
 
 
-def _describe_committed(status: StatusAnswer) -> str:
-    redo = f", {status.num_redo} of them to be redone (`retry --redo`)" if status.num_redo else ""
-    return f"{status.num_committed} clips committed{redo}"
+def _describe_redo(status: StatusAnswer) -> list[str]:
+    """What became of the clips for which `retry --redo` asked and that have no newer edition."""
+    states = {"waiting for the next `render`": status.num_redo, **status.redo_given_up}
+    shown = ", ".join(f"{num} {state}" for state, num in states.items() if num)
+    return [f"`retry --redo`: {shown}; the older edition of each such clip stays in force"] if shown else []
 
 
 def _describe_judged(judged: dict[str, Any]) -> list[str]:
     num_judged = sum(judged[name] for name in ("num_passed", "num_accepted", "num_rejected", "num_unsafe"))
     rate = "" if judged["pass_rate"] is None else f" ({judged['pass_rate']:.0%})"
-    lines = [
-        f"quality: {judged['num_passed']} of {num_judged} judged clips passed{rate}, {judged['num_rejected']} were rejected, "
-        f"{judged['num_unsafe']} are unsafe; {judged['num_reseeds']} reseeds"
-    ]
+    lines = (
+        []
+        if not num_judged
+        else [
+            f"quality: {judged['num_passed']} of {counted(num_judged, 'judged clip')} passed{rate}, {judged['num_rejected']} rejected, "
+            f"{judged['num_unsafe']} unsafe; {counted(judged['num_reseeds'], 'reseed')} in all runs"
+        ]
+    )
     if judged["rejected_by"]:
         rules = ", ".join(f"{rule} ({num})" for rule, num in judged["rejected_by"].items())
         lines.append(f"rejected by {rules}")
     if judged["num_accepted"]:
-        lines.append(f"{judged['num_accepted']} were rejected by the gate and accepted by a person")
+        lines.append(f"{counted(judged['num_accepted'], 'clip')} rejected by the gate, then accepted by a person")
     if judged["num_unjudged"]:
-        lines.append(f"{judged['num_unjudged']} committed clips were not judged")
+        unjudged = counted(judged["num_unjudged"], "committed clip")
+        lines.append(f"{unjudged} unjudged: rendered without a quality gate; `lynx-batch judge` scores such clips")
     if judged["num_below"]:
+        limits = f"the limits of run {judged['limits_of']}" if judged["limits_of"] else "these limits"
         lines.append(
-            f"{judged['num_below']} committed clips fall below the limits: no run renders them again unless `retry --redo` asks for it"
+            f"{counted(judged['num_below'], 'committed clip')} below {limits}: no run renders such a clip again unless "
+            f"`retry --redo` asks for it"
         )
     return lines
 
 
 def _clip_table(output: str) -> Table:
     from lynx_batch.ledger.editions import list_editions
+    from lynx_batch.ledger.history import known_commits
     from lynx_batch.ledger.order import newest_rows
 
     prompt, video = Column("prompt", no_wrap=True, max_width=24), Column("video or reason", overflow="fold")
     table = Table("row", "clip", "outcome", prompt, video)
-    editions = list_editions(output)
-    for row in newest_rows(output).to_pylist():
-        end = storage.join(output, row["clip_uri"]) if row["clip_uri"] else row["error"]
-        if row["clip_uri"] and not editions.is_finished(row["clip_id"], row["edition"]):
-            end = "its commit is no longer in force: the next run renders it again"
+    rows, editions = newest_rows(output).to_pylist(), list_editions(output)
+    missing = {row["clip_id"] for row in rows if not row["clip_uri"]} & editions.in_force.keys()
+    others = known_commits(output, {clip_id: editions.in_force[clip_id] for clip_id in missing})
+    uri_of = {commit.clip_id: commit.clip_uri for commit in others}
+    for row in rows:
+        uri = row["clip_uri"] or uri_of.get(row["clip_id"])
+        end = storage.join(output, uri) if uri else row["error"]
+        if uri and not editions.is_finished(row["clip_id"], row["edition"]):
+            end = _explain_older(row, editions.in_force.get(row["clip_id"]), end)
         cells = row["clip_name"] or row["clip_id"], row["outcome"], row["prompt"], end
         add_row(table, str(row["row"]), *(cell or "" for cell in cells))
     return table
+
+
+def _explain_older(row: dict[str, Any], in_force: int | None, video: str) -> str:
+    """What to say of a row whose edition is not in force: an older one may be."""
+    if in_force is None:
+        return "its commit is no longer in force: the next run renders it again"
+    return f"{video} (edition {in_force}, which stays in force); redo: {row['error'] or 'not rendered yet'}"

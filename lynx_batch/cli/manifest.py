@@ -18,6 +18,7 @@ from lynx_batch.cli.targets import has_json_keys, is_manifest, is_photo_sheet, r
 from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.places import WRITABLE, explain_place
+from lynx_batch.printable import counted
 from lynx_batch.storage import redact
 
 # pyarrow takes a while to load, so intake is imported by the commands that need it.
@@ -76,7 +77,7 @@ def build(
             "manifest build: takes --photos and --prompts, optionally --seeds and --consent-ref; or --from alone"
         )
     write_manifest(place_photos(table, out), out)
-    say(f"{redact(out)}: {table.num_rows} rows")
+    say(f"{redact(out)}: {counted(table.num_rows, 'row')}")
 
 
 @manifest_app.command()
@@ -145,7 +146,7 @@ def show(
 
     chosen = read_manifest(manifest, where)
     make_console().print(_as_table(chosen.slice(0, limit)))
-    say(f"{min(limit, chosen.num_rows)} of {chosen.num_rows} rows")
+    say(f"{min(limit, chosen.num_rows)} of {counted(chosen.num_rows, 'row')}")
 
 
 def _check_sheet(sheet: Path, problems_file: Path | None, *, has_photos: bool) -> None:
@@ -171,12 +172,12 @@ def _find_problems(
         find_shared_names,
         keys_of_requests,
     )
-    from lynx_batch.intake.consent import ConsentRules, reject_without_consent
+    from lynx_batch.intake.consent import ConsentRules, reject_revoked_requests, reject_without_consent
     from lynx_batch.intake.manifest import folder_of, read_manifest
     from lynx_batch.intake.texts import find_unknown_texts
     from lynx_batch.notices.notifier import open_targets
-    from lynx_batch.preparation.budget import prices_of
-    from lynx_batch.preparation.consent import read_rules
+    from lynx_batch.preparation.budget import prices_of, require_prices
+    from lynx_batch.preparation.consent import read_rules, read_tombstones
     from lynx_batch.preparation.selection import Selection
 
     defaults, inputs = (config.defaults, config.inputs) if config else (DefaultsConfig(), InputsConfig())
@@ -189,13 +190,19 @@ def _find_problems(
         _warn_of_unknown(find_unknown_texts(requests, readings, defaults))
     if config:
         open_targets(config.notify)
+        require_prices(config)
         prices_of(config.cluster)
-    rules = read_rules(config, Selection()) if config else ConsentRules(is_required=False)
+    rules = ConsentRules(is_required=False)
+    if config:
+        rules = read_rules(config, Selection(), read_tombstones(config.output))
     requests, unconsented = reject_without_consent(requests, rules, datetime.now(UTC))
     found = _hash_photos(requests, inputs) if has_photos else {}
+    hashes = {uri: photo for uri, photo in found.items() if isinstance(photo, str)}
+    requests, revoked = reject_revoked_requests(requests, hashes, rules.revoked)
+    unconsented += revoked
     keys = _name_clips(config, requests, readings, found) if config and has_photos and readings is not None else None
     if keys is None:
-        keys = keys_of_requests(requests, {uri: photo for uri, photo in found.items() if isinstance(photo, str)})
+        keys = keys_of_requests(requests, hashes)
     problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
     if has_photos:
         reports = _see_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
@@ -250,15 +257,16 @@ def _warn_of_unknown(texts: "list[UnknownText]") -> None:
         return
     num_rows = len({row for text in texts for row in text.rows})
     say(
-        f"warning: {num_rows} row(s) have a text with more than {MAX_UNKNOWN_SHARE:.0%} unknown tokens; "
+        f"warning: {counted(num_rows, 'row')} with a text of more than {MAX_UNKNOWN_SHARE:.0%} unknown tokens; "
         "the run's model reads every unknown piece as the same token, so use other words:"
     )
     for text in sorted(texts, key=lambda text: -text.share)[:MAX_TEXTS_SHOWN]:
         rows, pieces = _name_some(map(str, text.rows)), _name_some(map(shorten, text.pieces))
-        noun = "row" if len(text.rows) == 1 else "rows"
-        say(f"  {noun} {rows}: {text.column}={shorten(text.text)}: {100 * text.share:.3g}% unknown: {pieces}")
+        say(
+            f"  {'row' if len(text.rows) == 1 else 'rows'} {rows}: {text.column}={shorten(text.text)}: {100 * text.share:.3g}% unknown: {pieces}"
+        )
     if (num_hidden := len(texts) - MAX_TEXTS_SHOWN) > 0:
-        say(f"  ... and {num_hidden} more texts")
+        say(f"  ... and {counted(num_hidden, 'more text')}")
 
 
 def _name_some(names: "Iterable[str]") -> str:
@@ -316,7 +324,7 @@ def _check_photos(requests: "list[ClipRequest]", findings: "Mapping[PhotoFace, F
     for note in turned[:MAX_PROBLEMS_SHOWN]:
         say(f"note: {note}")
     if len(turned) > MAX_PROBLEMS_SHOWN:
-        say(f"note: {len(turned) - MAX_PROBLEMS_SHOWN} more rows have a rotated face; it is turned upright")
+        say(f"note: {counted(len(turned) - MAX_PROBLEMS_SHOWN, 'more row')} with a rotated face; it is turned upright")
     return find_photo_problems(requests, findings)
 
 
@@ -336,7 +344,7 @@ def _as_json(problem: "RowProblem") -> dict[str, Any]:
 
 def _print_unconsented(unconsented: "list[Rejection]") -> None:
     if unconsented:
-        say(f"{len(unconsented)} row(s) will be rejected because of their consent:")
+        say(f"{counted(len(unconsented), 'row')} will be rejected because of their consent:")
     for rejection in unconsented[:MAX_PROBLEMS_SHOWN]:
         say(f"  row {rejection.row}: {rejection.error}")
     if (num_hidden := len(unconsented) - MAX_PROBLEMS_SHOWN) > 0:
@@ -347,7 +355,7 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]") -> Non
     from lynx_batch.intake.problems import shorten
 
     if not problems:
-        say(f"{redact(manifest)}: {num_rows} rows, no problem")
+        say(f"{redact(manifest)}: {counted(num_rows, 'row')}, no problem")
         return
     table = Table("row", "column", "value", "rule")
     for problem in problems[:MAX_PROBLEMS_SHOWN]:
@@ -356,7 +364,7 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]") -> Non
     num_faulty = len({problem.row for problem in problems})
     hidden = f"; {len(problems) - MAX_PROBLEMS_SHOWN} more: --problems FILE has all"
     say(
-        f"{redact(manifest)}: {len(problems)} problem(s) in {num_faulty} of {num_rows} rows"
+        f"{redact(manifest)}: {counted(len(problems), 'problem')} in {num_faulty} of {counted(num_rows, 'row')}"
         + (hidden if len(problems) > MAX_PROBLEMS_SHOWN else "")
     )
     raise typer.Exit(exits.FAULTY)

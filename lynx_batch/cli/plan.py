@@ -16,6 +16,7 @@ from lynx_batch.cli.render import load
 from lynx_batch.planning.budget import amount
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.selection import Selection
+from lynx_batch.printable import counted
 
 # pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
 if TYPE_CHECKING:
@@ -99,14 +100,14 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
 
     console = make_console(WIDTH)
     console.print(
-        f"{forecast.num_rows} rows: {forecast.num_to_render} to render, {forecast.num_committed} committed, "
+        f"{counted(forecast.num_rows, 'row')}: {forecast.num_to_render} to render, {forecast.num_committed} committed, "
         f"{forecast.num_given_up} given up before, {len(forecast.rejections)} rejected"
     )
     if forecast.rejections:
         console.print(describe_rejections(forecast.rejections, ALL_PROBLEMS), soft_wrap=True)
     if forecast.num_unreachable:
         reason = f"their photos cannot be read: {forecast.outage}"
-        console.print(f"{forecast.num_unreachable} rows cannot start because {reason}", soft_wrap=True)
+        console.print(f"{counted(forecast.num_unreachable, 'row')} cannot start because {reason}", soft_wrap=True)
     chosen = forecast.chosen
     if chosen is None:
         return
@@ -121,7 +122,7 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
         console.print(f"tries: {forecast.num_tries:.2f} per clip expected, {_explain_tries(forecast.judged)}")
     if forecast.num_unfit:
         console.print(
-            f"memory: by the estimate, {forecast.num_unfit} of the clips fit no group; "
+            f"memory: by the estimate, no group has room for {counted(forecast.num_unfit, 'clip')}; "
             f"`lynx-batch doctor RUN.yaml` on such a node says what would help at the run's default size"
         )
     if deadline_s is not None:
@@ -155,7 +156,7 @@ def _describe_fit(forecast: "RunForecast", chosen: "Option") -> str:
 def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
     estimated = sorted({node.gpu.name for node in nodes if node.gpu.is_estimate})
     if forecast.num_timings:
-        return f"figures: shipped, corrected by {forecast.num_timings} clips rendered at this output"
+        return f"figures: shipped, corrected by {counted(forecast.num_timings, 'clip')} rendered at this output"
     return f"figures: shipped{', estimated for ' + ', '.join(estimated) if estimated else ''}; no clip was rendered at this output yet"
 
 
@@ -171,7 +172,7 @@ def _explain_tries(judged: "PassCount") -> str:
 
     if judged.is_enough:
         return f"as {judged.num_passed} of {judged.num_tries} that were judged here pass these rules"
-    return f"{judged.share:.0%} are assumed to pass, as {judged.num_tries} were judged here ({MIN_TRIES} are needed)"
+    return f"{judged.share:.0%} are assumed to pass, with only {judged.num_tries} judged here ({MIN_TRIES} are needed)"
 
 
 def _compare(chosen: "Option", deadline_s: float, nodes: "tuple[Node, ...]") -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lynx_batch.execution.progress import Estimate, Progress
+from lynx_batch.printable import counted
 
 LINE_EVERY_S = 10.0
 
@@ -64,7 +65,7 @@ def _headline(progress: Progress, remaining_s: float | None) -> str:
     if progress.num_failed:
         parts.append(f"{progress.num_failed} failed")
     if progress.num_groups_loading:
-        parts.append(f"{progress.num_groups_loading} group(s) loading")
+        parts.append(f"{counted(progress.num_groups_loading, 'group')} loading")
     if remaining_s is not None:
         parts.append(f"about {duration(remaining_s)} left")
     return ", ".join(parts)

@@ -10,6 +10,7 @@ from lynx_batch import storage
 from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError
+from lynx_batch.printable import counted
 
 # They take a while to load, so they are imported by the command.
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def calibrate(
     For several pass rates it tells the tries and GPU-hours to expect.
     """
     from lynx_batch.intake.labels import read_labels
-    from lynx_batch.ledger.judged_tries import newest_policy, read_judged
+    from lynx_batch.ledger.judged_tries import read_judged
+    from lynx_batch.ledger.runs import newest_policy
     from lynx_batch.planning.calibration import is_usable
     from lynx_batch.planning.distributions import distributions
 
@@ -83,11 +85,13 @@ def _show_basis(output: str, tries: "Sequence[ScoredTry]", usable: "Sequence[Sco
 
     num_clips = len({each.clip_id for each in tries})
     num_committed = sum(each.is_committed for each in tries)
-    say(f"{storage.redact(output)}: {len(tries)} judged tries of {num_clips} clips, {num_committed} of them committed")
+    judged = f"{counted(len(tries), 'judged try', 'judged tries')} of {counted(num_clips, 'clip')}"
+    say(f"{storage.redact(output)}: {judged}, {num_committed} of them committed")
     if num_left_out := len(tries) - len(usable):
-        say(f"{num_left_out} tries are left out of the limits: they lack scores that these rules need")
+        say(f"{counted(num_left_out, 'try', 'tries')} left out of the limits, without scores that these rules need")
     if len(usable) < FEW_TRIES:
-        say(f"only {len(usable)} tries can be used, fewer than {FEW_TRIES}: the limits below may be far off")
+        few = counted(len(usable), "try", "tries")
+        say(f"only {few} can be used, fewer than {FEW_TRIES}: the limits below may be far off")
     if num_judges > 1:
         say(f"{num_judges} different sets of scorers judged them: likeness may not mean the same in all")
 
@@ -120,7 +124,14 @@ def _choose(
     labelled: "Sequence[tuple[ScoredTry, bool]] | None",
 ) -> "Candidate | None":
     """Shows what several rules lead to. Returns those to be used; None if they have no new limit."""
-    from lynx_batch.planning.calibration import assess, is_usable, limits_for_labels, limits_for_pass_rate, limits_of
+    from lynx_batch.planning.calibration import (
+        assess,
+        is_usable,
+        limits_for_labels,
+        limits_for_pass_rate,
+        limits_of,
+        why_no_limit,
+    )
 
     tries = [each.judged for each in usable]
     known = [(each.judged, is_good) for each, is_good in labelled or () if is_usable(each.judged, policy)]
@@ -137,10 +148,8 @@ def _choose(
         shown.insert(0, chosen)
     _show_candidates(shown, chosen)
     if limits_of(chosen.quality).items() <= limits_of(policy).items():
-        say(
-            "no new limit: all tries have other faults, no score of likeness varies or tells good from bad, "
-            "or that run has these limits already"
-        )
+        basis = [judged for judged, _ in known] or tries
+        say(f"no new limit: {why_no_limit(basis, policy, by_labels=bool(known))}")
         return None
     return chosen
 
@@ -148,7 +157,7 @@ def _choose(
 def _show_candidates(candidates: "Sequence[Candidate]", chosen: "Candidate") -> None:
     from lynx_batch.planning.calibration import NUM_CLIPS, RULES, limits_of
 
-    names = ["pass rate", "mean", "p10", "faces", "passed", "tries", "kept", "GPU-h"]
+    names = ["pass rate", "mean", "p10", "faces", "passed", "tries", "clips", "GPU-h"]
     has_labels = chosen.balanced_accuracy is not None
     table = Table(*names, *(["accuracy"] if has_labels else []), box=None, pad_edge=False)
     for each in candidates:
@@ -165,7 +174,7 @@ def _show_candidates(candidates: "Sequence[Candidate]", chosen: "Candidate") -> 
     make_console().print(table)
     say(
         f"mean, p10, faces: {', '.join(RULES)}; passed: tries that pass all rules; tries: expected for each clip; "
-        f"kept: clips that get a good try; GPU-h: hours for {NUM_CLIPS:,} clips, if tries take as long as these did"
+        f"clips: those that get a good try; GPU-h: hours for {NUM_CLIPS:,} clips, if tries take as long as these did"
     )
 
 
@@ -188,6 +197,7 @@ def _show_block(output: str, chosen: "Candidate", num_tries: int) -> None:
 
     section = {"quality": chosen.quality.model_dump(mode="json", exclude_none=True)}
     say(
-        f"\n# limits for {chosen.aim}, from {num_tries} tries at {storage.redact(output)}, of which {chosen.pass_share:.0%} pass"
+        f"\n# limits for {chosen.aim}, from {counted(num_tries, 'try', 'tries')} at {storage.redact(output)}: "
+        f"{chosen.pass_share:.0%} pass"
     )
     say(write_yaml(section), ends_line=False)

@@ -18,6 +18,7 @@ from lynx_batch.cli.targets import is_mp4, refuse_other_file
 from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.preparation.selection import Selection
+from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
     from lynx_batch.execution.run import RunSummary
@@ -79,11 +80,14 @@ def _conclude(summary: "RunSummary", console: Console) -> int:
     """Prints how the run ended and gives the exit code."""
     from lynx_batch.ledger.metadata import Outcome
 
-    counts = [f"{summary.counts[outcome]} {outcome}" for outcome in Outcome if summary.counts[outcome]]
-    line = ", ".join(counts) or "nothing to do: no row was selected"
-    if summary.num_rendered_elsewhere:
-        line += f" ({summary.num_rendered_elsewhere} of them by other runs)"
-    console.print(f"run {summary.run_id}: {line}")
+    elsewhere = f" ({summary.num_rendered_elsewhere} of them by earlier or parallel runs)"
+    notes = {Outcome.RENDERED: elsewhere if summary.num_rendered_elsewhere else ""}
+    counts = [f"{num} {outcome}{notes.get(outcome, '')}" for outcome in Outcome if (num := summary.counts[outcome])]
+    console.print(f"run {summary.run_id}: {', '.join(counts) or 'nothing to do: no row was selected'}")
+    if num_older := summary.num_still_in_force:
+        console.print(
+            f"{counted(num_older, 'row')} not rendered again, but an older edition of the clip stays in force"
+        )
     if shares := summary.busy_shares.values():
         console.print(f"each group denoised at least {min(shares):.1%} of its time")
     for clip_id in summary.clips_gone:
@@ -113,6 +117,8 @@ def one(
         int | None, typer.Option(min=0, help="Which face to take if there are several, counted from the left.")
     ] = None,
     consent_ref: Annotated[str | None, typer.Option(help="Your reference to the person's consent.")] = None,
+    consent_scope: Annotated[str | None, typer.Option(help="What the consent covers, such as ad,social.")] = None,
+    regions: Annotated[str | None, typer.Option(help="Where the clip may be shown, such as EU,US.")] = None,
     allow_missing_consent: Annotated[bool, typer.Option(help="Render without a consent.")] = False,
     overrides: options.Overrides = None,
 ) -> None:
@@ -129,7 +135,7 @@ def one(
             photo=photo,
             face_index=face_index,
             prompt=_read_prompt(prompt),
-            consent_ref=consent_ref,
+            consent={"consent_ref": consent_ref, "consent_scope": consent_scope, "regions": regions},
             selection=Selection(allow_missing_consent=allow_missing_consent),
             out=out,
             announce=console.print,

@@ -14,6 +14,7 @@ from lynx_batch.cli.console import say, say_some
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError, StoreRefused
 from lynx_batch.planning.revocation import Key, Kind, find_covered, key_of, rows_to_blank
+from lynx_batch.printable import counted
 
 # pyarrow takes a while to load, so the ledger is imported by the command.
 if TYPE_CHECKING:
@@ -84,15 +85,15 @@ def _refuse_living_runs(output: str) -> None:
 
 
 def _show(output: str, kind: Kind, owners: "list[Owner]", key: Key, remains: "Remains", *, erase: bool) -> None:
-    say(
-        f"{storage.redact(output)}: {len(remains.commits)} committed clips and {len(remains.files)} files match this {kind}"
-    )
+    found = f"{counted(len(remains.commits), 'committed clip')} and {counted(len(remains.files), 'file')}"
+    say(f"{storage.redact(output)}: {found} of this {kind}")
     if not any(key in owner.keys for owner in owners):
         say(f"warning: no run here has a clip with this {kind}; is it spelled right?")
     say_some([storage.redact(uri) for uri in sorted(remains.files)], MAX_FILES_SHOWN)
     if erase:
         rows = rows_to_blank(owners, {key}, find_covered(owners, {key}))
-        say(f"{sum(map(len, rows.values()))} rows of {len(rows)} runs would be blanked, and all reports deleted")
+        blanked = f"{counted(sum(map(len, rows.values())), 'row')} of {counted(len(rows), 'run')}"
+        say(f"{blanked} would be blanked, and all reports deleted")
 
 
 def _carry_out(output: str, key: Key, reference: str, *, erase: bool) -> int:
@@ -154,11 +155,11 @@ def _erase(output: str, key: Key, owners: "list[Owner]") -> tuple[int, int]:
 
 def _describe(revocation: "Revocation") -> str:
     done = (
-        f"revoked: {revocation.num_commits} commits withdrawn, {revocation.num_files} files and {revocation.num_versions} old "
-        f"versions deleted"
+        f"revoked: {counted(revocation.num_commits, 'commit')} withdrawn, {counted(revocation.num_files, 'file')} and "
+        f"{counted(revocation.num_versions, 'old version')} deleted"
     )
     if revocation.is_erased:
-        done += f", {revocation.num_rows_blanked} rows blanked"
+        done += f", {counted(revocation.num_rows_blanked, 'row')} blanked"
     done += "; later runs here never render it again"
     if revocation.refusal:
         done += f"\nnot everything is gone: {revocation.refusal}. Get that permitted, or done by somebody else, then run this again"

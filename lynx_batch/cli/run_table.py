@@ -10,6 +10,7 @@ from lynx_batch.cli.answers import PaceAnswer, RunAnswer
 from lynx_batch.cli.console import add_row
 from lynx_batch.cli.progress import duration
 from lynx_batch.planning.budget import amount
+from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
     from lynx_batch.ledger.pace import Cost
@@ -70,7 +71,8 @@ def make_run_table(runs: Iterable[RunAnswer]) -> Table:
 
 
 def describe_pace(pace: PaceAnswer) -> str:
-    parts = [f"{pace.clips_per_hour:,.0f} clips an hour", f"{pace.num_attempts} attempts", f"{pace.num_left} rows left"]
+    attempts, left = counted(pace.num_attempts, "attempt"), counted(pace.num_left, "row")
+    parts = [f"{pace.clips_per_hour:,.0f} clips an hour", attempts, f"{left} left"]
     if pace.left_s is not None:
         parts.append(f"about {duration(pace.left_s)}")
     return f"run {pace.run}: {', '.join(parts)}"

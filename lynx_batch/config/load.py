@@ -45,7 +45,7 @@ RULES = {
     "missing": "required",
     "model_type": "must be a mapping of keys",
     "tuple_type": "must be a list",
-    "too_short": "must have at least {min_length} item(s)",
+    "too_short": "must not be empty",
     "string_type": "must be text",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -61,6 +61,9 @@ RULES = {
     "literal_error": "must be {expected}",
 }
 """The rule behind each of pydantic's error types, in our words; the braces are filled from the error."""
+
+
+COMPARISONS = frozenset({"greater_than", "greater_than_equal", "less_than_equal"})
 
 
 def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
@@ -129,12 +132,18 @@ def _explain_values(error: ValidationError) -> Iterator[str]:
             known = nearest(".".join(part for part in key.split(".") if not part.isdigit()), KEYS)
             yield f"  {key}: unknown; the nearest known key is {known}"
         else:
-            rule = RULES[fault["type"]].format(**fault.get("ctx", {})) if fault["type"] in RULES else fault["msg"]
+            kind = "finite_number" if fault["type"] in COMPARISONS and _is_nan(fault["input"]) else fault["type"]
+            rule = RULES[kind].format(**fault.get("ctx", {})) if kind in RULES else fault["msg"]
             either = " or a mapping of keys" if last == "str" else ""
             is_of_several_keys = fault["type"] == "missing" or isinstance(fault["input"], (dict, BaseModel))
             is_hidden = is_of_several_keys or _may_be_secret(key, fault["input"])
             shown = "" if is_hidden else f" (got {redact_all(fault['input'])!r})"
             yield f"  {key}: {rule}{either}{shown}"
+
+
+def _is_nan(value: object) -> bool:
+    """Whether the value is no number, or the word for that, which no comparison holds for."""
+    return str(value).lower() == "nan"
 
 
 def _may_be_secret(key: str, value: object) -> bool:

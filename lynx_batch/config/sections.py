@@ -3,7 +3,8 @@
 from dataclasses import fields
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -28,9 +29,17 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("no_truth", "must not be true or false")
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            rule = "must be a mapping of keys" if _is_section(annotation) else "must not be true or false"
+            raise PydanticCustomError("no_truth", "{rule}", {"rule": rule})
         return value
+
+
+def _is_section(annotation: object) -> bool:
+    """Whether a key takes a section: it may also take null."""
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
+    return all(isinstance(kind, type) and issubclass(kind, _Section) for kind in kinds)
 
 
 class AdapterConfig(_Section):
@@ -282,6 +291,26 @@ class UseConfig(_Section):
     scope: str | None = None
     regions: tuple[str, ...] = ()
 
+    @field_validator("scope")
+    @classmethod
+    def _is_a_scope(cls, scope: str | None) -> str | None:
+        if scope is not None:
+            _check_name(scope)
+        return scope
+
+    @field_validator("regions")
+    @classmethod
+    def _are_regions(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        for region in regions:
+            _check_name(region)
+        return regions
+
+
+def _check_name(name: str) -> None:
+    """Raises an error unless a row's consent could cover the name: rows have names with commas between."""
+    if not name.strip() or "," in name:
+        raise PydanticCustomError("broken_rule", "must be one name, without commas, such as ad or EU")
+
 
 class ProvenanceConfig(_Section):
     """Whose consent a row needs, and how each video is marked as made by AI. Nothing here changes a ClipId.
@@ -386,9 +415,10 @@ class LimitsConfig(_Section):
     limit, by the predicted times; what runs is finished, and the exit code is 5.
 
     What counts is the number of GPUs of each group times the time for which it holds them, loading included, summed over all runs of this
-    output with the same `name`. Another `name` is a fresh budget. `max_usd` needs `cluster.usd_per_gpu_hour`.
-    `stop_at` is a time such as `2026-11-28T06:00:00+01:00`, or a time of day such as `06:00` or `06:00 Europe/Berlin`: the run stops when
-    the clock next shows that time. Without a zone, it is the local time of the machine that runs `render`.
+    output with the same `name`. Another `name` is a fresh budget. `max_usd` needs `cluster.usd_per_gpu_hour`;
+    for `plan`, a price in `--gpus` will do.
+    `stop_at` is a time such as `2026-11-28T06:00:00+01:00`, or a time of day such as `06:00`, `06:00Z` or `06:00 Europe/Berlin`: the run
+    stops when the clock next shows that time. Without a zone, it is the local time of the machine that runs `render`.
     """
 
     name: str = "default"
@@ -510,6 +540,12 @@ class QualityConfig(_Section):
     keep_rejected: Literal["clip", "poster", "nothing"] = "poster"
 
     @model_validator(mode="after")
+    def _judges_something(self) -> Self:
+        if not self.technical and self.likeness is None and self.safety is None and self.prompt is None:
+            raise PydanticCustomError("broken_rule", "needs at least one of likeness, technical, safety and prompt")
+        return self
+
+    @model_validator(mode="after")
     def _ranks_by_likeness(self) -> Self:
         if self.best_of > 1 and self.likeness is None:
             raise PydanticCustomError("broken_rule", "best_of={value}: needs quality.likeness", {"value": self.best_of})
@@ -549,13 +585,6 @@ class RunConfig(_Section):
     limits: LimitsConfig | None = None
     notify: tuple[NotifyConfig, ...] = ()
     report: ReportConfig = ReportConfig()
-
-    @model_validator(mode="after")
-    def _has_a_price(self) -> Self:
-        if self.limits is not None and self.limits.max_usd is not None and self.cluster.usd_per_gpu_hour is None:
-            rule = f"limits.max_usd={self.limits.max_usd:g}: needs cluster.usd_per_gpu_hour, the price of a GPU-hour"
-            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
-        return self
 
     def to_yaml(self) -> bytes:
         """The run file with a value for every key, as it is kept in the run's record."""

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from lynx_batch import storage
 from lynx_batch.config import LabelConfig
@@ -174,6 +174,8 @@ def _read_logo(uri: str) -> Image.Image:
                 rule = f"must be at most {MAX_LOGO_RATIO} times as wide as high, not {size}"
             else:
                 logo = picture.convert("RGBA")
+    except UnidentifiedImageError:  # its message is about our own object
+        rule = "must be a PNG file"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         rule = f"must be a PNG file: {error}"
     if rule is None and not logo.getchannel("A").getbbox():

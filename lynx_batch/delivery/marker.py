@@ -126,7 +126,7 @@ class Marker:
 def check_provenance(provenance: ProvenanceConfig, sizes: Iterable[tuple[int, int]]) -> None:
     """Checks before any GPU works that clips of these widths and heights can be marked.
 
-    The watermark's network is loaded by the workers only; here its file must exist. Raises as `Marker` and `Marker.rehearse` do.
+    A watermark's network is not loaded; its file must exist. Raises as `Marker` and `Marker.rehearse` do.
     """
     if not provenance.is_on:
         return

@@ -12,6 +12,7 @@ from lynx_batch.planning.cost import OTHER, GpuType, Observation
 from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Schedule
 from lynx_batch.planning.simulate import HOUR_S
+from lynx_batch.printable import counted
 from lynx_batch.rendering.tasks import RenderTask
 from lynx_batch.stages import BUSY_STAGES
 
@@ -39,7 +40,7 @@ class GroupBudget:
         num_left = self._schedule.num_unfinished
         gpu_hours = num_left * self._usual_clip_s(1, self._gpu) / HOUR_S
         about = f", which take about {gpu_hours:.3g} GPU-hours" if gpu_hours else ""
-        return f"{num_left} clips are left{about}"
+        return f"{counted(num_left, 'clip')} left{about}"
 
     def close_if_spent(self, groups: Sequence[Group]) -> None:
         """Once the budget is closed, clips that groups got early and have not begun go back."""

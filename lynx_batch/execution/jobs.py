@@ -14,6 +14,7 @@ import aiohttp
 import ray
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from lynx_batch import exits
 from lynx_batch.errors import ConfigError, HeadLost
 from lynx_batch.preparation.package import Package
 
@@ -25,7 +26,9 @@ STOP_WAIT_S = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobState:
-    """A job as Ray knows it. `status` is PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; `exit_code` is that of its command."""
+    """A job as Ray knows it. `status` is PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; `exit_code` is as in `Jobs.follow`, or None while
+    it has not ended.
+    """
 
     job_id: str
     status: str
@@ -80,8 +83,9 @@ class Jobs:
             text: str = self._client.get_job_logs(job_id)
         return text
 
-    def follow(self, job_id: str, echo: Callable[[str], None]) -> int | None:
-        """Passes the job's output to `echo` until it ends; returns its exit code, or None if it was killed before it had one.
+    def follow(self, job_id: str, echo: Callable[[str], None]) -> int:
+        """Passes the job's output to `echo` until it ends; returns its exit code. It is STOPPED for a job that was cancelled or killed, of
+        which Ray knows none.
 
         Raises:
             HeadLost: If the connection breaks.
@@ -93,8 +97,7 @@ class Jobs:
                 raise HeadLost(
                     f"job {job_id}: {error}; the job may still be running, otherwise submit it again"
                 ) from error
-        exit_code: int | None = self._await_end(job_id).driver_exit_code
-        return exit_code
+        return _exit_code(self._await_end(job_id))
 
     def cancel(self, job_id: str) -> str:
         """Stops the run and waits until it has ended; returns Ray's final status of the job.
@@ -137,8 +140,14 @@ def _state_of(details: JobDetails) -> JobState:
         status=str(details.status),
         started_at=_time(details.start_time),
         ended_at=_time(details.end_time),
-        exit_code=details.driver_exit_code,
+        exit_code=_exit_code(details) if details.status.is_terminal() else None,
     )
+
+
+def _exit_code(details: JobDetails) -> int:
+    """A negative code of Ray's is the signal that killed the command."""
+    code = details.driver_exit_code
+    return exits.STOPPED if code is None or code < 0 else code
 
 
 def _time(milliseconds: int | None) -> datetime | None:

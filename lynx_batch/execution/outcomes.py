@@ -26,8 +26,9 @@ from lynx_batch.ledger.runs import RunEnd, write_run_end
 from lynx_batch.ledger.tries import BestTry, decide_by_tries, drop_rejected
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
-from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, Reject
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, Reject, Render
 from lynx_batch.preparation.prepare import PreparedRun
+from lynx_batch.printable import counted
 from lynx_batch.rendering.tasks import Failed, Judged, Loaded, Rendered, RenderTask
 from lynx_batch.report.trace import FaultMark, Trace, write_trace
 
@@ -58,19 +59,27 @@ DAMAGED = Reason(
 VANISHED = Reason(MissingObject.__name__, "its commit has vanished or was withdrawn: render again")
 
 
+def _as_fields(verdict: Render | Reject) -> dict[str, object]:
+    """A verdict in the log."""
+    if isinstance(verdict, Render):
+        return {"verdict": "another seed follows", "next_try_number": verdict.number}
+    return {"verdict": "rejected", "error_type": verdict.error_type, "error": verdict.reason}
+
+
 class RunRecorder:
     """Writes an event for every ended attempt, in the background, and the rows of ended clips every few minutes.
 
     Call `settle_past` first, then report any number of attempts, then `close`; in between, store errors are logged, not raised.
     `counts` are rows by outcome, `reasons` those that were not rendered by the type of their error, `num_rendered_elsewhere` counts rows
-    rendered by other runs, `trace` is what each group did when. `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in `numbering`, of
-    the clips that are then open. `clips_gone` are as in `RunEnd`.
+    rendered by other runs, `num_still_in_force` rows that were not rendered but of whose clips an older edition is in force, `trace` is what
+    each group did when. `editions` are those at the start; a clip is finished by the edition that it wanted then. `first_numbers` are as in
+    `numbering`, of the clips that are then open. `clips_gone` are as in `RunEnd`.
     """
 
     def __init__(self, output: str, run_id: str, prepared: PreparedRun, quality: QualityConfig | None = None) -> None:
         self.counts: Counter[Outcome] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.num_rendered_elsewhere = 0
+        self.num_rendered_elsewhere = self.num_still_in_force = 0
         self.trace = Trace()
         self.editions = Editions(in_force={}, withdrawn={})
         self.first_numbers: dict[str, int] = {}
@@ -123,9 +132,8 @@ class RunRecorder:
 
     def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
         clip_id, verdict = task.clip.clip_id, result.verdict
-        log.info(
-            "try_judged", clip_id=clip_id, group=group, attempt=task.attempt, number=task.number, verdict=str(verdict)
-        )
+        place = {"edition": task.edition, "try_number": task.number}
+        log.info("try_judged", clip_id=clip_id, group=group, attempt=task.attempt, **place, **_as_fields(verdict))
         self.trace.add(group, task.clip.clip_id, result.spans)
         self._attempts[clip_id] = attempts
         if isinstance(verdict, Reject):
@@ -167,7 +175,9 @@ class RunRecorder:
             editions = retry_while_unavailable(lambda: list_editions(self._output))
             num_vanished = self._abandon_vanished(editions)
             if num_vanished and not stopped_by:
-                stopped_by = f"the commits of {num_vanished} rendered clips have vanished or were withdrawn"
+                stopped_by = (
+                    f"{counted(num_vanished, 'rendered clip')} without a commit: it has vanished or was withdrawn"
+                )
             self._settle_rest(editions)
             self._parts.close()
             retry_while_unavailable(lambda: write_trace(self._output, self._run_id, self.trace))
@@ -286,6 +296,9 @@ class RunRecorder:
         best: BestTry | None = None,
     ) -> None:
         """Ends all rows that ask for the clip."""
+        wanted = self.editions.wanted(clip_id)
+        if commit is None and self.editions.in_force.get(clip_id, wanted) < wanted:
+            self.num_still_in_force += len(self._open[clip_id])
         for clip in self._open.pop(clip_id):
             self._add(
                 RowOutcome(
@@ -293,7 +306,7 @@ class RunRecorder:
                     outcome=outcome,
                     ended_at=ended_at,
                     clip=clip,
-                    edition=commit.edition if commit else self.editions.wanted(clip_id),
+                    edition=commit.edition if commit else wanted,
                     attempts=self._attempts.get(clip_id, 0),
                     **why._asdict(),
                     commit=commit,

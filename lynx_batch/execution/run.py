@@ -38,7 +38,14 @@ from lynx_batch.planning.budget import NOTHING, Budget
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
-from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
+from lynx_batch.preparation.budget import (
+    check_prices,
+    limits_of,
+    price_nodes,
+    prices_of,
+    require_prices,
+    total_spent,
+)
 from lynx_batch.preparation.consent import is_consent_required
 from lynx_batch.preparation.forecast import cost_model, forecast_tries, ways_to_render
 from lynx_batch.preparation.model import CheckedModel
@@ -46,6 +53,7 @@ from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.package import refuse_private_paths
 from lynx_batch.preparation.prepare import PreparedRun, describe_rejections, origin_of, prepare
 from lynx_batch.preparation.selection import Selection
+from lynx_batch.printable import counted
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_batch.rendering.software import software_versions
 from lynx_batch.rendering.tasks import WorkerSettings
@@ -61,13 +69,14 @@ Watch = Callable[[Progress], None]
 class RunSummary:
     """How a run ended: rows by outcome, and what stopped it early (empty if nothing did).
 
-    `clips_gone` are as in `RunEnd`, `busy_shares` as in `Trace.busy_shares`. `is_refused`: the store refused a right, so running again
-    helps only once that is granted. `is_limited`: a limit of the run file stopped it.
+    `num_still_in_force` is as in `RunRecorder`, `clips_gone` as in `RunEnd`, `busy_shares` as in `Trace.busy_shares`. `is_refused`: the
+    store refused a right, so running again helps only once that is granted. `is_limited`: a limit of the run file stopped it.
     """
 
     run_id: str
     counts: Counter[Outcome]
     num_rendered_elsewhere: int
+    num_still_in_force: int
     busy_shares: dict[str, float]
     stopped_by: str
     clips_gone: tuple[str, ...]
@@ -97,6 +106,7 @@ def render(
     """
     now = datetime.now(UTC)
     origin = origin or origin_of(config)
+    require_prices(config)
     targets = open_targets(config.notify)
     prepared = prepare(config, selection, now, origin, tombstones=read_revoked(config.output))
     is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
@@ -135,6 +145,7 @@ def render(
 
     describe_process(run=run_id, node=socket.gethostname())
     with beating(config.output, run_id), uploading(config.output, run_id, LOG_OF_DRIVER):
+        log.info("run_started", num_rows=record.num_rows, num_clips=len(prepared.clips))
         ending = _carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, ending)
 
@@ -170,6 +181,7 @@ def _summarize(run_id: str, recorder: RunRecorder, ending: "_Ending") -> RunSumm
         run_id=run_id,
         counts=recorder.counts,
         num_rendered_elsewhere=recorder.num_rendered_elsewhere,
+        num_still_in_force=recorder.num_still_in_force,
         busy_shares=recorder.trace.busy_shares(),
         stopped_by=ending.stopped_by,
         clips_gone=recorder.clips_gone,
@@ -313,7 +325,7 @@ def _drive(
     """
     if reason := budget.why_refused((), None, time.monotonic(), time.time()):
         log.warning("limit_reached", reason=reason, num_left=len(recorder.open_clips))
-        raise LimitReached(f"{reason}; {len(recorder.open_clips)} clips are left")
+        raise LimitReached(f"{reason}; {counted(len(recorder.open_clips), 'clip')} left")
     metrics = RunMetrics(settings.run_id)
 
     def watch_and_export(progress: Progress) -> None:
@@ -377,7 +389,7 @@ def _plan(
 def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
     """How many rows there are of each kind, and which ones are rejected and why."""
     parts = [
-        f"{prepared.manifest.num_rows} rows",
+        counted(prepared.manifest.num_rows, "row"),
         f"{len(recorder.open_clips)} to render",
         f"{recorder.num_rendered_elsewhere} rendered before",
     ]

@@ -16,6 +16,7 @@ from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, explain_columns
 from lynx_batch.intake.tags import read_json
+from lynx_batch.printable import counted
 from lynx_batch.storage import SizeLimit, explained, list_files, path_of, read_bytes, redact, resolve
 from lynx_batch.store_errors import Operation
 
@@ -229,4 +230,4 @@ def _locate(row: dict[str, object], folder: str) -> dict[str, object]:
 def list_faults(source: str, faults: list[str]) -> str:
     shown = faults[:MAX_FAULTS_SHOWN]
     more = [f"... and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
-    return "\n  ".join([f"{source}: {len(faults)} fault(s)", *shown, *more])
+    return "\n  ".join([f"{source}: {counted(len(faults), 'fault')}", *shown, *more])

@@ -1,7 +1,7 @@
 """Which rows have a consent that covers what a run makes of them. Reads no photos."""
 
 import csv
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -63,11 +63,24 @@ def reject_revoked_photos(clips: Iterable[ClipSpec], revoked: Set[Key]) -> tuple
         return list(clips), []
     kept, rejections = [], []
     for clip in clips:
-        keys = [key_of(Kind.PHOTO_SHA256, portrait.sha256) for portrait in clip.portraits]
-        if reason := explain_revoked(keys, revoked):
-            rejections.append(_reject(clip.request, ConsentRevoked(reason)))
+        if fault := _explain_photos((portrait.sha256 for portrait in clip.portraits), revoked):
+            rejections.append(_reject(clip.request, fault))
         else:
             kept.append(clip)
+    return kept, rejections
+
+
+def reject_revoked_requests(
+    requests: Iterable[ClipRequest], sha256_of: Mapping[str, str], revoked: Set[Key]
+) -> tuple[list[ClipRequest], list[Rejection]]:
+    """As `reject_revoked_photos`, for rows that are no clips yet. `sha256_of` has the hashes of the photos that were read, by URI."""
+    kept, rejections = [], []
+    for request in requests:
+        sha256 = sha256_of.get(request.subject_uri)
+        if sha256 is not None and (fault := _explain_photos([sha256], revoked)):
+            rejections.append(_reject(request, fault))
+        else:
+            kept.append(request)
     return kept, rejections
 
 
@@ -132,6 +145,11 @@ def _explain_cover(
     if EVERYTHING in names or not missing:
         return None
     return ConsentTooNarrow(f"{column}={given!r}: must include {', '.join(missing)}, as in provenance.use.{key}")
+
+
+def _explain_photos(hashes: Iterable[str], revoked: Set[Key]) -> NoConsent | None:
+    reason = explain_revoked((key_of(Kind.PHOTO_SHA256, sha256) for sha256 in hashes), revoked)
+    return None if reason is None else ConsentRevoked(reason)
 
 
 def _names(text: str) -> set[str]:

@@ -73,7 +73,7 @@ def read_labels(uri: str, tries: Sequence[ScoredTry]) -> list[tuple[ScoredTry, b
         key = labelled.clip_id, labelled.judged.number
         if key in lines:
             faults.append(
-                f"line {line}: try {key[1]} of clip {key[0]}: must be labelled once, but line {lines[key]} does, too"
+                f"line {line}: number={key[1]} of clip {key[0]}: must be labelled once, but line {lines[key]} does, too"
             )
         lines.setdefault(key, line)
         labels[key] = labelled, is_good

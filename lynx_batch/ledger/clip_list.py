@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from lynx_batch import storage
 from lynx_batch.errors import ConfigError
+from lynx_batch.printable import counted
 
 CLIP_COLUMN, DECISION_COLUMN = "clip_id", "decision"
 CLIP_ID = re.compile(r"[0-9a-f]+")
@@ -57,6 +58,6 @@ def _entries(lines: list[str], shown: str, default: str) -> Iterator[tuple[int, 
         (_, header), *filled = filled
     for number, row in filled:
         if len(row) != len(header):
-            raise ConfigError(f"{shown}: line {number}: must have {len(header)} cell(s), but has {len(row)}")
+            raise ConfigError(f"{shown}: line {number}: must have {counted(len(header), 'cell')}, but has {len(row)}")
         cells = dict(zip(header, row, strict=True))
         yield number, cells[CLIP_COLUMN], cells.get(DECISION_COLUMN, default)

@@ -3,24 +3,18 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from pydantic import ValidationError
-
 from lynx_batch import storage
 from lynx_batch.clip import RenderIdentity, canonical_json
-from lynx_batch.config import QualityConfig
-from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.numbering import list_tries
 from lynx_batch.ledger.records import warn_left_out
-from lynx_batch.ledger.runs import read_runs
 from lynx_batch.ledger.tries import TryRecord, read_each
-from lynx_batch.output import RUN_FILE, TRIES, TryName, run_file_uri
+from lynx_batch.output import TRIES, TryName
 from lynx_batch.planning.calibration import ScoredTry
 from lynx_batch.planning.verdict import JudgedTry
 from lynx_batch.stages import BUSY_STAGES
-from lynx_batch.yaml_text import read_yaml
 
 MAX_CLIPS = 1000
 """Enough for a share of tries that pass. ClipIds are digests, so the first ones are a fair sample."""
@@ -51,19 +45,6 @@ def read_sample(output: str, identity: RenderIdentity) -> list[JudgedTry]:
         identity,
     )
     return [each.judged for each in judged.tries]
-
-
-def newest_policy(output: str) -> tuple[str, QualityConfig] | None:
-    """The newest run that judged its clips, and its rules. None if there is none, or this version cannot read its run file."""
-    for run in reversed(read_runs(output)):
-        uri = run_file_uri(output, run.run_id, RUN_FILE)
-        try:
-            content = read_yaml(storage.read_bytes(uri).decode(), source=storage.redact(uri))
-            if isinstance(content, dict) and content.get("quality") is not None:
-                return run.run_id, QualityConfig.model_validate(content["quality"])
-        except (MissingObject, ConfigError, ValidationError, UnicodeDecodeError) as error:
-            warn_left_out(f"{storage.redact(uri)}: not the run file of a run: {error}")
-    return None
 
 
 def _read(

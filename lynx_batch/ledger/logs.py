@@ -21,7 +21,9 @@ from lynx_batch.telemetry import copy_to, stop_copying_to
 
 log = structlog.get_logger()
 
-UPLOAD_EVERY_S = 60.0
+FIRST_UPLOAD_S, UPLOAD_EVERY_S = 1.0, 60.0
+"""The first part follows after a second, so that a process that is killed early leaves one; each pause is twice the one before, up to a minute."""
+
 CLOSE_WITHIN_S = 10.0
 
 MAX_LINES = 50_000
@@ -77,7 +79,7 @@ class LogUploader:
 
 
 class UploadedLogs:
-    """Uploads what this process logs, every minute in a thread of its own and once more at the end. The store's errors reach nobody."""
+    """Uploads what this process logs, in a thread of its own, and once more at the end. The store's errors reach nobody."""
 
     def __init__(self, output: str, run_id: str, process: str) -> None:
         self._uploader, self._is_over = LogUploader(output, run_id, process), threading.Event()
@@ -92,8 +94,10 @@ class UploadedLogs:
         self._thread.join(CLOSE_WITHIN_S)
 
     def _upload_regularly(self) -> None:
-        while not self._is_over.wait(UPLOAD_EVERY_S):
+        pause_s = FIRST_UPLOAD_S
+        while not self._is_over.wait(pause_s):
             self._try_to_upload()
+            pause_s = min(2 * pause_s, UPLOAD_EVERY_S)
         self._try_to_upload()
 
     def _try_to_upload(self) -> None:

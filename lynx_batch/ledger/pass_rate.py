@@ -1,12 +1,14 @@
 """How the clips of an output location were judged, from its objects alone."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lynx_batch import storage
 from lynx_batch.config import QualityConfig
 from lynx_batch.ledger.editions import Editions
-from lynx_batch.ledger.history import given_up_before, known_commits
+from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.numbering import list_tries
 from lynx_batch.output import TRIES
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS, JudgedTry, broken_rules, is_unsafe, rules_in
@@ -14,7 +16,8 @@ from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS, JudgedTr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedClips:
-    """How many clips passed, and how many the gate rejected as things stand. A rejected redo counts beside the clip that it leaves in force.
+    """How many clips passed, and how many the gate rejected as things stand. A clip counts once: while an edition is in force, that one
+    counts, whatever became of a later redo.
 
     `num_passed` leaves out clips that a person accepted (`num_accepted`), and those that were judged after their commit. `num_unjudged`
     are committed clips without scores. `num_below` are committed clips that break one of the given rules; unjudged ones are not among
@@ -37,15 +40,20 @@ class JudgedClips:
         return self.num_passed / num_judged if num_judged else None
 
 
-def summarise_judged(output: str, editions: Editions, quality: QualityConfig | None) -> JudgedClips | None:
-    """None where no clip was judged and no rules are given."""
+def summarise_judged(
+    output: str, editions: Editions, given_up: Iterable[Mapping[str, Any]], quality: QualityConfig | None
+) -> JudgedClips | None:
+    """None where no clip was judged and no rules are given. `given_up` are rows of `given_up_before`."""
     tries = list_tries(storage.join(output, TRIES))
     if not tries and quality is None:
         return None
     commits = [*known_commits(output, editions.in_force)]
     scores = [commit.scores for commit in commits]
-    given_up = given_up_before(output, editions).select(["error_type", "error"]).to_pylist()
-    rejections = [row for row in given_up if row["error_type"] in {NOT_GOOD_ENOUGH, *UNSAFE_ERRORS}]
+    rejections = [
+        row
+        for row in given_up
+        if row["error_type"] in {NOT_GOOD_ENOUGH, *UNSAFE_ERRORS} and row["clip_id"] not in editions.in_force
+    ]
     num_unsafe = sum(row["error_type"] in UNSAFE_ERRORS for row in rejections)
     return JudgedClips(
         num_passed=sum(commit.num_tries is not None and commit.accepted_by is None for commit in commits),

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lynx_batch import storage
 from lynx_batch.clip import canonical_json
-from lynx_batch.config import QualityConfig
+from lynx_batch.config import ProvenanceConfig, QualityConfig
 from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.records import Record, read_records, warn_left_out
@@ -145,6 +145,25 @@ def newest_quality(output: str) -> QualityConfig | None:
     """The rules of the newest run, if it judged."""
     runs = read_runs(output)
     return read_quality(output, runs[-1].run_id) if runs else None
+
+
+def newest_policy(output: str) -> tuple[str, QualityConfig] | None:
+    """The newest run that judged its clips, and its rules. None if there is none, or this version cannot read its run file."""
+    for run in reversed(read_runs(output)):
+        if (quality := read_quality(output, run.run_id)) is not None:
+            return run.run_id, quality
+    return None
+
+
+def newest_required_marks(output: str) -> frozenset[str]:
+    """The marks without which the newest run commits no clip. None are known if this version cannot read its run file."""
+    runs = read_runs(output)
+    provenance = read_run_file(output, runs[-1].run_id).get("provenance") if runs else None
+    try:
+        return ProvenanceConfig.model_validate(provenance or {}).required_marks
+    except ValidationError as error:
+        warn_left_out(f"{storage.redact(run_file_uri(output, runs[-1].run_id, RUN_FILE))}: provenance: {error}")
+        return frozenset()
 
 
 def write_run_end(output: str, run_id: str, end: RunEnd) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from lynx_batch.config import QualityConfig
-from lynx_batch.ledger.editions import Editions, list_editions
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.history import given_up_before, recent_events
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.pass_rate import JudgedClips, summarise_judged
-from lynx_batch.ledger.runs import Run, read_quality, read_runs
+from lynx_batch.ledger.runs import Run, newest_policy, read_runs
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, rules_in
 
 
@@ -28,11 +28,15 @@ class RunState:
 class Summary:
     """Finished clips and runs; `reasons` counts why rows of the newest run were not rendered.
 
-    `num_redo` are committed clips for which `retry --redo` asked and whose new edition was not given up. `judged` is None if no clip was judged.
+    `num_redo` are committed clips for which `retry --redo` asked and whose new edition was not given up; `redo_given_up` counts those whose
+    new edition was, by outcome. An older edition of all these clips is in force. `limits_of` is the run with whose rules the committed clips
+    were compared; None if they are those of the caller or there are none. `judged` is None if no clip was judged and no run judges.
     """
 
     num_committed: int
     num_redo: int
+    redo_given_up: Counter[Outcome]
+    limits_of: str | None
     runs: tuple[RunState, ...]
     reasons: Counter[str]
     judged: JudgedClips | None
@@ -41,14 +45,19 @@ class Summary:
 def summarise(output: str, quality: QualityConfig | None = None) -> Summary:
     """Reads the summary of an output location; its runs are sorted from the oldest to the newest.
 
-    Committed clips are compared with the rules in `quality`; None takes those of the newest run.
+    Committed clips are compared with the rules in `quality`; None takes those of the newest run that judged its clips.
     """
     runs, editions = read_runs(output), list_editions(output)
-    rules = quality or (read_quality(output, runs[-1].run_id) if runs else None)
+    given_up = given_up_before(output, editions).select(["clip_id", "outcome", "error_type", "error"]).to_pylist()
+    limits_of, rules = (None, quality) if quality else newest_policy(output) or (None, None)
+    redo = editions.redo.keys() & editions.in_force.keys()
+    redo_given_up = Counter(Outcome(row["outcome"]) for row in given_up if row["clip_id"] in redo)
     return Summary(
         num_committed=len(editions.in_force),
-        num_redo=_count_redo(output, editions),
-        judged=summarise_judged(output, editions, rules),
+        num_redo=len(redo) - redo_given_up.total(),
+        redo_given_up=redo_given_up,
+        limits_of=limits_of,
+        judged=summarise_judged(output, editions, given_up, rules),
         runs=tuple(RunState(run=run, counts=_counts(output, run)) for run in runs),
         reasons=Counter(f"{outcome}: {error}" for outcome, error in _outcomes(output, runs[-1]) if error)
         if runs
@@ -59,11 +68,6 @@ def summarise(output: str, quality: QualityConfig | None = None) -> Summary:
 def read_run_states(output: str) -> list[RunState]:
     """All runs, the oldest first."""
     return [RunState(run=run, counts=_counts(output, run)) for run in read_runs(output)]
-
-
-def _count_redo(output: str, editions: Editions) -> int:
-    waiting = editions.redo.keys() & editions.in_force.keys()
-    return len(waiting - set(given_up_before(output, editions)["clip_id"].to_pylist())) if waiting else 0
 
 
 def _counts(output: str, run: Run) -> Counter[Outcome]:

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from lynx_batch.planning.budget import Spending, amount
+from lynx_batch.printable import counted
 
 SCHEMA_VERSION = 1
 
@@ -59,7 +60,7 @@ class Notice:
     @property
     def text(self) -> str:
         counts = [f"{num} {outcome}" for outcome, num in self.counts.items() if num]
-        lines = [f"{self.num_rows} rows: {', '.join([*counts, f'{self.num_left} left'])}"]
+        lines = [f"{counted(self.num_rows, 'row')}: {', '.join([*counts, f'{self.num_left} left'])}"]
         if self.reasons:
             lines.append(f"reasons: {', '.join(f'{num} {reason}' for reason, num in self.reasons.items())}")
         lines.append(_describe_spending(self.spending))

@@ -20,6 +20,7 @@ RULES = ("min_mean", "min_p10", "min_face_share")
 """The limits of `quality.likeness`."""
 
 SCORES = tuple(likeness_score(rule) for rule in RULES)
+FACE_SHARE = likeness_score("min_face_share")
 
 STEPS_PER_UNIT = 1000
 """Limits have three decimals."""
@@ -111,6 +112,20 @@ def limits_for_labels(labelled: Labelled, policy: QualityConfig) -> QualityConfi
         quality = with_limits(quality, {best: limit})
         rules.remove(best)
     return quality
+
+
+def why_no_limit(tries: Sequence[JudgedTry], policy: QualityConfig, *, by_labels: bool) -> str:
+    """Why neither function above set a limit that `policy` lacks. `tries` are those that it was given."""
+    base, rules = _start(tries, policy)
+    if not any(judged.scores[FACE_SHARE] > 0 for judged in tries):
+        return "no face was found in any of the tries; look at some clips"
+    if not rules:
+        return "every score of likeness is the same in all tries"
+    if not any(passes(judged, base) for judged in tries):
+        return "all tries are unsafe or have technical faults, which no limit of likeness can mend"
+    if by_labels:
+        return "no score of likeness tells good tries from bad ones, or that run has these limits already"
+    return "that run has these limits already"
 
 
 def balanced_accuracy(labelled: Labelled, quality: QualityConfig) -> float:

@@ -1,6 +1,7 @@
 """What becomes of a clip, from the scores of its tries and the rules of the run: pure, so that everybody who asks decides alike.
 
-A try is one seed of a clip, rendered and judged; it is recorded once and never rendered again. Tries have numbers from 0 on.
+A try is one seed of a clip, rendered and judged; it is recorded once and never rendered again. Tries have numbers from 0 on, and a redo
+goes on counting. Messages call the number `try_number`, as the metadata does.
 """
 
 import math
@@ -123,7 +124,7 @@ def decide(tries: Sequence[JudgedTry], quality: QualityConfig, numbers: Numbers)
     if unsafe := [t for t in tries if t.is_unsafe or is_unsafe(t.scores, quality)]:
         worst = unsafe[0]
         why = explain_unsafe(worst.scores, quality) or "was found unsafe"
-        return Reject(f"try {worst.number}: {why}", is_unsafe=True, number=worst.number)
+        return Reject(f"try_number={worst.number}: {why}", is_unsafe=True, number=worst.number)
     judged = {t.number for t in tries}
     missing = [number for number in numbers.wanted if number not in judged]
     if missing:
@@ -136,8 +137,9 @@ def decide(tries: Sequence[JudgedTry], quality: QualityConfig, numbers: Numbers)
     if more:
         return Render(more[0])
     best = best_of(tries)
+    head = "its only try failed" if len(tries) == 1 else f"none of {len(tries)} tries passed; the best one"
     why = "; ".join(broken_rules(best, quality))
-    return Reject(f"none of {len(tries)} tries passed; try {best.number}: {why}", number=best.number)
+    return Reject(f"{head}, try_number={best.number}: {why}", number=best.number)
 
 
 def best_of(tries: Sequence[JudgedTry]) -> JudgedTry:

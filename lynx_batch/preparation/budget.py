@@ -49,6 +49,12 @@ def price_nodes(nodes: Iterable[Node], prices: Prices) -> tuple[Node, ...]:
     )
 
 
+def require_prices(config: RunConfig) -> None:
+    """Raises ConfigError if `limits.max_usd` is set in a run file without any price."""
+    if config.limits is not None and config.limits.max_usd is not None and config.cluster.usd_per_gpu_hour is None:
+        raise ConfigError(f"limits.max_usd={config.limits.max_usd:g}: needs {PRICES}, the price of a GPU-hour")
+
+
 def check_prices(config: RunConfig, nodes: Iterable[Node]) -> None:
     """Raises ConfigError if `limits.max_usd` is set and one of `nodes`, as `price_nodes` gives them, has no price."""
     if config.limits is None or config.limits.max_usd is None:

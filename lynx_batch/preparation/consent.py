@@ -3,16 +3,30 @@
 from collections.abc import Iterable, Set
 from dataclasses import replace
 
+import structlog
+
 from lynx_batch.clip import Rejection
 from lynx_batch.config import RunConfig
-from lynx_batch.errors import ConsentRevoked
+from lynx_batch.errors import STORE_FAULTS, ConfigError, ConsentRevoked
 from lynx_batch.intake.consent import NO_KEYS, ConsentRules, read_revoked_list
+from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.planning.revocation import Key
 from lynx_batch.preparation.selection import Selection
+
+log = structlog.get_logger()
 
 
 def is_consent_required(config: RunConfig, selection: Selection) -> bool:
     return config.provenance.require_consent and not selection.allow_missing_consent
+
+
+def read_tombstones(output: str) -> frozenset[Key]:
+    """What is revoked at the output of a run that will start elsewhere. If it cannot be read from here: nothing, and a warning."""
+    try:
+        return read_revoked(output)
+    except (*STORE_FAULTS, ConfigError) as error:
+        log.warning("revocations_unread", error=str(error), note="the run reads them when it starts")
+        return NO_KEYS
 
 
 def read_rules(config: RunConfig, selection: Selection, tombstones: frozenset[Key] = NO_KEYS) -> ConsentRules:

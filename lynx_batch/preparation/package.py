@@ -17,25 +17,29 @@ from pathlib import Path
 import pyarrow as pa
 
 from lynx_batch import storage
-from lynx_batch.clip import ClipRequest
+from lynx_batch.clip import ClipRequest, Rejection
 from lynx_batch.config import InputsConfig, RunConfig, named_paths
-from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.check import check_rows, find_duplicates, keys_of_requests
-from lynx_batch.intake.consent import reject_without_consent
+from lynx_batch.intake.consent import reject_revoked_requests, reject_without_consent
 from lynx_batch.intake.manifest import folder_of, hash_manifest, read_manifest, write_manifest
+from lynx_batch.intake.photos import hash_photos
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
-from lynx_batch.preparation.consent import read_rules
+from lynx_batch.planning.revocation import Kind
+from lynx_batch.preparation.budget import require_prices
+from lynx_batch.preparation.consent import read_rules, read_tombstones
+from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.origin import ORIGIN_FILE
 from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origin_of
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
+from lynx_batch.printable import counted
 from lynx_model.errors import LynxError, MissingFile
 from lynx_model.faces.photo import read_photo
 
@@ -48,12 +52,16 @@ MAX_PACKAGE_BYTES = 90 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A job: a folder of files, the command to run in it, and the metadata to record with it."""
+    """A job: a folder of files, the command to run in it, and the metadata to record with it.
+
+    `rejections` are the rows that it will reject because of their consent, as far as that can be seen from here.
+    """
 
     run_id: str
     folder: Path
     command: list[str]
     metadata: dict[str, str]
+    rejections: list[Rejection]
 
 
 def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_allowed: bool = False) -> Package:
@@ -64,15 +72,20 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
         InvalidParams, WeightsMismatch, EncoderMismatch, MissingObject: If the model can be read from here and is unfit.
     """
     now = datetime.now(UTC)
+    require_prices(config)
     refuse_private_paths(config)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests = _check_rows(config, manifest, selection)
-    requests, _ = reject_without_consent(requests, read_rules(config, selection), now)
-    with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
-        check_provenance(config.provenance, {(r.params.width, r.params.height) for r in requests})
-        check_model(config)
-    with suppress(MissingFile):
-        check_scorers(config.quality)
+    requests, rejections = _check_consents(config, requests, selection, now)
+    sizes = {(r.params.width, r.params.height) for r in requests}
+    checks = (
+        lambda: check_marks(config.provenance, sizes),
+        lambda: check_model(config),
+        lambda: check_scorers(config.quality),
+    )
+    for check in checks:
+        with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
+            check()
     run_id, run_file = new_run_id(now), folder / RUN_FILE
     there = _localise(config, requests, folder)
     run_file.write_bytes(there.to_yaml())
@@ -86,7 +99,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
         *(["--unsafe-commit"] if is_unsafe_allowed else []),
         *(["--origin", ORIGIN_FILE] if there.manifest != config.manifest else []),
     ]
-    return Package(run_id=run_id, folder=folder, command=command, metadata=metadata)
+    return Package(run_id=run_id, folder=folder, command=command, metadata=metadata, rejections=rejections)
 
 
 def _command(run_file: str, run_id: str, selection: Selection) -> list[str]:
@@ -164,6 +177,20 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
     return [request for request in requests if request.row not in bad_rows]
 
 
+def _check_consents(
+    config: RunConfig, requests: list[ClipRequest], selection: Selection, now: datetime
+) -> tuple[list[ClipRequest], list[Rejection]]:
+    """The requests with a valid consent, and the rejections of the others. Of photos that do not travel, the hash is unknown here."""
+    rules = read_rules(config, selection, read_tombstones(config.output))
+    requests, rejections = reject_without_consent(requests, rules, now)
+    if any(key.kind is Kind.PHOTO_SHA256 for key in rules.revoked):
+        hashed = hash_photos((r.subject_uri for r in requests if _is_private(r.subject_uri, config)), config.inputs)
+        known = {uri: photo for uri, photo in hashed.items() if isinstance(photo, str)}
+        requests, revoked = reject_revoked_requests(requests, known, rules.revoked)
+        rejections += revoked
+    return requests, rejections
+
+
 def _explain_picture(uri: str, inputs: InputsConfig) -> str | None:
     try:
         _read_picture(uri, inputs)
@@ -183,7 +210,7 @@ def _check_size(manifest: str, photos: set[Path]) -> None:
     num_bytes = sum(file.num_bytes for file in storage.list_files(manifest)) + sum(p.stat().st_size for p in photos)
     if num_bytes > MAX_PACKAGE_BYTES:
         raise ConfigError(
-            f"manifest={storage.redact(manifest)!r}: with {len(photos)} photos of this machine it has "
+            f"manifest={storage.redact(manifest)!r}: with {counted(len(photos), 'photo')} of this machine it has "
             f"{num_bytes / 2**20:.0f} MiB, but a job takes at most {MAX_PACKAGE_BYTES // 2**20}; use a bucket"
         )
 

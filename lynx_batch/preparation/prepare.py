@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Naming, Rejection, identify
 from lynx_batch.config import DefaultsConfig, RunConfig
-from lynx_batch.delivery.marker import check_provenance
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.check import (
     check_blocks,
@@ -27,11 +26,13 @@ from lynx_batch.ledger.erase import blank_rows, matching_rows
 from lynx_batch.planning.revocation import Key
 from lynx_batch.preparation.budget import prices_of
 from lynx_batch.preparation.consent import read_rules, without_cells
+from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
+from lynx_batch.printable import counted
 from lynx_model.checkpoints.base import read_base
 from lynx_model.tokenizer import Tokenizer
 
@@ -70,7 +71,7 @@ def prepare(
     Raises:
         ConfigError: If rows break rules (all are named) or the manifest cannot be read.
         MissingFile, WeightsMismatch, EncoderMismatch: If the model is incomplete, or its parts do not fit each other, or if a file of the
-            quality gate is not what it must be.
+            quality gate or a watermark's network is not what it must be.
         ConfigError, MissingFile: If a mark of `provenance` is impossible, or a target of `notify` or a price breaks a rule.
         InvalidParams: If the engine options are impossible for a model of this size.
     """
@@ -104,7 +105,7 @@ def prepare_rows(
     requests, unconsented = reject_without_consent(requests, rules, now)
     check_scorers(config.quality)
     prices_of(config.cluster)
-    check_provenance(config.provenance, {(request.params.width, request.params.height) for request in requests})
+    check_marks(config.provenance, {(request.params.width, request.params.height) for request in requests})
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
     naming = find_naming(model, readings)
     photos = hash_photos((request.photo_uri for request in requests), config.inputs)
@@ -154,7 +155,7 @@ def find_naming(model: CheckedModel, readings: Readings) -> Naming:
 
 def describe_problems(problems: list[RowProblem]) -> str:
     """One line per problem, as many as fit a screen."""
-    lines = [f"the manifest breaks {len(problems)} rule(s), so nothing was started:"]
+    lines = [f"the manifest breaks {counted(len(problems), 'rule')}, so nothing was started:"]
     lines += [f"  {problem}" for problem in problems[:MAX_PROBLEMS_SHOWN]]
     if len(problems) > MAX_PROBLEMS_SHOWN:
         lines.append(f"  ... and {len(problems) - MAX_PROBLEMS_SHOWN} more; {ALL_PROBLEMS}")

@@ -1,7 +1,7 @@
 """Renders a single clip in this process, without Ray or a commit, into a file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,18 +43,18 @@ def render_one(
     photo: str,
     face_index: int | None,
     prompt: str,
-    consent_ref: str | None,
+    consent: Mapping[str, str | None],
     selection: Selection,
     out: Path,
     announce: Callable[[str], None],
     on_step: OnStep,
 ) -> ClipSpec:
-    """Renders the clip of a manifest row with this `photo`, `face_index`, `prompt` and `consent_ref` into the MP4 file `out`.
+    """Renders the clip of a manifest row with this `photo`, `face_index`, `prompt` and cells about the `consent` into the MP4 file `out`.
 
     Raises:
         Permanent: If the photo, the prompt, the model or `out` cannot be used; raised before the model is loaded.
     """
-    row = {"row": 0, "subject_uri": photo, "face_index": face_index, "prompt": prompt, "consent_ref": consent_ref}
+    row: dict[str, object] = {"row": 0, "subject_uri": photo, "face_index": face_index, "prompt": prompt, **consent}
     model, clip = _identify(config, row, selection)
     _prepare_file(out)
     marker = load_marker(config.provenance)

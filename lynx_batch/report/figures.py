@@ -53,7 +53,8 @@ class Figures:
     """What a whole run came to.
 
     `counts` has every outcome. `gpu_hours` and what follows from it are None if they are unknown. `num_extra_tries` counts tries beyond
-    the first of each clip, None without a quality gate; `num_extra_attempts` counts attempts beyond the first. `bins` is the number of
+    the first of each clip that this run finished, None without a quality gate; `num_still_in_force` are rows that were not rendered, but of
+    whose clips an older edition is in force; `num_extra_attempts` counts attempts beyond the first. `bins` is the number of
     clips in each of `NUM_BINS` equal parts of [0, 1]; lower likeness counts as 0. `by_subject` and `by_prompt` have the least alike first.
     """
 
@@ -66,6 +67,7 @@ class Figures:
     stages: tuple[StageTime, ...]
     num_extra_tries: int | None
     num_extra_attempts: int
+    num_still_in_force: int
     num_judged: int
     likeness: float | None
     bins: tuple[int, ...]
@@ -94,8 +96,9 @@ def sum_up(rows: Iterable[ReportRow], cost: Cost | None) -> Figures:
         gpu_hours=cost.gpu_hours if cost else None,
         usd=cost.usd if cost else None,
         stages=tuple(_stage_times(sums.stage_s)),
-        num_extra_tries=sums.num_tries - sums.num_judged_editions if sums.num_judged_editions else None,
+        num_extra_tries=sums.num_extra_tries if sums.has_tries else None,
         num_extra_attempts=sums.num_extra_attempts,
+        num_still_in_force=sums.num_still_in_force,
         num_judged=len(means),
         likeness=float(np.mean(means)) if sums.means else None,
         bins=tuple(histogram.tolist()),
@@ -138,7 +141,8 @@ class _Sums:
         self.rendered_here: set[str] = set()
         self.subjects: set[str] = set()
         self.prompts: set[str] = set()
-        self.num_extra_attempts = self.num_tries = self.num_judged_editions = 0
+        self.num_extra_attempts = self.num_extra_tries = self.num_still_in_force = 0
+        self.has_tries = False
         self.means = array("d")
         self.stage_s: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self.by_subject: defaultdict[str, _Alike] = defaultdict(_Alike)
@@ -149,8 +153,9 @@ class _Sums:
         self.subjects.add(row.subject)
         self.prompts.add(row.prompt)
         self.num_extra_attempts += max(row.attempts - 1, 0)
-        self.num_tries += row.num_tries or 0
-        self.num_judged_editions += bool(row.num_tries)
+        self.num_extra_tries += row.num_extra_tries
+        self.num_still_in_force += row.is_still_in_force
+        self.has_tries |= bool(row.num_tries)
         if row.outcome is not Outcome.RENDERED:
             self.errors.setdefault((row.outcome, row.error_type), _Errors(row.error)).num_rows += 1
         elif (mean := row.likeness) is not None:

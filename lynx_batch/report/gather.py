@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from lynx_batch import storage
 from lynx_batch.config import InputsConfig, QualityConfig, ReportConfig
 from lynx_batch.errors import ConfigError, LynxError, UnreadableRecord
+from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome, read_metadata
 from lynx_batch.ledger.runs import Run, read_runs
 from lynx_batch.ledger.tombstones import read_revoked
@@ -76,6 +77,7 @@ class RunRows:
         self._output, self._run_id, self._now = output, run_id, now
         self._table = read_metadata(output, ["run", *COLUMNS], pc.field("run") == run_id).sort_by("row")
         self._num_tries, self._revoked = _count_tries(output), read_revoked(output)
+        self._in_force = list_editions(output).in_force
 
     def all(self) -> Iterator[ReportRow]:
         """Every row in the order of the manifest, without the files of tries that were rejected."""
@@ -90,7 +92,14 @@ class RunRows:
     def _rows(self, table: pa.Table) -> Iterator[ReportRow]:
         for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
             for cells in batch.to_pylist():
-                yield read_row(cells, self._run_id, self._now, num_tries=self._num_tries, revoked=self._revoked)
+                yield read_row(
+                    cells,
+                    self._run_id,
+                    self._now,
+                    num_tries=self._num_tries,
+                    in_force=self._in_force,
+                    revoked=self._revoked,
+                )
 
 
 def _spread(places: NDArray[np.int64], most: int) -> NDArray[np.int64]:

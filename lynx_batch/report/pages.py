@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.planning.budget import amount
+from lynx_batch.printable import counted
 from lynx_batch.report.figures import Figures
 from lynx_batch.report.rows import ReportRow
 
@@ -156,6 +157,9 @@ def _as_data(row: ReportRow) -> dict[str, Any]:
         "device": row.device,
         "seconds": round(sum(row.stage_s.values()), 2),
         "earlier": row.outcome is Outcome.RENDERED and not row.is_rendered_here,
+        "again": row.is_retryable,
+        "inForce": row.in_force,
+        "isOlder": row.is_still_in_force,
         "consent": "revoked" if row.is_revoked else "over" if row.is_consent_over else "",
         "scores": {name: round(value, 4) for name, value in row.scores.items()},
         "tags": dict(row.tags),
@@ -173,7 +177,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["amount"] = amount
+    environment.globals |= {"amount": amount, "counted": counted}
     return environment.get_template("page.html")
 
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
+from lynx_batch.ledger.history import CHECKED_EACH_RUN, GIVEN_UP
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome
 from lynx_batch.planning.revocation import Key, explain_revoked, keys_of
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
 from lynx_batch.stages import CLIP_STAGES
 
 MARKS = "marks"
@@ -28,7 +31,8 @@ class ReportRow:
     `name` is never empty. `subject` is the row's own name for the person, or else the photo's file name. `clip_uri` and `poster_uri`
     are relative to the output location; `photo` is relative to the report's folder. `scores` has only scores that exist. `marks` says of
     each mark whether the video carries it.
-    `is_rendered_here`: this run rendered it, not an earlier one. `num_tries` is None without a quality gate.
+    `is_rendered_here`: this run rendered it, not an earlier one. `num_tries` is None without a quality gate. `in_force` is the clip's edition
+    in force where that is not what the row was rendered as: an older one that a redo did not replace, or one that was committed since.
     """
 
     row: int
@@ -57,6 +61,7 @@ class ReportRow:
     group_size: int | None = None
     device: str = ""
     is_rendered_here: bool = False
+    in_force: int | None = None
     is_consent_over: bool = False
     is_revoked: bool = False
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -73,6 +78,23 @@ class ReportRow:
         """Why the row was not rendered."""
         return ": ".join(filter(None, (self.error_type, self.error)))
 
+    @property
+    def is_retryable(self) -> bool:
+        """Whether `retry` makes the next run try the clip again. The quality gate's verdicts stay, and some errors need no request."""
+        is_settled = self.error_type in {NOT_GOOD_ENOUGH, *UNSAFE_ERRORS, *CHECKED_EACH_RUN}
+        return self.outcome in GIVEN_UP and not is_settled and not self.is_revoked
+
+    @property
+    def num_extra_tries(self) -> int:
+        """Tries beyond the first one of a clip that this run finished. Those of clips that it found finished are an earlier run's."""
+        is_finished_here = self.is_rendered_here or (self.outcome is not Outcome.RENDERED and self.attempts > 0)
+        return max((self.num_tries or 0) - 1, 0) if is_finished_here else 0
+
+    @property
+    def is_still_in_force(self) -> bool:
+        """Whether an older edition of the clip is in force, because a redo was given up or has not ended."""
+        return self.in_force is not None and self.in_force < self.edition
+
 
 def read_row(
     cells: Mapping[str, Any],
@@ -80,12 +102,13 @@ def read_row(
     now: datetime,
     *,
     num_tries: Mapping[tuple[str, int], int],
+    in_force: Mapping[str, int] = MappingProxyType({}),
     revoked: Set[Key] = frozenset(),
 ) -> ReportRow:
     """The report's row from a row of the metadata with `COLUMNS`.
 
-    A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip. A row of which something is
-    in `revoked` has no files any more.
+    A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip; `in_force` has the editions in
+    force. A row of which something is in `revoked` has no files any more.
     """
     expires_at = cells["consent_expires_at"]
     photo_uri = cells["subject_uri"] or ""
@@ -111,6 +134,7 @@ def read_row(
         marks=dict(cells.get(MARKS) or ()),
         edition=cells["edition"],
         num_tries=num_tries.get((cells["clip_id"], cells["edition"])),
+        in_force=None if is_rendered else in_force.get(cells["clip_id"]),
         attempts=cells["attempts"] or 0,
         **texts,
         **{name: cells[name] for name in _NUMBERS},

@@ -104,7 +104,7 @@ def choose_face(faces: list[DetectedFace], face_index: int | None = None) -> Det
 
 def _list(faces: list[DetectedFace]) -> str:
     sizes = ", ".join(f"{index}: {face.size_px} px" for index, face in enumerate(faces))
-    return f"{len(faces)} face(s) of at least {MIN_FACE_PX} px ({sizes})"
+    return f"{len(faces)} face{'' if len(faces) == 1 else 's'} of at least {MIN_FACE_PX} px ({sizes})"
 
 
 def _arcface(identity: str) -> Embed:

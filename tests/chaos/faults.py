@@ -167,7 +167,7 @@ def a_committed_video_lost_and_repaired(trial: Trial) -> None:
         (video,) = (f.uri for f in storage.list_files(trial.job.output) if f.uri.endswith(".mp4"))
         storage.delete(video)
         told = CliRunner().invoke(app, ["verify", trial.job.output, "--repair"]).output
-        assert "1 commits withdrawn" in told, told
+        assert "1 commit withdrawn" in told, told
 
     trial.arena.gate.at(Moment.AFTER, COMMIT, lose_and_repair)
 

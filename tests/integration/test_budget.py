@@ -47,7 +47,7 @@ def test_a_spent_budget_stops_the_run_and_the_next_night_starts_nothing(tmp_path
     assert num_rendered < len(rows)
     assert outcomes.count("rendered") == num_rendered, "what ran was finished, and the next night rendered nothing"
     assert outcomes.count("abandoned") == len(rows) - num_rendered
-    assert f"{len(rows) - num_rendered} clips are left" in first.stdout
+    assert f"{len(rows) - num_rendered} clips left" in first.stdout
     spent = json.loads((tmp_path / "out/runs/first/spent.json").read_text())
     assert 0.5 * MAX_GPU_S < spent["gpu_s"]["other"] < 2 * MAX_GPU_S
     assert spent["usd"] == pytest.approx(2.5 * spent["gpu_s"]["other"] / 3600, rel=1e-3)

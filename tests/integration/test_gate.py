@@ -215,11 +215,13 @@ def test_unsafe_pixels_are_never_uploaded_and_end_the_clip(gated: Gated) -> None
     result = gated.start().finish()
 
     assert isinstance(result, Judged)
-    assert result.verdict == Reject("try 0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True)
+    assert result.verdict == Reject(
+        "try_number=0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True
+    )
     assert [*storage.list_files(storage.join(gated.output, "clips"))] == []
     again = gated.start(max_reseeds=9, safety=None).finish()
     assert isinstance(again, Judged)
-    assert again.verdict == Reject("try 0: was found unsafe", is_unsafe=True)
+    assert again.verdict == Reject("try_number=0: was found unsafe", is_unsafe=True)
     assert gated.rendered == [0]
 
 
@@ -250,7 +252,9 @@ def test_an_unsafe_record_of_another_worker_is_not_replaced_by_a_milder_judge(ga
     late = gated.renderer.deliver(task)
 
     assert isinstance(late, Judged)
-    assert late.verdict == Reject("try 0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True)
+    assert late.verdict == Reject(
+        "try_number=0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True
+    )
     assert gated.videos() == 0
 
 
@@ -345,7 +349,7 @@ def test_a_stricter_run_deletes_a_kept_video_that_it_finds_unsafe(gated: Gated) 
     strict = gated.start(keep_rejected="clip", safety={"max_score": 0.4}).finish()
 
     assert isinstance(strict, Judged)
-    reason = "try 1: unsafe=0.50: must be below 0.4 (quality.safety.max_score)"
+    reason = "try_number=1: unsafe=0.50: must be below 0.4 (quality.safety.max_score)"
     assert strict.verdict == Reject(reason, is_unsafe=True, number=1)
     assert gated.videos() == 1
 

@@ -101,10 +101,16 @@ def test_an_override_is_looked_at_without_a_run_file_too() -> None:
 
 
 def test_a_clip_without_consent_is_refused_unless_that_is_allowed(run_file: Path, tmp_path: Path) -> None:
-    strict = ["one", str(COLLINS), "Hi.", "--run", str(run_file), "--set", "provenance.require_consent=true", *SMALL]
+    use = "provenance={require_consent: true, use: {scope: ad, regions: [EU]}}"
+    strict = ["one", str(COLLINS), "Hi.", "--run", str(run_file), "--set", use, *SMALL]
     refused = CliRunner().invoke(app, [*strict, "--out", str(tmp_path / "a.mp4")])
     assert refused.exit_code == 2
     assert "ConsentMissing: consent_ref=None: required" in refused.stderr
-    for name, options in (("b.mp4", ["--consent-ref", "CRM-1"]), ("c.mp4", ["--allow-missing-consent"])):
+    too_narrow = CliRunner().invoke(
+        app, [*strict, "--consent-ref", "CRM-1", "--consent-scope", "ad", "--regions", "US"]
+    )
+    assert "ConsentTooNarrow: regions='US': must include EU" in too_narrow.stderr
+    consent = ["--consent-ref", "CRM-1", "--consent-scope", "ad,social", "--regions", "EU,US"]
+    for name, options in (("b.mp4", consent), ("c.mp4", ["--allow-missing-consent"])):
         assert CliRunner().invoke(app, [*strict, *options, "--out", str(tmp_path / name)]).exit_code == 0
         assert decode(tmp_path / name).shape == (5, 48, 64, 3)

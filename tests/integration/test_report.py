@@ -188,7 +188,7 @@ def test_decisions_are_kept_and_the_commands_take_their_csv(page: object, job: J
 
     assert set(given_up(job.output)) == {ids[3]}
     told = invoke("retry", job.output, "--list", decisions)
-    assert "1 clips will be tried again" in told.stdout, told.output
+    assert "1 clip will be tried again" in told.stdout, told.output
     assert given_up(job.output) == {}
     exported = invoke("export", job.output, tmp_path / "approved", "--list", decisions)
     assert exported.exit_code == 0, exported.output

@@ -52,7 +52,7 @@ def test_no_version_is_left_in_a_versioned_bucket(server: str, monkeypatch: pyte
     result = invoke("revoke", output, "--photo-sha256", PHOTO, "--erase", "--yes")
 
     assert result.exit_code == 0, result.output
-    assert "2 files and 9 old versions deleted, 1 rows blanked" in result.stdout
+    assert "2 files and 9 old versions deleted, 1 row blanked" in result.stdout
     assert versions("versioned") == ["out/metadata/run=run/part-00000.parquet"]
     assert invoke("verify", output).exit_code == 0
     assert invoke("revoke", output, "--photo-sha256", PHOTO, "--erase", "--yes").exit_code == 0

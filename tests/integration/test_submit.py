@@ -134,6 +134,8 @@ def test_a_cancelled_run_says_so_in_its_metadata_and_is_finished_by_the_next(
 
     assert cluster.cancel(job_id).stdout == f"job {job_id}: stopped\n"
 
+    (listed,) = (job for job in json.loads(cluster.run("jobs", "--json").stdout)["jobs"] if job["job"] == job_id)
+    assert (listed["status"], listed["exit_code"]) == ("stopped", 4)
     assert "stopped: interrupted" in (cluster.logs / f"job-driver-{job_id}.log").read_text(encoding="utf-8")
     counts = Counter(r["outcome"] for r in job.metadata())
     assert counts["abandoned"] >= 1

@@ -15,7 +15,7 @@ from lynx_batch.planning.revocation import Kind, key_of
 from lynx_batch.planning.schedule import ClipState
 from lynx_batch.planning.verdict import Reject
 from lynx_batch.rendering.tasks import Failed, Judged, RenderTask
-from tests.builders import NOW, begin, given_up, record, small_clip
+from tests.builders import NOW, begin, given_up, record, small_clip, start_run
 from tests.jobs import invoke
 
 IDS = ("aa", "bb", "cc", "dd", "ee")
@@ -74,13 +74,13 @@ def write_list(tmp_path: Path, text: str) -> Path:
 def test_the_best_kept_try_is_committed_with_who_and_when(output: str, tmp_path: Path) -> None:
     accepted = invoke("accept", output, "--list", write_list(tmp_path, "aa\n"), "--by", " Ada L. ")
 
-    assert (accepted.exit_code, "1 clips committed, 0 were committed before" in accepted.stdout) == (0, True)
+    assert (accepted.exit_code, "1 clip committed, 0 had been committed before" in accepted.stdout) == (0, True)
     commit = read_commit(output, "aa", 1)
     assert (commit.try_number, commit.seed, commit.num_tries, commit.accepted_by) == (1, 101, 2, "Ada L.")
     assert commit.accepted_at == commit.committed_at != NOW
-    assert "1 were rejected by the gate and accepted by a person" in invoke("status", output).stdout
+    assert "1 clip rejected by the gate, then accepted by a person" in invoke("status", output).stdout
     again = invoke("accept", output, "--list", write_list(tmp_path, "aa\n"), "--by", "Bea")
-    assert (again.exit_code, "0 clips committed, 1 were committed before" in again.stdout) == (0, True)
+    assert (again.exit_code, "0 clips committed, 1 had been committed before" in again.stdout) == (0, True)
     assert read_commit(output, "aa", 1) == commit
 
     assert "aa" not in given_up(output)
@@ -96,9 +96,9 @@ def test_the_best_kept_try_is_committed_with_who_and_when(output: str, tmp_path:
 @pytest.mark.parametrize(
     ("clip_id", "why"),
     [
-        ("bb", "its 1 tries were not kept (quality.keep_rejected): lower the limits"),
-        ("cc", "is unsafe, and safety cannot be overruled: too unlike"),
-        ("dd", "one of its tries is unsafe, and safety cannot be overruled"),
+        ("bb", "its video was not kept (quality.keep_rejected): lower the limits"),
+        ("cc", "is unsafe, and nobody can overrule that: too unlike"),
+        ("dd", "one of its tries is unsafe, and nobody can overrule that"),
         ("ee", "must be a clip that the quality gate rejected, but: OutOfMemory: too big"),
         ("ff", "must be a clip that the quality gate rejected; no run here has given it up"),
     ],
@@ -123,10 +123,20 @@ def test_what_was_revoked_is_not_accepted(output: str, tmp_path: Path) -> None:
     assert not (Path(output) / "commits").exists()
 
 
+def test_a_kept_try_without_a_mark_that_the_newest_run_requires_is_refused(output: str, tmp_path: Path) -> None:
+    start_run(
+        output, "later", minutes=600_000, run_yaml="provenance: {marking: required, aigc: {content_producer: Ada}}"
+    )
+    result = invoke("accept", output, "--list", write_list(tmp_path, "aa\n"), "--by", "Ada")
+    why = "clip aa: its best kept video lacks a mark that the newest run requires (aigc): lower the limits below its scores"
+    assert (result.exit_code, why in result.stdout) == (3, True), result.stdout
+    assert not (Path(output) / "commits").exists()
+
+
 def test_a_list_of_decisions_approves_only_what_it_says(output: str, tmp_path: Path) -> None:
     text = '\ufeffname,decision,clip_id\nx, reject ,dd\n"y, z",,bb\n,approve,aa\n,approve,aa\n,,\n'
     result = invoke("accept", output, "--list", write_list(tmp_path, text), "--by", "Ada")
-    assert (result.exit_code, "1 clips committed" in result.stdout) == (0, True), result.output
+    assert (result.exit_code, "1 clip committed" in result.stdout) == (0, True), result.output
     assert invoke("accept", output, "--list", write_list(tmp_path, "clip_id\naa\n"), "--by", "Ada").exit_code == 0
 
 

@@ -27,7 +27,14 @@ from lynx_batch.planning.budget import (
 from lynx_batch.planning.cost import H200, LOAD_S, OTHER, CostModel, Engine, Observation, work_of
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.planning.simulate import Forecast
-from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
+from lynx_batch.preparation.budget import (
+    check_prices,
+    limits_of,
+    price_nodes,
+    prices_of,
+    require_prices,
+    total_spent,
+)
 from tests.builders import NOW, PARAMS, tiny_run
 
 HOUR_S = 3600.0
@@ -198,6 +205,9 @@ def test_a_plan_is_compared_with_what_is_left() -> None:
         ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00"),
         ("08:01 UTC", "2026-11-21T08:01:00+00:00"),
         ("08:00 UTC", "2026-11-22T08:00:00+00:00"),
+        ("08:01Z", "2026-11-21T08:01:00+00:00"),
+        ("06:00+01:00", "2026-11-22T05:00:00+00:00"),
+        ("06:00 -05:30", "2026-11-21T11:30:00+00:00"),
         ("06:00 Europe/Berlin", "2026-11-22T05:00:00+00:00"),
     ],
 )
@@ -221,7 +231,7 @@ def test_a_time_of_day_without_a_zone_is_local() -> None:
         ({"stop_at": "2026-11-28T06:00:00"}, "limits.stop_at: must be a time with a zone"),
         ({"stop_at": "25:00"}, "limits.stop_at: must be a time with a zone"),
         ({"stop_at": "06:00 Mars/Olympus"}, "limits.stop_at: must be a time with a zone"),
-        ({"max_usd": 5}, "limits.max_usd=5: needs cluster.usd_per_gpu_hour"),
+        ({"stop_at": "06:00+99:00"}, "limits.stop_at: must be a time with a zone"),
     ],
 )
 def test_limits_that_break_a_rule_are_named(limits: dict[str, object], message: str) -> None:
@@ -247,6 +257,8 @@ def test_prices_are_those_of_the_run_file_unless_a_pool_has_one_of_its_own() -> 
 
 
 def test_a_limit_in_usd_needs_a_price_for_each_type_of_the_cluster() -> None:
+    with pytest.raises(ConfigError, match=r"limits\.max_usd=5: needs cluster\.usd_per_gpu_hour"):
+        require_prices(config(limits={"max_usd": 5}))
     run = config(cluster={"usd_per_gpu_hour": {"H100": 2.5}}, limits={"max_usd": 5})
     check_prices(run, price_nodes(parse_nodes(["8xH100"]), prices_of(run.cluster)))
     with pytest.raises(ConfigError, match=r"must have a price for A100, because limits\.max_usd=5"):

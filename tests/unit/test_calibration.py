@@ -17,6 +17,7 @@ from lynx_batch.planning.calibration import (
     limits_for_pass_rate,
     limits_of,
     round_down,
+    why_no_limit,
 )
 from lynx_batch.planning.distributions import distributions
 from lynx_batch.planning.expectation import (
@@ -29,7 +30,7 @@ from lynx_batch.planning.expectation import (
 )
 from lynx_batch.planning.verdict import Accept, JudgedTry, Numbers, Render, decide
 
-POLICY = QualityConfig(technical=False)
+POLICY = QualityConfig(technical=False, likeness={})
 
 
 def judged(mean: float, p10: float = 0.5, face_share: float = 1.0, **scores: float) -> JudgedTry:
@@ -86,6 +87,25 @@ def test_a_score_that_never_varies_gets_no_limit_and_one_that_all_pass_stays() -
     same = [judged(0.5)] * 40
     assert limits_of(limits_for_pass_rate(same, POLICY, 0.9)) == {}
     assert limits_of(limits_for_labels([(each, n % 2 == 0) for n, each in enumerate(same)], POLICY)) == {}
+
+
+@pytest.mark.parametrize(
+    ("tries", "by_labels", "why"),
+    [
+        ([judged(0.0, 0.0, face_share=0.0)] * 3, False, "no face was found in any of the tries"),
+        ([judged(0.5)] * 3, False, "every score of likeness is the same"),
+        ([judged(0.5, unsafe=0.9), judged(0.6, unsafe=0.9)], False, "all tries are unsafe or have technical faults"),
+        (
+            [judged(0.5, unsafe=0.1), judged(0.6, unsafe=0.1)],
+            True,
+            "no score of likeness tells good tries from bad ones",
+        ),
+        ([judged(0.5, unsafe=0.1), judged(0.6, unsafe=0.1)], False, "that run has these limits already"),
+    ],
+)
+def test_one_cause_is_named_where_there_is_no_new_limit(tries: list[JudgedTry], by_labels: bool, why: str) -> None:
+    policy = QualityConfig(technical=False, safety={"max_score": 0.8})
+    assert why_no_limit(tries, policy, by_labels=by_labels).startswith(why)
 
 
 def test_faults_that_no_limit_can_mend_do_not_count_for_the_pass_rate() -> None:

@@ -33,8 +33,8 @@ from tests.builders import (
 from tests.jobs import invoke
 
 RULES = "quality: {likeness: {min_p10: 0.4}, technical: false, keep_rejected: %s}"
-POOR = "none of 3 tries passed; try 1: likeness_p10=0.10: must be at least 0.4 (quality.likeness.min_p10)"
-UNSAFE = "try 0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)"
+POOR = "none of 3 tries passed; the best one, try_number=1: likeness_p10=0.10: must be at least 0.4 (quality.likeness.min_p10)"
+UNSAFE = "try_number=0: unsafe=0.90: must be below 0.8 (quality.safety.max_score)"
 
 
 def rejected(clip_id: str, row: int, error_type: str, error: str):  # type: ignore[no-untyped-def]
@@ -67,15 +67,15 @@ def output(tmp_path: Path) -> str:
 def test_status_says_how_the_clips_were_judged(output: str) -> None:
     text = invoke("status", output).stdout
     for line in (
-        "quality: 2 of 4 judged clips passed (50%), 1 were rejected, 1 are unsafe; 3 reseeds",
+        "quality: 2 of 4 judged clips passed (50%), 1 rejected, 1 unsafe; 3 reseeds in all runs",
         "rejected by quality.likeness.min_p10 (1), quality.safety.max_score (1)",
-        "1 committed clips were not judged",
-        "1 committed clips fall below the limits",
+        "1 committed clip unjudged: rendered without a quality gate",
+        "1 committed clip below the limits of run run: no run renders such a clip again",
         "1 rejected: NotGoodEnough: quality.likeness.min_p10",
     ):
         assert line in text
     known = json.loads(invoke("status", output, "--json").stdout)
-    assert (known["num_committed"], known["num_redo"]) == (3, 0)
+    assert (known["num_committed"], known["num_redo"], known["redo_given_up"]) == (3, 0, {})
     assert known["runs"][0]["outcomes"] == {"failed": 1, "rejected": 2, "rendered": 3}
     assert known["quality"] == {
         "num_passed": 2,
@@ -87,6 +87,7 @@ def test_status_says_how_the_clips_were_judged(output: str) -> None:
         "num_reseeds": 3,
         "rejected_by": {"quality.likeness.min_p10": 1, "quality.safety.max_score": 1},
         "pass_rate": 0.5,
+        "limits_of": "run",
     }
     assert invoke("status", output, "--json", "--watch").exit_code == 2
 
@@ -100,6 +101,18 @@ def test_status_compares_with_the_rules_of_a_run_file(output: str, tmp_path: Pat
     assert (refused.exit_code, "must have a section `quality`" in refused.stderr) == (2, True)
 
 
+def test_status_shows_unjudged_clips_whenever_a_run_of_the_output_had_a_gate(output: str, tmp_path: Path) -> None:
+    start_run(output, "later", minutes=1)
+    assert "1 committed clip unjudged" in invoke("status", output).stdout
+    known = json.loads(invoke("status", output, "--json").stdout)["quality"]
+    assert (known["num_below"], known["limits_of"]) == (1, "run")
+    other = str(tmp_path / "other")
+    start_run(other, "gated", run_yaml=RULES % "clip")
+    start_run(other, "newest", minutes=1)
+    commit(other, record("aa"))
+    assert "1 committed clip unjudged" in invoke("status", other).stdout, "no try was ever recorded"
+
+
 def test_status_is_silent_about_quality_where_nothing_was_judged(tmp_path: Path) -> None:
     start_run(str(tmp_path), "run")
     assert "quality" not in invoke("status", tmp_path).stdout
@@ -108,10 +121,10 @@ def test_status_is_silent_about_quality_where_nothing_was_judged(tmp_path: Path)
 
 def test_retry_does_not_pretend_to_change_what_the_gate_decided(output: str) -> None:
     text = invoke("retry", output).stdout
-    assert "1 clips will be tried again" in text
-    assert "1 clips were rejected by the quality gate, so `retry` does not change them" in text
+    assert "1 clip will be tried again" in text
+    assert "1 clip rejected by the quality gate: `retry` does not change that" in text
     assert "more max_reseeds, has lower limits, or is left out" in text
-    assert "1 clips are unsafe and stay rejected" in text
+    assert "1 unsafe clip rejected for good" in text
     assert given_up(output) == {"dd": "rejected", "ee": "rejected"}
 
 
@@ -130,7 +143,7 @@ def test_a_damaged_try_is_reported_and_set_aside_so_that_its_clip_can_go_on(outp
     assert storage.read_bytes(first) == content
     repaired = invoke("verify", output, "--repair")
 
-    assert "1 damaged tries set aside; the next `lynx-batch render` may render their seeds again" in repaired.stdout
+    assert "1 damaged try set aside; the next `lynx-batch render` may render such a seed again" in repaired.stdout
     assert storage.stat(first) is None
     assert storage.read_bytes(f"{first}.damaged") == content
     assert "ff" not in given_up(output), "the next run tries it again"
@@ -195,7 +208,7 @@ def test_a_stricter_run_that_finds_a_kept_try_unsafe_deletes_it_and_says_unsafe(
     run.close("")
 
     assert {Path(name).stem for name in files_below(output, f"clips/dd/{clip_id}")} == {"run-10", "run-12"}
-    assert "1 rejected: UnsafeContent: try 1: unsafe=0.50" in invoke("status", output).stdout
+    assert "1 rejected: UnsafeContent: try_number=1: unsafe=0.50" in invoke("status", output).stdout
 
 
 def upload(output: str, clip_id: str, attempt: str) -> None:

@@ -61,11 +61,11 @@ def test_retry_takes_what_its_filters_leave(output: str) -> None:
         assert (nothing.exit_code, f"{option} {text!r}: " in nothing.stderr) == (2, True)
     assert set(given_up(output)) == {"cc33", "dd44"}
     assert (
-        "1 clips"
+        "1 clip "
         in invoke("retry", output, "--reason", "outofmemory: TOO", "--where", "row == 2 and width == 64").stdout
     )
     assert set(given_up(output)) == {"dd44"}
-    assert "1 clips" in invoke("retry", output).stdout
+    assert "1 clip " in invoke("retry", output).stdout
     assert given_up(output) == {}
     faulty = invoke("retry", output, "--where", "colour == 1")
     assert (faulty.exit_code, "column 'colour': unknown" in faulty.stderr) == (2, True)
@@ -75,8 +75,8 @@ def test_retry_and_export_take_the_decisions_of_a_report(output: str, tmp_path: 
     decisions = tmp_path / "decisions.csv"
     decisions.write_text("clip_id,decision\naa11,approve\nffff,approve\nbb22,reject\ncc33,reject\n")
     told = invoke("retry", output, "--list", decisions).stdout
-    assert told.startswith("1 clips of the list are left out: they are committed")
-    assert "1 clips will be tried again" in told
+    assert told.startswith("1 clip of the list left out: committed")
+    assert "1 clip will be tried again" in told
     assert set(given_up(output)) == {"dd44"}
     exported = invoke("export", output, tmp_path / "named", "--list", decisions)
     assert (exported.exit_code, "clip ffff: it is in the list, but not committed" in exported.stdout) == (3, True)
@@ -88,7 +88,10 @@ def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
     result = invoke("export", output, str(tmp_path / "named"), "--name", "{row}.mp4")
     assert result.exit_code == 0
     assert "2 clips" in result.stdout
-    assert "1 more are committed: newer clips have their names, or they are not in the metadata yet" in result.stdout
+    assert (
+        "1 more clip committed, but not exported: a newer clip has the name, or the metadata lacks the clip"
+        in result.stdout
+    )
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"0.mp4", "1.mp4"}
 
 
@@ -182,7 +185,7 @@ def test_prune_removes_what_no_commit_names_and_nothing_else(output: str) -> Non
 
     young = invoke("prune", output)
     assert (young.exit_code, "0 files of 0.0 MB removed" in young.stdout) == (0, True)
-    assert "5 more uncommitted files were kept" in young.stdout
+    assert "5 more uncommitted files kept: too new" in young.stdout
     make_older(output, hours=25)
     would = invoke("prune", output, "--dry-run")
     assert (would.exit_code, "5 files of 0.0 MB would be removed" in would.stdout) == (0, True)
@@ -254,7 +257,7 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
     repaired = invoke("verify", output, "--repair")
 
     assert repaired.exit_code == 3
-    assert "2 commits withdrawn; the next `lynx-batch render` renders these clips again" in repaired.stdout
+    assert "2 commits withdrawn; the next `lynx-batch render` renders such clips again" in repaired.stdout
     editions = list_editions(output)
     assert (editions.in_force, editions.wanted("aa11"), editions.wanted("bb22")) == ({}, 2, 2)
     withdrawal = Withdrawal.model_validate_json(storage.read_bytes(f"{output}/commits/aa/aa11.e1.withdrawn.json"))
@@ -262,7 +265,7 @@ def test_a_repaired_clip_is_out_of_force_and_its_next_edition_finishes_it(output
     frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), np.uint8)
     delivered = deliver(frames, output=output, clip_id="aa11", attempt="run-2", fps=16, crf=30)
     commit(output, record("aa11").model_copy(update={"edition": 2, "attempt": "run-2", **asdict(delivered)}))
-    assert "1 of 1 clips read, 0 faulty" in invoke("verify", output).stdout
+    assert "1 of 1 clip read, 0 faulty" in invoke("verify", output).stdout
     make_older(output, hours=25)
     invoke("prune", output)
     assert files_below(output, "clips") == {"clips/aa/aa11/run-2.mp4", "clips/aa/aa11/run-2.jpg"}

@@ -1,5 +1,6 @@
 """`lynx-batch manifest` as its user runs it."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ from PIL import Image
 from typer.testing import Result
 
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
-from tests.builders import COLLINS, HOPPER, SUBJECTS, write_run
+from lynx_batch.ledger.tombstones import Tombstone, put_tombstone
+from lynx_batch.planning.revocation import Kind, key_of
+from tests.builders import COLLINS, HOPPER, NOW, SUBJECTS, write_run
 from tests.jobs import invoke
 from tests.models import BASE
 
@@ -101,7 +104,7 @@ def test_all_problems_are_shown_and_end_with_2() -> None:
     )
     result = run("check", "m.parquet", "--problems", "problems.jsonl")
     assert result.exit_code == 2
-    assert "m.parquet: 6 problem(s) in 6 of 7 rows" in result.stdout
+    assert "m.parquet: 6 problems in 6 of 7 rows" in result.stdout
     assert "must be a positive multiple of 16 px; the nearest is 832" in result.stdout
     problems = [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
     assert [(problem["row"], problem["column"], problem["value"]) for problem in problems] == [
@@ -118,7 +121,7 @@ def test_all_problems_are_shown_and_end_with_2() -> None:
 def test_more_problems_than_fit_a_screen_are_counted() -> None:
     write(*({"width": 833, "seed": seed} for seed in range(60)))
     result = run("check", "m.parquet", "--problems", "problems.jsonl")
-    assert "60 problem(s) in 60 of 60 rows; 10 more: --problems FILE has all" in result.stdout
+    assert "60 problems in 60 of 60 rows; 10 more: --problems FILE has all" in result.stdout
     assert len(Path("problems.jsonl").read_text().splitlines()) == 60
 
 
@@ -174,7 +177,7 @@ def test_texts_that_the_tokenizer_hardly_knows_are_a_warning_and_no_problem() ->
     result = check_with_tiny_model("--allow-duplicates")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
-        "warning: 6 row(s) have a text with more than 20% unknown tokens; the run's model reads every unknown piece as the same "
+        "warning: 6 rows with a text of more than 20% unknown tokens; the run's model reads every unknown piece as the same "
         "token, so use other words:",
         "  rows 1, 2, 3 and 2 more: prompt='傍晚的海边': 50% unknown: '傍晚的海边'",
         "  row 6: negative_prompt='𓀀 𓀁 𓀂 𓀃': 50% unknown: '𓀀', '𓀁', '𓀂' and 1 more",
@@ -193,7 +196,26 @@ def test_an_expired_consent_is_told_and_no_problem() -> None:
     write({"consent_expires_at": pa.scalar(0, pa.timestamp("us", "UTC")).as_py()})
     result = run("check", "m.parquet")
     assert result.exit_code == 0
-    assert "1 row(s) will be rejected because of their consent:" in result.stdout
+    assert "1 row will be rejected because of their consent:" in result.stdout
+
+
+def test_revoked_rows_are_told_with_a_run_file(tmp_path: Path, face_pack: Path) -> None:
+    write({"subject_id": "ada"}, {"subject_uri": str(HOPPER)}, {"subject_uri": str(COLLINS)})
+    write_faces_run(face_pack)
+    for kind, value in (
+        (Kind.SUBJECT_ID, "ada"),
+        (Kind.PHOTO_SHA256, hashlib.sha256(HOPPER.read_bytes()).hexdigest()),
+    ):
+        key = key_of(kind, value)
+        put_tombstone(
+            str(tmp_path / "o"), Tombstone(kind=key.kind, digest=key.digest, revoked_at=NOW, revoked_by="Bob")
+        )
+    told = run("check", "m.parquet", "--run", "run.yaml", "--photos").stdout
+    assert (
+        "2 rows will be rejected because of their consent:\n  row 0: subject_id: revoked\n  row 1: photo_sha256: revoked"
+        in told
+    )
+    assert "grace-hopper" not in told, "its photo is not looked at"
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
@@ -216,7 +238,7 @@ def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> No
     assert result.exit_code == 0
     assert "note: row 0: subject_uri=" in result.stdout
     assert "the face is rotated 90 degrees clockwise; it is read upright" in result.stdout
-    assert "m.parquet: 1 rows, no problem" in result.stdout
+    assert "m.parquet: 1 row, no problem" in result.stdout
 
 
 def write_faces_run(face_pack: Path) -> None:
@@ -257,7 +279,7 @@ def test_a_sheet_shows_each_photo_and_replaces_an_older_one(face_pack: Path) -> 
     for _ in range(2):
         result = run("check", "m.parquet", "--run", "run.yaml", "--photos", "--sheet", "sheet.html")
         assert result.exit_code == 2
-        assert "m.parquet: 1 problem(s) in 1 of 2 rows" in result.stdout
+        assert "m.parquet: 1 problem in 1 of 2 rows" in result.stdout
     page = Path("sheet.html").read_text(encoding="utf-8")
     assert page.count("<article") == 2
     assert page.count('src="data:image/jpeg;base64,') == 2

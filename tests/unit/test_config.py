@@ -1,4 +1,5 @@
 from dataclasses import fields
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -327,10 +328,29 @@ def test_a_home_that_nobody_has_is_a_folder_of_that_name(tmp_path: Path) -> None
         ({"model": {"base": "b", "adapters": {"id": 1}}}, "model.adapters.id: must be text (got 1)"),
         ({"model": {"base": "b", "adapters": "a", "loras": "x"}}, "model.loras: must be a list (got 'x')"),
         ({"model": {"base": "b", "adapters": "a", "loras": [{"scale": 1}]}}, "model.loras.0.file: required"),
-        ({"inputs": {"allow": []}}, "inputs.allow: must have at least 1 item(s) (got [])"),
+        ({"inputs": {"allow": []}}, "inputs.allow: must not be empty (got [])"),
         ({"inputs": {"read_timeout_s": 0}}, "inputs.read_timeout_s: must be above 0.0 (got 0)"),
         ({"video": {"crf": 1.5}}, "video.crf: must be a whole number (got 1.5)"),
         ({"retry": {"deadline_factor": "{x}"}}, "retry.deadline_factor: must be a number (got '{x}')"),
+        ({"quality": True}, "quality: must be a mapping of keys (got True)"),
+        ({"retry": {"max_attempts": True}}, "retry.max_attempts: must not be true or false (got True)"),
+        ({"quality": {"likeness": {"min_mean": nan}}}, "quality.likeness.min_mean: must be a finite number (got nan)"),
+        (
+            {"quality": {"likeness": {"min_mean": "nan"}}},
+            "quality.likeness.min_mean: must be a finite number (got 'nan')",
+        ),
+        (
+            {"quality": {"technical": False}},
+            "quality: needs at least one of likeness, technical, safety and prompt",
+        ),
+        (
+            {"provenance": {"use": {"scope": " "}}},
+            "provenance.use.scope: must be one name, without commas, such as ad or EU (got ' ')",
+        ),
+        (
+            {"provenance": {"use": {"regions": ["EU,US"]}}},
+            "provenance.use.regions: must be one name, without commas, such as ad or EU (got ['EU,US'])",
+        ),
         ({"engine": {"compile": "maybe"}}, "engine.compile: must be true or false (got 'maybe')"),
         ({"cluster": {"gpus_per_group": 5}}, "cluster.gpus_per_group: must be 'auto', 1, 2, 3, 4, 6 or 8 (got 5)"),
         (

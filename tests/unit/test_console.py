@@ -23,7 +23,7 @@ from lynx_batch.cli.progress import shown
 from lynx_batch.execution.progress import Progress
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.ledger.metadata import Outcome
-from lynx_batch.printable import printable
+from lynx_batch.printable import counted, printable
 from lynx_batch.telemetry import configure_logging
 from tests.builders import begin, ended, small_clip, write_metadata
 from tests.models import OLD_OUTPUT
@@ -131,6 +131,11 @@ def test_logs_that_nobody_reads_end_no_command() -> None:
 def test_line_breaks_tabs_and_other_scripts_stay() -> None:
     assert printable("微笑\n\tمرحبا é") == "微笑\n\tمرحبا é"
     assert printable(EVIL) == "a�]0;own�b�31mc�d��e�"
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    assert [counted(number, "clip") for number in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+    assert [counted(number, "try", "tries") for number in (1, 3)] == ["1 try", "3 tries"]
 
 
 def test_the_cells_of_a_manifest(on_terminal: OnTerminal, tmp_path: Path) -> None:

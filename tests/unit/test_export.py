@@ -254,7 +254,7 @@ def test_an_output_whose_run_was_killed_before_its_first_metadata_can_be_exporte
     place.run("killed", [], took=[ask()])
     publish(place.output, "aa11")
     told = place.export(tmp_path / "named")
-    assert (told.exit_code, "0 clips" in told.stdout, "1 more are committed" in told.stdout) == (0, True, True)
+    assert (told.exit_code, "0 clips" in told.stdout, "1 more clip committed" in told.stdout) == (0, True, True)
 
 
 @pytest.mark.parametrize("below", ["", "clips", "clips/aa", "new"])
@@ -403,7 +403,7 @@ def test_a_withdrawn_clip_is_named_and_gives_no_older_one_its_name(place: Place,
     withdraw(place.output, reason)
     result = place.export(tmp_path / "named")
     assert result.exit_code == 3
-    assert "1 left out" in result.stdout
+    assert "1 clip left out" in result.stdout
     assert "  wave.mp4: the commit of clip bb22 is withdrawn" in result.stdout
     assert [file.name for file in (tmp_path / "named").iterdir()] == ["smile.mp4"]
 
@@ -420,7 +420,7 @@ def test_a_video_that_is_not_as_it_was_committed_is_named_and_the_rest_goes_on(
 ) -> None:
     harm(Path(team.output, record("aa11").clip_uri))
     result = team.export(tmp_path / "named", "{clip_id}.mp4")
-    assert (result.exit_code, "2 clips" in result.stdout, "1 left out" in result.stdout) == (3, True, True)
+    assert (result.exit_code, "2 clips" in result.stdout, "1 clip left out" in result.stdout) == (3, True, True)
     assert f"  aa11.mp4: {team.output}/clips/aa/aa11/run-1.mp4: " in result.stdout
     assert {file.name for file in (tmp_path / "named").iterdir()} == {"bb22.mp4", "cc33.mp4"}
 

@@ -74,7 +74,7 @@ def test_a_clip_is_taken_only_if_it_fits_beside_what_runs_and_a_refused_one_stay
     assert asked.closed_by.startswith("limits.max_gpu_hours")
     assert (schedule.count(ClipState.WAITING), schedule.count(ClipState.RUNNING)) == (3, 2)
     assert asked.take(groups, groups[0]) is None, "a closed budget stays closed"
-    assert asked.describe_left().startswith("5 clips are left")
+    assert asked.describe_left().startswith("5 clips left")
 
 
 def test_the_steps_that_a_clip_has_done_are_needed_no_more() -> None:
@@ -124,7 +124,7 @@ def test_clips_that_were_handed_out_early_go_back_and_what_runs_is_finished() ->
     asked.close_if_spent(groups)
     assert (state.tasks, state.has_room) == ([rendering], False)
     assert (schedule.count(ClipState.WAITING), schedule.count(ClipState.RUNNING)) == (2, 1)
-    assert asked.describe_left().startswith("3 clips are left")
+    assert asked.describe_left().startswith("3 clips left")
 
 
 def test_a_group_counts_only_from_when_its_slots_are_reserved() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_a_process_uploads_its_events_with_its_own_fields_and_those_of_the_attem
     assert failed.items() >= {**of_process, **known}.items()
     assert "clip_id" not in loaded
     assert datetime.fromisoformat(str(loaded["timestamp"])).tzinfo is UTC
+
+
+@pytest.mark.usefixtures("_configured")
+def test_the_first_part_is_there_long_before_the_process_ends(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FIRST_UPLOAD_S", 0.01)
+    with uploading(output, "run", "driver"):
+        log.info("run_started")
+        deadline_s = time.monotonic() + 30
+        while not list_log_parts(output, "run") and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert [record["event"] for record in read(output)] == ["run_started"]
 
 
 def test_a_part_that_the_store_does_not_take_is_put_later_and_once(output: str) -> None:
@@ -212,7 +224,7 @@ def test_prune_removes_old_logs_only_if_asked_and_erase_removes_all(output: str)
 
     assert "0 files" in invoke("prune", output).stdout
     assert "0 files" in invoke("prune", output, "--logs", "3d").stdout
-    assert "1 files" in invoke("prune", output, "--logs", "2d").stdout
+    assert "1 file " in invoke("prune", output, "--logs", "2d").stdout
     assert [record["event"] for record in read(output)] == ["model_loaded"]
     assert invoke("prune", output, "--logs", "1m").exit_code == 2
 

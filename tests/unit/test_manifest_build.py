@@ -190,7 +190,7 @@ def test_every_fault_of_csv_is_named_with_line_column_value_and_rule(tmp_path: P
     with pytest.raises(ConfigError) as caught:
         build_text(tmp_path, "rows.csv", text)
     assert str(caught.value).splitlines() == [
-        f"{tmp_path}/rows.csv: 4 fault(s)",
+        f"{tmp_path}/rows.csv: 4 faults",
         "  line 2: seed='one': must be a whole number of at most 64 bits",
         "  line 2: consent_expires_at='never': must be a time such as 2027-01-31T12:00:00Z",
         "  line 4: must have 4 cells, as line 1 has; it has 2",

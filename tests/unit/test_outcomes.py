@@ -106,7 +106,7 @@ def test_rows_whose_commits_vanish_are_abandoned_or_reported(tmp_path: Path, mon
 
     stopped_by = recorder.close("")
 
-    assert stopped_by == "the commits of 2 rendered clips have vanished or were withdrawn"
+    assert stopped_by == "2 rendered clips without a commit: it has vanished or was withdrawn"
     rows = read_metadata(output).to_pylist()
     assert {row["clip_id"]: row["outcome"] for row in rows} == {"aa": "rendered", "bb": "abandoned", "cc": "rendered"}
     (run,) = read_runs(output)

@@ -11,11 +11,13 @@ from PIL import Image
 from lynx_batch import storage
 from lynx_batch.config import RunConfig, load_run_config, parse_run_config
 from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.tombstones import Tombstone, put_tombstone
+from lynx_batch.planning.revocation import Kind, key_of
 from lynx_batch.preparation.origin import read_origin
 from lynx_batch.preparation.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
 from lynx_batch.preparation.prepare import PreparedRun, prepare
 from lynx_batch.preparation.selection import Selection
-from tests.builders import COLLINS, HOPPER, SUBJECTS, row, tiny_run, write_manifest
+from tests.builders import COLLINS, HOPPER, NOW, SUBJECTS, row, tiny_run, write_manifest
 from tests.certificates import key_pem, make_chain, make_key
 from tests.models import MODEL
 from tests.stores import refusing_store
@@ -196,6 +198,28 @@ def test_every_bad_row_is_named(home: Path, folder: Path, face_pack: Path) -> No
     allowing = Selection(allow_invalid=True, allow_duplicates=True)
     rejected = prepared_there(pack(config, allowing, folder), allowing).rejections
     assert [rejection.row for rejection in rejected] == [1, 0]
+
+
+def test_rows_of_revoked_people_consents_and_photos_are_named_before_the_job_is_submitted(
+    home: Path, folder: Path, face_pack: Path
+) -> None:
+    shared = home / "shared"
+    cluster = {"shared_paths": [str(MODEL), str(face_pack), str(shared)]}
+    rows = [row(COLLINS, subject_id="ada"), row(COLLINS, seed=1), row(HOPPER), row(HOPPER, seed=2, consent_ref="C-1")]
+    config = run_config(home, face_pack, rows, output=str(shared), cluster=cluster)
+    photo = hashlib.sha256(HOPPER.read_bytes()).hexdigest()
+    for kind, value in ((Kind.SUBJECT_ID, "ada"), (Kind.CONSENT_REF, "C-1"), (Kind.PHOTO_SHA256, photo)):
+        key = key_of(kind, value)
+        put_tombstone(str(shared), Tombstone(kind=key.kind, digest=key.digest, revoked_at=NOW, revoked_by="Bob"))
+
+    found = pack(config, Selection(), folder).rejections
+
+    assert [(each.row, each.error) for each in found] == [
+        (0, "subject_id: revoked"),
+        (3, "consent_ref: revoked"),
+        (2, "photo_sha256: revoked"),
+    ]
+    assert len(list((folder / "photos").iterdir())) == 1
 
 
 def test_photos_that_are_too_many_to_travel_are_refused(home: Path, folder: Path, face_pack: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_deadline_that_no_number_of_gpus_can_meet_is_told(run_file: Path) -> N
 
 def test_clips_that_no_group_has_the_memory_for_are_told(run_file: Path) -> None:
     output = run(str(run_file), "--set", "defaults.width=16000", "--set", "defaults.height=16000", "--limit", "2")
-    assert "2 of the clips fit no group" in output
+    assert "no group has room for 2 clips" in output
 
 
 def test_json_holds_the_same(run_file: Path) -> None:
@@ -106,6 +106,21 @@ def test_a_limit_in_usd_without_a_price_is_refused(run_file: Path) -> None:
     result = invoke("plan", run_file, "--set", "limits.max_usd=1", "--set", "cluster.usd_per_gpu_hour={A100: 1}")
     assert result.exit_code == 2
     assert "cluster.usd_per_gpu_hour: must have a price for H200, because limits.max_usd=1 is set" in result.output
+
+
+def test_a_price_of_the_pool_is_enough_for_a_limit_in_usd(run_file: Path) -> None:
+    told = run(str(run_file), "--gpus", "8xH100@2", "--set", "limits.max_usd=100")
+    assert "stays within the limits 'default'" in told
+    refused = invoke("plan", run_file, "--gpus", "8xH100", "--set", "limits.max_usd=100")
+    assert (refused.exit_code, "must have a price for H100" in refused.stderr) == (2, True)
+
+
+def test_a_watermark_that_is_no_network_is_refused_before_any_worker_loads_it(run_file: Path) -> None:
+    (run_file.parent / "text.jit").write_bytes(b"no network")
+    marks = f"provenance={{marking: required, require_consent: false, watermark: {run_file.parent / 'text.jit'}}}"
+    refused = invoke("plan", run_file, "--set", marks)
+    assert refused.exit_code == 2
+    assert "text.jit': must be a TorchScript module with embed(images, messages) and detect(images)" in refused.stderr
 
 
 def test_a_fixed_group_size_is_the_only_one_told(run_file: Path) -> None:
@@ -178,7 +193,7 @@ def test_without_judged_tries_the_share_that_passes_is_assumed_and_told(run_file
     loading_s = 60.0
     assert with_gate["ideal_s"] - loading_s == pytest.approx(1.24 * (without["ideal_s"] - loading_s))
     assert with_gate["options"][0]["gpu_hours"] > without["options"][0]["gpu_hours"]
-    told = "tries: 1.24 per clip expected, 80% are assumed to pass, as 0 were judged here (10 are needed)"
+    told = "tries: 1.24 per clip expected, 80% are assumed to pass, with only 0 judged here (10 are needed)"
     assert told in run(str(run_file), "--set", GATE)
 
 
@@ -198,7 +213,7 @@ def test_tries_that_were_judged_here_replace_the_assumption(run_file: Path) -> N
 
 def test_too_few_judged_tries_are_told(run_file: Path) -> None:
     judge_here(run_file, 0, 4)
-    assert "80% are assumed to pass, as 4 were judged here" in run(str(run_file), "--set", GATE)
+    assert "80% are assumed to pass, with only 4 judged here" in run(str(run_file), "--set", GATE)
 
 
 def test_rows_that_give_their_seed_take_one_try_unless_they_may_be_reseeded(run_file: Path) -> None:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from lynx_batch.config import QualityConfig
 from lynx_batch.ledger.commits import CommitRecord, commit
-from lynx_batch.ledger.judged_tries import newest_policy, read_judged, read_sample
+from lynx_batch.ledger.judged_tries import read_judged, read_sample
+from lynx_batch.ledger.runs import newest_policy
 from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.output import RUN_FILE, TryName, run_file_uri, try_uri
 from tests.builders import IDENTITY, NOW, record, start_run
@@ -165,7 +166,7 @@ def test_labels_choose_the_limits(output: str, tmp_path: Path) -> None:
         (f"clip_id,number,label\n{name(3)},7,bad", ["line 2: number='7': must be a judged try", "which has 0, 1"]),
         (
             f"clip_id,number,label\n{name(3)},,good\n\n{name(3)},1,bad",
-            [f"line 4: try 1 of clip {name(3)}: must be labelled once, but line 2 does, too"],
+            [f"line 4: number=1 of clip {name(3)}: must be labelled once, but line 2 does, too"],
         ),
         (f"clip_id,label\n{name(0)},good", ["label: must be 'bad' at least once"]),
         (f"clip_id,label\n{name(0)},good,x", ["line 2: must have 2 cells"]),
@@ -214,7 +215,7 @@ def test_few_tries_and_several_sets_of_scorers_are_told(tmp_path: Path) -> None:
     )
     record_try(output, judged, is_store_safe=True)
     told = calibrate(output, "--out", str(tmp_path / "x.png"))
-    assert "4 tries are left out of the limits: they lack scores that these rules need" in told, "technical ones"
+    assert "4 tries left out of the limits, without scores that these rules need" in told, "technical ones"
     assert "only 0 tries can be used, fewer than 30" in told
     assert "2 different sets of scorers judged them" in told
     assert "the defaults, because no run here" in told

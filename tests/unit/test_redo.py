@@ -119,7 +119,15 @@ def test_a_redo_that_is_rejected_is_the_rows_outcome_and_the_old_edition_is_expo
     assert list_editions(output).in_force["ab12"] == 1
     exported = name_clips(output, "{clip_id}.mp4", datetime.now(UTC)).clips
     assert exported["ab12.mp4"].attempt == "run-1"
-    assert summarise(output).num_redo == 0
+    assert run.num_still_in_force == 1
+    summary = summarise(output)
+    assert (summary.num_redo, summary.redo_given_up) == (0, {Outcome.REJECTED: 1})
+    assert summary.judged is not None
+    assert (summary.judged.num_rejected, summary.judged.rejected_by) == (0, {}), "the edition in force counts"
+    told = invoke("status", output, "--clips").stdout
+    assert "2 clips committed\n`retry --redo`: 1 rejected; the older edition of each such clip stays in force\n" in told
+    told = "".join(told.split())
+    assert "clips/ab/ab12/run-1.mp4(edition1,whichstaysinforce);redo:nonepassed" in told.replace("│", "")
     again = begin(output, "again", [seedless()], quality=RULES)
     assert (again.open_clips, again.counts) == ([], {Outcome.REJECTED: 1})
     more = begin(output, "more", [seedless()], quality=RULES.model_copy(update={"max_reseeds": 2}))
@@ -154,13 +162,16 @@ def test_what_is_asked_for_depends_on_what_became_of_the_last_redo() -> None:
 
 def test_the_command_asks_once_for_the_clips_with_low_scores(output: str) -> None:
     first = invoke("retry", output, "--redo", "--where", "likeness_p10 < 0.4")
-    assert (first.exit_code, "1 committed clips will be rendered with another seed" in first.stdout) == (0, True)
+    assert (first.exit_code, "1 committed clip will be rendered with another seed" in first.stdout) == (0, True)
     assert list_editions(output).redo == {"ab12": 2}
     second = invoke("retry", output, "--redo", "--where", "likeness_p10 < 0.4")
     assert "0 committed clips will be rendered" in second.stdout
-    assert "1 wait for an earlier --redo already: nothing changed" in second.stdout
+    assert "1 clip already waiting for an earlier --redo: nothing changed" in second.stdout
     assert list_editions(output).redo == {"ab12": 2}
-    assert "2 clips committed, 1 of them to be redone" in invoke("status", output).stdout
+    assert (
+        "2 clips committed\n`retry --redo`: 1 waiting for the next `render`; the older edition of each such clip stays in force\n"
+        in invoke("status", output).stdout
+    )
 
 
 def test_a_redo_takes_the_clips_that_a_list_rejects(output: str, tmp_path: Path) -> None:
@@ -168,7 +179,7 @@ def test_a_redo_takes_the_clips_that_a_list_rejects(output: str, tmp_path: Path)
     chosen.write_text("clip_id,decision\nab12,reject\n99,reject\ncd34,approve\n")
     asked = invoke("retry", output, "--redo", "--list", chosen)
     assert (asked.exit_code, list_editions(output).redo) == (0, {"ab12": 2}), asked.output
-    assert "1 clips of the list are left out: they are not committed" in asked.stdout
+    assert "1 clip of the list left out: not committed" in asked.stdout
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_figures_count_every_row_once_and_name_reasons_by_frequency() -> None:
     failed = {"outcome": Outcome.FAILED, "error_type": "OutOfMemory", "is_rendered_here": False}
     rows = [
         shown(0, attempts=3, num_tries=2),
-        shown(1, is_rendered_here=False, num_tries=1),
+        shown(1, is_rendered_here=False, num_tries=4),
         shown(2, error="too big", **failed),
         shown(3, error="bigger", **failed),
         shown(4, outcome=Outcome.ABANDONED, is_rendered_here=False),
@@ -120,6 +120,36 @@ def test_figures_count_every_row_once_and_name_reasons_by_frequency() -> None:
     ]
     assert (figures.num_rendered_here, figures.clips_per_gpu_hour, figures.usd) == (1, 2.0, 1.25)
     assert (figures.num_extra_tries, figures.num_extra_attempts) == (1, 2)
+
+
+def test_tries_count_for_the_run_that_finished_their_clip_and_a_redo_that_was_given_up_is_told() -> None:
+    redone = {"outcome": Outcome.REJECTED, "edition": 2, "in_force": 1, "num_tries": 3, "is_rendered_here": False}
+    figures = sum_up([shown(0, attempts=1, **redone), shown(1, attempts=0, **redone)], None)
+    assert (figures.num_extra_tries, figures.num_still_in_force) == (2, 2)
+    html = pages_of([shown(0, **redone)])["index.html"]
+    assert "1 row not rendered again by a redo: an older edition of the clip stays in force." in html
+    (data,) = data_of(html)
+    assert (data["inForce"], data["isOlder"]) == (1, True)
+    (later,) = data_of(pages_of([shown(0, **redone | {"in_force": 2})])["index.html"])
+    assert (later["inForce"], "isOlder" in later) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error_type", "again"),
+    [
+        (Outcome.FAILED, "OutOfMemory", True),
+        (Outcome.REJECTED, "NoFaceFound", True),
+        (Outcome.REJECTED, "UnsafeContent", False),
+        (Outcome.REJECTED, "UnsafePhoto", False),
+        (Outcome.REJECTED, "NotGoodEnough", False),
+        (Outcome.REJECTED, "ConsentRevoked", False),
+        (Outcome.ABANDONED, "", False),
+    ],
+)
+def test_another_try_is_offered_only_where_retry_asks_for_one(outcome: Outcome, error_type: str, again: bool) -> None:
+    row = shown(outcome=outcome, error_type=error_type, is_rendered_here=False)
+    (data,) = data_of(pages_of([row])["index.html"])
+    assert data.get("again", False) == again
 
 
 def test_what_nobody_knows_is_no_figure() -> None:

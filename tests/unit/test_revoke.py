@@ -84,12 +84,12 @@ def test_what_was_made_of_a_person_is_withdrawn_and_deleted_and_the_rest_stays(
     result = revoke(output, *choice, "--yes")
 
     assert result.exit_code == 0, result.output
-    assert "2 committed clips and 7 files match this" in result.stdout
+    assert "2 committed clips and 7 files of this" in result.stdout
     assert "revoked: 2 commits withdrawn, 7 files and 0 old versions deleted" in result.stdout
     assert set(list_editions(output).in_force) == {"bb22"}
     assert {uri.rpartition("/")[0] for uri in files_below(output, "clips", "resume")} == {attempts_uri(output, "bb22")}
     again = revoke(output, *choice, "--yes")
-    assert "0 committed clips and 0 files match" in again.stdout
+    assert "0 committed clips and 0 files of this" in again.stdout
     assert again.exit_code == 0
 
 
@@ -143,11 +143,11 @@ def test_a_clip_that_was_made_again_on_a_new_consent_survives_the_old_ones_revoc
     make(output, "run-3", [spec("aa11", "lovelace", "A2")])
     assert list_editions(output).in_force["aa11"] == 2
     result = revoke(output, "--consent-ref", "A", "--yes")
-    assert "0 committed clips and 0 files match" in result.stdout
+    assert "0 committed clips and 0 files of this" in result.stdout
     assert list_editions(output).in_force["aa11"] == 2
     assert "revoked, but" not in invoke("verify", output).stdout
     photo = revoke(output, "--photo-sha256", "1" * 64, "--yes")
-    assert "2 committed clips and 6 files match" in photo.stdout, "bob's clip is of the same photo here"
+    assert "2 committed clips and 6 files of this" in photo.stdout, "bob's clip is of the same photo here"
     assert not list_editions(output).in_force
 
 

@@ -110,7 +110,7 @@ def test_clips_get_scores_once_and_those_that_cannot_are_listed(output: str, tmp
 
 def test_a_part_is_judged_and_the_rest_later(output: str) -> None:
     limited = judge(output, "--limit", 1)
-    assert "1 clips judged, 1 had scores before\n2 more have no scores (--limit)" in limited.stdout
+    assert "1 clip judged, 1 had scores before\n2 clips left without scores (--limit)" in limited.stdout
     judging = judge_all(output, find_unjudged(output).clips, QualityConfig(), num_workers=1)
     assert next(judging) == (OTHER, None)
     judging.close()  # as Ctrl-C does

@@ -68,7 +68,7 @@ def test_every_malformed_uri_is_told_with_its_row_by_check_and_by_whatever_would
     for command, options in (("plan", []), ("render", []), ("submit", on_cluster)):
         refused = run(command, run_file, *options)
         assert refused.exit_code == 2
-        assert f"the manifest breaks {len(MALFORMED)} rule(s)" in refused.stderr
+        assert f"the manifest breaks {len(MALFORMED)} rules" in refused.stderr
         assert "secret" not in refused.output
     assert not Path(job.output).exists()
 

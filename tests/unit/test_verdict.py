@@ -104,7 +104,7 @@ def test_a_rejection_names_the_best_try_value_and_rule() -> None:
     assert isinstance(end, Reject)
     assert not end.is_unsafe
     assert end.reason == (
-        "none of 2 tries passed; try 1: likeness_mean=0.35: must be at least 0.5 (quality.likeness.min_mean); "
+        "none of 2 tries passed; the best one, try_number=1: likeness_mean=0.35: must be at least 0.5 (quality.likeness.min_mean); "
         "likeness_p10=0.25: must be at least 0.3 (quality.likeness.min_p10)"
     )
 
@@ -114,10 +114,10 @@ def test_unsafe_ends_a_clip_at_once_and_for_good() -> None:
     unsafe = judged(1, unsafe=0.9)
 
     assert verdict([judged(0), unsafe], rules) == Reject(
-        "try 1: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True, number=1
+        "try_number=1: unsafe=0.90: must be below 0.8 (quality.safety.max_score)", is_unsafe=True, number=1
     )
     recorded = JudgedTry(number=0, scores=judged(0).scores, is_unsafe=True)
-    assert verdict([recorded], quality(safety=None)) == Reject("try 0: was found unsafe", is_unsafe=True)
+    assert verdict([recorded], quality(safety=None)) == Reject("try_number=0: was found unsafe", is_unsafe=True)
 
 
 def test_each_classifier_has_its_limit() -> None:
@@ -126,7 +126,7 @@ def test_each_classifier_has_its_limit() -> None:
 
     assert verdict([judged(0, unsafe=0.5, unsafe_falconsai=0.8)], rules) == Accept(0)
     assert verdict([both], rules) == Reject(
-        "try 0: unsafe_falconsai=0.90: must be below 0.85 (quality.safety.max_falconsai)", is_unsafe=True
+        "try_number=0: unsafe_falconsai=0.90: must be below 0.85 (quality.safety.max_falconsai)", is_unsafe=True
     )
     assert verdict([both], quality()) == Accept(0), "a score that no rule limits"
     assert missing_scores(judged(0).scores, rules) == ["unsafe_falconsai"]

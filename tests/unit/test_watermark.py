@@ -12,9 +12,10 @@ from torch import nn
 from lynx_batch.config import ProvenanceConfig, VideoConfig
 from lynx_batch.delivery.deliver import finish, upload
 from lynx_batch.delivery.inspect import find_faults
-from lynx_batch.delivery.marker import check_provenance, message_of
+from lynx_batch.delivery.marker import message_of
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import NotMarked
+from lynx_batch.preparation.marks import check_marks
 from lynx_batch.rendering.marking import load_marker
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.spec import RenderParams
@@ -36,7 +37,7 @@ def test_the_message_survives_the_encoder_and_is_a_digest_of_the_clip_id(
     frames: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     config = ProvenanceConfig(marking="required", watermark=write_network(tmp_path / "mark.jit", 0.06))
-    check_provenance(config, [])
+    check_marks(config, [])
     marker = load_marker(config)
     clip = make_clip("ab12", make_request(PARAMS), photo_sha256="1")
     marked = finish(frames, clip, PARAMS, identity=IDENTITY, video=VideoConfig(), marker=marker)
@@ -79,10 +80,11 @@ def test_a_watermark_that_the_encoder_destroys_counts_as_failed(frames: NDArray[
 def test_a_file_that_is_no_such_network_is_refused(tmp_path: Path) -> None:
     absent = ProvenanceConfig(marking="try", watermark=str(tmp_path / "no.jit"))
     with pytest.raises(MissingFile, match=r"provenance\.watermark=.*no\.jit.*does not exist"):
-        check_provenance(absent, [])
+        check_marks(absent, [])
     (tmp_path / "text.jit").write_bytes(b"no network")
     with pytest.raises(WeightsMismatch, match=r"text\.jit.*must be a TorchScript module with embed"):
-        load_marker(ProvenanceConfig(marking="try", watermark=str(tmp_path / "text.jit")))
+        check_marks(ProvenanceConfig(marking="try", watermark=str(tmp_path / "text.jit")), [])
+    check_marks(ProvenanceConfig(watermark=str(tmp_path / "text.jit")), [])  # marks nothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(nn.Identity()).save(str(tmp_path / "other.jit"))

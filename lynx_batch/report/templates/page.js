@@ -123,7 +123,7 @@
       ["Prompt", clip.prompt], ["ClipId", clip.id], ["Row", clip.row],
       ["Video", clip.size && clip.frames ? `${clip.size}, ${clip.frames} frames at ${clip.fps} fps` : ""],
       ["Size", clip.bytes ? `${(clip.bytes / 1e6).toFixed(2)} MB` : ""],
-      ["Seed", clip.seed], ["Tries", clip.tries > 1 ? `${clip.tries}, this is number ${(clip.try || 0) + 1}` : ""],
+      ["Seed", clip.seed], ["Tries", clip.tries > 1 ? `${clip.tries}, this one has try_number ${clip.try || 0} (counted from 0)` : ""],
       ["Attempts", clip.attempts > 1 ? clip.attempts : ""],
       ["Time", clip.seconds ? `${clip.seconds} s on ${clip.gpus || 1} ${clip.device || "GPU"}` : ""],
       ["Note", clip.earlier ? "rendered before this run" : ""],
@@ -138,11 +138,11 @@
     return make("details", { className: "more-about" }, make("summary", {}, "Details", make("span", { className: "hidden" }, ` of ${clip.name}`)), list);
   }
 
-  // What one can decide: a clip with a picture is approved or rejected, one that failed can be asked for again.
+  // What one can decide: a clip with a picture is approved or rejected, one that may be rendered after all can be asked for again.
   function choicesOf(clip) {
     if (!clip.id || clip.outcome === "abandoned") return [];
-    const again = ["reject", clip.poster || clip.video ? "Reject" : "Try again"];
-    return clip.poster || clip.video ? [["approve", "Approve"], again] : [again];
+    if (clip.poster || clip.video) return [["approve", "Approve"], ["reject", "Reject"]];
+    return clip.again ? [["reject", "Try again"]] : [];
   }
 
   function decideOf(clip, card) {
@@ -176,6 +176,13 @@
     revoked: "Revoked: the clip is gone.",
   };
 
+  function editionNote(clip) {
+    if (!clip.inForce) return "";
+    return clip.isOlder
+      ? `This is what became of a redo. Edition ${clip.inForce} of the clip stays in force: export copies that one.`
+      : `Committed since: edition ${clip.inForce} of the clip is in force.`;
+  }
+
   function cardOf(clip) {
     const card = make("li", { className: "clip" });
     const photo = clip.photo ? make("img", { alt: `Photo of ${clip.subject || clip.name}`, loading: "lazy", decoding: "async", src: address(clip.photo) }) : null;
@@ -185,6 +192,7 @@
         make("div", {}, make("h3", {}, make("bdi", {}, clip.name)), clip.subject ? make("p", {}, make("bdi", {}, clip.subject)) : null),
         isProblem ? make("span", { className: `badge ${clip.outcome}` }, clip.outcome) : null),
       isProblem && clip.reason ? make("p", { className: `why ${clip.outcome}` }, make("bdi", {}, clip.reason)) : null,
+      clip.inForce ? make("p", { className: "muted small" }, editionNote(clip)) : null,
       clip.consent ? make("p", { className: "why rejected" }, consentNote[clip.consent]) : null,
       make("p", { className: "prompt" }, make("bdi", {}, clip.prompt || "")),
       scoresOf(clip), detailsOf(clip));
@@ -274,7 +282,7 @@
       numShown = 0;
       $("sheet").replaceChildren();
       const [num, all] = [found.length, report.clips.length].map((number) => number.toLocaleString("en"));
-      $("found").textContent = num === all ? `${all} clips` : `${num} of ${all} clips`;
+      $("found").textContent = `${num === all ? "" : `${num} of `}${all} clip${all === "1" ? "" : "s"}`;
       showMore();
     };
 
