@@ -333,7 +333,7 @@ def _group_table(groups: Sequence[GroupAnswer]) -> Table:
     table = Table(*(Column(name, overflow="fold") for name in groups[0].values), *outcomes, "likeness")
     for group in groups:
         values = (
-            "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+            "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
             for value in group.values.values()
         )
         counts = (str(group.counts.get(outcome, 0)) for outcome in outcomes)

@@ -116,6 +116,8 @@ def build(
     if rows is not None:
         if recursive:
             raise ConfigError("--recursive: must not be given together with --from, whose rows name their photos")
+        if language and prompts is None:
+            raise ConfigError(f"--language {language!r}: needs --prompts")
         source = read_source(rows, ReadOptions(sheet=sheet, encoding=encoding, renamed=parse_map(renamed or ())))
         for note in source.notes:
             say(f"{source.source}: {note}")

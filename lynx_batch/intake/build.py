@@ -104,6 +104,8 @@ def _build(
         prompted += own
     if found:
         raise ConfigError(list_faults(source, found))
+    if not people:
+        raise ConfigError(f"{source}: must have a row below the names of its columns")
     if empty:
         log.warning(
             "empty_values", lines_by_column=dict(empty), help="{{column|text}} gives a default, {{column!}} refuses"

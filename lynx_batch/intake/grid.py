@@ -38,7 +38,8 @@ in Wan-Video/Wan2.1.
 
 VARIED = tuple(name for name in PARAMETERS if name not in ("prompt", "seed"))
 WHOLE_RANGE = re.compile(r"(?P<first>[0-9]+)\s*-\s*(?P<last>[0-9]+)")
-SHORT_NAME = re.compile(r"[\w.\-]{1,20}")
+SHORT_NAME = re.compile(r"\w[\w.\-]{0,19}")
+"""A value that a clip's name can have. In place of any other stands its number, after a hyphen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +98,9 @@ def _axis(option: str, values: Sequence[object], choose: Callable[[str, int, obj
 
 def _parameter_choice(name: str) -> Callable[[str, int, object], Choice]:
     def choose(option: str, number: int, value: object) -> Choice:
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        shown = f"{value:.15g}" if isinstance(value, float) else str(value)
         _check(option, name, value)
-        return Choice(cells={name: value}, name=f"{name}{shown if SHORT_NAME.fullmatch(shown) else number}")
+        return Choice(cells={name: value}, name=f"{name}{shown if SHORT_NAME.fullmatch(shown) else f'-{number}'}")
 
     return choose
 

@@ -104,7 +104,7 @@ def _arrange(
     if num_blank:
         notes = [*notes, f"{num_blank} blank line(s) skipped"]
     (first, names), rows = filled[0] if filled else (1, []), filled[1:]
-    columns = rename((str(name) for name in names), options.renamed)
+    columns = rename(_read_names(names, f"{source}: line {first}"), options.renamed)
     while columns and not columns[-1]:
         columns.pop()
     _refuse_repeated(columns, f"{source}: line {first}")
@@ -124,6 +124,13 @@ def _arrange(
         faults=tuple(faults),
         notes=tuple(notes),
     )
+
+
+def _read_names(cells: Sequence[str | BadCell], where: str) -> list[str]:
+    bad = [cell for cell in cells if isinstance(cell, BadCell)]
+    if bad:
+        raise ConfigError(f"{where}: name of a column: {bad[0].rule}")
+    return [cell for cell in cells if not isinstance(cell, BadCell)]
 
 
 def _pair(columns: Sequence[str], cells: Sequence[str | BadCell], first: int) -> tuple[dict[str, object], list[str]]:

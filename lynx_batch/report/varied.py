@@ -39,7 +39,7 @@ def value_of(cells: Mapping[str, Any], axis: str) -> str | None:
     if axis == SIZE:
         return f"{cells['width']}x{cells['height']}" if cells["width"] and cells["height"] else None
     value = cell_of(cells, axis)
-    return f"{value:g}" if isinstance(value, float) else None if value is None else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else None if value is None else str(value)
 
 
 def _is_axis(column: pa.ChunkedArray) -> bool:

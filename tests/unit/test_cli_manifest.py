@@ -98,6 +98,7 @@ def test_a_spreadsheet_a_folder_of_photos_and_templates_become_a_manifest_that_p
         (["--prompts", "prompts.txt"], "or --from, perhaps with --photos"),
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--keep", "a"], "--keep: needs --from"),
         (["--from", "r.csv", "--recursive"], "--recursive: must not be given together with --from"),
+        (["--from", "r.csv", "--language", "l"], "--language 'l': needs --prompts"),
         (["--from", "none.csv"], "none.csv: does not exist"),
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "-1"], "--seeds: -1 must be between"),

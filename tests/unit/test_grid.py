@@ -42,7 +42,7 @@ def test_ranges_are_exact_and_include_both_ends() -> None:
 def test_texts_are_given_one_at_a_time() -> None:
     (axis,) = make_axes(["negative_prompt=blurred, dark", "negative_prompt=cold"], [], None)
     assert [(choice.cells["negative_prompt"], choice.name) for choice in axis] == [
-        ("blurred, dark", "negative_prompt1"),
+        ("blurred, dark", "negative_prompt-1"),
         ("cold", "negative_promptcold"),
     ]
 

@@ -235,6 +235,7 @@ def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_
     ("name", "text", "message"),
     [
         ("rows.csv", "", "line 1: column 'subject_uri': required"),
+        ("rows.csv", "subject_uri,prompt\n\n", "must have a row below the names of its columns"),
         ("rows.csv", "subject_uri,prompt,prompt\n", "column 'prompt': must appear once"),
         ("rows.csv", "subject_uri,prompt,sed\n", "column 'sed': unknown; the nearest known one is 'seed'"),
         ("rows.csv", 'subject_uri,prompt\na,"b" c\n', "line 2: must be CSV"),

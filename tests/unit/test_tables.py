@@ -1,6 +1,7 @@
 """Tables of people as they come from spreadsheets."""
 
 import zipfile
+from collections.abc import Sequence
 from datetime import datetime, time
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ def read(folder: Path, content: bytes | str, name: str = "people.csv", **options
     return read_source(str(folder / name), ReadOptions(**options))
 
 
-def save(*sheets: tuple[str, list[list[object]]]) -> bytes:
+def save(*sheets: tuple[str, Sequence[Sequence[object]]]) -> bytes:
     book = Workbook()
     book.remove(book.active)
     for title, rows in sheets:
