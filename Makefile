@@ -18,7 +18,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3,trust,notify]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt torch --editable '.[render,s3,trust,notify,heic]' --group dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps facexlib
 	touch $@
 

@@ -47,6 +47,13 @@ class PaceAnswer(Part):
     left_s: float | None = Field(description="Seconds until they have one at this pace. Null before the first clip.")
 
 
+class GroupAnswer(Part):
+    values: dict[str, Any] = Field(description="The value of each column or tag that `--by` names.")
+    counts: dict[str, int] = Field(description="How many rows ended with each outcome.")
+    num_judged: int = Field(description="How many of the rendered clips have a likeness.")
+    likeness: float | None = Field(description="The mean of these.")
+
+
 class StatusAnswer(Answer):
     output: str = Field(description="The output location.")
     num_committed: int = Field(description="Clips with a commit in force.")
@@ -60,6 +67,7 @@ class StatusAnswer(Answer):
     active: list[PaceAnswer] = Field(description="The runs that are alive.")
     reasons: dict[str, int] = Field(description="Why rows of the newest run were not rendered, and how many.")
     quality: dict[str, Any] | None = Field(description="How clips were judged. Null if none was.")
+    groups: list[GroupAnswer] = Field(description="With `--by`: the newest rows by their values.")
 
 
 class RunsAnswer(Answer):

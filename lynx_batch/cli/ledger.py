@@ -1,7 +1,7 @@
 """`status` and `runs` show what an output location holds, from its objects alone. `retry` lets clips be tried again, or rendered with another seed."""
 
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lynx_batch import storage
 from lynx_batch.cli import options
-from lynx_batch.cli.answers import PaceAnswer, RetryAnswer, RunsAnswer, StatusAnswer
+from lynx_batch.cli.answers import GroupAnswer, PaceAnswer, RetryAnswer, RunsAnswer, StatusAnswer
 from lynx_batch.cli.console import add_row, make_console, say, say_answer, silence
 from lynx_batch.cli.run_table import UsdPerGpuHour, describe_pace, describe_runs, make_run_table
 from lynx_batch.config import QualityConfig, load_run_config
@@ -79,6 +79,10 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Wait for the record of a run, and refresh until no run is active.")
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Count outcomes by a column of the metadata, or by tags.KEY. Repeatable."),
+    ] = None,
     run_file: Rules = None,
     usd_per_gpu_hour: UsdPerGpuHour = None,
     as_json: options.AsJson = False,
@@ -93,9 +97,9 @@ def status(
     check_output(output)
     console = make_console()
     if watch:
-        _watch(output, rules, usd_per_gpu_hour, console)
+        _watch(output, rules, usd_per_gpu_hour, by or (), console)
     else:
-        answer = _read_status(output, rules, usd_per_gpu_hour)
+        answer = _read_status(output, rules, usd_per_gpu_hour, by or ())
         console.print(_show(answer), soft_wrap=True)
         say_answer(answer)
     if clips:
@@ -271,17 +275,22 @@ def _read_rules(run_file: Path | None) -> QualityConfig | None:
     return quality
 
 
-def _watch(output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None, console: Console) -> None:
+def _watch(
+    output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None, by: Sequence[str], console: Console
+) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            answer = _read_status(output, rules, usd_per_gpu_hour)
+            answer = _read_status(output, rules, usd_per_gpu_hour, by)
             live.update(_show(answer), refresh=True)
             if not answer.active:
                 return
             time.sleep(WATCH_EVERY_S)
 
 
-def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None) -> StatusAnswer:
+def _read_status(
+    output: str, rules: QualityConfig | None, usd_per_gpu_hour: float | None, by: Sequence[str]
+) -> StatusAnswer:
+    from lynx_batch.ledger.groups import group_rows
     from lynx_batch.ledger.heartbeat import living_runs
     from lynx_batch.ledger.pace import read_costs, read_pace
     from lynx_batch.ledger.summary import summarise
@@ -304,7 +313,36 @@ def _read_status(output: str, rules: QualityConfig | None, usd_per_gpu_hour: flo
         ],
         reasons=dict(summary.reasons.most_common()),
         quality=quality,
+        groups=[
+            GroupAnswer(
+                values=dict(zip(by, map(_as_json, values), strict=True)),
+                counts={str(outcome): num for outcome, num in group.counts.items()},
+                num_judged=group.num_judged,
+                likeness=group.likeness,
+            )
+            for values, group in (group_rows(output, by) if by else {}).items()
+        ],
     )
+
+
+def _as_json(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _group_table(groups: Sequence[GroupAnswer]) -> Table:
+    """A line for each group. A column for each outcome that a row has."""
+    from lynx_batch.ledger.metadata import Outcome
+
+    outcomes = [outcome for outcome in Outcome if any(outcome in group.counts for group in groups)]
+    table = Table(*(Column(name, overflow="fold") for name in groups[0].values), *outcomes, "likeness")
+    for group in groups:
+        values = (
+            "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
+            for value in group.values.values()
+        )
+        counts = (str(group.counts.get(outcome, 0)) for outcome in outcomes)
+        add_row(table, *values, *counts, "" if group.likeness is None else f"{group.likeness:.2f}")
+    return table
 
 
 def _show(status: StatusAnswer) -> RenderableType:
@@ -313,7 +351,8 @@ def _show(status: StatusAnswer) -> RenderableType:
     lines += [] if status.quality is None else _describe_judged(status.quality)
     reasons = [f"  {num} {reason}" for reason, num in [*status.reasons.items()][:MAX_REASONS_SHOWN]]
     reasons = ["not rendered by the newest run:", *reasons] if reasons else []
-    return Group(*map(Text, lines), make_run_table(status.runs), *map(Text, reasons))
+    groups = [_group_table(status.groups)] if status.groups else []
+    return Group(*map(Text, lines), make_run_table(status.runs), *groups, *map(Text, reasons))
 
 
 def _describe_redo(status: StatusAnswer) -> list[str]:

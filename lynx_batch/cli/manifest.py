@@ -48,19 +48,64 @@ WhereOption = Annotated[str | None, typer.Option(help="Only rows such as: priori
 @manifest_app.command()
 def build(
     out: Annotated[str, typer.Option(help="Where to write the manifest: a path or a URI.")],
-    photos: Annotated[str | None, typer.Option(help="A folder of photos, one person each.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="A text file, one prompt a line.")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Such as 1,2,3. Without it, each clip gets a seed derived from what it asks for.")
+    photos: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of photos, one person each; with --from: the folder that the table's photos are in."
+        ),
     ] = None,
-    consent_ref: Annotated[str | None, typer.Option(help="With --photos: the consent_ref of every row.")] = None,
     rows: Annotated[
-        str | None, typer.Option("--from", help="A .csv or .jsonl file with the manifest's columns.")
+        str | None, typer.Option("--from", metavar="TABLE", help="A table of people: .xlsx, .csv, .tsv or .jsonl.")
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts for everybody, with fields such as {{first_name}}: a text file, one a line, or a table."
+        ),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUES", help="A grid: such as guidance_scale=4,5,6 or ip_scale=0.6:1.0:0.2. Repeatable."
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Such as 1,2,3 or 1-8. Without it, each clip gets a seed derived from what it asks for."),
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="Named sizes: 16:9, 9:16, 1:1 or 4:5, each -480p or -720p. Repeatable.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also take photos from sub-folders.")] = False,
+    consent_ref: Annotated[str | None, typer.Option(help="The consent_ref of every row that gives none.")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMNS", help="With --from: columns that become tags, such as a,b; '*': all others."),
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="With --from: columns to leave out; '*': all others.")
+    ] = None,
+    renamed: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="COLUMN=NAME", help="With --from: such as Foto=subject_uri. Repeatable."),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="With --from: the column that says which language of --prompts a person gets."
+        ),
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="With --from: the sheet of an .xlsx file.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="The encoding of text files, if it is detected wrongly.")] = None,
 ) -> None:
-    """Build a manifest: each photo with each prompt and each seed, or from a table file."""
-    from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
+    """Build a manifest: each photo, or each row of a table, with each prompt and each combination of a grid."""
+    from lynx_batch.intake.build import build_from_folder, build_from_table, place_photos
+    from lynx_batch.intake.grid import make_axes
+    from lynx_batch.intake.headers import normalise, parse_map
     from lynx_batch.intake.manifest import write_manifest
+    from lynx_batch.intake.people import ColumnUse
+    from lynx_batch.intake.tables import ReadOptions, read_source
+    from lynx_batch.intake.templates import read_templates
 
     for option, place in (("--photos", photos), ("--prompts", prompts), ("--from", rows)):
         if place is not None and not place.strip():
@@ -68,13 +113,28 @@ def build(
     if rule := explain_place(out, WRITABLE):
         raise ConfigError(f"--out {redact(out)}: {rule}")
     refuse_other_kind("--out", out, "a manifest", is_manifest)
-    if rows is not None and (photos, prompts, seeds, consent_ref) == (None, None, None, None):
-        table = build_from_table_file(rows)
-    elif rows is None and photos is not None and prompts is not None:
-        table = build_from_folder(photos, read_prompts(prompts), _parse_seeds(seeds), consent_ref)
+    axes = make_axes(vary or (), size or (), seeds)
+    if rows is not None:
+        if recursive:
+            raise ConfigError("--recursive: must not be given together with --from, whose rows name their photos")
+        if language and prompts is None:
+            raise ConfigError(f"--language {language!r}: needs --prompts")
+        source = read_source(rows, ReadOptions(sheet=sheet, encoding=encoding, renamed=parse_map(renamed or ())))
+        for note in source.notes:
+            say(f"{source.source}: {note}")
+        use = ColumnUse(
+            keep=_parse_columns(keep), ignore=_parse_columns(ignore), language=normalise(language) if language else None
+        )
+        templates = None if prompts is None else read_templates(prompts, encoding)
+        table = build_from_table(source, templates, axes, use=use, photos=photos, consent_ref=consent_ref)
+    elif photos is not None and prompts is not None:
+        if given := [option for option, value in _of_tables(keep, ignore, renamed, language, sheet) if value]:
+            raise ConfigError(f"{given[0]}: needs --from")
+        templates = read_templates(prompts, encoding)
+        table = build_from_folder(photos, templates, axes, consent_ref=consent_ref, is_recursive=recursive)
     else:
         raise ConfigError(
-            "manifest build: takes --photos and --prompts, optionally --seeds and --consent-ref; or --from alone"
+            "manifest build: takes --photos and --prompts, or --from, perhaps with --photos and --prompts"
         )
     write_manifest(place_photos(table, out), out)
     say(f"{redact(out)}: {counted(table.num_rows, 'row')}")
@@ -211,22 +271,18 @@ def _find_problems(
     return num_rows, sorted(problems, key=lambda problem: problem.row), unconsented
 
 
-def _parse_seeds(text: str | None) -> list[int] | None:
-    from lynx_batch.clip import broken_rule
-    from lynx_batch.columns import WHOLE
-    from lynx_batch.intake.cells import read_cell
+def _parse_columns(text: str | None) -> tuple[str, ...]:
+    """The normalised names in a list with commas; `*` stays."""
+    from lynx_batch.intake.headers import normalise
+    from lynx_batch.intake.people import ALL
 
-    if text is None:
-        return None
-    try:
-        seeds = [int(str(read_cell(seed, WHOLE))) for seed in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text!r}: must be whole numbers with commas between, such as 1,2,3") from None
-    for seed in seeds:
-        rule = broken_rule("seed", seed)
-        if rule is not None:
-            raise ConfigError(f"--seeds {text!r}: {seed} {rule}")
-    return seeds
+    names = (name.strip() for name in (text or "").split(","))
+    return tuple(name if name == ALL else normalise(name) for name in names if name)
+
+
+def _of_tables(*values: object) -> "Iterator[tuple[str, object]]":
+    """The options that only tables have, with their values."""
+    return zip(("--keep", "--ignore", "--map", "--language", "--sheet"), values, strict=True)
 
 
 def _fit_to_base(

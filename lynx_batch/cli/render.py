@@ -151,9 +151,9 @@ def _read_prompt(prompt: str) -> str:
     """The content of the file of that name, if it exists; else the prompt itself. A prompt may be longer than any file name."""
     if not os.path.isfile(prompt):
         return prompt
-    from lynx_batch.intake.build import read_text
+    from lynx_batch.intake.text_files import read_text
 
     try:
-        return read_text(prompt).strip()
+        return read_text(prompt).content.strip()
     except LynxError as error:
-        raise ConfigError(f"PROMPT {prompt}: must be a prompt or a text file in UTF-8: {error}") from error
+        raise ConfigError(f"PROMPT {prompt}: must be a prompt or a text file: {error}") from error

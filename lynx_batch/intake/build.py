@@ -1,89 +1,70 @@
-"""Builds a manifest from photos and prompts, or from a text file with rows."""
+"""Builds a manifest: people, times prompts, times the combinations of a grid."""
 
-import csv
-import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import structlog
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.cells import read_cell
-from lynx_batch.intake.problems import shorten
-from lynx_batch.intake.schema import MANIFEST_SCHEMA, explain_columns
-from lynx_batch.intake.tags import read_json
-from lynx_batch.printable import counted
-from lynx_batch.storage import SizeLimit, explained, list_files, path_of, read_bytes, redact, resolve
+from lynx_batch.intake.check import explain_cells
+from lynx_batch.intake.grid import Axis, Choice, columns_of, combine
+from lynx_batch.intake.people import NO_USE, ColumnUse, Person, people_of_folder, people_of_table
+from lynx_batch.intake.problems import list_faults, shorten
+from lynx_batch.intake.schema import MANIFEST_SCHEMA
+from lynx_batch.intake.tables import SourceTable
+from lynx_batch.intake.templates import PromptTemplate, Template, fill
+from lynx_batch.storage import explained
 from lynx_batch.store_errors import Operation
 
 log = structlog.get_logger()
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".mpo", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
-SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "Icon\r")
-MAX_FAULTS_SHOWN = 50
-TEXT_LIMIT = SizeLimit(256 * 2**20, "the most that is read of a text file")
-
-Line = tuple[int, dict[str, object] | str]
-"""Number of a line, from 1, and its cells, or what is wrong with the line as a whole."""
+MAX_BUILT_ROWS = 2_000_000
 
 
 def build_from_folder(
-    photos: str, prompts: Sequence[str], seeds: Sequence[int] | None, consent_ref: str | None = None
+    photos: str,
+    prompts: Sequence[PromptTemplate],
+    axes: Sequence[Axis] = (),
+    *,
+    consent_ref: str | None = None,
+    is_recursive: bool = False,
 ) -> pa.Table:
-    """A row for each combination of a photo directly in the folder, a prompt and a seed. Without seeds, they are derived later.
+    """A row for each combination of a photo in the folder, a prompt, and the grid's values. Without seeds, they are derived later.
 
     `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`.
 
     Raises:
-        ConfigError: If there is no photo or no prompt, or a prompt or seed is repeated.
+        ConfigError: If there is no photo, or a template breaks a rule.
     """
-    if not prompts:
-        raise ConfigError("prompts: there must be at least one")
-    _refuse_repeated("prompt", prompts)
-    _refuse_repeated("seed", seeds or ())
-    named_photos = _name_photos(_list_photos(photos))
-    rows = [
-        {
-            "subject_uri": uri,
-            "prompt": prompt,
-            "clip_name": f"{subject}-p{number:02}" + ("" if seed is None else f"-s{seed}"),
-            "subject_id": subject,
-            "seed": seed,
-            "consent_ref": consent_ref,
-        }
-        for (subject, uri), (number, prompt), seed in product(
-            named_photos.items(), enumerate(prompts, start=1), seeds or (None,)
-        )
-    ]
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    people = people_of_folder(photos, prompts, consent_ref=consent_ref, is_recursive=is_recursive)
+    return _build("prompts", people, prompts, axes)
 
 
-def build_from_table_file(uri: str) -> pa.Table:
-    """The rows of a `.csv` file (with a line of column names) or a `.jsonl` file. Relative photo paths start at its folder.
+def build_from_table(
+    table: SourceTable,
+    prompts: Sequence[PromptTemplate] | None = None,
+    axes: Sequence[Axis] = (),
+    *,
+    use: ColumnUse = NO_USE,
+    photos: str | None = None,
+    consent_ref: str | None = None,
+) -> pa.Table:
+    """The lines of a table, times prompts if there are some, times the grid's values.
 
-    An empty CSV cell is null.
+    `prompts` None takes the table's column `prompt`. Relative photo paths start at the folder `photos`; None is the table's.
 
     Raises:
-        ConfigError: If a column or cell does not fit the schema; the message names line, column, value and rule of every fault.
+        ConfigError: If a column or cell breaks a rule, or a value does not fit a template; the message names line, column, value and
+            rule of every fault.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
-    address = uri.partition("?")[0] if "://" in uri else uri
-    reader = readers.get(PurePosixPath(address).suffix.lower())
-    source, folder = redact(uri), address.rpartition("/")[0] or "."
-    if reader is None:
-        raise ConfigError(f"{source}: must be a .csv or .jsonl file")
-    rows, faults = [], []
-    for number, cells in reader(read_text(uri), source):
-        row, found = ({}, [cells]) if isinstance(cells, str) else _read_row(cells)
-        faults += [f"line {number}: {fault}" for fault in found]
-        rows.append(_locate(row, folder))
-    if faults:
-        raise ConfigError(list_faults(source, faults))
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    folder = table.folder if photos is None else photos
+    people = people_of_table(table, prompts, columns_of(axes), use, folder=folder, consent_ref=consent_ref)
+    return _build(table.source, people, prompts, axes, table.faults)
 
 
 def place_photos(table: pa.Table, manifest: str) -> pa.Table:
@@ -103,131 +84,86 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
     return table.set_column(table.column_names.index("subject_uri"), "subject_uri", placed)
 
 
-def read_prompts(uri: str) -> list[str]:
-    """One prompt per line. Empty lines are ignored."""
-    lines = (line.strip() for line in read_text(uri).split("\n"))
-    return [line for line in lines if line]
+def _build(
+    source: str,
+    people: Sequence[Person],
+    prompts: Sequence[PromptTemplate] | None,
+    axes: Sequence[Axis],
+    faults: Sequence[str] = (),
+) -> pa.Table:
+    choices = [*combine(axes)]
+    num_rows = len(people) * len(prompts or (None,)) * len(choices)
+    if num_rows > MAX_BUILT_ROWS:
+        raise ConfigError(f"{source}: must make at most {MAX_BUILT_ROWS:,} rows, not {num_rows:,}")
+    found, empty = [*faults], Counter[str]()
+    prompted = []
+    for person in people:
+        own, rules, unfilled = _prompt(person, prompts)
+        found += [f"{person.where}: {rule}" for rule in person.faults or dict.fromkeys(rules)]
+        empty.update(unfilled)
+        prompted += own
+    if found:
+        raise ConfigError(list_faults(source, found))
+    if not people:
+        raise ConfigError(f"{source}: must have a row below the names of its columns")
+    if empty:
+        log.warning(
+            "empty_values", lines_by_column=dict(empty), help="{{column|text}} gives a default, {{column!}} refuses"
+        )
+    is_named = prompts is not None or bool(axes)
+    rows = [_row(cells, choice, is_named=is_named) for cells, choice in product(prompted, choices)]
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
-def read_text(uri: str) -> str:
-    """Raises ConfigError if the file is not UTF-8, and InputRefused if it is too large."""
-    try:
-        return read_bytes(uri, TEXT_LIMIT).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{redact(uri)}: must be UTF-8 ({error.reason} at byte {error.start})") from error
+def _prompt(
+    person: Person, prompts: Sequence[PromptTemplate] | None
+) -> tuple[list[dict[str, Any]], list[str], set[str]]:
+    """The person's cells with each prompt, the rules that they break, and the columns of fields that stayed empty."""
+    if prompts is None:
+        return [dict(person.cells)], _explain(person.cells), set()
+    rows, faults, empty = [], _explain({**person.cells, "prompt": "any"}), set[str]()
+    for each in prompts:
+        template = each.choose(person.language)
+        if template is None:
+            faults.append(_explain_language(each, person.language))
+            continue
+        filled = fill(template, person.texts)
+        faults += filled.faults
+        faults += [] if filled.prompt or filled.faults else [f"prompt {each.name}: must not be empty"]
+        empty |= {*filled.empty}
+        suffix = "" if len(prompts) == 1 and person.cells.get("clip_name") else f"-{each.name}"
+        rows.append({**person.cells, **_prompt_cells(template, filled.prompt, f"{_name_of(person.cells)}{suffix}")})
+    return rows, faults, empty
 
 
-def _list_photos(folder: str) -> list[str]:
-    """The photos directly in a folder. A warning names every other file below it, and why it is left out."""
-    names = {file.uri.removeprefix(folder).strip("/"): file.uri for file in list_files(folder)}
-    left_out = {name: why for name in sorted(names) if (why := _explain_left_out(name))} | _explain_no_files(folder)
-    if left_out:
-        explained_files = [f"{name}: {why}" for name, why in left_out.items()]
-        log.warning("left_out", num_files=len(left_out), files=explained_files[:MAX_FAULTS_SHOWN])
-    photos = sorted(uri for name, uri in names.items() if name not in left_out)
-    if not photos:
-        raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({', '.join(PHOTO_SUFFIXES)})")
-    return photos
+def _prompt_cells(template: Template, prompt: str, clip_name: str) -> dict[str, Any]:
+    own = {"prompt": prompt, "clip_name": clip_name}
+    return own | ({"prompt_template": template.text} if template.fields else {})
 
 
-def _explain_no_files(folder: str) -> dict[str, str]:
-    """Name and reason for each entry of a local folder that is neither a file nor a folder that can be searched."""
-    path = path_of(folder)
-    entries = sorted(path.iterdir()) if path is not None and path.is_dir() else []
-    return {entry.name: why for entry in entries if (why := _explain_no_file(entry))}
+def _explain_language(template: PromptTemplate, language: str) -> str:
+    known = ", ".join(template.texts)
+    return f"prompt {template.name}: language={shorten(language)}: must be one of {known}; a column `prompt` serves all others"
 
 
-def _explain_no_file(entry: Path) -> str | None:
-    if not entry.exists():
-        return "a link to nothing"
-    if entry.is_dir():
-        return "a linked folder, which is not searched" if entry.is_symlink() else None
-    return None if entry.is_file() else "neither a file nor a folder"
+def _explain(cells: Mapping[str, Any]) -> list[str]:
+    """The rules that the cells of a row break on their own."""
+    present = {name: cell for name, cell in cells.items() if cell is not None}
+    return [
+        f"{column}={shorten(value)}: {rule}" if value is not None else f"{column}: {rule}"
+        for column, value, rule in explain_cells(present)
+    ]
 
 
-def _explain_left_out(name: str) -> str | None:
-    """Why a file is not used as a photo; None if it is used. `name` is its path below the folder."""
-    path = PurePosixPath(name)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
-    if any(part.startswith(".") for part in path.parts) or path.name in SYSTEM_FILES:
-        return "a hidden file or a file of the operating system"
-    if len(path.parts) > 1:
-        return "in a sub-folder, which is not searched"
-    if path.suffix.lower() in (".heic", ".heif"):
-        return "HEIC is not read: convert it to JPEG"
-    return None if path.suffix.lower() in PHOTO_SUFFIXES else "not a photo"
+def _row(cells: Mapping[str, Any], choice: Choice, *, is_named: bool) -> dict[str, Any]:
+    name = {"clip_name": f"{cells.get('clip_name') or _name_of(cells)}{choice.name}"} if is_named else {}
+    return {**cells, **choice.cells, **name}
 
 
-def _name_photos(uris: list[str]) -> dict[str, str]:
-    """Maps the subject of each photo to its URI. The subject is the file's stem, or its full name if two files share the stem."""
-    files = [PurePosixPath(uri) for uri in uris]
-    taken = Counter([file.stem for file in files] + [file.name for file in files])
-    return {file.stem if taken[file.stem] == 1 else file.name: uri for file, uri in zip(files, uris, strict=True)}
-
-
-def _refuse_repeated(what: str, values: Sequence[object]) -> None:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise ConfigError(f"{what} {shorten(repeated[0])}: must appear only once")
-
-
-def _read_csv(text: str, source: str) -> Iterator[Line]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        faults = explain_columns(names)
-        if faults:
-            raise ConfigError(list_faults(source, [f"line 1: {fault}" for fault in faults]))
-        last = reader.line_num
-        for cells in reader:
-            if cells:
-                yield last + 1, _pair(names, cells)
-            last = reader.line_num
-    except csv.Error as error:
-        raise ConfigError(f"{source}: line {reader.line_num}: must be CSV ({error})") from error
-
-
-def _pair(names: list[str], cells: list[str]) -> dict[str, object] | str:
-    if len(cells) != len(names):
-        return f"must have {len(names)} cells, as line 1 has; it has {len(cells)}"
-    return {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
-
-
-def _read_jsonl(text: str, source: str) -> Iterator[Line]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _read_object(line)
-
-
-def _read_object(line: str) -> dict[str, object] | str:
-    try:
-        cells = read_json(line)
-    except (ValueError, RecursionError) as error:
-        return f"must be a JSON object ({error})"
-    if not isinstance(cells, dict):
-        return f"must be a JSON object, not {shorten(cells)}"
-    return "; ".join(explain_columns(cells)) or cells
-
-
-def _read_row(cells: dict[str, object]) -> tuple[dict[str, object], list[str]]:
-    row, faults = {}, []
-    for name, cell in cells.items():
-        try:
-            row[name] = read_cell(cell, MANIFEST_SCHEMA.field(name).type)
-        except ValueError as rule:
-            faults.append(f"{name}={shorten(cell)}: {rule}")
-    return row, faults
-
-
-def _locate(row: dict[str, object], folder: str) -> dict[str, object]:
-    uri = row.get("subject_uri")
-    return row | {"subject_uri": resolve(uri, folder)} if isinstance(uri, str) and uri.strip() else row
-
-
-def list_faults(source: str, faults: list[str]) -> str:
-    shown = faults[:MAX_FAULTS_SHOWN]
-    more = [f"... and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
-    return "\n  ".join([f"{source}: {counted(len(faults), 'fault')}", *shown, *more])
+def _name_of(cells: Mapping[str, Any]) -> str:
+    """The name of a person's clips: their own, the last part of the subject's, or the photo's."""
+    if own := cells.get("clip_name"):
+        return str(own)
+    subject, photo = cells.get("subject_id"), PurePosixPath(str(cells.get("subject_uri")))
+    name = PurePosixPath(str(subject)).name if subject else photo.stem
+    return "".join(letter if letter.isprintable() and letter != "\\" else "_" for letter in name)

@@ -49,7 +49,7 @@ def check_rows(
     shared = _Shared(defaults, inputs, base)
     for cells in _rows(table):
         faults = [
-            *_explain_cells(cells),
+            *explain_cells(cells),
             *shared.explain_photo(cells),
             *explain_guidance(cells, defaults),
             *_explain_steps(cells, defaults),
@@ -184,7 +184,7 @@ def _values(column: pa.Array) -> list[Any]:
     return [None if code is None else distinct[code] for code in coded.indices.to_pylist()]
 
 
-def _explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
+def explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
     """The rules that single cells of a row break."""
     for name in REQUIRED:
         if name not in cells:

@@ -1,8 +1,8 @@
 """`--where EXPR`: selects rows of a table, such as a manifest, by the values of their cells.
 
-The language is a small part of Python: columns (and `row`), literals and lists of literals, `== != < <= > >=`, `in`,
-`not in`, `is None`, `is not None`, `and`, `or`, `not` and parentheses. A comparison with a null cell is neither true nor false,
-so only `is None` finds it.
+The language is a small part of Python: columns (and `row`), tags (`tags.city` or `tags['any key']`), literals and lists of literals,
+`== != < <= > >=`, `in`, `not in`, `is None`, `is not None`, `and`, `or`, `not` and parentheses. A comparison with a null cell, or with
+a tag that the row lacks, is neither true nor false, so only `is None` finds it.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.columns import TAGS
+from lynx_batch.columns import TAGS, TEXT
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, ROW
@@ -23,7 +23,7 @@ MAX_LENGTH = 10_000
 
 Columns = Mapping[str, pa.DataType]
 
-COLUMNS: Columns = {ROW: pa.int64()} | {field.name: field.type for field in MANIFEST_SCHEMA if field.type != TAGS}
+COLUMNS: Columns = {ROW: pa.int64()} | {field.name: field.type for field in MANIFEST_SCHEMA}
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -105,17 +105,34 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr, columns: Columns
             )
     if type(op) not in COMPARISONS:
         raise ValueError("`in` takes a list such as [1, 2], and `is` takes None")
-    if isinstance(right, ast.Name):
+    if isinstance(right, (ast.Name, ast.Attribute, ast.Subscript)):
         return COMPARISONS[type(op)](column, _column(right, columns)[0])
     return COMPARISONS[type(op)](column, pa.scalar(_literal(right, kind), kind))
 
 
 def _column(node: ast.expr, columns: Columns) -> tuple[pc.Expression, pa.DataType]:
-    if not isinstance(node, ast.Name):
-        raise ValueError(f"{ast.unparse(node)!r}: must be a column, on the left of its comparison")  # noqa: TRY004
-    if node.id not in columns:
-        raise ValueError(f"column {node.id!r}: unknown; the nearest known one is {nearest(node.id, columns)!r}")
-    return pc.field(node.id), columns[node.id]
+    name, key = _name_and_key(node)
+    if name not in columns:
+        raise ValueError(f"column {name!r}: unknown; the nearest known one is {nearest(name, columns)!r}")
+    kind = columns[name]
+    if key is None and kind == TAGS:
+        raise ValueError(f"{name!r}: must name one tag, such as {name}.city or {name}['any key']")
+    if key is None:
+        return pc.field(name), kind
+    if kind != TAGS:
+        raise ValueError(f"{ast.unparse(node)!r}: only tags have keys")
+    return pc.map_lookup(pc.field(name), pa.scalar(key, TEXT), "first"), TEXT
+
+
+def _name_and_key(node: ast.expr) -> tuple[str, str | None]:
+    match node:
+        case ast.Name(id=name):
+            return name, None
+        case ast.Attribute(value=ast.Name(id=name), attr=key):
+            return name, key
+        case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str(key))):
+            return name, key
+    raise ValueError(f"{ast.unparse(node)!r}: must be a column, on the left of its comparison")
 
 
 def _literal(node: ast.expr, kind: pa.DataType) -> object:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.build import list_faults, read_text
-from lynx_batch.intake.problems import shorten
+from lynx_batch.intake.problems import list_faults, shorten
+from lynx_batch.intake.text_files import read_text
 from lynx_batch.planning.calibration import ScoredTry
 from lynx_batch.storage import redact
 
@@ -63,7 +63,7 @@ def read_labels(uri: str, tries: Sequence[ScoredTry]) -> list[tuple[ScoredTry, b
     labels: dict[tuple[str, int], tuple[ScoredTry, bool]] = {}
     lines: dict[tuple[str, int], int] = {}
     faults = []
-    for line, cells in _read_cells(read_text(uri), source):
+    for line, cells in _read_cells(read_text(uri).content, source):
         try:
             labelled = clips.find(cells["clip_id"], cells.get("number", ""))
             is_good = _read_label(cells["label"])

@@ -1,8 +1,12 @@
 """Problems with the rows of a manifest, as they are shown to the user."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lynx_batch.printable import counted
+
 MAX_SHOWN = 60
+MAX_FAULTS_SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +30,16 @@ def shorten(value: object) -> str:
     """`value` on one line, cut if it is too long to read."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def list_faults(source: str, faults: Sequence[str]) -> str:
+    """One message with the first faults of a file, in the order of their lines, and the number of the others."""
+    shown = sorted(faults, key=_line_of)[:MAX_FAULTS_SHOWN]
+    more = [f"... and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
+    return "\n  ".join([f"{source}: {counted(len(faults), 'fault')}", *shown, *more])
+
+
+def _line_of(fault: str) -> int:
+    """The number at the beginning of a fault such as "line 7: ..."; 0 for any other fault."""
+    number = fault.removeprefix("line ").partition(":")[0]
+    return int(number) if number.isdecimal() else 0

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lynx_batch import storage
 from lynx_batch.clip import explain_file_name
+from lynx_batch.columns import column_of, tag_key
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import Editions, list_editions
@@ -23,6 +24,9 @@ from lynx_batch.planning.revocation import Covered, find_covered
 from lynx_batch.spelling import nearest
 
 MAX_PROBLEMS_SHOWN = 20
+
+NAMES = [name for name in FILTER_COLUMNS if name != "tags"]
+"""The columns that a name may have, besides single tags."""
 
 TOO_WIDE = re.compile(r"[0-9]{4}")
 """A width or precision that is too large for a file name, and perhaps for memory."""
@@ -38,6 +42,22 @@ class NamedClips:
     clips: Mapping[str, CommitRecord]
     withheld: Mapping[str, str]
     lost: Mapping[str, str]
+
+
+class _Tags:
+    """A row's tags for `{tags.city}` and `{tags[any key]}`."""
+
+    def __init__(self, tags: Iterable[tuple[str, str]]) -> None:
+        self._tags = dict(tags)
+
+    def __getitem__(self, key: str | int) -> str:
+        """Raises ValueError with the broken rule if the row lacks the tag. A key of digits arrives as a number."""
+        if str(key) not in self._tags:
+            raise ValueError(f"tags.{key} must not be null")
+        return self._tags[str(key)]
+
+    def __getattr__(self, key: str) -> str:
+        return self[key]
 
 
 class Claim(NamedTuple):
@@ -99,22 +119,22 @@ def _explain_revoked(output: str, commits: Mapping[str, CommitRecord]) -> dict[s
 
 
 def _columns_of(template: str) -> list[str]:
-    """The columns that a template names."""
+    """The columns that a template names; `tags` for each tag."""
     try:
         fields = [(name, spec) for _, name, spec, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise ConfigError(f"--name {template!r}: {error}") from None
     for name, spec in fields:
-        if name not in FILTER_COLUMNS:
+        if name not in NAMES and tag_key(name) is None:
             raise ConfigError(
                 f"--name {template!r}: {name!r} must be a column of the metadata (the nearest is "
-                f"{nearest(name, FILTER_COLUMNS)!r}): {', '.join(FILTER_COLUMNS)}"
+                f"{nearest(name, NAMES)!r}) or tags.KEY: {', '.join(NAMES)}"
             )
         if spec and "{" in spec:
             raise ConfigError(f"--name {template!r}: the format of {name!r} must not contain braces")
         if spec and TOO_WIDE.search(spec):
             raise ConfigError(f"--name {template!r}: the format of {name!r} must not contain a number above 999")
-    return [name for name, _ in fields]
+    return [column_of(name) for name, _ in fields]
 
 
 def _was_rendered(row: Row, editions: Editions) -> bool:
@@ -149,7 +169,7 @@ def _name(row: Row, template: str, columns: Iterable[str]) -> str:
     for column in columns:
         if row[column] is None:
             raise ValueError(f"{column} must not be null")
-    name = template.format_map(row)
+    name = template.format_map(row | ({"tags": _Tags(row["tags"])} if "tags" in columns else {}))
     if rule := explain_file_name(name):
         raise ValueError(f"{name!r} {rule}")
     return name

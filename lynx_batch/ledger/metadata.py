@@ -64,6 +64,7 @@ METADATA_SCHEMA = pa.schema(
         ("regions", pa.string()),
         ("consent_expires_at", TIME),
         ("tags", pa.map_(pa.string(), pa.string())),
+        ("prompt_template", pa.string()),
         *parameter_columns(without="seed"),
         ("seed", pa.int64()),
         ("attempt", pa.string()),
@@ -103,9 +104,9 @@ READ_SCHEMA = METADATA_SCHEMA.append(RUN)
 FILTER_COLUMNS = {
     field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
     for field in METADATA_SCHEMA
-    if not pa.types.is_map(field.type)
+    if not pa.types.is_map(field.type) or field.name == "tags"
 }
-"""The columns that an expression may name, with the type of the literals they are compared with."""
+"""The columns that an expression may name, with the type of the literals they are compared with. Of tags it names one: `tags.KEY`."""
 
 
 class Outcome(StrEnum):

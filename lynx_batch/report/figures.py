@@ -4,7 +4,7 @@ import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,6 +49,24 @@ class Likeness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AxisValue:
+    """The rows with one value of an axis. `likeness` is the mean of the clips that have one, None if there is none."""
+
+    value: str
+    num_rows: int
+    num_rendered: int
+    likeness: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """Something that varies between rows, such as `guidance_scale`, with its values in their order."""
+
+    name: str
+    values: tuple[AxisValue, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What a whole run came to.
 
@@ -75,6 +93,7 @@ class Figures:
     by_prompt: tuple[Likeness, ...]
     num_subjects: int
     num_prompts: int
+    axes: tuple[Axis, ...] = ()
 
     @property
     def clips_per_gpu_hour(self) -> float | None:
@@ -106,6 +125,7 @@ def sum_up(rows: Iterable[ReportRow], cost: Cost | None) -> Figures:
         by_prompt=_least_alike(sums.by_prompt),
         num_subjects=len(sums.subjects),
         num_prompts=len(sums.prompts),
+        axes=tuple(_axis(name, values) for name, values in sums.by_axis.items()),
     )
 
 
@@ -132,6 +152,22 @@ class _Alike:
         self.least, self.greatest = min(self.least, mean), max(self.greatest, mean)
 
 
+@dataclass(slots=True)
+class _Varied:
+    """The rows with one value of an axis so far."""
+
+    num_rows: int = 0
+    num_rendered: int = 0
+    alike: _Alike = field(default_factory=_Alike)
+
+    def add(self, row: ReportRow) -> None:
+        self.num_rows += 1
+        if row.outcome is Outcome.RENDERED:
+            self.num_rendered += 1
+            if row.likeness is not None:
+                self.alike.add(row.likeness)
+
+
 class _Sums:
     """The sums of the rows so far. Numbers are kept as arrays, because there may be a million."""
 
@@ -147,6 +183,7 @@ class _Sums:
         self.stage_s: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self.by_subject: defaultdict[str, _Alike] = defaultdict(_Alike)
         self.by_prompt: defaultdict[str, _Alike] = defaultdict(_Alike)
+        self.by_axis: defaultdict[str, defaultdict[str, _Varied]] = defaultdict(lambda: defaultdict(_Varied))
 
     def add(self, row: ReportRow) -> None:
         self.counts[row.outcome] += 1
@@ -156,6 +193,8 @@ class _Sums:
         self.num_extra_tries += row.num_extra_tries
         self.num_still_in_force += row.is_still_in_force
         self.has_tries |= bool(row.num_tries)
+        for axis, value in row.varied.items():
+            self.by_axis[axis][value].add(row)
         if row.outcome is not Outcome.RENDERED:
             self.errors.setdefault((row.outcome, row.error_type), _Errors(row.error)).num_rows += 1
         elif (mean := row.likeness) is not None:
@@ -195,3 +234,26 @@ def _least_alike(found: Mapping[str, _Alike]) -> tuple[Likeness, ...]:
         for name, a in found.items()
     ]
     return tuple(sorted(groups, key=lambda group: (group.mean, group.name))[:MAX_GROUPS_SHOWN])
+
+
+def _axis(name: str, values: Mapping[str, _Varied]) -> Axis:
+    return Axis(
+        name=name,
+        values=tuple(
+            AxisValue(
+                value=value,
+                num_rows=found.num_rows,
+                num_rendered=found.num_rendered,
+                likeness=found.alike.total / found.alike.num_clips if found.alike.num_clips else None,
+            )
+            for value, found in sorted(values.items(), key=lambda item: _in_order(item[0]))
+        ),
+    )
+
+
+def _in_order(value: str) -> tuple[float, str]:
+    """Numbers by size, before texts."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return math.inf, value

@@ -24,6 +24,7 @@ from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.ledger.tries import TryRecord, read_tries
 from lynx_batch.output import RUN_FILE, TRIES, parse_try, run_file_uri
 from lynx_batch.report.rows import COLUMNS, ReportRow, read_row
+from lynx_batch.report.varied import VARYING, find_axes
 from lynx_batch.yaml_text import read_yaml
 
 log = structlog.get_logger()
@@ -75,7 +76,10 @@ class RunRows:
 
     def __init__(self, output: str, run_id: str, now: datetime) -> None:
         self._output, self._run_id, self._now = output, run_id, now
-        self._table = read_metadata(output, ["run", *COLUMNS], pc.field("run") == run_id).sort_by("row")
+        wanted = [*dict.fromkeys(["run", *COLUMNS, *VARYING])]
+        table = read_metadata(output, wanted, pc.field("run") == run_id).sort_by("row")
+        self._axes = find_axes(table.select([*VARYING]), table["tags"])
+        self._table = table.select([name for name in wanted if name in COLUMNS or name in self._axes])
         self._num_tries, self._revoked = _count_tries(output), read_revoked(output)
         self._in_force = list_editions(output).in_force
 
@@ -99,6 +103,7 @@ class RunRows:
                     num_tries=self._num_tries,
                     in_force=self._in_force,
                     revoked=self._revoked,
+                    axes=self._axes,
                 )
 
 

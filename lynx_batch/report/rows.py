@@ -1,6 +1,6 @@
 """One manifest row as the report shows it, made from its row of the metadata."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -11,6 +11,7 @@ from lynx_batch.ledger.history import CHECKED_EACH_RUN, GIVEN_UP
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome
 from lynx_batch.planning.revocation import Key, explain_revoked, keys_of
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
+from lynx_batch.report.varied import value_of
 from lynx_batch.stages import CLIP_STAGES
 
 MARKS = "marks"
@@ -31,6 +32,7 @@ class ReportRow:
     `name` is never empty. `subject` is the row's own name for the person, or else the photo's file name. `clip_uri` and `poster_uri`
     are relative to the output location; `photo` is relative to the report's folder. `scores` has only scores that exist. `marks` says of
     each mark whether the video carries it.
+    `varied` has the row's value of each axis (see `varied.py`).
     `is_rendered_here`: this run rendered it, not an earlier one. `num_tries` is None without a quality gate. `in_force` is the clip's edition
     in force where that is not what the row was rendered as: an older one that a redo did not replace, or one that was committed since.
     """
@@ -68,6 +70,7 @@ class ReportRow:
     stage_s: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
+    varied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def likeness(self) -> float | None:
@@ -104,11 +107,12 @@ def read_row(
     num_tries: Mapping[tuple[str, int], int],
     in_force: Mapping[str, int] = MappingProxyType({}),
     revoked: Set[Key] = frozenset(),
+    axes: Iterable[str] = (),
 ) -> ReportRow:
     """The report's row from a row of the metadata with `COLUMNS`.
 
     A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip; `in_force` has the editions in
-    force. A row of which something is in `revoked` has no files any more.
+    force. A row of which something is in `revoked` has no files any more. `axes` are from `find_axes`.
     """
     expires_at = cells["consent_expires_at"]
     photo_uri = cells["subject_uri"] or ""
@@ -132,6 +136,7 @@ def read_row(
         },
         tags=dict(cells["tags"] or ()),
         marks=dict(cells.get(MARKS) or ()),
+        varied={axis: value for axis in axes if (value := value_of(cells, axis)) is not None},
         edition=cells["edition"],
         num_tries=num_tries.get((cells["clip_id"], cells["edition"])),
         in_force=None if is_rendered else in_force.get(cells["clip_id"]),

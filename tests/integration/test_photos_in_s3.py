@@ -17,6 +17,7 @@ from lynx_batch.inputs import read_photo_file
 from lynx_batch.intake.build import build_from_folder
 from lynx_batch.intake.manifest import hash_manifest, read_manifest
 from lynx_batch.intake.photos import PhotoProblem, hash_photos
+from lynx_batch.intake.templates import make_templates
 from tests.stores import create_bucket, moto_server, use_endpoint
 from tests.web import serving
 
@@ -49,7 +50,7 @@ def test_a_photo_in_a_bucket_is_read_if_it_is_not_too_large(bucket: str) -> None
 def test_marks_of_folders_are_no_photos_and_no_part_of_a_manifest(bucket: str, tmp_path: Path) -> None:
     photos = {"photos/": b"", "photos/a.jpg": PHOTO, "photos/b.jpg/": b"", "photos/more/": b""}
     put(bucket, **photos)
-    table = build_from_folder(f"s3://{bucket}/photos", ["Hi."], None)
+    table = build_from_folder(f"s3://{bucket}/photos", make_templates(["Hi."]))
     assert table["subject_uri"].to_pylist() == [f"s3://{bucket}/photos/a.jpg"]
     pq.write_table(table, tmp_path / "part.parquet")
     parquet = (tmp_path / "part.parquet").read_bytes()

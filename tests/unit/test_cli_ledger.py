@@ -1,5 +1,7 @@
 """`status`, `retry`, `export`, `verify` and `prune` on an output location that is there without any cluster."""
 
+import json
+import re
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +55,34 @@ def test_status_tells_runs_and_reasons(output: str) -> None:
         assert "2 clips committed" in told
         assert "finished" in told
         assert "2 failed: OutOfMemory: too big" in told
+
+
+def test_status_counts_by_columns_and_tags(output: str) -> None:
+    start_run(output, "later")
+    cells = [("ee55", 4.0, "Köln", 0.5), ("ff66", 4.0, "Oslo", 0.7), ("0077", 5.0, None, None)]
+    rows = []
+    for row, (clip_id, scale, city, likeness) in enumerate(cells):
+        clip = small_clip(clip_id, row)
+        params, tags = clip.params.changed(guidance_scale=scale), {"city": city} if city else {}
+        clip = replace(clip, request=replace(clip.request, params=params, tags=tags))
+        found = record(clip_id).model_copy(update={"scores": {"likeness_mean": likeness} if likeness else {}})
+        rows.append(replace(ended(Outcome.RENDERED, clip), commit=found))
+    write_metadata(output, "later", rows)
+    told = json.loads(invoke("status", output, "--by", "guidance_scale", "--by", "tags.city", "--json").stdout)[
+        "groups"
+    ]
+    assert [(group["values"], group["counts"], group["likeness"]) for group in told] == [
+        ({"guidance_scale": 4.0, "tags.city": "Köln"}, {"rendered": 1}, 0.5),
+        ({"guidance_scale": 4.0, "tags.city": "Oslo"}, {"rendered": 1}, 0.7),
+        ({"guidance_scale": 5.0, "tags.city": None}, {"rendered": 3, "failed": 2}, None),
+    ]
+    shown = invoke("status", output, "--by", "guidance_scale").stdout
+    assert re.search(r"4 .* 2 .* 0 .* 0.60", shown)
+    refused = invoke("status", output, "--by", "tags")
+    assert (refused.exit_code, "--by 'tags': must be a column of the metadata or tags.KEY" in refused.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_retry_takes_what_its_filters_leave(output: str) -> None:

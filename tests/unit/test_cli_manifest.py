@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from openpyxl import Workbook
 from PIL import Image
 from typer.testing import Result
 
@@ -57,14 +58,53 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
     assert pq.read_table("out/m.parquet")["subject_uri"].to_pylist() == ["../photos/a.jpg"]
 
 
+def test_a_spreadsheet_a_folder_of_photos_and_templates_become_a_manifest_that_passes_its_check() -> None:
+    book = Workbook()
+    for row in (
+        ["Foto", "Vorname", "Kundennummer", "Stadt"],
+        ["eileen-collins.jpg", "Zoë", 42.0, "Köln"],
+        [],
+        ["grace-hopper.jpg", "李", 7],
+    ):
+        book.active.append(row)
+    book.save("people.xlsx")
+    Path("prompts.txt").write_text("{{Vorname}} waves in {{Stadt|Berlin}}.\n", encoding="utf-8")
+    command = [
+        "build",
+        "--from",
+        "people.xlsx",
+        "--photos",
+        SUBJECTS,
+        "--map",
+        "Foto=subject_uri",
+        "--map",
+        "Kundennummer=subject_id",
+    ]
+    command += ["--prompts", "prompts.txt", "--keep", "Stadt", "--seeds", "1-2", "--out", "m.parquet"]
+    built = run(*command)
+    assert built.exit_code == 0
+    assert built.stdout == "people.xlsx, sheet 'Sheet': 1 blank line skipped\nm.parquet: 4 rows\n"
+    assert run("check", "m.parquet").stdout == "m.parquet: 4 rows, no problem\n"
+    rows = pq.read_table("m.parquet").to_pylist()
+    assert [(row["subject_id"], row["clip_name"], row["prompt"]) for row in rows[1:3]] == [
+        ("42", "42-p01-s2", "Zoë waves in Köln."),
+        ("7", "7-p01-s1", "李 waves in Berlin."),
+    ]
+    assert {row["prompt_template"] for row in rows} == {"{{Vorname}} waves in {{Stadt|Berlin}}."}
+    assert "2 of 2 rows" in run("show", "m.parquet", "--where", "tags.stadt == 'Köln'").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--photos", SUBJECTS], "takes --photos and --prompts"),
-        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--from", "r.csv"], "or --from alone"),
-        (["--from", "r.csv", "--seeds", "1"], "or --from alone"),
+        (["--prompts", "prompts.txt"], "or --from, perhaps with --photos"),
+        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--keep", "a"], "--keep: needs --from"),
+        (["--from", "r.csv", "--recursive"], "--recursive: must not be given together with --from"),
+        (["--from", "r.csv", "--language", "l"], "--language 'l': needs --prompts"),
+        (["--from", "none.csv"], "none.csv: does not exist"),
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
-        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "-1"], "--seeds '-1': -1 must be between"),
+        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "-1"], "--seeds: -1 must be between"),
         (
             ["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1_000"],
             "--seeds '1_000': must be whole numbers",

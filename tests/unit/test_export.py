@@ -132,6 +132,18 @@ def test_clips_get_names_from_their_metadata(team: Place, tmp_path: Path) -> Non
     assert named == {"ada/wave-000.mp4": "aa11 1", "ada/smile-001.mp4": "bb22 1", "bob/wave-002.mp4": "cc33 1"}
 
 
+def test_clips_are_named_by_their_tags(place: Place) -> None:
+    tags = {"city": "Köln", "any key": "7", "1": "x"}
+    place.run("run-1", [rendered("aa11", 0, tags=tags), rendered("bb22", 1, tags={"city": "Oslo"})])
+    assert {*name_clips(place.output, "{tags.city:>5}.mp4", NOW).clips} == {" Köln.mp4", " Oslo.mp4"}
+    template = "{tags[any key]}{tags[1]}.mp4"
+    with pytest.raises(ConfigError, match=r"row 1 of run run-1: tags.any key must not be null"):
+        name_clips(place.output, template, NOW)
+    for template in ("{tags}.mp4", "{tags.__class__}.mp4", "{tags.city.x}.mp4", "{tags[a][b]}.mp4"):
+        with pytest.raises(ConfigError, match="must be a column"):
+            name_clips(place.output, template, NOW)
+
+
 def test_clips_are_copied_to_another_store(team: Place) -> None:
     naming = name_clips(team.output, "{clip_id}.mp4", NOW)
     for _ in range(2):

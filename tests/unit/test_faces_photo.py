@@ -1,6 +1,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -9,7 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lynx_model.errors import UnreadableImage
+from lynx_model.faces import photo
 from lynx_model.faces.photo import MAX_PIXELS, read_photo
+from tests.builders import HOPPER
+from tests.models import ROOT
+
+HEIC = ROOT / "tests/golden/photos/hopper.heic"
 
 EXIF_ORIENTATION = 0x0112
 TOP_RED = np.zeros((40, 20, 3), np.uint8)
@@ -37,6 +43,30 @@ def test_a_lossless_picture_comes_back_as_it_was(kind: str) -> None:
 def test_a_lossy_picture_keeps_its_colours_in_rgb_order(kind: str) -> None:
     pixels = read_photo(encode(Image.fromarray(TOP_RED), kind))
     assert np.abs(pixels[5, 10].astype(int) - (255, 0, 0)).max() < 10
+
+
+def test_a_photo_of_a_phone_is_read_upright() -> None:
+    """HEIC that is stored on its side, as phones do. pi-heif cannot write it, so this is a small copy of the demo's portrait."""
+    pixels = read_photo(HEIC.read_bytes())
+    portrait = Image.open(HOPPER).convert("RGB").resize((256, 300))
+    assert pixels.shape == (300, 256, 3)
+    assert np.abs(pixels.astype(int) - np.asarray(portrait)).mean() < 6
+
+
+def test_without_pi_heif_a_photo_of_a_phone_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photo, "can_read_heif", lambda: False)  # the package cannot be uninstalled for a test
+    with pytest.raises(UnreadableImage, match=r"HEIC is read only with the extra `heic`"):
+        read_photo(HEIC.read_bytes())
+
+
+def test_damaged_heic_is_an_error_of_ours() -> None:
+    data = HEIC.read_bytes()
+    for seed in range(60):
+        damaged = bytearray(data)
+        for at in np.random.default_rng(seed).integers(12, len(data), 3):
+            damaged[at] ^= 0xFF
+        with suppress(UnreadableImage):
+            read_photo(bytes(damaged[: len(data) - 100 * (seed % 20)]))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import string
 import time
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,15 +25,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from openpyxl import Workbook
 from safetensors import safe_open
 
 from lynx_batch.config import DefaultsConfig, InputsConfig, load_run_config, parse_override
-from lynx_batch.errors import LynxError
-from lynx_batch.intake.build import build_from_table_file, place_photos
+from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.intake.build import build_from_table, place_photos
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.expression import filter_rows
+from lynx_batch.intake.grid import combine, make_axes
 from lynx_batch.intake.manifest import read_manifest, write_manifest
+from lynx_batch.intake.people import ALL, ColumnUse
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
+from lynx_batch.intake.tables import read_source
+from lynx_batch.intake.templates import fill, parse_template
 from lynx_batch.ledger.export import _claim, _columns_of
 from lynx_batch.ledger.metadata import FILTER_COLUMNS
 from lynx_batch.photo_places import ANYWHERE, explain_entry, explain_photo
@@ -276,6 +282,9 @@ WHERE_WORDS = (
         "{",
         "}",
         "-",
+        "tags",
+        ".a",
+        "['a']",
         "not ",
         "and ",
         "or ",
@@ -304,7 +313,8 @@ WHERE_WORDS = (
 
 
 def try_where(random: Random, folder: Path) -> object:
-    table = pa.table({"row": [0, 1], "seed": [1, None], "prompt": ["a", "b"]})
+    tags = pa.array([[("a", "b")], None], MANIFEST_SCHEMA.field("tags").type)
+    table = pa.table({"row": [0, 1], "seed": [1, None], "prompt": ["a", "b"], "tags": tags})
     return filter_rows(table, distorted(random, random.choice(WHERE), WHERE_WORDS))
 
 
@@ -336,12 +346,13 @@ ROW = dict.fromkeys(FILTER_COLUMNS) | {
         "seed": 2**62,
         "ip_scale": 0.5,
     },
+    "tags": [("city", "Köln"), ("any key", "../")],
     **{"prompt": "A person/..\n", "ended_at": datetime(2027, 1, 31, tzinfo=UTC), "error": "\ud800{row}"},
 }
 
 
 def try_name(random: Random, folder: Path) -> object:
-    names = [f"{{{random.choice([*ROW])}{spec}}}" for spec in ("", ":>9", "!r")]
+    names = [f"{{{random.choice([*ROW, 'tags.city', 'tags[any key]'])}{spec}}}" for spec in ("", ":>9", "!r")]
     template = distorted(random, "/".join(["{subject_id}", *names]), NAME_WORDS)
     return _claim([ROW], template, _columns_of(template), set())
 
@@ -426,16 +437,92 @@ TABLE_WORDS = (
 JSON_ROW = {"subject_uri": "a.jpg", "prompt": "p", "seed": 7, "ip_scale": 0.5, "tags": {"a": "b"}}
 
 
+def make_table(random: Random) -> tuple[str, bytes]:
+    match random.randrange(3):
+        case 0:
+            encoding = random.choice(("utf-8", "utf-8", "utf-16", "cp1252"))
+            return "rows.csv", distorted(random, CSV, TABLE_WORDS).encode(encoding, errors="replace")
+        case 1:
+            return "rows.jsonl", b"\n".join([damaged_json(random, JSON_ROW), json.dumps(JSON_ROW).encode()])
+    return "rows.xlsx", damaged_workbook(random)
+
+
+@cache
+def workbook() -> bytes:
+    """Every kind of cell: text, numbers, a time, and a formula without a saved value."""
+    book, buffer = Workbook(), BytesIO()
+    sheet = book.active
+    for row in (
+        ["Subject URI", "prompt", "seed", "Ort"],
+        ["a.jpg", "A person waves.", 7, "Köln"],
+        ["b.jpg", "=A2", 0.5],
+    ):
+        sheet.append(row)
+    sheet["D3"] = datetime(2030, 1, 31)
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def damaged_workbook(random: Random) -> bytes:
+    """A workbook that is damaged itself, or one whose zip is whole and one file in it is damaged."""
+    if random.random() < 0.3:
+        return damaged(random, workbook())
+    found = BytesIO()
+    with zipfile.ZipFile(BytesIO(workbook())) as old, zipfile.ZipFile(found, "w") as new:
+        chosen = random.choice(old.namelist())
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, damaged(random, content) if name == chosen else content)
+    return found.getvalue()
+
+
 def try_table(random: Random, folder: Path) -> object:
-    if random.random() < 0.5:
-        file, text = folder / "rows.csv", distorted(random, CSV, TABLE_WORDS).encode(errors="replace")
-    else:
-        lines = [damaged_json(random, JSON_ROW), json.dumps(JSON_ROW).encode()]
-        file, text = folder / "rows.jsonl", b"\n".join(lines)
-    file.write_bytes(damaged(random, text) if random.random() < 0.2 else text)
-    table = build_from_table_file(str(file))
+    name, content = make_table(random)
+    file = folder / name
+    file.write_bytes(damaged(random, content) if random.random() < 0.2 else content)
+    table = build_from_table(read_source(str(file)), use=ColumnUse(keep=(ALL,)))
     write_manifest(place_photos(table, str(folder / "built.parquet")), str(folder / "built.parquet"))
     return check_rows(read_manifest(str(folder / "built.parquet")), DefaultsConfig(), InputsConfig(), str(folder))
+
+
+TEMPLATE_WORDS = (
+    "{{",
+    "}}",
+    "{",
+    "}",
+    "|",
+    "!",
+    ":",
+    "{{city}}",
+    "{{city|x}}",
+    "{{city:3}}",
+    "{{ city ! }}",
+    "{{city|{{x}}}}",
+)
+
+
+def try_template(random: Random, _folder: Path) -> object:
+    """What people put into a table is text, whatever it looks like."""
+    text = distorted(random, "{{ city }} and {{Vor Name!}} or {{x:9|y}}.", TEMPLATE_WORDS)
+    value = distorted(random, "Köln", TEMPLATE_WORDS)
+    try:
+        template = parse_template(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    columns = {part.name for part in template.fields}
+    filled = fill(template, dict.fromkeys(columns, value))
+    assert filled.faults or not columns or not value.strip() or " ".join(value.split()) in filled.prompt
+    return filled
+
+
+GRID_WORDS = ("=", ",", ":", "-", "1e9", "nan", "inf", "0.1", "guidance_scale", "1-8", "9:16-480p", "1_000")
+
+
+def try_grid(random: Random, _folder: Path) -> object:
+    vary = distorted(random, "ip_scale=0.6:1.0:0.2", GRID_WORDS)
+    sizes, seeds = distorted(random, "9:16-480p", GRID_WORDS), distorted(random, "1-8,10", GRID_WORDS)
+    axes = make_axes(*random.choice((([vary], [], None), ([], [sizes], None), ([], [], seeds))))
+    return [*combine(axes)]
 
 
 # ---- models
@@ -562,6 +649,8 @@ KINDS = {
     "name": SimpleNamespace(read=try_name, num_inputs=1500),
     "uri": SimpleNamespace(read=try_uri, num_inputs=1500),
     "table": SimpleNamespace(read=try_table, num_inputs=150),
+    "template": SimpleNamespace(read=try_template, num_inputs=1500),
+    "grid": SimpleNamespace(read=try_grid, num_inputs=1000),
     "model": SimpleNamespace(read=try_model, num_inputs=600),
     "clip": SimpleNamespace(read=try_clip, num_inputs=150),
     "scorer": SimpleNamespace(read=try_scorer, num_inputs=300),

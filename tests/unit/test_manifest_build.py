@@ -11,10 +11,14 @@ from structlog.testing import capture_logs
 
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.errors import ConfigError, MissingObject
-from lynx_batch.intake.build import build_from_folder, build_from_table_file, place_photos, read_prompts
+from lynx_batch.intake.build import build_from_folder, build_from_table, place_photos
 from lynx_batch.intake.check import check_rows
+from lynx_batch.intake.grid import make_axes
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
+from lynx_batch.intake.people import ColumnUse
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
+from lynx_batch.intake.tables import ReadOptions, SourceTable, read_source
+from lynx_batch.intake.templates import make_templates, read_templates
 
 
 @pytest.fixture
@@ -28,19 +32,23 @@ def photos(tmp_path: Path) -> Path:
 
 def build_text(tmp_path: Path, name: str, text: str) -> pa.Table:
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
-    return build_from_table_file(str(tmp_path / name))
+    return build_from_table(read_source(str(tmp_path / name)))
+
+
+def build_photos(folder: object, prompts: list[str], seeds: str | None = None) -> pa.Table:
+    return build_from_folder(str(folder), make_templates(prompts), make_axes((), (), seeds))
 
 
 def test_what_is_no_photo_is_listed_with_the_reason(photos: Path) -> None:
-    names = (".DS_Store", "._grace-hopper.PNG", "Thumbs.db", "phone.HEIC", ".thumbnails/a.jpg")
+    names = (".DS_Store", "._grace-hopper.PNG", "Thumbs.db", ".thumbnails/a.jpg")
     for name in (*names, os.fsdecode(b"bad\x80.jpg")):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).write_bytes(b"x")
     with capture_logs() as logs:
-        table = build_from_folder(str(photos), ["waves"], None)
+        table = build_photos(photos, ["waves"])
     assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达"]
     (told,) = logs
-    assert told["num_files"] == 8
+    assert told["num_files"] == 7
     assert [file.partition(": ")[2] for file in sorted(told["files"])] == [
         "a hidden file or a file of the operating system",
         "a hidden file or a file of the operating system",
@@ -48,8 +56,7 @@ def test_what_is_no_photo_is_listed_with_the_reason(photos: Path) -> None:
         "not a photo",
         "a hidden file or a file of the operating system",
         "its name is not UTF-8",
-        "in a sub-folder, which is not searched",
-        "HEIC is not read: convert it to JPEG",
+        "in a sub-folder, which is not searched without --recursive",
     ]
 
 
@@ -60,7 +67,7 @@ def test_what_is_no_file_among_photos_is_told_too(photos: Path, tmp_path: Path) 
     (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
     os.mkfifo(photos / "pipe.jpg")
     with capture_logs() as logs:
-        build_from_folder(str(photos), ["waves"], None)
+        build_photos(photos, ["waves"])
     assert [
         file for log in logs for file in log["files"] if file.partition(":")[0] in ("team", "gone.jpg", "pipe.jpg")
     ] == [
@@ -71,7 +78,7 @@ def test_what_is_no_file_among_photos_is_told_too(photos: Path, tmp_path: Path) 
 
 
 def test_every_photo_meets_every_prompt_and_every_seed(photos: Path) -> None:
-    table = build_from_folder(str(photos), ["waves", "微笑"], [1, 2])
+    table = build_photos(photos, ["waves", "微笑"], "1,2")
     assert table.schema.equals(MANIFEST_SCHEMA, check_metadata=True)
     assert table.num_rows == 2 * 2 * 2
     rows = table.select(["subject_id", "prompt", "seed", "clip_name"]).to_pylist()
@@ -81,7 +88,7 @@ def test_every_photo_meets_every_prompt_and_every_seed(photos: Path) -> None:
 
 
 def test_without_seeds_the_column_is_null_and_names_do_not_tell_one(photos: Path) -> None:
-    table = build_from_folder(str(photos), ["waves"], None)
+    table = build_photos(photos, ["waves"])
     assert table["seed"].null_count == 2
     assert table["clip_name"].to_pylist() == ["grace-hopper-p01", "艾达-p01"]
 
@@ -89,40 +96,40 @@ def test_without_seeds_the_column_is_null_and_names_do_not_tell_one(photos: Path
 def test_photos_that_differ_in_their_suffix_alone_are_two_subjects(photos: Path) -> None:
     for name in ("艾达.png", "艾达.jpg.png"):
         (photos / name).write_bytes(b"x")
-    table = build_from_folder(str(photos), ["waves"], None)
+    table = build_photos(photos, ["waves"])
     assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达.jpg", "艾达.jpg.png", "艾达.png"]
 
 
 @pytest.mark.parametrize(
     ("prompts", "seeds", "message"),
     [
-        ([], None, "prompts: there must be at least one"),
-        (["waves", "waves"], None, "prompt 'waves': must appear only once"),
-        (["waves"], [1, 2, 1], "seed 1: must appear only once"),
+        (["waves", "waves"], None, "line 2: prompt 'waves': must appear only once"),
+        (["waves"], "1,2,1", "--seeds: 1 must appear only once"),
     ],
 )
 def test_what_would_make_no_clip_or_one_twice_is_refused(
-    photos: Path, prompts: list[str], seeds: list[int] | None, message: str
+    photos: Path, prompts: list[str], seeds: str | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_from_folder(str(photos), prompts, seeds)
+        build_photos(photos, prompts, seeds)
 
 
 def test_a_folder_without_photos_is_refused(photos: Path) -> None:
     for folder in (photos / "none", photos.parent):
         with pytest.raises(ConfigError, match="must be a folder with a photo"):
-            build_from_folder(str(folder), ["waves"], None)
+            build_photos(folder, ["waves"])
 
 
 def test_prompts_are_the_lines_that_are_not_empty(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes("\ufeffwaves\r\n\r\n  微笑\u2028站着 \n".encode())
-    assert read_prompts(str(tmp_path / "p.txt")) == ["waves", "微笑\u2028站着"]
+    templates = read_templates(str(tmp_path / "p.txt"))
+    assert [(each.name, each.texts[""].text) for each in templates] == [("p01", "waves"), ("p02", "微笑\u2028站着")]
 
 
-def test_a_text_file_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_text_file_of_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes("微笑着".encode("gb18030"))
     with pytest.raises(ConfigError, match=r"p\.txt: must be UTF-8"):
-        read_prompts(str(tmp_path / "p.txt"))
+        read_templates(str(tmp_path / "p.txt"))
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True])
@@ -134,7 +141,7 @@ def test_photos_of_a_built_manifest_are_found_from_where_it_was_written(
     if is_elsewhere:
         (tmp_path / "real" / "deep").mkdir(parents=True)
         (tmp_path / "out").symlink_to(tmp_path / "real")
-    table = place_photos(build_from_folder("photos", ["waves"], None), out)
+    table = place_photos(build_photos("photos", ["waves"]), out)
     write_manifest(table, out)
     assert table["subject_uri"][0].as_py() == "../../photos/grace-hopper.PNG"
     monkeypatch.chdir("/")
@@ -177,12 +184,12 @@ def test_cells_of_csv_get_the_types_of_their_columns(tmp_path: Path) -> None:
 def test_lines_of_json_get_the_types_of_their_columns(tmp_path: Path) -> None:
     lines = [
         {"subject_uri": "a.jpg", "prompt": "微笑", "seed": 2**62 + 1, "ip_scale": 1, "tags": {"a": "b"}},
-        {"subject_uri": "/b.jpg", "prompt": "", "seed": None},
+        {"subject_uri": "/b.jpg", "prompt": " 笑 ", "seed": None},
     ]
     rows = build_text(tmp_path, "rows.jsonl", "\n".join(json.dumps(line) for line in lines) + "\n\n").to_pylist()
     assert rows[0]["subject_uri"] == str(tmp_path / "a.jpg")
     assert (rows[0]["seed"], rows[0]["ip_scale"], rows[0]["tags"]) == (2**62 + 1, 1.0, [("a", "b")])
-    assert (rows[1]["prompt"], rows[1]["seed"]) == ("", None)
+    assert (rows[1]["prompt"], rows[1]["seed"]) == (" 笑 ", None)
 
 
 def test_every_fault_of_csv_is_named_with_line_column_value_and_rule(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_
         "line 1: tags={'a': 1}: must be a map of text to text",
         "line 2: must be a JSON object, not [1]",
         "line 3: must be a JSON object (",
-        "line 4: column 'promt': unknown; the nearest known one is 'prompt'; column 'prompt': required, but missing",
+        "line 4: column 'promt': unknown; the nearest known one is 'prompt'; --keep promt makes a tag of it",
         "line 5: subject_uri=5: must be text",
         "line 5: prompt='\\ud800': must be text",
         "line 5: seed=9223372036854775808: must be a whole number",
@@ -228,6 +235,7 @@ def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_
     ("name", "text", "message"),
     [
         ("rows.csv", "", "line 1: column 'subject_uri': required"),
+        ("rows.csv", "subject_uri,prompt\n\n", "must have a row below the names of its columns"),
         ("rows.csv", "subject_uri,prompt,prompt\n", "column 'prompt': must appear once"),
         ("rows.csv", "subject_uri,prompt,sed\n", "column 'sed': unknown; the nearest known one is 'seed'"),
         ("rows.csv", 'subject_uri,prompt\na,"b" c\n', "line 2: must be CSV"),
@@ -236,7 +244,7 @@ def test_every_fault_of_json_lines_is_named_with_line_column_value_and_rule(tmp_
             '{"subject_uri": "a", "prompt": "b", "seed": 1, "seed": 2}',
             "line 1: .*'seed' must appear only once",
         ),
-        ("rows.xlsx", "", r"must be a \.csv or \.jsonl file"),
+        ("rows.ods", "", r"must be a \.csv, \.tsv, \.xlsx, \.xlsm, \.jsonl file"),
     ],
 )
 def test_a_file_that_is_no_table_of_the_schema_is_refused_by_name(
@@ -254,4 +262,130 @@ def test_thousands_of_faults_are_counted_and_not_all_listed(tmp_path: Path) -> N
 
 def test_a_missing_table_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingObject, match=r"rows\.csv"):
-        build_from_table_file(str(tmp_path / "rows.csv"))
+        read_source(str(tmp_path / "rows.csv"))
+
+
+PEOPLE = (
+    "Foto;Vorname;Stadt;Sprache;guidance_scale\nada.jpg;Zoë;Köln;DE;4,5\nli.jpg;李;;zh;\nbob.jpg;{{Stadt}};Oslo;;5\n"
+)
+PROMPTS = "name;prompt;de;zh\nparty;{{vorname}} dances in {{stadt|Rome}}.;{{vorname}} tanzt.;{{vorname}}在跳舞。\nsea;By the sea.;;\n"
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> SourceTable:
+    (tmp_path / "people.csv").write_text(PEOPLE, encoding="utf-8")
+    (tmp_path / "prompts.csv").write_text(PROMPTS, encoding="utf-8")
+    return read_source(str(tmp_path / "people.csv"), ReadOptions(renamed={"foto": "subject_uri"}))
+
+
+def test_people_of_a_table_get_every_prompt_in_their_language_and_their_own_columns_become_tags(
+    people: SourceTable, tmp_path: Path
+) -> None:
+    prompts = read_templates(str(tmp_path / "prompts.csv"))
+    table = build_from_table(people, prompts, use=ColumnUse(keep=("stadt",), language="sprache"), photos="/photos")
+    rows = table.to_pylist()
+    assert [(row["clip_name"], row["prompt"]) for row in rows] == [
+        ("ada-party", "Zoë tanzt."),
+        ("ada-sea", "By the sea."),
+        ("li-party", "李在跳舞。"),
+        ("li-sea", "By the sea."),
+        ("bob-party", "{{Stadt}} dances in Oslo."),
+        ("bob-sea", "By the sea."),
+    ]
+    assert [row["prompt_template"] for row in rows[:2]] == ["{{vorname}} tanzt.", None]
+    assert [row["tags"] for row in rows[::2]] == [[("stadt", "Köln")], None, [("stadt", "Oslo")]]
+    assert [row["guidance_scale"] for row in rows[::2]] == [4.5, None, 5.0]
+    assert rows[0]["subject_uri"] == "/photos/ada.jpg"
+
+
+def test_values_that_do_not_fit_are_named_for_every_line_at_once(people: SourceTable) -> None:
+    prompts = make_templates(["{{stadt!}} and {{vorname:2}}", "again {{stadt!}}"])
+    with pytest.raises(ConfigError) as caught:
+        build_from_table(people, prompts, use=ColumnUse(ignore=("*",)))
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 2: vorname='Zoë': must have at most 2 characters, not 3; a template may allow more: {{vorname:3}}",
+        "  line 3: stadt: must not be empty, because a template requires it",
+        "  line 4: vorname='{{Stadt}}': must have at most 2 characters, not 9; a template may allow more: {{vorname:9}}",
+    ]
+    with capture_logs() as logs:
+        build_from_table(people, make_templates(["{{stadt}}, {{vorname}}"]), use=ColumnUse(ignore=("*",)))
+    assert [log["lines_by_column"] for log in logs] == [{"stadt": 1}]
+
+
+def test_a_language_without_a_text_is_a_fault(people: SourceTable, tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text("name;de\nparty;Alle tanzen.\n")
+    prompts = read_templates(str(tmp_path / "prompts.csv"))
+    with pytest.raises(
+        ConfigError, match=r"(?s)line 3: prompt party: language='zh': must be one of de.*line 4: .*language=''"
+    ):
+        build_from_table(people, prompts, use=ColumnUse(ignore=("*",), language="sprache"))
+    with pytest.raises(ConfigError, match="prompts in de: --language must name the column"):
+        build_from_table(people, prompts, use=ColumnUse(ignore=("*",)))
+
+
+def test_columns_that_nothing_uses_are_named(people: SourceTable) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_from_table(people, make_templates(["{{vorname}} waves."]), use=ColumnUse(keep=("stadt",)))
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 1: column 'sprache': unknown; the nearest known one is 'ip_scale'; --keep sprache makes a tag of it, --ignore sprache "
+        "leaves it out"
+    ]
+    with pytest.raises(ConfigError, match="--keep 'stat': must be a column of the table; the nearest is 'stadt'"):
+        build_from_table(people, make_templates(["Hi."]), use=ColumnUse(keep=("stat",)))
+    with pytest.raises(ConfigError, match="line 1: column 'prompt': required, but missing"):
+        build_from_table(people, use=ColumnUse(keep=("*",)))
+
+
+def test_all_other_columns_can_be_kept(people: SourceTable) -> None:
+    table = build_from_table(people, make_templates(["Hi {{vorname}}."]), use=ColumnUse(keep=("*",)))
+    assert table["tags"].to_pylist()[0] == [("stadt", "Köln"), ("sprache", "DE")]
+
+
+def test_a_grid_multiplies_the_rows_and_names_the_clips(people: SourceTable) -> None:
+    axes = make_axes(["ip_scale=0.6:1.0:0.2"], ["9:16-480p", "1:1-480p"], "1-4")
+    table = build_from_table(people, make_templates(["Hi."]), axes, use=ColumnUse(ignore=("*",)), consent_ref="CRM-1")
+    assert table.num_rows == 3 * 3 * 2 * 4
+    assert len({*table["clip_name"].to_pylist()}) == table.num_rows
+    row = table.slice(0, 1).to_pylist()[0]
+    assert row["clip_name"] == "ada-p01-ip_scale0.6-9x16-480p-s1"
+    assert (row["width"], row["height"], row["ip_scale"], row["seed"]) == (480, 832, 0.6, 1)
+    assert row["consent_ref"] == "CRM-1"
+    with pytest.raises(ConfigError, match=r"guidance_scale: must not be both a column of .* and varied"):
+        build_from_table(
+            people, make_templates(["Hi."]), make_axes(["guidance_scale=4,5"], [], None), use=ColumnUse(ignore=("*",))
+        )
+
+
+def test_rules_of_single_cells_are_checked_with_the_lines_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_text(
+            tmp_path, "rows.csv", "subject_uri,prompt,width,clip_name\n\na.jpg,waves,833,../x\n,waves,,\na.jpg,,,\n"
+        )
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 3: width=833: must be a positive multiple of 16 px; the nearest is 832",
+        "  line 3: clip_name='../x': must be a relative path without empty parts, '.' and '..'",
+        "  line 4: subject_uri: must not be null",
+        "  line 5: prompt: must not be null",
+    ]
+
+
+def test_a_tag_of_a_row_must_not_be_a_kept_column_too(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('subject_uri,prompt,city,tags\na.jpg,waves,Rome,"{""city"": ""x""}"\n')
+    with pytest.raises(ConfigError, match="line 2: tags='city': must not also be a column that --keep names"):
+        build_from_table(read_source(str(tmp_path / "rows.csv")), use=ColumnUse(keep=("city",)))
+
+
+def test_photos_of_sub_folders_are_named_by_the_shortest_path_that_is_unique(photos: Path) -> None:
+    for name in ("team/ada.jpg", "guests/ada.jpg", "guests/ada.png", "guests/bob.HEIC"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"x")
+    table = build_from_folder(str(photos), make_templates(["waves"]), is_recursive=True)
+    assert table.select(["subject_id", "clip_name"]).to_pylist() == [
+        {"subject_id": "grace-hopper", "clip_name": "grace-hopper-p01"},
+        {"subject_id": "guests/ada.jpg", "clip_name": "ada.jpg-p01"},
+        {"subject_id": "guests/ada.png", "clip_name": "ada.png-p01"},
+        {"subject_id": "bob", "clip_name": "bob-p01"},
+        {"subject_id": "another", "clip_name": "another-p01"},
+        {"subject_id": "team/ada", "clip_name": "ada-p01"},
+        {"subject_id": "艾达", "clip_name": "艾达-p01"},
+    ]

@@ -46,6 +46,11 @@ def choose(where: str) -> list[int]:
         ("consent_expires_at > '2029-12-31'", [2]),
         ("consent_expires_at < '2030-01-01T00:00:00+01:00'", []),
         (" width is None ", [0, 1, 2]),
+        ("tags.a == 'b'", [1]),
+        ("tags['a'] in ['b', 'c']", [1]),
+        ("tags.a != 'c'", [1]),
+        ("tags.a is None", [0, 2]),
+        ("tags.other == 'b'", []),
     ],
 )
 def test_the_rows_for_which_it_is_true_are_chosen(where: str, rows: list[int]) -> None:
@@ -57,7 +62,11 @@ def test_the_rows_for_which_it_is_true_are_chosen(where: str, rows: list[int]) -
     [
         ("sed == 1", "column 'sed': unknown; the nearest known one is 'seed'"),
         ("seed == sed", "'sed': unknown"),
-        ("tags == 'x'", "column 'tags': unknown"),
+        ("tags == 'x'", "'tags': must name one tag, such as tags.city"),
+        ("tags.a.b == 'x'", "'tags.a.b': must be a column"),
+        ("tags[1] == 'x'", "must be a column"),
+        ("tags.a == 1", "'1': must be text"),
+        ("seed.a == 1", "'seed.a': only tags have keys"),
         ("seed = 1", "=="),
         ("", "example"),
         ("seed", "'seed': must be a comparison"),

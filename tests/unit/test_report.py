@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lynx_batch.cli.report import report_after_run
 from lynx_batch.clip import ClipSpec
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.commits import commit
-from lynx_batch.ledger.metadata import Outcome, RowOutcome
+from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, RowOutcome
 from lynx_batch.ledger.pace import Cost
 from lynx_batch.ledger.runs import RunEnd, RunRecord, write_run_end, write_run_record
 from lynx_batch.ledger.spending import SpentRecord, write_spent
@@ -34,6 +35,7 @@ from lynx_batch.report.gather import RunRows
 from lynx_batch.report.pages import MAX_ROWS_A_PAGE, RunFacts, build_pages, split
 from lynx_batch.report.rows import ReportRow
 from lynx_batch.report.trace import Trace, write_trace
+from lynx_batch.report.varied import VARYING, find_axes, value_of
 from lynx_batch.report.write import write_report
 from tests import crashes
 from tests.builders import COLLINS, HOPPER, NOW, PARAMS, deliver, ended, make_clip, make_request, record, write_metadata
@@ -158,6 +160,45 @@ def test_what_nobody_knows_is_no_figure() -> None:
     assert (figures.likeness, figures.by_subject, figures.num_judged) == (None, (), 0)
     html = pages_of([shown()])["index.html"]
     assert "Likeness" not in html.partition("<body>")[2].partition("<script")[0]
+
+
+def test_what_varies_is_summed_up_by_its_values() -> None:
+    grid = [(scale, city) for scale in ("4", "10") for city in ("Köln", "Oslo")]
+    rows = [
+        shown(row, varied={"guidance_scale": scale, "tags.city": city}, scores={"likeness_mean": row / 10})
+        for row, (scale, city) in enumerate(grid)
+    ]
+    rows.append(shown(4, outcome=Outcome.FAILED, varied={"guidance_scale": "4"}))
+    figures = sum_up(rows, None)
+    found = {
+        axis.name: [(v.value, v.num_rows, v.num_rendered, round(v.likeness, 6)) for v in axis.values]
+        for axis in figures.axes
+    }
+    assert found == {
+        "guidance_scale": [("4", 3, 2, 0.05), ("10", 2, 2, 0.25)],
+        "tags.city": [("Köln", 2, 2, 0.1), ("Oslo", 2, 2, 0.2)],
+    }
+    page = pages_of(rows)["index.html"]
+    assert page.count("By <bdi>") == 2
+    assert "<bdi>Köln</bdi>" in page
+
+
+def test_what_varies_is_found_in_the_metadata() -> None:
+    rows = [
+        {
+            "guidance_scale": scale,
+            "width": width,
+            "height": 1312 - width,
+            "seed": seed,
+            "tags": [("city", city), ("id", str(seed))],
+        }
+        for seed, (scale, width, city) in enumerate(product((4.0, 5.0), (480, 832), ("Köln", "Oslo")))
+    ]
+    rows[0]["tags"] = None
+    table = pa.Table.from_pylist(rows, METADATA_SCHEMA)
+    axes = find_axes(table.select([*VARYING]), table["tags"])
+    assert axes == ["guidance_scale", "size", "tags.city"]
+    assert [value_of(row, "size") for row in table.slice(0, 1).to_pylist()] == ["480x832"]
 
 
 def test_likeness_is_summed_up_by_subject_and_prompt_with_the_least_alike_first() -> None:

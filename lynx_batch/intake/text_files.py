@@ -1,0 +1,74 @@
+"""Reads text files in the encodings that people's programs write: UTF-8, UTF-16 and Windows-1252."""
+
+import codecs
+import re
+from dataclasses import dataclass
+
+from lynx_batch.errors import ConfigError
+from lynx_batch.storage import SizeLimit, read_bytes, redact
+
+TEXT_LIMIT = SizeLimit(256 * 2**20, "the most that is read of a file with rows or texts")
+HEAD_BYTES = 4096
+
+ENCODING_NAMES = {"utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+WESTERN = "cp1252"
+NOT_ASCII = re.compile(rb"[\x80-\xff]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The content of a text file without a byte order mark. `encoding` is what a user calls it, such as UTF-8 or cp1252."""
+
+    content: str
+    encoding: str
+
+
+def read_text(uri: str, encoding: str | None = None) -> Text:
+    """The text of a file. Without `encoding`, it is detected.
+
+    Raises:
+        ConfigError: If the file is in none of the encodings, or not in the one that is given.
+        InputRefused: If it is too large.
+    """
+    content = read_bytes(uri, TEXT_LIMIT)
+    known = encoding or _detect(content)
+    if known is None:
+        raise ConfigError(
+            f"{redact(uri)}: must be UTF-8, UTF-16 or Windows-1252, but looks like another encoding: save it as UTF-8"
+        )
+    try:
+        text = content.decode(known)
+    except (UnicodeError, LookupError) as error:
+        raise ConfigError(f"{redact(uri)}: must be {ENCODING_NAMES.get(known, known)} ({error})") from error
+    return Text(content=text.removeprefix("\ufeff"), encoding=ENCODING_NAMES.get(known, known))
+
+
+def _detect(content: bytes) -> str | None:
+    """The encoding of a text; None if it is unlikely to be one of ours."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if half := _half_of_zeros(content[:HEAD_BYTES]):
+        return half
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return WESTERN if _looks_western(content) else None
+    return "utf-8"
+
+
+def _half_of_zeros(head: bytes) -> str | None:
+    """UTF-16 without a byte order mark: separators and Latin letters have a zero byte, always on the same side."""
+    first, second = head[::2].count(0), head[1::2].count(0)
+    if bool(first) == bool(second):
+        return None
+    return "utf-16-be" if first else "utf-16-le"
+
+
+def _looks_western(content: bytes) -> bool:
+    """Whether letters with accents are among plain ones, as in Western languages, and not side by side, as in Chinese or Greek.
+
+    Nearly all bytes mean something in Windows-1252, so decoding alone would accept any file.
+    """
+    lengths = [len(run) for run in NOT_ASCII.findall(content)]
+    in_long_runs = sum(length for length in lengths if length > 2)
+    return 2 * in_long_runs < sum(lengths)
