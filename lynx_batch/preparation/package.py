@@ -36,6 +36,7 @@ from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origi
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
+from lynx_batch.preparation.step_cache import with_file
 from lynx_model.errors import LynxError, MissingFile
 from lynx_model.faces.photo import read_photo
 
@@ -65,16 +66,17 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     """
     now = datetime.now(UTC)
     refuse_private_paths(config)
+    engine = with_file(config.engine)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests = _check_rows(config, manifest, selection)
     requests, _ = reject_without_consent(requests, read_rules(config, selection), now)
     with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
         check_provenance(config.provenance, {(r.params.width, r.params.height) for r in requests})
-        check_model(config)
+        engine = check_model(config).engine
     with suppress(MissingFile):
         check_scorers(config.quality)
     run_id, run_file = new_run_id(now), folder / RUN_FILE
-    there = _localise(config, requests, folder)
+    there = _localise(config.model_copy(update={"engine": engine}), requests, folder)
     run_file.write_bytes(there.to_yaml())
     metadata = {
         "run_id": run_id,
