@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lynx_model import sampler
+from lynx_model.canonical import DEFAULT_FLOW_SHIFT, ModelTraits
 from lynx_model.checkpoints.base import BaseSpec, read_base
 from lynx_model.engine.attention import check_attention
 from lynx_model.engine.offload import call_on_device_of, check_offload
@@ -22,6 +23,7 @@ from lynx_model.guidance import Branch, combine, plan_branches
 from lynx_model.network import vae
 from lynx_model.network.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.network.decoder import VideoDecoder
+from lynx_model.network.residuals import Residuals
 from lynx_model.network.transformer import BlockConditioning, Conditioning
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
@@ -34,6 +36,7 @@ from lynx_model.spec import (
     RenderParams,
     Subject,
 )
+from lynx_model.step_plan import full_steps
 from lynx_model.strengths import Strengths, plan_strengths
 from lynx_model.weights import LoadedModel, load_model
 
@@ -50,11 +53,19 @@ NUM_CACHED_FACES = 64
 class PreparedClip:
     """A clip with its conditioning computed: one per guidance branch, for each step.
 
-    Steps with the same branches and strengths share their conditioning.
+    Steps with the same branches and strengths share their conditioning. Only `full_steps` run the transformer's blocks.
     """
 
     params: RenderParams
     steps: tuple[tuple[Conditioning, ...], ...]
+    full_steps: tuple[bool, ...]
+
+    def share_left(self, num_steps_done: int) -> float:
+        """The share of the clip's full forwards that come after its first steps."""
+        forwards = [
+            len(branches) if is_full else 0 for branches, is_full in zip(self.steps, self.full_steps, strict=True)
+        ]
+        return sum(forwards[num_steps_done:]) / sum(forwards)
 
 
 class LynxPipeline:
@@ -73,7 +84,7 @@ class LynxPipeline:
     ) -> None:
         self.device, self.dtype = device, getattr(torch, engine.dtype)
         self.adapters = model.adapters
-        self._model, self._faces = model, faces
+        self._model, self._faces, self._step_cache = model, faces, engine.step_cache
         self._decoder = VideoDecoder(model.vae, is_compiled=engine.compile)
         self._encode_face = lru_cache(maxsize=NUM_CACHED_FACES)(self._encode_face_once)
 
@@ -162,7 +173,11 @@ class LynxPipeline:
             (branch, strengths): _join(text[branch.has_prompt], weighted[branch.has_subject, strengths])
             for branch, strengths in wanted
         }
-        return PreparedClip(params=params, steps=tuple(tuple(conditioning[key] for key in step) for step in steps))
+        return PreparedClip(
+            params=params,
+            steps=tuple(tuple(conditioning[key] for key in step) for step in steps),
+            full_steps=full_steps(params, self._traits(), self._step_cache),
+        )
 
     @torch.inference_mode()
     def sample(
@@ -179,17 +194,45 @@ class LynxPipeline:
         sampling resumes where another pipeline of the same model paused.
 
         Raises:
-            Paused: If `is_to_pause()` is true between two steps; it carries the state to resume from.
+            Paused: If `is_to_pause()` is true before a full step; it carries the state to resume from.
         """
+        residuals = None if all(clip.full_steps) else Residuals()
+        return sampler.denoise(
+            partial(self._predict, clip, residuals),
+            sampler.draw_noise(clip.params, self.device),
+            sampler.make_schedule(self._model.scheduler_config, clip.params, self.device),
+            on_step,
+            state=state,
+            is_to_pause=is_to_pause,
+            can_start_at=lambda step: clip.full_steps[step],
+        )
+
+    @torch.inference_mode()
+    def measure_magnitudes(self, clip: PreparedClip, on_step: sampler.OnStep | None = None) -> list[list[float]]:
+        """The mean magnitude of each branch's residual at each step, for `step_cache.average`. Denoises the whole clip.
+
+        The pipeline must have no step cache, and no other ranks.
+        """
+        residuals, measured = Residuals(), list[list[float]]()
 
         def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
-            inputs = latents.to(self.dtype)
-            velocities = self._model.transformer.predict(inputs, timestep, clip.steps[step])
-            return combine([velocity.float() for velocity in velocities], clip.params)
+            velocity = self._predict(clip, residuals, latents, timestep, step)
+            measured.append(residuals.magnitudes())
+            return velocity
 
         noise = sampler.draw_noise(clip.params, self.device)
         scheduler = sampler.make_schedule(self._model.scheduler_config, clip.params, self.device)
-        return sampler.denoise(predict, noise, scheduler, on_step, state=state, is_to_pause=is_to_pause)
+        sampler.denoise(predict, noise, scheduler, on_step)
+        return measured
+
+    def _predict(
+        self, clip: PreparedClip, residuals: Residuals | None, latents: Tensor, timestep: Tensor, step: int
+    ) -> Tensor:
+        if residuals is not None:
+            residuals.begin_step(is_full=clip.full_steps[step])
+        inputs = latents.to(self.dtype)
+        velocities = self._model.transformer.predict(inputs, timestep, clip.steps[step], residuals)
+        return combine([velocity.float() for velocity in velocities], clip.params)
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
         """`prepare` and `sample` in one call."""
@@ -209,6 +252,15 @@ class LynxPipeline:
             )
         if self.adapters.has_ref and subject.aligned_face is None:
             raise InvalidParams("aligned_face", None, "the Ref-adapter needs an aligned face")
+
+    def _traits(self) -> ModelTraits:
+        return ModelTraits(
+            num_blocks=len(self._model.transformer.blocks),
+            id_stride=self.adapters.id_stride,
+            has_ref=self.adapters.has_ref,
+            has_image_guidance=self.adapters.has_image_guidance,
+            flow_shift=float(self._model.scheduler_config.get("flow_shift", DEFAULT_FLOW_SHIFT)),
+        )
 
     def _plan_step(self, step: int, params: RenderParams) -> list[tuple[Branch, Strengths]]:
         """The branches of a step, each paired with the adapters' strengths."""
@@ -251,6 +303,7 @@ class LynxPipeline:
 def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device) -> None:
     """Raises InvalidParams if `engine` does not work for a model of that size on `device`; nothing is loaded yet."""
     engine.check_blocks(base.num_blocks)
+    engine.check_calibrated()
     dtype = getattr(torch, engine.dtype)
     check_attention(engine.attention, device=device, dtype=dtype, head_dim=base.head_dim)
     if engine.precision == "fp8":

@@ -69,11 +69,12 @@ def denoise(
     *,
     state: SamplerState | None = None,
     is_to_pause: Callable[[], bool] = lambda: False,
+    can_start_at: Callable[[int], bool] = lambda step: True,
 ) -> Tensor:
     """Denoises `noise` in all steps of the scheduler; returns float32 latents. `state`, if given, replaces the noise.
 
     Raises:
-        Paused: If `is_to_pause()` is true between two steps.
+        Paused: If `is_to_pause()` is true between two steps, and `predict` can start at the later one without the earlier ones.
     """
     latents, num_done, num_steps = noise, 0, len(scheduler.timesteps)
     if state is not None:
@@ -84,7 +85,7 @@ def denoise(
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         if on_step is not None:
             on_step(step + 1, num_steps)
-        if step + 1 < num_steps and is_to_pause():
+        if step + 1 < num_steps and can_start_at(step + 1) and is_to_pause():
             raise Paused(_capture(step + 1, latents, scheduler))
     return latents
 

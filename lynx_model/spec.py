@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lynx_model.errors import InvalidParams
 from lynx_model.parameters import Range
 from lynx_model.parameters import RenderParams as RenderParams  # users import it from here
+from lynx_model.step_cache import StepCache
 
 REF_FILE = "ref_layers.safetensors"
 """The file whose presence makes an adapter folder a Ref-adapter."""
@@ -95,14 +96,14 @@ TextPlacement = Literal["resident", "staged", "cpu"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How a forward is carried out. Only `precision` and `attention: fa3_fp8` change the picture beyond rounding.
+    """How a forward is carried out. Only `precision`, `attention: fa3_fp8` and `step_cache` change the picture beyond rounding.
 
     `precision: fp8` is bfloat16 with the blocks' large matrices multiplied in fp8, except in the first and last
     `num_bf16_edge_blocks` blocks. `attention: auto` takes the fastest exact kernel that works; `fa3_fp8` runs base self-attention
     in fp8. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off from a few clips of one
     shape on. `offload: blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in
     host memory, from where its layers visit the GPU one by one when a worker meets a new prompt; `cpu` stays in host memory and
-    computes there, slowly.
+    computes there, slowly. `step_cache` skips the blocks in steps that would change little.
     """
 
     precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
@@ -111,6 +112,7 @@ class EngineOptions:
     compile: bool = False
     offload: Literal["none", "blocks"] = "none"
     text_encoder: TextPlacement = "resident"
+    step_cache: StepCache | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidParams if a field breaks its rule, or two fields do not go together."""
@@ -131,10 +133,14 @@ class EngineOptions:
 
     @property
     def numerics(self) -> str:
-        """What changes the picture beyond rounding, for example "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8"."""
+        """What changes the picture beyond rounding, for example "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8".
+
+        A step cache counts with its settings and the hash of the model's magnitudes.
+        """
         edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
         attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
-        return ", ".join([self.precision, *edges, *attention])
+        cache = [] if self.step_cache is None else [self.step_cache.name]
+        return ", ".join([self.precision, *edges, *attention, *cache])
 
     def for_dtype(self, dtype: str) -> "EngineOptions":
         """These options for a model of `dtype`, which replaces the default precision, bfloat16.
@@ -149,6 +155,11 @@ class EngineOptions:
         if self.precision != "bfloat16":
             raise InvalidParams("precision", self.precision, f"needs {self.dtype}, but the model is {dtype}")
         return replace(self, precision="float32")
+
+    def check_calibrated(self) -> None:
+        """Raises InvalidParams if the model's magnitudes for the step cache are missing."""
+        if self.step_cache is not None:
+            self.step_cache.check_calibrated()
 
     def check_blocks(self, num_blocks: int) -> None:
         """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of the model's `num_blocks` blocks in fp8."""

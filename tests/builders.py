@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from lynx_batch.clip import ClipRequest, ClipSpec, Portrait, Rejection, RenderIdentity, StoredClip
-from lynx_batch.config import DefaultsConfig, InputsConfig, QualityConfig
+from lynx_batch.config import DefaultsConfig, EngineConfig, InputsConfig, QualityConfig
 from lynx_batch.delivery.deliver import encode, upload
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.intake.check import check_rows
@@ -66,6 +66,7 @@ def checked_model() -> CheckedModel:
         adapters=describe_adapters(source.id_adapter, source.ref_adapter),
         size=ModelSize.of(source),
         traits=ModelTraits.of(source),
+        engine=EngineConfig(),
         face_pack=FacePack(folder=BASE, name="p", identity_encoder="e", licence=""),
         identity=IDENTITY,
     )

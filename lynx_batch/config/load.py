@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from lynx_batch.config.paths import REFERENCE_KEYS, explain_paths, make_absolute
-from lynx_batch.config.sections import AdapterConfig, LoraConfig, RunConfig
+from lynx_batch.config.sections import AdapterConfig, CalibrationConfig, LoraConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.local_files import read_at_most
 from lynx_batch.redaction import redact_all
@@ -37,7 +37,7 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 KEYS = tuple(_keys_of(RunConfig))
 """Every key of a run file in dotted form. The items of a list have its key, without their numbers."""
 
-UNION_MEMBERS = ("str", AdapterConfig.__name__, LoraConfig.__name__)
+UNION_MEMBERS = ("str", AdapterConfig.__name__, CalibrationConfig.__name__, LoraConfig.__name__)
 """Names that pydantic inserts into the location of an error where a value may have one of two types."""
 
 

@@ -17,6 +17,7 @@ PATH_KEYS = (
     "model.adapters.ref",
     "model.loras",
     "model.loras.file",
+    "engine.step_cache.calibration",
     "quality.safety.opennsfw2",
     "quality.safety.falconsai",
     "quality.prompt.model",
@@ -58,7 +59,10 @@ def _is_path(key: str, value: str) -> bool:
 
 
 def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Key and value of every path or URI in a run file, except the manifest's. Bare names are left out."""
+    """Key and value of every path or URI in a run file that all processes need. Bare names are left out.
+
+    The driver alone reads the manifest and the step cache's calibration.
+    """
     yield "output", config.output
     yield "model.base", config.model.base
     adapters = config.model.adapters
@@ -88,9 +92,15 @@ def _provenance_paths(provenance: ProvenanceConfig) -> Iterator[tuple[str, str]]
     yield from ((f"provenance.{key}", value) for key, value in named.items() if value and references.is_path(value))
 
 
+def _calibration_path(config: RunConfig) -> Iterator[tuple[str, str]]:
+    cache = config.engine.step_cache
+    if cache is not None and isinstance(cache.calibration, str):
+        yield "engine.step_cache.calibration", cache.calibration
+
+
 def explain_paths(config: RunConfig) -> Iterator[str]:
     """A message for each path or URI that some process of the run would not find, or would find with other content."""
-    for key, uri in (("manifest", config.manifest), *named_paths(config)):
+    for key, uri in (("manifest", config.manifest), *_calibration_path(config), *named_paths(config)):
         if rule := _explain(key, uri):
             shown = f" (got {uri.partition('://')[0]}://...)" if uri.strip() else ""
             yield f"  {key}: {rule}{shown}"

@@ -18,6 +18,7 @@ from lynx_model.errors import InvalidParams
 from lynx_model.parameters import PARAMETERS, Parameter
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import MAX_LORA_SCALE, EngineOptions
+from lynx_model.step_cache import Magnitudes, StepCache
 
 MAX_LABEL_LENGTH = 200
 MAX_LIMIT_NAME = 100
@@ -102,7 +103,11 @@ else:
     _EngineKeys = create_model(
         "_EngineKeys",
         __base__=_Section,
-        **{option.name: (_HINTS[option.name], option.default) for option in fields(EngineOptions)},
+        **{
+            option.name: (_HINTS[option.name], option.default)
+            for option in fields(EngineOptions)
+            if option.name != "step_cache"
+        },
     )
     _ParameterDefaults = create_model(
         "_ParameterDefaults",
@@ -111,8 +116,75 @@ else:
     )
 
 
+class CalibrationConfig(_Section):
+    """What `lynx-batch models calibrate` has measured; it writes this, and nobody edits it.
+
+    `model` is the fingerprint of the base and the adapters. `points` are noise levels and the magnitude of the residual at each. Their
+    `sha256` is part of the ClipIds. Over `num_clips` clips and their branches, ratios of magnitudes deviated by at most `spread`.
+    """
+
+    model: str
+    num_clips: int
+    spread: float
+    points: tuple[tuple[float, float], ...]
+    sha256: str
+
+    @field_validator("points")
+    @classmethod
+    def _are_magnitudes(cls, points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        try:
+            Magnitudes(points=points)
+        except InvalidParams as error:
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": error.rule}) from error
+        return points
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_as_it_was_written(cls, sha256: str, info: ValidationInfo) -> str:
+        points = info.data.get("points")
+        if points is not None and Magnitudes(points=points).sha256 != sha256:
+            raise PydanticCustomError("broken_rule", "must be as `lynx-batch models calibrate` wrote it")
+        return sha256
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        return Magnitudes(points=self.points)
+
+
+_STEP_CACHE = StepCache()
+
+
+class StepCacheConfig(_Section):
+    """Skips the transformer's blocks in steps that would change little, which is faster and lossy.
+
+    After the first `keep_first` of the steps, at most `max_skip` steps in a row are skipped, and only while their predicted errors add
+    up to less than `threshold`. `calibration` is a file that `lynx-batch models calibrate` has written for the run's model. Null takes the
+    one in the models folder. The record of a run has the file's content here.
+    """
+
+    kind: Literal["magcache"] = "magcache"
+    threshold: float = _STEP_CACHE.threshold
+    max_skip: int = _STEP_CACHE.max_skip
+    keep_first: float = _STEP_CACHE.keep_first
+    calibration: str | CalibrationConfig | None = None
+
+    @property
+    def options(self) -> StepCache:
+        """Without the model's magnitudes, unless `calibration` holds them."""
+        known = self.calibration.magnitudes if isinstance(self.calibration, CalibrationConfig) else None
+        return StepCache(
+            kind=self.kind,
+            threshold=self.threshold,
+            max_skip=self.max_skip,
+            keep_first=self.keep_first,
+            magnitudes=known,
+        )
+
+
 class EngineConfig(_EngineKeys):
     __doc__ = EngineOptions.__doc__
+
+    step_cache: StepCacheConfig | None = None
 
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:
@@ -124,7 +196,9 @@ class EngineConfig(_EngineKeys):
 
     @property
     def options(self) -> EngineOptions:
-        return EngineOptions(**dict(self))
+        """A step cache that never skips a step is left out, because pictures and names are those without one."""
+        cache = None if self.step_cache is None else self.step_cache.options
+        return EngineOptions(**dict(self) | {"step_cache": None if cache is None or cache.is_idle else cache})
 
 
 class DefaultsConfig(_ParameterDefaults):

@@ -207,7 +207,7 @@ def _write_record(
     *,
     is_store_safe: bool,
 ) -> RunRecord:
-    """Writes the run record, with the secrets of the run file redacted."""
+    """Writes the run record: with the step cache's calibration, and with the secrets of the run file redacted."""
     record = RunRecord(
         started_at=now,
         num_rows=prepared.manifest.num_rows,
@@ -220,7 +220,7 @@ def _write_record(
         config.output,
         run_id,
         record,
-        run_yaml=_without_secrets(config).to_yaml(),
+        run_yaml=_without_secrets(config.model_copy(update={"engine": prepared.model.engine})).to_yaml(),
         manifest=prepared.manifest,
         environment=software_versions(),
     )
@@ -298,7 +298,7 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, record
         model=model.source,
         faces=config.faces,
         inputs=config.inputs,
-        engine=config.engine.options,
+        engine=model.engine.options,
         identity=model.identity,
         plan=ParallelPlan(),
         video=config.video,
@@ -334,7 +334,7 @@ def _drive(
 
     rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
     schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
-    cost = cost_model(config.engine.options, model, read_timings(config.output, model.identity))
+    cost = cost_model(model, read_timings(config.output, model.identity))
     budget.predict_with(cost)
     driver = Driver(
         schedule=schedule,

@@ -2,6 +2,8 @@
 
 seconds of a clip = factor x (forwards x (products + attention) / (GPUs x efficiency) + decoding + a fixed part)
 
+Forwards in which a step cache skips the blocks count almost nothing.
+
 Encoding and upload do not count, because they run in parallel with the next clip.
 """
 
@@ -11,10 +13,12 @@ from itertools import groupby
 from operator import attrgetter
 from statistics import median
 
+from lynx_model.canonical import ModelTraits
 from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, plan_memory
 from lynx_model.geometry import num_tokens
 from lynx_model.guidance import num_forwards, plan_branches
 from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams
+from lynx_model.step_plan import num_full_forwards
 
 DECODE_S_PER_MPX = 1.00 / 32.35
 """Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/MEASURED.md."""
@@ -40,7 +44,13 @@ without a branch are idle, and 8 is close to Wan's own table for 720p on H100s.
 """
 
 IMPOSSIBLE_SHARE = 0.1
-"""Denoising that took less than this share of the predicted time did not happen: no cache or precision is that fast."""
+"""Denoising that took less than this share of the predicted time did not happen: no precision is that fast."""
+
+SKIPPED_COST = 0.005
+"""A forward that skips the blocks, in full ones. An assumption: it reads and writes the tokens a few times, as one block does 20 times."""
+
+PUBLISHED_TRAITS = ModelTraits(num_blocks=40, id_stride=1, has_ref=True, has_image_guidance=True, flow_shift=3.0)
+"""Of Lynx-full as published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +109,11 @@ def gpu_type(device: str) -> GpuType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """The model, the options of the engine that runs it, and whether it has image guidance. The defaults are Lynx-full as published."""
+    """The model, and the options of the engine that runs it. The defaults are Lynx-full as published."""
 
     size: ModelSize = PUBLISHED_FULL
     options: EngineOptions = field(default_factory=EngineOptions)
-    has_image_guidance: bool = True
+    traits: ModelTraits = PUBLISHED_TRAITS
 
     @property
     def fp8_share(self) -> float:
@@ -136,30 +146,40 @@ WORK_FIELDS = attrgetter(
 )
 """The parameters of a clip that determine its work."""
 
+STEPS_FIELDS = attrgetter(
+    *("flow_shift", "ip_scale", "ip_start", "ip_end", "ip_blocks"),
+    *("ref_scale", "ref_start", "ref_end", "ref_blocks"),
+)
+"""The parameters that do so only if there is a step cache, because they determine which steps it skips."""
+
 
 def work_of(params: RenderParams, engine: Engine) -> Work:
     """The work of one clip. Keys and values of text and subject are computed once per clip, so they are left out."""
     tokens = num_tokens(width=params.width, height=params.height, num_frames=params.num_frames)
-    num_branches = len(plan_branches(params, step=0, has_image_guidance=engine.has_image_guidance))
-    forwards = num_forwards(params, has_image_guidance=engine.has_image_guidance)
+    has_image_guidance, cache = engine.traits.has_image_guidance, engine.options.step_cache
+    num_branches = len(plan_branches(params, step=0, has_image_guidance=has_image_guidance))
+    num_full = num_full_forwards(params, engine.traits, cache)
+    num_skipped = num_forwards(params, has_image_guidance=has_image_guidance) - num_full
+    forwards = num_full + SKIPPED_COST * num_skipped
     d, blocks = engine.size.channels, engine.size.num_blocks
     return Work(
         products_tflop=forwards * blocks * 2 * tokens * (6 * d * d + 2 * d * engine.size.ff_width) / 1e12,
         attention_tflop=forwards * blocks * 4 * d * tokens**2 / 1e12,
         num_branches=num_branches,
         clip=ClipSize(
-            width=params.width, height=params.height, num_frames=params.num_frames, has_guidance=num_branches > 1
+            width=params.width, height=params.height, num_frames=params.num_frames, num_branches=num_branches
         ),
     )
 
 
 def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
     """The work of many clips, computed once for each kind. Equal works are one object."""
+    has_cache = engine.options.step_cache is not None
     kinds: dict[Hashable, Work] = {}
     distinct: dict[Work, Work] = {}
     works = []
     for params in clips:
-        kind = WORK_FIELDS(params)
+        kind = (WORK_FIELDS(params), STEPS_FIELDS(params)) if has_cache else WORK_FIELDS(params)
         if kind not in kinds:
             work = work_of(params, engine)
             kinds[kind] = distinct.setdefault(work, work)

@@ -23,7 +23,6 @@ from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, 
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
-from lynx_model.spec import EngineOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     settled = committed | given_up
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in settled]
     timings = read_timings(config.output, prepared.model.identity)
-    cost = cost_model(config.engine.options, prepared.model, timings)
+    cost = cost_model(prepared.model, timings)
     tries = forecast_tries(config, prepared.model)
     ways = ways_to_render(clips, nodes, cost, config.cluster, tries) if clips else []
     chosen = best(ways) if ways else None
@@ -96,9 +95,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     )
 
 
-def cost_model(options: EngineOptions, model: CheckedModel, timings: Sequence[Timing]) -> CostModel:
+def cost_model(model: CheckedModel, timings: Sequence[Timing]) -> CostModel:
     """Shipped figures for the run's model and engine, corrected by how long earlier runs took."""
-    engine = Engine(size=model.size, options=options, has_image_guidance=model.adapters.has_image_guidance)
+    engine = Engine(size=model.size, options=model.engine.options, traits=model.traits)
     works = works_of((timing.params for timing in timings), engine)
     observations = [
         Observation(gpu=gpu_type(t.device), group_size=t.group_size, work=work, seconds=t.seconds)

@@ -3,13 +3,14 @@
 Everything that asks about the model, from naming clips to predicting memory, takes a `CheckedModel`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lynx_batch import storage
 from lynx_batch.clip import RenderIdentity
-from lynx_batch.config import FacesConfig, ModelConfig, RunConfig
+from lynx_batch.config import EngineConfig, FacesConfig, ModelConfig, RunConfig
 from lynx_batch.preparation.staging import SeenWeights, see_weights
+from lynx_batch.preparation.step_cache import with_calibration
 from lynx_model.canonical import ModelTraits
 from lynx_model.checkpoints.adapter_spec import AdapterSpec, check_fit, describe_adapters
 from lynx_model.checkpoints.base import BaseSpec, check_base
@@ -27,7 +28,8 @@ class CheckedModel:
     """The model of a run.
 
     `source` says where the weights are: paths of this machine or URIs of a store. `headers` are the same weights on this machine,
-    as headers-only copies if they are in a store. `identity` is what the names of clips take from the model.
+    as headers-only copies if they are in a store. `engine` is the run file's, with the calibration of its step cache. `identity` is what
+    the names of clips take from the model.
     """
 
     source: ModelSource
@@ -36,6 +38,7 @@ class CheckedModel:
     adapters: AdapterSpec
     size: ModelSize
     traits: ModelTraits
+    engine: EngineConfig
     face_pack: FacePack
     identity: RenderIdentity
 
@@ -46,6 +49,7 @@ def check_model(config: RunConfig) -> CheckedModel:
     An incomplete model gets no fingerprint, because one kept beside it would be wrong once the missing files arrive.
 
     Raises:
+        ConfigError: If the step cache has no calibration of this model.
         EncoderMismatch: If `faces.identity` makes other embeddings than the adapters take.
         InvalidParams: If the engine options are impossible for a model of this size.
         MissingFile, MissingObject, WeightsMismatch: If a folder is incomplete, or the parts of the model do not fit each other.
@@ -61,6 +65,8 @@ def check_model(config: RunConfig) -> CheckedModel:
     check_fit(adapters, num_blocks=base.num_blocks, channels=base.channels)
     loras = describe_loras(headers)
     _check_encoder(config, source, faces, pack, adapters)
+    weights = _identify(config, source, seen, loras, pack)
+    engine = with_calibration(config.engine, weights)
     return CheckedModel(
         source=source,
         headers=headers,
@@ -68,8 +74,9 @@ def check_model(config: RunConfig) -> CheckedModel:
         adapters=adapters,
         size=ModelSize.of(headers),
         traits=ModelTraits.of(headers),
+        engine=engine,
         face_pack=pack,
-        identity=_identify(config, source, seen, loras, pack),
+        identity=replace(weights, precision=engine.options.numerics),
     )
 
 

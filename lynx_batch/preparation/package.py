@@ -39,6 +39,7 @@ from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origi
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.staging import see_weights
+from lynx_batch.preparation.step_cache import with_file
 from lynx_batch.printable import counted
 from lynx_model.errors import LynxError, MissingFile
 from lynx_model.faces.photo import read_photo
@@ -74,20 +75,18 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     now = datetime.now(UTC)
     require_prices(config)
     refuse_private_paths(config)
+    engine = with_file(config.engine)
     manifest = read_manifest(config.manifest, selection.where, selection.limit)
     requests = _check_rows(config, manifest, selection)
     requests, rejections = _check_consents(config, requests, selection, now)
-    sizes = {(r.params.width, r.params.height) for r in requests}
-    checks = (
-        lambda: check_marks(config.provenance, sizes),
-        lambda: check_model(config),
-        lambda: check_scorers(config.quality),
-    )
-    for check in checks:
-        with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
-            check()
+    with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
+        check_marks(config.provenance, {(r.params.width, r.params.height) for r in requests})
+    with suppress(MissingFile):
+        engine = check_model(config).engine
+    with suppress(MissingFile):
+        check_scorers(config.quality)
     run_id, run_file = new_run_id(now), folder / RUN_FILE
-    there = _localise(config, requests, folder)
+    there = _localise(config.model_copy(update={"engine": engine}), requests, folder)
     run_file.write_bytes(there.to_yaml())
     metadata = {
         "run_id": run_id,

@@ -70,7 +70,7 @@ def render_one(
     pipe = LynxPipeline.load_source(
         source,
         device=device,
-        engine=config.engine.options,
+        engine=model.engine.options,
     )
     frames = pipe.decode(pipe.denoise(subject, clip.params, on_step))
     video = config.video.model_copy(update={"preview": None})

@@ -170,7 +170,7 @@ class Renderer:
             return self._save(attempt, paused.state)
         if not latents.isfinite().all():
             raise ImplausibleResult("latents: must be finite numbers")
-        min_plausible_s = task.min_plausible_s * (1 - task.num_steps_saved / task.clip.params.num_inference_steps)
+        min_plausible_s = task.min_plausible_s * ready.clip.share_left(task.num_steps_saved)
         if (took_s := attempt.seconds[Stage.DENOISE]) < min_plausible_s:
             raise ImplausibleResult(f"denoise_s={took_s:.3g}: must be at least {min_plausible_s:.3g} on this device")
         return latents

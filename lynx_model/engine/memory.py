@@ -118,12 +118,12 @@ PUBLISHED_LITE = replace(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSize:
-    """The sizes of a clip that decide its memory. Guidance doubles the conditioning of text and subject."""
+    """The sizes of a clip that decide its memory. Guidance, which takes several branches, doubles the conditioning of text and subject."""
 
     width: int = 832
     height: int = 480
     num_frames: int = 81
-    has_guidance: bool = True
+    num_branches: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +168,8 @@ def plan_memory(model: ModelSize, clip: ClipSize, engine: EngineOptions, plan: P
         * 2
         * model.channels
         * bytes_per_element
-        * (2 if clip.has_guidance else 1),
-        denoise_bytes=_denoise_bytes(model, clip, engine, plan),
+        * (2 if clip.num_branches > 1 else 1),
+        denoise_bytes=_denoise_bytes(model, clip, engine, plan) + _residual_bytes(model, clip, engine, plan),
         decode_bytes=_decode_bytes(clip, engine),
         host_bytes=text_in_host * bytes_per_element + (block_bytes + adapter_bytes if is_offloaded else 0),
     )
@@ -189,11 +189,23 @@ def _denoise_bytes(model: ModelSize, clip: ClipSize, engine: EngineOptions, plan
 
     Eager norms add two float32 copies of the tokens.
     """
-    tokens = num_tokens(width=clip.width, height=clip.height, num_frames=clip.num_frames)
     per_token = _bytes_per_element(engine) * (2 * model.ff_width + 3 * model.channels) + (
         0 if engine.compile else 8 * model.channels
     )
-    return math.ceil(tokens / (plan.ulysses * plan.ring)) * per_token
+    return _tokens_per_rank(clip, plan) * per_token
+
+
+def _residual_bytes(model: ModelSize, clip: ClipSize, engine: EngineOptions, plan: ParallelPlan) -> int:
+    """A step cache keeps as much as the tokens of each branch that a rank computes."""
+    if engine.step_cache is None:
+        return 0
+    num_residuals = math.ceil(clip.num_branches / plan.branches)
+    return num_residuals * _tokens_per_rank(clip, plan) * model.channels * _bytes_per_element(engine)
+
+
+def _tokens_per_rank(clip: ClipSize, plan: ParallelPlan) -> int:
+    tokens = num_tokens(width=clip.width, height=clip.height, num_frames=clip.num_frames)
+    return math.ceil(tokens / (plan.ulysses * plan.ring))
 
 
 def _decode_bytes(clip: ClipSize, engine: EngineOptions) -> int:

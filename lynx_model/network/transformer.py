@@ -32,6 +32,7 @@ from lynx_model.network.adapters import (
     adapter_layers,
     text_keys_values,
 )
+from lynx_model.network.residuals import Residuals
 from lynx_model.spec import EngineOptions, ParallelPlan
 
 log = structlog.get_logger()
@@ -49,6 +50,10 @@ class Conditioning:
     """What every block attends to, for one guidance branch; the same at every step."""
 
     blocks: tuple[BlockConditioning, ...]
+
+
+Reuse = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""(tokens, the function that runs the blocks) -> what the blocks make of the tokens, possibly without running them."""
 
 
 class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
@@ -141,22 +146,37 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         layers = zip(self.ref_adapter, features, self.blocks, strict=True)
         return tuple(call_on_device_of(layer, feature, block.attn1) for layer, feature, block in layers)
 
-    def predict(self, latents_BCFHW: Tensor, timestep_B: Tensor, branches: Sequence[Conditioning]) -> list[Tensor]:
-        """The velocity of each guidance branch, on every rank. Ranks share the branches and their tokens as planned."""
+    def predict(
+        self,
+        latents_BCFHW: Tensor,
+        timestep_B: Tensor,
+        branches: Sequence[Conditioning],
+        residuals: Residuals | None = None,
+    ) -> list[Tensor]:
+        """The velocity of each guidance branch, on every rank. Ranks share the branches and their tokens as planned.
+
+        `residuals` are those of the clip, if some of its steps do not run the blocks.
+        """
         velocities: list[Tensor] = []
         for turn in self.parallel.turns(len(branches), self._num_tokens(latents_BCFHW)):
             conditioning = branches[turn.branch]
-            velocities += turn.share(self.forward(latents_BCFHW, timestep_B, conditioning, turn.sharding))
+            reuse = None if residuals is None else partial(residuals.apply, turn.branch)
+            velocities += turn.share(self.forward(latents_BCFHW, timestep_B, conditioning, turn.sharding, reuse))
         return velocities
 
     def forward(
-        self, latents_BCFHW: Tensor, timestep_B: Tensor, conditioning: Conditioning, sharding: TokenSharding
+        self,
+        latents_BCFHW: Tensor,
+        timestep_B: Tensor,
+        conditioning: Conditioning,
+        sharding: TokenSharding,
+        reuse: Reuse | None = None,
     ) -> Tensor:
         """The velocity of one guidance branch at `timestep_B`, in the shape of the latents."""
         if self.compiled_for is not None and latents_BCFHW.shape not in self.compiled_for:
             self.compiled_for.add(latents_BCFHW.shape)
             log.info("compiling", latents=tuple(latents_BCFHW.shape), num_tokens=self._num_tokens(latents_BCFHW))
-        tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding)
+        tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding, reuse)
         return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
 
     def _run(
@@ -166,6 +186,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         timestep_B: Tensor,
         conditioning: Conditioning,
         sharding: TokenSharding,
+        reuse: Reuse | None = None,
     ) -> Tensor:
         tokens_BTX = self.patch_embedding(latents_BCFHW).flatten(2).transpose(1, 2)
         cos, sin = self.rope(latents_BCFHW)
@@ -173,9 +194,14 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         cos, sin = (sharding.shard(angles[..., ::2]) for angles in (cos, sin))
         tokens_BTX = sharding.shard(tokens_BTX)
         time_BX, modulation = self._embed_time(timestep_B, tokens_BTX.dtype)
-        for block, given in zip(blocks, conditioning.blocks, strict=True):
-            inputs = SelfAttentionInputs(cos, sin, sharding, given.reference)
-            tokens_BTX = block(tokens_BTX, given.cross, modulation, inputs)
+
+        def run_blocks(tokens_BTX: Tensor) -> Tensor:
+            for block, given in zip(blocks, conditioning.blocks, strict=True):
+                inputs = SelfAttentionInputs(cos, sin, sharding, given.reference)
+                tokens_BTX = block(tokens_BTX, given.cross, modulation, inputs)
+            return tokens_BTX
+
+        tokens_BTX = run_blocks(tokens_BTX) if reuse is None else reuse(tokens_BTX, run_blocks)
         return sharding.gather(self._project(tokens_BTX, time_BX))
 
     def _num_tokens(self, latents_BCFHW: Tensor) -> int:

@@ -37,6 +37,8 @@ def test_a_compiled_engine_renders_the_same_and_compiles_once_a_shape(
         replace(PARAMS, num_inference_steps=3),
     ):
         compiled.denoise(make_subject(1), other)
+    clip = compiled.prepare(make_subject(), replace(PARAMS, num_inference_steps=4))
+    compiled.sample(replace(clip, full_steps=(True, False, False, True)))
 
     assert (found - expected).norm() < bound * expected.norm(), "fusing moves numbers across roundings, of fp8 too"
     assert counters["stats"]["unique_graphs"] == num_graphs

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from lynx_model.engine import parallel
 from lynx_model.errors import InvalidParams
-from lynx_model.spec import ParallelPlan, RenderParams
+from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams
+from lynx_model.step_cache import Magnitudes, StepCache
 from tests.builders import make_subject
 from tests.models import load_tiny
 
@@ -70,6 +72,40 @@ def test_ranks_that_share_a_clip_agree_with_one(
     alone = load_tiny(variant).denoise(make_subject(), params).numpy()
     for rank in range(plan.num_ranks):
         assert np.abs(np.load(f"{out}-{rank}.npy") - alone).max() < 1e-5
+
+
+SKIPPING = StepCache(threshold=1.0, max_skip=2, magnitudes=Magnitudes(points=((0.001, 1.0), (1.0, 1.05))))
+LONG = replace(UNEVEN, num_inference_steps=8, guidance_until=0.6)
+
+
+def skip_on_rank(rank: int, port: int, plan: ParallelPlan, out: str) -> None:
+    connect(rank, plan.num_ranks, port)
+    torch.save(skip(plan), f"{out}-{rank}.pt")
+    parallel.disconnect()
+
+
+def skip(plan: ParallelPlan | None = None) -> dict[str, Any]:
+    pipe = load_tiny("full", plan=plan, engine=EngineOptions(step_cache=SKIPPING))
+    clip = pipe.prepare(make_subject(), LONG)
+    return {"full_steps": clip.full_steps, "latents": pipe.sample(clip)}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [ParallelPlan(ulysses=2), ParallelPlan(branches=2), ParallelPlan(branches=2, ulysses=2)],
+    ids=lambda plan: f"{plan.branches}x{plan.ulysses}",
+)
+def test_ranks_that_share_a_clip_skip_the_same_steps_as_one(tmp_path: Path, plan: ParallelPlan) -> None:
+    """Each keeps the residuals of its own share: also of a branch that both share, and after the branches become fewer."""
+    out = str(tmp_path / "skipped")
+    rendezvous = parallel.open_rendezvous(LOCALHOST)
+    run_on_ranks(plan.num_ranks, skip_on_rank, rendezvous.port, plan, out)
+    alone = skip()
+    assert 0 < sum(alone["full_steps"]) < 7
+    for rank in range(plan.num_ranks):
+        shared = torch.load(f"{out}-{rank}.pt")
+        assert shared["full_steps"] == alone["full_steps"]
+        assert (shared["latents"] - alone["latents"]).abs().max() < 1e-5
 
 
 def meet_and_part(rank: int, ports: list[int]) -> None:

@@ -9,6 +9,7 @@ from lynx_batch.planning.cost import (
     H100,
     H200,
     OTHER,
+    PUBLISHED_TRAITS,
     CostModel,
     Engine,
     GpuType,
@@ -16,9 +17,12 @@ from lynx_batch.planning.cost import (
     Work,
     gpu_type,
     work_of,
+    works_of,
 )
 from lynx_batch.planning.layout import GROUP_SIZES
 from lynx_model.spec import EngineOptions, RenderParams
+from lynx_model.step_cache import Magnitudes, StepCache
+from lynx_model.step_plan import num_full_forwards
 
 FULL = RenderParams(prompt="p")
 LITE = replace(FULL, guidance_scale_image=None)
@@ -64,7 +68,7 @@ def test_edge_blocks_that_stay_in_bfloat16_are_as_slow_as_without_fp8() -> None:
 def test_work_grows_with_steps_and_branches_and_faster_than_tokens() -> None:
     assert work(replace(FULL, num_inference_steps=100)).products_tflop == pytest.approx(2 * work().products_tflop)
     assert work(ONE_BRANCH).products_tflop == pytest.approx(work().products_tflop / 3)
-    lite = Engine(has_image_guidance=False)
+    lite = Engine(traits=replace(PUBLISHED_TRAITS, has_image_guidance=False))
     assert work(engine=lite).attention_tflop == pytest.approx(work().attention_tflop * 2 / 3)
     large = work(replace(FULL, width=1280, height=720))
     assert large.attention_tflop / work().attention_tflop > large.products_tflop / work().products_tflop > 2
@@ -128,3 +132,26 @@ def test_precision_and_offload_decide_what_fits(options: EngineOptions, needed_g
 def test_only_a_device_with_figures_has_a_shortest_plausible_denoising_time() -> None:
     assert 30 < CostModel().min_plausible_s(work(), 1, H200) < 40
     assert CostModel().min_plausible_s(work(), 1, OTHER) == 0
+
+
+CACHE = StepCache(threshold=1.0, max_skip=1, keep_first=0.2, magnitudes=Magnitudes(points=((0.001, 1.0), (1.0, 1.05))))
+CACHED = Engine(options=EngineOptions(step_cache=CACHE))
+
+
+def test_a_clip_costs_its_full_forwards_and_little_for_those_that_skip_the_blocks() -> None:
+    num_full = num_full_forwards(FULL, CACHED.traits, CACHE)
+    assert num_full == 3 * (10 + 20), "ten steps are kept; of the others, every second one is skipped, but not the last"
+    both = [CostModel(engine=engine) for engine in (CACHED, Engine())]
+    cached_s, exact_s = (cost.min_plausible_s(work(engine=cost.engine), 1, H200) for cost in both)
+    assert cached_s / exact_s == pytest.approx(num_full / 150, abs=0.003)
+    assert cached_s / exact_s > num_full / 150
+    assert both[0].seconds(work(engine=CACHED), 1, H200) < both[1].seconds(work(), 1, H200)
+
+
+def test_what_decides_which_steps_are_skipped_is_part_of_a_clips_work_only_with_a_step_cache() -> None:
+    clips = [FULL, replace(FULL, ip_end=0.5), replace(FULL, flow_shift=5.0), replace(FULL, seed=1)]
+    assert len(set(works_of(clips, Engine()))) == 1
+    cached = works_of(clips, CACHED)
+    assert cached == [work_of(params, CACHED) for params in clips]
+    assert cached[0] is cached[3]
+    assert cached[1].products_tflop >= cached[0].products_tflop

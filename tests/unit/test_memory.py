@@ -1,5 +1,7 @@
 """What an engine will need is told from headers alone, and agrees with what was loaded and measured."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -20,10 +22,11 @@ from lynx_model.engine.memory import (
 from lynx_model.network.adapters import adapter_layers
 from lynx_model.network.resampler import Resampler
 from lynx_model.spec import EngineOptions, ModelSource, ParallelPlan
+from lynx_model.step_cache import StepCache
 from lynx_model.weights import load_model
 from tests.models import BASE, MODEL
 
-ONE_BRANCH = ClipSize(has_guidance=False)
+ONE_BRANCH = ClipSize(num_branches=1)
 COMPILED = EngineOptions(compile=True)
 
 
@@ -95,6 +98,23 @@ def test_each_saving_saves() -> None:
     assert denoise_bytes[1] < denoise_bytes[0]
     assert peak(COMPILED, ClipSize(width=1280, height=720)) > peak(COMPILED)
     assert plan_memory(PUBLISHED_LITE, ONE_BRANCH, COMPILED).peak_bytes < peak(COMPILED)
+
+
+def test_a_step_cache_keeps_the_tokens_of_each_branch_that_a_rank_computes() -> None:
+    cached = replace(COMPILED, step_cache=StepCache())
+
+    def kept_bytes(clip: ClipSize, **plan: int) -> int:
+        with_cache, without = (
+            plan_memory(PUBLISHED_FULL, clip, engine, ParallelPlan(**plan)).denoise_bytes
+            for engine in (cached, COMPILED)
+        )
+        return with_cache - without
+
+    per_branch = 32_760 * 5120 * 2
+    assert kept_bytes(ClipSize()) == 3 * per_branch
+    assert kept_bytes(ONE_BRANCH) == per_branch
+    assert [kept_bytes(ClipSize(), branches=branches) // per_branch for branches in (2, 3)] == [2, 1]
+    assert kept_bytes(ClipSize(), branches=3, ulysses=2) == per_branch // 2
 
 
 def test_what_leaves_the_device_waits_in_host_memory() -> None:
