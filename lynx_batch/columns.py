@@ -30,6 +30,11 @@ def tag_key(name: str) -> str | None:
     return match and (match["key"] or match["any_key"])
 
 
+def tag_name(key: str) -> str | None:
+    """The name that `tag_key` reads as this key; None for a key with brackets."""
+    return next((name for name in (f"tags.{key}", f"tags[{key}]") if tag_key(name) == key), None)
+
+
 def column_of(name: str) -> str:
     """The column that holds what `name`, a column or `tags.KEY`, names."""
     return name if tag_key(name) is None else "tags"

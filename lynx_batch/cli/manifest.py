@@ -413,9 +413,11 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]") -> Non
     if not problems:
         say(f"{redact(manifest)}: {counted(num_rows, 'row')}, no problem")
         return
-    table = Table("row", "column", "value", "rule")
-    for problem in problems[:MAX_PROBLEMS_SHOWN]:
-        add_row(table, str(problem.row), problem.column, shorten(problem.value), problem.rule)
+    shown, lines = problems[:MAX_PROBLEMS_SHOWN], _source_lines(manifest)
+    table = Table("row", *(["line"] if lines else []), "column", "value", "rule")
+    for problem in shown:
+        line = [str(lines.get(problem.row, ""))] if lines else []
+        add_row(table, str(problem.row), *line, problem.column, shorten(problem.value), problem.rule)
     make_console().print(table)
     num_faulty = len({problem.row for problem in problems})
     hidden = f"; {len(problems) - MAX_PROBLEMS_SHOWN} more: --problems FILE has all"
@@ -424,6 +426,15 @@ def _conclude(manifest: str, num_rows: int, problems: "list[RowProblem]") -> Non
         + (hidden if len(problems) > MAX_PROBLEMS_SHOWN else "")
     )
     raise typer.Exit(exits.FAULTY)
+
+
+def _source_lines(manifest: str) -> dict[int, int]:
+    """The line of each row in the table from which the manifest was built; empty if it was built otherwise."""
+    from lynx_batch.intake.manifest import read_manifest
+
+    table = read_manifest(manifest)
+    lines = table["source_line"].to_pylist() if "source_line" in table.column_names else []
+    return {row: line for row, line in enumerate(lines) if line is not None}
 
 
 def _as_table(rows: "pa.Table") -> Table:

@@ -98,7 +98,7 @@ def people_of_table(
         people.append(
             Person(
                 where=f"line {row.line}",
-                cells=_locate(cells, folder),
+                cells={**_locate(cells, folder), "source_line": row.line},
                 texts=texts,
                 language=normalise(texts.get(use.language, "")) if use.language else "",
                 faults=(*faults, *_explain_tags(cells, tags)),

@@ -42,6 +42,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("consent_expires_at", TIME),
         ("tags", TAGS),
         ("prompt_template", TEXT),
+        ("source_line", WHOLE),
     ],
     metadata={VERSION_KEY: str(MANIFEST_VERSION)},
 )

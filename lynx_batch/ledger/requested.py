@@ -46,6 +46,7 @@ NOT_IN_PICTURE = frozenset(
         "consent_expires_at",
         "tags",
         "prompt_template",
+        "source_line",
     }
 )
 """Columns of a manifest that do not change the picture."""

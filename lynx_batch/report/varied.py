@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.columns import TEXT, cell_of
+from lynx_batch.columns import TEXT, cell_of, tag_name
 from lynx_model.parameters import PARAMETERS
 
 VARYING = (*(name for name in PARAMETERS if name not in ("prompt", "negative_prompt")), "prompt_template")
@@ -31,7 +31,8 @@ def find_axes(columns: pa.Table, tags: pa.ChunkedArray) -> list[str]:
     if {"width", "height"} <= {*axes}:
         axes = [name for name in axes if name not in ("width", "height")] + [SIZE]
     keys = pc.unique(pa.chunked_array([chunk.keys for chunk in tags.chunks], TEXT)).to_pylist()
-    return axes + [f"tags.{key}" for key in keys[:MAX_TAGS] if _is_axis(pc.map_lookup(tags, pa.scalar(key), "first"))]
+    varied = [key for key in keys[:MAX_TAGS] if _is_axis(pc.map_lookup(tags, pa.scalar(key), "first"))]
+    return axes + [name for key in varied if (name := tag_name(key))]
 
 
 def value_of(cells: Mapping[str, Any], axis: str) -> str | None:

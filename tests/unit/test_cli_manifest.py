@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_rows_of_text_become_a_manifest_whose_photos_are_found() -> None:
     Path("rows.csv").write_text("subject_uri,prompt,seed\nphotos/a.jpg,微笑,7\n", encoding="utf-8")
     assert run("build", "--from", "rows.csv", "--out", "out/m.parquet").exit_code == 0
     assert pq.read_table("out/m.parquet")["subject_uri"].to_pylist() == ["../photos/a.jpg"]
+
+
+def test_a_problem_of_a_row_is_told_with_its_line_in_the_spreadsheet() -> None:
+    Path("rows.csv").write_text("subject_uri;prompt;seed\na.jpg;waves;1\n;;\n\na.jpg;waves;1\n")
+    run("build", "--from", "rows.csv", "--out", "m.parquet")
+    checked = run("check", "m.parquet")
+    assert checked.exit_code == 2
+    assert re.search(r"row . line . column", checked.stdout)
+    assert re.search(r"1 .* 5 .* subject_uri", checked.stdout)
 
 
 def test_a_spreadsheet_a_folder_of_photos_and_templates_become_a_manifest_that_passes_its_check() -> None:

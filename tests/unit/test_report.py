@@ -190,14 +190,15 @@ def test_what_varies_is_found_in_the_metadata() -> None:
             "width": width,
             "height": 1312 - width,
             "seed": seed,
-            "tags": [("city", city), ("id", str(seed))],
+            "tags": [("city", city), ("id", str(seed)), ("utm.source", str(scale)), ("[x]", city), ("", city)],
         }
         for seed, (scale, width, city) in enumerate(product((4.0, 5.0), (480, 832), ("Köln", "Oslo")))
     ]
     rows[0]["tags"] = None
     table = pa.Table.from_pylist(rows, METADATA_SCHEMA)
     axes = find_axes(table.select([*VARYING]), table["tags"])
-    assert axes == ["guidance_scale", "size", "tags.city"]
+    assert axes == ["guidance_scale", "size", "tags.city", "tags[utm.source]"]
+    assert value_of(table.slice(1, 1).to_pylist()[0], "tags[utm.source]") == "4.0"
     assert [value_of(row, "size") for row in table.slice(0, 1).to_pylist()] == ["480x832"]
 
 
