@@ -94,11 +94,12 @@ def calibrate_model(
     allow_missing_consent: Annotated[bool, typer.Option(help="Render rows without a consent, too.")] = False,
 ) -> None:
     """Measure a run's model for engine.step_cache. Denoises a few clips in this process, without the cache, and keeps no picture."""
-    from lynx_batch.preparation.step_cache import calibration_file
+    from lynx_batch.preparation.step_cache import calibration_file, open_folder
     from lynx_batch.rendering.calibrate import calibrate
     from lynx_model.checkpoints.digests import replace_json
 
-    console = make_console()
+    console, folder = make_console(), root or models_root()
+    open_folder(folder)
     selection = Selection(where=where, limit=count, allow_duplicates=True, allow_missing_consent=allow_missing_consent)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoising", total=None)
@@ -108,7 +109,7 @@ def calibrate_model(
             announce=console.print,
             on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),
         )
-    file = calibration_file(root or models_root(), calibration.model)
+    file = calibration_file(folder, calibration.model)
     replace_json(file, calibration.model_dump(mode="json"))
     say(
         f"{file}: {calibration.num_clips} clips at {len(calibration.points)} noise levels, spread {calibration.spread:.1%}"

@@ -6,6 +6,7 @@ It is not beside the weights, where every JSON file counts as a weight.
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pydantic import ValidationError
 
@@ -31,6 +32,17 @@ def fingerprint_model(identity: RenderIdentity) -> str:
 def calibration_file(root: Path, fingerprint: str) -> Path:
     """Where the calibration of the model with that fingerprint is, in the models folder `root`."""
     return root / "calibrations" / f"{fingerprint}.json"
+
+
+def open_folder(root: Path) -> None:
+    """Makes the folder of calibrations in the models folder `root`. Raises ConfigError if nothing can be written there."""
+    folder = calibration_file(root, "").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--root {root}: must be a folder that can be written to: {error.strerror}") from error
 
 
 def with_file(engine: EngineConfig) -> EngineConfig:

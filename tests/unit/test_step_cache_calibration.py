@@ -17,7 +17,7 @@ from lynx_batch.preparation.step_cache import calibration_file, fingerprint_mode
 from lynx_model.step_cache import Magnitudes, noise_levels
 from tests.builders import COLLINS, HOPPER, row, tiny_run
 from tests.jobs import Job, invoke, worker_settings
-from tests.models import BASE, MODEL
+from tests.models import MODEL
 
 CACHE = {"threshold": 0.5, "max_skip": 2}
 
@@ -225,7 +225,6 @@ def test_a_setting_that_breaks_a_rule_is_named(face_pack: Path, cache: dict[str,
 
 def test_the_calibration_of_a_model_depends_on_its_weights_alone(job: Job, calibrated: Path) -> None:
     identity = check_model(config_of(job)).identity
-    assert BASE.exists()
     assert calibration_file(calibrated.parents[1], fingerprint_model(identity)) == calibrated
     for change in ({"precision": "fp8"}, {"face_pack": "x"}, {"is_parity": True}):
         assert fingerprint_model(replace(identity, **change)) == calibrated.stem
@@ -237,3 +236,11 @@ def test_the_calibration_of_a_model_depends_on_its_weights_alone(job: Job, calib
 def test_a_run_without_a_row_to_calibrate_with_says_so(job: Job) -> None:
     result = invoke("models", "calibrate", job.folder / "run.yaml", "--where", "prompt == 'nothing'")
     assert result.exit_code == 2
+
+
+def test_a_models_folder_that_cannot_be_written_to_is_named_before_anything_is_loaded(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = invoke("models", "calibrate", job.folder / "run.yaml", "--root", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "must be a folder that can be written to" in " ".join(result.output.split())
+    assert "loading" not in result.output
