@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,14 @@ from lynx_batch.cli import options
 from lynx_batch.cli.answers import ExportAnswer
 from lynx_batch.cli.console import say, say_answer, say_some, silence
 from lynx_batch.cli.ledger import Output
-from lynx_batch.cli.tables import TableKind, write_table
+from lynx_batch.cli.tables import TableKind, check_num_lines, write_table
 from lynx_batch.errors import ConfigError
 from lynx_batch.places import WRITABLE, explain_place
 
 if TYPE_CHECKING:
     from lynx_batch.ledger.commits import CommitRecord
     from lynx_batch.ledger.export import NamedClips
+    from lynx_batch.ledger.export_table import ExportTable
     from lynx_batch.ledger.manifest_lines import ManifestLine
 
 MAX_WITHHELD_SHOWN = 50
@@ -254,8 +256,10 @@ def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: d
     refuse_file(destination)
     listed = open_list(wishes.output, destination, now, overwrites=wishes.overwrites)
     _check_names(naming, template, table_name)
-    if table_name is not None:
+    if wishes.table is not None and table_name is not None:
+        check_num_lines(wishes.table, len(chosen.lines or ()))
         refuse_foreign(destination, table_name, listed, overwrites=wishes.overwrites)
+    _make_links(wishes, dict(islice(naming.clips.items(), 1)))  # a trial: credentials that cannot sign are an error now
     left_out = dict(naming.lost)
     if wishes.copies:
         left_out |= copy_clips(wishes.output, naming.clips, destination, overwrites=wishes.overwrites)
@@ -263,7 +267,8 @@ def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: d
     files = list_of_clips(exported) if wishes.copies else {}
     links, content = _make_links(wishes, exported), b""
     if wishes.table is not None and table_name is not None:
-        content = _make_table(wishes.table, naming, chosen.lines or (), template, exported, links)
+        table = _make_table(chosen.lines or (), template, naming, links, left_out)
+        content = write_table(wishes.table, table.columns, table.lines)
         files[table_name] = describe_file(content)
     if files:
         write_list(destination, listed.with_files(files))
@@ -294,19 +299,14 @@ def _make_links(wishes: _Wishes, exported: "Mapping[str, CommitRecord]") -> Link
 
 
 def _make_table(
-    kind: TableKind,
-    naming: "NamedClips",
-    lines: "Sequence[ManifestLine]",
-    template: str,
-    exported: "Mapping[str, CommitRecord]",
-    links: Links,
-) -> bytes:
+    lines: "Sequence[ManifestLine]", template: str, naming: "NamedClips", links: Links, left_out: Mapping[str, str]
+) -> "ExportTable":
     from lynx_batch.ledger.export import names_of_lines
     from lynx_batch.ledger.export_table import make_table
 
-    table = make_table(lines, names_of_lines(lines, template, exported), naming, links)
+    table = make_table(lines, names_of_lines(lines, template, naming.clips), naming, links, left_out)
     say(f"table: {len(table.lines)} lines")
-    return write_table(kind, table.columns, table.lines)
+    return table
 
 
 def _say_links(links: Iterable[storage.SignedLink | str]) -> datetime | None:
@@ -316,7 +316,7 @@ def _say_links(links: Iterable[storage.SignedLink | str]) -> datetime | None:
         return None
     first = min(link.ends_at for link in signed)
     say(f"links: they end at {first.isoformat(timespec='seconds')}")
-    if first < max(link.asked_until for link in signed):
+    if any(link.ends_at < link.asked_until for link in signed):
         say("that is earlier than --sign asked for: the credentials that signed them are temporary and end then")
     if any(link.may_end_earlier for link in signed):
         say(

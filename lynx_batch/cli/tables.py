@@ -6,19 +6,22 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.printable import printable
 
-if TYPE_CHECKING:
-    from openpyxl.cell import Cell
+LINK = "link"
+"""The column of web addresses that a click opens."""
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 MAX_XLSX_LINES = 1_048_576 - 1
-MAX_XLSX_LINKS = 65_530
 MAX_XLSX_TEXT = 32_767
-"""Limits of Excel: lines below the header, links in a sheet, characters in a cell."""
+MAX_XLSX_LINKS = 65_530
+MAX_XLSX_LINK_LENGTH = 2_079
+XLSX_ROUNDS_FROM = 10**15
+"""Limits of Excel: lines below the header, characters in a cell, links in a sheet, their length, and numbers it keeps exactly. Source: Microsoft's "Excel
+specifications and limits", and for the length XlsxWriter's documentation."""
 
 Line = Mapping[str, Any]
 
@@ -31,12 +34,14 @@ class TableKind(StrEnum):
     PARQUET = "parquet"
 
 
-def write_table(kind: TableKind, columns: Sequence[str], lines: Sequence[Line]) -> bytes:
-    """The table as a file of this kind. A line may lack columns.
+def check_num_lines(kind: TableKind, num_lines: int) -> None:
+    """Raises ConfigError if a file of this kind cannot have so many lines."""
+    if kind is TableKind.XLSX and num_lines > MAX_XLSX_LINES:
+        raise ConfigError(f"--table xlsx: must have at most {MAX_XLSX_LINES:,} lines, but has {num_lines:,}: use csv")
 
-    Raises:
-        ConfigError: If it has too many lines for this kind of file.
-    """
+
+def write_table(kind: TableKind, columns: Sequence[str], lines: Sequence[Line]) -> bytes:
+    """The table as a file of this kind. A line may lack columns."""
     if kind is TableKind.CSV:
         return codecs.BOM_UTF8 + write_csv(columns, lines)  # without it, Excel takes the text for another encoding
     return (_write_xlsx if kind is TableKind.XLSX else _write_parquet)(columns, lines)
@@ -52,29 +57,31 @@ def write_csv(columns: Sequence[str], lines: Iterable[Line]) -> bytes:
 
 def _write_xlsx(columns: Sequence[str], lines: Sequence[Line]) -> bytes:
     from openpyxl import Workbook
-    from openpyxl.cell import WriteOnlyCell
 
-    if len(lines) > MAX_XLSX_LINES:
-        raise ConfigError(f"--table xlsx: must have at most {MAX_XLSX_LINES:,} lines, but has {len(lines):,}: use csv")
     book = Workbook(write_only=True)
-    sheet, num_links = book.create_sheet("clips"), 0
+    sheet = book.create_sheet()
     sheet.freeze_panes = "A2"
     sheet.append([_as_text(column) for column in columns])
-
-    def linked(value: object) -> "object | Cell":
-        nonlocal num_links
-        if not isinstance(value, str) or not value.startswith("https://") or num_links == MAX_XLSX_LINKS:
-            return value
-        num_links += 1
-        cell = WriteOnlyCell(sheet, value)
-        cell.hyperlink = value
-        return cell
-
-    for line in lines:
-        sheet.append([linked(_as_xlsx(line.get(column))) for column in columns])
+    for number, line in enumerate(lines):
+        cells = {column: _as_xlsx(line.get(column)) for column in columns}
+        if number < MAX_XLSX_LINKS:
+            cells |= {LINK: _linked(sheet, cells[LINK])} if LINK in cells else {}
+        sheet.append([*cells.values()])
     content = io.BytesIO()
     book.save(content)
     return content.getvalue()
+
+
+def _linked(sheet: Any, value: object) -> object:
+    """The cell for a web address, which a click opens."""
+    from openpyxl.cell import WriteOnlyCell
+
+    address = str(value)
+    if not address.startswith(("http://", "https://")) or len(address) > MAX_XLSX_LINK_LENGTH:
+        return value
+    cell = WriteOnlyCell(sheet, address)
+    cell.hyperlink = address
+    return cell
 
 
 def _write_parquet(columns: Sequence[str], lines: Sequence[Line]) -> bytes:
@@ -87,8 +94,8 @@ def _write_parquet(columns: Sequence[str], lines: Sequence[Line]) -> bytes:
 
 
 def _as_xlsx(value: object) -> object:
-    """A number stays a number; all else is text without the control characters that Excel refuses."""
-    if value is None or isinstance(value, int | float):
+    """A number stays a number, unless Excel would round it; all else is text without the control characters that Excel refuses."""
+    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < XLSX_ROUNDS_FROM):
         return value
     return printable(_as_text(value))[:MAX_XLSX_TEXT]
 

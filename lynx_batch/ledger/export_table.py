@@ -12,14 +12,17 @@ from lynx_batch.storage import SignedLink
 
 TAG_PREFIX = "tags."
 RESULTS = ("outcome", "reason", "clip_id", "edition", "rendered_by_run", "committed_at", "seed_used", "num_bytes")
-WHERE_IT_IS = ("file", "link", "link_ends_at")
+FILE, LINK = "file", ("link", "link_ends_at")
+
+ALWAYS = (*RESULTS, FILE, LINK[0])
+"""The columns that every table has. Others are left out if no line fills them."""
 
 Cell = str | int | float | bool | datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportTable:
-    """Columns in order, and for each line its cells. Columns that no line fills are left out."""
+    """Columns in order, and for each line its cells."""
 
     columns: Sequence[str]
     lines: Sequence[Mapping[str, Cell]]
@@ -30,48 +33,55 @@ def make_table(
     names: Iterable[str | None],
     naming: NamedClips,
     links: Mapping[str, SignedLink | str],
+    left_out: Mapping[str, str],
 ) -> ExportTable:
     """The table of these lines.
 
     Args:
         lines: The rows.
-        names: The name of each line's clip, if it is exported.
-        naming: Why other clips are not.
-        links: The link of each name.
+        names: The name of each line's clip, if it has one.
+        naming: Why other clips have none.
+        links: The link of each name that was exported.
+        left_out: Why other names were not.
     """
-    made = [_line(line, name, naming, links) for line, name in zip(lines, names, strict=True)]
+    made = [_line(line, name, naming, links, left_out) for line, name in zip(lines, names, strict=True)]
     used = dict.fromkeys(column for line in made for column, cell in line.items() if cell is not None)
+    own = [*RESULTS, *SCORE_COLUMNS, FILE, *LINK]
+    given = [column for column in used if column not in own and not column.startswith(TAG_PREFIX)]
+    if len({line["manifest"] for line in made}) < 2:
+        given = [column for column in given if column != "manifest"]
     tags = sorted(column for column in used if column.startswith(TAG_PREFIX))
-    fixed = {*RESULTS, *SCORE_COLUMNS, *WHERE_IT_IS, *tags}
-    is_one_manifest = len({line["manifest"] for line in made}) < 2
-    given = [column for column in used if column not in fixed and not (is_one_manifest and column == "manifest")]
-    results = [column for column in (*RESULTS, *SCORE_COLUMNS, *WHERE_IT_IS) if column in used]
+    results = [column for column in own if column in used or column in ALWAYS]
     return ExportTable(columns=[*given, *tags, *results], lines=made)
 
 
 def _line(
-    line: ManifestLine, name: str | None, naming: NamedClips, links: Mapping[str, SignedLink | str]
+    line: ManifestLine,
+    name: str | None,
+    naming: NamedClips,
+    links: Mapping[str, SignedLink | str],
+    left_out: Mapping[str, str],
 ) -> dict[str, Cell]:
     row = line.row
     cells: dict[str, Any] = {"manifest": line.source, "row": row["row"]}
     cells |= {column: cell for column, cell in line.given.items() if column not in ("row", "tags")}
     cells |= {f"{TAG_PREFIX}{key}": tag for key, tag in line.given.get("tags") or ()}
     cells |= {column: row[column] for column in (*RESULTS, *SCORE_COLUMNS) if column in row}
-    cells |= {"seed_used": row["seed"], "reason": _reason(row, name, naming), "file": name}
-    link = links.get(name or "")
+    cells["seed_used"] = row["seed"]
+    if name is None or name in left_out:
+        return cells | {"reason": left_out[name] if name is not None else _explain_nameless(row, naming)}
+    link = links.get(name)
     if isinstance(link, SignedLink):
-        return cells | {"link": link.url, "link_ends_at": link.ends_at}
-    return cells | {"link": link}
+        return cells | dict(zip((FILE, *LINK), (name, link.url, link.ends_at), strict=True))
+    return cells | dict(zip((FILE, *LINK), (name, link, None), strict=True))
 
 
-def _reason(row: Mapping[str, Any], name: str | None, naming: NamedClips) -> str | None:
-    """Why the line has no clip; None if it has one."""
-    if name is not None:
-        return None
+def _explain_nameless(row: Mapping[str, Any], naming: NamedClips) -> str:
+    """Why a row has no clip to export."""
     if row["clip_id"] in naming.withheld:
         return f"withheld: {naming.withheld[row['clip_id']]}"
     if row["outcome"] is None:
         return "no run has ended this row yet"
     if row["outcome"] == Outcome.RENDERED:
         return "its clip is not in force any more, or a newer clip has its name"
-    return ": ".join(filter(None, (row["error_type"], row["error"]))) or None
+    return ": ".join(filter(None, (row["error_type"], row["error"])))

@@ -23,7 +23,10 @@ Row = dict[str, Any]
 NAMING = ("subject_id", "clip_name", "tags")
 """What a row is called may change without a new clip: the words of the manifest at hand count."""
 
-UNKNOWN: Row = dict.fromkeys(READ_SCHEMA.names)
+COLUMNS = [name for name in READ_SCHEMA.names if name not in ("thresholds", "model", "software")]
+"""The metadata of a line: without maps that are the same for most clips, and large."""
+
+UNKNOWN: Row = dict.fromkeys(COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,9 @@ def read_all_lines(output: str) -> list[ManifestLine]:
     order = RunOrder.of(output, ())
     lines = [line for asked in _current_manifests(output, order) for line in _answer(output, asked)]
     known = {line.row["clip_id"] for line in lines}
-    others = newest_rows(output).to_pylist()
-    lines += [_own_line(row) for row in others if row["clip_id"] is not None and row["clip_id"] not in known]
+    newest = newest_rows(output).select(COLUMNS)
+    is_other = pc.invert(pc.is_in(newest["clip_id"], pa.array([None, *known - {None}], pa.string())))
+    lines += [_own_line(row) for row in newest.filter(is_other).to_pylist()]
     return _with_results(output, lines)
 
 
@@ -148,7 +152,7 @@ def _answers_of_run(output: str, run_id: str, keys: Mapping[int, RequestKey]) ->
     if not rows_of:
         return
     is_of_run = (pc.field("run") == run_id) & pc.field("row").isin([row for rows in rows_of.values() for row in rows])
-    answers = {row["row"]: row for row in read_metadata(output, None, is_of_run).to_pylist()}
+    answers = {row["row"]: row for row in read_metadata(output, COLUMNS, is_of_run).to_pylist()}
     for row, key in keys.items():
         same = rows_of.get(key, [])
         answer = next((answers[each] for each in sorted(same, key=lambda each: each != row) if each in answers), None)
@@ -168,7 +172,7 @@ def _with_results(output: str, lines: list[ManifestLine]) -> list[ManifestLine]:
 
 
 def _renewed(row: Row, commit: CommitRecord | None) -> Row:
-    return row if commit is None else row | dict(results_of(commit))
+    return row if commit is None else row | {name: cell for name, cell in results_of(commit) if name in UNKNOWN}
 
 
 def _newest_first(run_ids: Iterable[str], order: RunOrder) -> list[str]:

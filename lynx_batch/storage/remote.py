@@ -17,13 +17,13 @@ import fsspec.asyn
 import pyarrow.fs
 
 from lynx_batch.client_errors import code_of
-from lynx_batch.errors import ConfigError, StoreRefused
+from lynx_batch.errors import ConfigError, StoreRefused, StoreUnready
 from lynx_batch.redaction import redact, scrub
 from lynx_batch.storage.calls import explained
 from lynx_batch.storage.store import OldVersion, SignedLink, SizeLimit, StoredFile
 from lynx_batch.storage.uris import join, scheme_of
 from lynx_batch.store_errors import REMEDIES, Operation
-from lynx_batch.store_settings import AWS, GOOGLE, SETTINGS, check_settings
+from lynx_batch.store_settings import AWS, AZURE, GOOGLE, SETTINGS, check_settings
 
 CODES_WITHOUT_BODY = ("400", "403")
 """When a refusal has no body, s3fs takes the HTTP status for its code."""
@@ -34,6 +34,12 @@ from a file, it can be set back."""
 
 TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
 """Names that client libraries give to the time of an object's last change, best first."""
+
+
+SIGNING_KEYS = {
+    AZURE: "this needs the account's key: set AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_KEY",
+    GOOGLE: "this needs the key of a service account: GOOGLE_APPLICATION_CREDENTIALS must name its file",
+}
 
 
 class FsspecStore:
@@ -126,11 +132,18 @@ class FsspecStore:
         if client is None:
             raise ConfigError(f"{redact(uri)}: only files in a bucket (s3://, gs://, az://) can have signed links")
         fs, key = _open(uri)
-        until = datetime.now(UTC) + timedelta(seconds=seconds)
-        if client is not AWS:
-            version = {"version": "v4"} if client is GOOGLE else {}
-            return SignedLink(url=fs.sign(key, expiration=seconds, **version), asked_until=until, ends_at=until)
-        return _sign_s3(fs, key, seconds, until)
+        until = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+        if client is AWS:
+            return _sign_s3(fs, key, seconds, until)
+        try:
+            url = fs.sign(key, expiration=seconds, **({"version": "v4"} if client is GOOGLE else {}))
+        except (
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:  # what these clients raise for credentials without a key
+            raise StoreUnready(f"{redact(uri)}: cannot sign a link: {SIGNING_KEYS[client]}") from error
+        return SignedLink(url=url, asked_until=until, ends_at=until)
 
     def arrow_filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         fs, key = _open(uri)

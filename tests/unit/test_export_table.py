@@ -10,9 +10,10 @@ import openpyxl
 import pyarrow.parquet as pq
 import pytest
 
-from lynx_batch.cli.tables import FORMULA_STARTS, TableKind, write_csv, write_table
+from lynx_batch.cli.tables import FORMULA_STARTS, TableKind, check_num_lines, write_csv, write_table
+from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import Outcome
-from tests.builders import NOW, ended, write_manifest
+from tests.builders import NOW, ended, record, write_manifest
 from tests.exports import YESTERDAY, Place, ask, rejected, rendered, spec
 
 ODD = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
@@ -60,6 +61,14 @@ def test_every_row_has_a_line_that_says_what_became_of_it(place: Place, tmp_path
     assert [line["link"] for line in lines] == [f"{named}/wave.mp4", "", "", f"{named}/again.mp4", ""]
     assert (lines[0]["tags.city"], lines[0]["tags.no"], lines[1]["tags.city"]) == ("Köln", "'=1", "")
     assert "manifest" not in lines[0]
+
+
+def test_a_line_says_why_its_clip_could_not_be_copied(place: Place, tmp_path: Path) -> None:
+    Path(place.output, record("aa11").clip_uri).unlink()
+    assert place.export(tmp_path / "named", "{clip_name}.mp4", "--table", "csv").exit_code == 3
+    first = read_table(tmp_path / "named")[0]
+    assert (first["outcome"], first["file"], first["link"]) == ("rendered", "", "")
+    assert first["reason"].endswith("/clips/aa/aa11/run-1.mp4: does not exist")
 
 
 def test_a_row_that_no_run_has_ended_has_a_line_too(place: Place, tmp_path: Path) -> None:
@@ -154,14 +163,25 @@ def test_no_cell_is_taken_for_a_formula() -> None:
 
 def test_a_table_keeps_texts_numbers_times_and_links() -> None:
     link = "https://host/a?b=c&d=" + "x" * 300
-    lines = [{"text": "Grüße, 你好\nzwei", "number": 7, "yes": True, "time": NOW, "link": link}, {"text": "a\x00b"}]
+    lines: list[dict[str, object]] = [
+        {"text": "Grüße, 你好\nzwei", "number": 7, "seed": 2**62, "yes": True, "time": NOW, "link": link},
+        {"text": "a\x00b"},
+    ]
     columns = [*lines[0]]
     book = openpyxl.load_workbook(io.BytesIO(write_table(TableKind.XLSX, columns, lines)))
     head, first, second = book.active.values
-    assert (head, first) == (tuple(columns), ("Grüße, 你好\nzwei", 7, True, NOW.isoformat(), link))
-    assert second == ("a\N{REPLACEMENT CHARACTER}b", None, None, None, None)
-    assert book.active["E2"].hyperlink.target == link
+    assert (head, first) == (tuple(columns), ("Grüße, 你好\nzwei", 7, str(2**62), True, NOW.isoformat(), link))
+    assert second == ("a\N{REPLACEMENT CHARACTER}b", None, None, None, None, None)
+    assert book.active["F2"].hyperlink.target == link
     assert write_table(TableKind.CSV, columns, lines).startswith(b"\xef\xbb\xbftext,")
+
+
+def test_a_table_that_excel_cannot_hold_is_refused() -> None:
+    check_num_lines(TableKind.CSV, 2_000_000)
+    with pytest.raises(
+        ConfigError, match="--table xlsx: must have at most 1,048,575 lines, but has 2,000,000: use csv"
+    ):
+        check_num_lines(TableKind.XLSX, 2_000_000)
 
 
 def test_times_stay_times_in_parquet() -> None:
