@@ -264,20 +264,22 @@ def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: d
     if wishes.copies:
         left_out |= copy_clips(wishes.output, naming.clips, destination, overwrites=wishes.overwrites)
     exported = {name: commit for name, commit in naming.clips.items() if name not in left_out}
-    files = list_of_clips(exported) if wishes.copies else {}
+    listed = listed.with_files(list_of_clips(exported) if wishes.copies else {})
     links, content = _make_links(wishes, exported), b""
     if wishes.table is not None and table_name is not None:
         table = _make_table(chosen.lines or (), template, naming, links, left_out)
         content = write_table(wishes.table, table.columns, table.lines)
-        files[table_name] = describe_file(content)
-    if files:
-        write_list(destination, listed.with_files(files))
+        listed = listed.with_pending(table_name, describe_file(content))
+    if listed.files:
+        write_list(destination, listed)
     if table_name is not None:
         storage.write_bytes(storage.join(destination, table_name), content)
     what = "clips" if wishes.copies else "clips in the table, none copied"
     say(f"{storage.redact(destination)}: {len(exported)} {what}")
     ends_at = _say_links(links.values())
-    return _answer(wishes, naming, left_out, num_clips=len(exported), is_listed=bool(files), links_end_at=ends_at)
+    return _answer(
+        wishes, naming, left_out, num_clips=len(exported), is_listed=bool(listed.files), links_end_at=ends_at
+    )
 
 
 def _check_names(naming: "NamedClips", template: str, table_name: str | None) -> None:

@@ -14,16 +14,28 @@ from lynx_batch.ledger.records import parse
 
 LIST_NAME = "export.json"
 SCHEMA_VERSION = 1
+MAX_REPLACED = 3
 
 
 class WrittenFile(BaseModel):
-    """A file that an export wrote, and the edition of each clip in it."""
+    """A file that an export wrote, and the edition of each clip in it.
+
+    A file is listed before it is put, so an interrupted export may leave what was there: `replaced` are hashes of that. They are
+    forgotten once a later list says that the new file is there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     sha256: str
     num_bytes: int
     clips: dict[str, int] = {}
+    replaced: tuple[str, ...] = ()
+
+    def after(self, earlier: "WrittenFile | None") -> "WrittenFile":
+        """The same file, which takes the place of an `earlier` one."""
+        if earlier is None or earlier.sha256 == self.sha256:
+            return self
+        return self.model_copy(update={"replaced": (earlier.sha256, *earlier.replaced)[:MAX_REPLACED]})
 
 
 class ExportList(BaseModel):
@@ -38,6 +50,14 @@ class ExportList(BaseModel):
 
     def with_files(self, files: Mapping[str, WrittenFile]) -> "ExportList":
         return self.model_copy(update={"files": {**self.files, **files}})
+
+    def with_pending(self, name: str, file: WrittenFile) -> "ExportList":
+        """The list before the file `name` is put."""
+        return self.with_files({name: file.after(self.files.get(name))})
+
+    def confirmed(self, name: str) -> "ExportList":
+        """The list once the file `name` has been put."""
+        return self.with_files({name: self.files[name].model_copy(update={"replaced": ()})})
 
 
 def open_list(output: str, destination: str, now: datetime, *, overwrites: bool) -> ExportList:
@@ -76,7 +96,7 @@ def refuse_foreign(destination: str, name: str, listed: ExportList, *, overwrite
     if stored is None and not is_blocked(uri, name):
         return
     known = listed.files.get(name)
-    is_own = known is not None and stored is not None and _is_as_written(uri, stored, known)
+    is_own = known is not None and stored is not None and _is_as_written(uri, known)
     if not is_own and (stored is None or not overwrites):
         raise ConfigError(
             f"DEST {storage.redact(destination)}: {name}: must be free, or as an earlier export wrote it; "
@@ -84,8 +104,15 @@ def refuse_foreign(destination: str, name: str, listed: ExportList, *, overwrite
         )
 
 
-def _is_as_written(uri: str, stored: storage.StoredFile, known: WrittenFile) -> bool:
-    return stored.num_bytes == known.num_bytes and describe_file(storage.read_bytes(uri)).sha256 == known.sha256
+def _is_as_written(uri: str, known: WrittenFile) -> bool:
+    return describe_file(storage.read_bytes(uri)).sha256 in (known.sha256, *known.replaced)
+
+
+def is_complete(destination: str, name: str, known: WrittenFile, num_bytes: int | None) -> bool:
+    """Whether a file of `num_bytes` is the one that is listed, and not its predecessor. Reads it only if it may be that."""
+    if num_bytes != known.num_bytes or not known.replaced:
+        return num_bytes == known.num_bytes
+    return describe_file(storage.read_bytes(storage.join(destination, name))).sha256 == known.sha256
 
 
 def describe_file(content: bytes) -> WrittenFile:

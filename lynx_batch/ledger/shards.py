@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from hashlib import file_digest
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from lynx_batch import storage
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.copies import NUM_PARALLEL_COPIES, read_clip
-from lynx_batch.ledger.export_list import ExportList, WrittenFile, refuse_foreign, write_list
+from lynx_batch.ledger.export_list import ExportList, WrittenFile, is_complete, refuse_foreign, write_list
 
 NUM_AT_ONCE = 64
 """How many clips are held in memory."""
@@ -59,10 +60,13 @@ class Shards:
         return {name: clips for name, clips in found.items() if clips and name.endswith(SUFFIX)}
 
 
-def plan_shards(clips: Iterable[CommitRecord], existing: Mapping[str, WrittenFile], max_bytes: int) -> list[Shard]:
-    """The shards to write. Shards that exist stay as they are, unless a clip in them has a newer edition now: that clip is replaced.
+def plan_shards(
+    clips: Iterable[CommitRecord], existing: Mapping[str, WrittenFile], max_bytes: int, lost: Set[str] = frozenset()
+) -> list[Shard]:
+    """The shards to write. Shards that exist stay as they are, unless a clip in them has a newer edition: then they get what `clips` has now.
 
-    New clips go into new shards, in the order of their ids. A clip that is larger than `max_bytes` has a shard of its own.
+    New clips go into new shards, in the order of their ids. A clip that is larger than `max_bytes` has a shard of its own. New shards first
+    get the names in `lost`: listed shards that are not there as listed.
     """
     wanted = {commit.clip_id: commit for commit in clips}
     shards = []
@@ -70,7 +74,8 @@ def plan_shards(clips: Iterable[CommitRecord], existing: Mapping[str, WrittenFil
         if any(clip_id in wanted and wanted[clip_id].edition != edition for clip_id, edition in file.clips.items()):
             shards.append(Shard(name=name, clips=[wanted[each] for each in file.clips if each in wanted]))
     present = {clip_id for file in existing.values() for clip_id in file.clips}
-    names = (name for name in map(_name, range(10**6)) if name not in existing)
+    unused = (name for name in map(_name, count()) if name not in existing and name not in lost)
+    names = chain(sorted(lost), unused)
     missing = [wanted[clip_id] for clip_id in sorted(wanted.keys() - present)]
     return shards + [Shard(name=next(names), clips=some) for some in _bounded(missing, max_bytes)]
 
@@ -101,7 +106,9 @@ def write_shards(
     Raises:
         ConfigError: If another file is in the way. Nothing was written then.
     """
-    shards = plan_shards(clips, _existing(destination, listed), max_bytes)
+    existing = _existing(destination, listed)
+    lost = {name for name in listed.files if name.endswith(SUFFIX)} - existing.keys()
+    shards = plan_shards(clips, existing, max_bytes, lost)
     for shard in shards:
         refuse_foreign(destination, shard.name, listed, overwrites=overwrites)
     left_out: dict[str, str] = {}
@@ -116,19 +123,24 @@ def write_shards(
             with file.open("rb") as content:
                 sha256 = file_digest(content, "sha256").hexdigest()
             described = WrittenFile(sha256=sha256, num_bytes=file.stat().st_size, clips=written)
-            listed = listed.with_files({shard.name: described})
+            listed = listed.with_pending(shard.name, described)
             write_list(destination, listed)
             storage.upload(file, storage.join(destination, shard.name))
+            if listed.files[shard.name].replaced:
+                listed = listed.confirmed(shard.name)
+                write_list(destination, listed)
         num_written += 1
         announce(f"{shard.name}: {len(written)} clips, {described.num_bytes / 1e6:.1f} MB")
     return Shards(listed=listed, num_written=num_written, left_out=left_out)
 
 
 def _existing(destination: str, listed: ExportList) -> dict[str, WrittenFile]:
-    """The shards of the list that are there, as long as the list says."""
+    """The shards of the list that are there as listed."""
     sizes = {file.uri.rpartition("/")[2]: file.num_bytes for file in storage.list_files(destination)}
     return {
-        name: file for name, file in listed.files.items() if name.endswith(SUFFIX) and sizes.get(name) == file.num_bytes
+        name: file
+        for name, file in listed.files.items()
+        if name.endswith(SUFFIX) and is_complete(destination, name, file, sizes.get(name))
     }
 
 

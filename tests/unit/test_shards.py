@@ -94,6 +94,24 @@ def test_an_interrupted_export_goes_on_where_it_stopped(
     assert times(tmp_path / "set") == whole
 
 
+def test_an_interruption_while_a_shard_is_replaced_does_no_harm(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(place, tmp_path / "set")
+    publish(place.output, IDS[4], edition=2)
+
+    def dying(file: Path, uri: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "upload", dying)
+        assert place.export(tmp_path / "set", None, "--format", "webdataset", "--shard-mb", "1").exit_code == 4
+    export(place, tmp_path / "set")
+    samples = read(tmp_path / "set")
+    assert sorted(samples) == IDS
+    assert samples[IDS[4]][0] == f"{IDS[4]} 2".encode()
+
+
 def test_new_clips_get_new_shards_and_a_new_edition_replaces_the_old_one(place: Place, tmp_path: Path) -> None:
     export(place, tmp_path / "set")
     before = times(tmp_path / "set")
