@@ -7,9 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lynx_batch.api import plan, render
+    from lynx_batch.api import plan, read_metadata, render
     from lynx_batch.config import load_run_config
-    from lynx_batch.ledger.metadata import read_metadata
     from lynx_batch.preparation.selection import Selection
 
 __all__ = ["Selection", "load_run_config", "plan", "read_metadata", "render"]
@@ -18,7 +17,7 @@ _MODULES = {
     "Selection": "lynx_batch.preparation.selection",
     "load_run_config": "lynx_batch.config",
     "plan": "lynx_batch.api",
-    "read_metadata": "lynx_batch.ledger.metadata",
+    "read_metadata": "lynx_batch.api",
     "render": "lynx_batch.api",
 }
 

@@ -1,4 +1,4 @@
-"""The commands `render` and `plan` as functions. Ray and other heavy packages are imported when they are called."""
+"""The commands `render` and `plan` as functions, and the metadata of runs. Ray and other heavy packages are imported when they are called."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -9,6 +9,9 @@ from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.preparation.selection import Selection
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from lynx_batch.execution.progress import Progress
     from lynx_batch.execution.run import RunSummary
     from lynx_batch.preparation.forecast import RunForecast
@@ -77,6 +80,34 @@ def plan(
 
     pools = [gpus] if isinstance(gpus, str) else gpus
     return forecast_run(_loaded(run), selection, parse_nodes(pools), datetime.now(UTC))
+
+
+def read_metadata(
+    output: str | Path, columns: list[str] | None = None, only: "pc.Expression | None" = None, *, latest: bool = False
+) -> "pa.Table":
+    """All runs' metadata as one table, with a column `run`. An active run has the rows that ended so far.
+
+    Args:
+        output: The output location.
+        columns: The columns to read; None means all.
+        only: Filters the rows; None keeps all.
+        latest: Gives only the newest row of each clip, and rows without a clip that no newer run replaced.
+
+    Damaged and foreign files are named in a warning and left out. Where no run has written, the table is empty.
+
+    Raises:
+        ConfigError: If there is no such column.
+    """
+    from lynx_batch.ledger.metadata import check_columns
+    from lynx_batch.ledger.metadata import read_metadata as read_rows
+    from lynx_batch.ledger.order import newest_rows
+
+    if not latest:
+        return read_rows(output, columns, only)
+    check_columns(columns or ())
+    rows = newest_rows(str(output))
+    rows = rows if only is None else rows.filter(only)
+    return rows if columns is None else rows.select(columns)
 
 
 def _loaded(run: RunConfig | Path | str) -> RunConfig:

@@ -116,6 +116,7 @@ class Operation(StrEnum):
     DELETE = "delete"
     LIST_VERSIONS = "list old versions"
     DELETE_VERSION = "delete an old version"
+    SIGN = "sign a link"
 
 
 S3_PERMISSIONS = {
@@ -125,6 +126,7 @@ S3_PERMISSIONS = {
     Operation.DELETE: "s3:DeleteObject",
     Operation.LIST_VERSIONS: "s3:ListBucketVersions",
     Operation.DELETE_VERSION: "s3:DeleteObjectVersion",
+    Operation.SIGN: "s3:GetObject",
 }
 
 

@@ -10,9 +10,10 @@ from typer.core import TyperGroup
 from lynx_batch import exits
 from lynx_batch.cli.audit import audit
 from lynx_batch.cli.bench import bench_app
-from lynx_batch.cli.clips import export, prune, verify
+from lynx_batch.cli.clips import prune, verify
 from lynx_batch.cli.console import say, say_error, show_bug, silence
 from lynx_batch.cli.doctor import doctor
+from lynx_batch.cli.export import export
 from lynx_batch.cli.findings import RENDER_PACKAGES
 from lynx_batch.cli.jobs import cancel, follow, jobs, submit
 from lynx_batch.cli.judging import accept, judge

@@ -99,7 +99,15 @@ class VerifyAnswer(Answer):
 
 class ExportAnswer(Answer):
     destination: str = Field(description="DEST.")
-    num_clips: int = Field(description="Clips that DEST now holds.")
+    num_clips: int = Field(
+        description="Clips that were asked for and that DEST now holds. With --no-copy: clips in the table."
+    )
+    num_shards: int = Field(description="Shards that were written now, with --format webdataset.")
+    export_list: str | None = Field(
+        description="The list of what exports wrote to DEST. Null if this one wrote nothing."
+    )
+    table: str | None = Field(description="The table that was written.")
+    links_end_at: datetime | None = Field(description="When the first of the signed links ends.")
     withheld: dict[str, str] = Field(description="Why a clip may not be handed out, by ClipId.")
     left_out: dict[str, str] = Field(description="Why a clip could not be exported, by its name.")
     num_nameless: int = Field(

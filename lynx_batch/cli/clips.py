@@ -1,4 +1,4 @@
-"""`export`, `verify` and `prune`: the rendered clips of an output location."""
+"""`verify` and `prune`: the rendered clips of an output location."""
 
 import os
 import random
@@ -13,11 +13,10 @@ import typer
 
 from lynx_batch import exits, storage
 from lynx_batch.cli import options
-from lynx_batch.cli.answers import ExportAnswer, VerifyAnswer
-from lynx_batch.cli.console import say, say_answer, say_some, silence
+from lynx_batch.cli.answers import VerifyAnswer
+from lynx_batch.cli.console import say, say_answer, silence
 from lynx_batch.cli.ledger import Output
 from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
-from lynx_batch.places import WRITABLE, explain_place
 from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
@@ -26,79 +25,9 @@ if TYPE_CHECKING:
     from lynx_batch.output import TryName
 
 NUM_CLIPS_AT_ONCE = 1000
-MAX_WITHHELD_SHOWN = 50
 
 LEAST_AGE = timedelta(hours=1)
 """Store trouble can keep a live run silent, but not for this long."""
-
-
-def export(
-    output: Output,
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder: a path or a URI.")],
-    name: Annotated[
-        str, typer.Option(help="The name of each clip, with metadata columns in braces.")
-    ] = "{clip_id}.mp4",
-    clip_list: Annotated[
-        str | None, typer.Option("--list", metavar="FILE", help="Only the clips approved in this CSV of a report.")
-    ] = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Copy every rendered clip to a readable name. Replaces only files that an earlier export made.
-
-    Withholds clips whose newest row has an expired or withdrawn consent, and clips that their manifest no longer asks for.
-    Exit codes: 0 DEST holds every clip that may be handed out, and every approved one of a list that may; 3 some clips are listed,
-    because their video or commit is missing or damaged.
-    """
-    from lynx_batch.ledger.clip_list import Decision, read_clip_list
-    from lynx_batch.ledger.copies import copy_clips
-    from lynx_batch.ledger.editions import list_editions
-    from lynx_batch.ledger.export import name_clips
-
-    silence(as_json)
-    if rule := explain_place(destination, WRITABLE):
-        raise ConfigError(f"DEST {storage.redact(destination)}: {rule}")
-    if storage.is_within(destination, output):
-        raise ConfigError(
-            f"DEST {storage.redact(destination)}: must not be inside OUT, whose folders belong to the runs"
-        )
-    only = None if clip_list is None else read_clip_list(clip_list, Decision.APPROVE)
-    naming = name_clips(output, name, datetime.now(UTC), only)
-    left_out = {**naming.lost, **copy_clips(output, naming.clips, destination)}
-    exported, has_damaged = naming.clips.keys() - left_out.keys(), bool(left_out)
-    say(f"{storage.redact(destination)}: {counted(len(exported), 'clip')}")
-    editions = list_editions(output)
-    if num_older := sum(naming.clips[name].clip_id in editions.redo for name in exported):
-        say(f"{num_older} of them in an older edition: `retry --redo` asked for another, which is not committed")
-    if naming.withheld:
-        say(f"{len(naming.withheld)} withheld (existing copies from an earlier export are not deleted):")
-        say_some([f"clip {clip_id}: {why}" for clip_id, why in sorted(naming.withheld.items())], MAX_WITHHELD_SHOWN)
-    accounted_for = naming.withheld.keys() | {commit.clip_id for commit in naming.clips.values()}
-    committed = {*editions.in_force}
-    if only is not None:
-        why = "it is in the list, but not committed; `accept` commits what the quality gate rejected"
-        left_out |= {f"clip {clip_id}": why for clip_id in only - committed}
-        committed &= only
-    if num_nameless := len(committed - accounted_for):
-        say(
-            f"{counted(num_nameless, 'more clip')} committed, but not exported: a newer clip has the name, or the metadata lacks the clip "
-            f"because its run has not ended or was killed"
-        )
-    say_answer(
-        ExportAnswer(
-            destination=storage.redact(destination),
-            num_clips=len(exported),
-            withheld=dict(naming.withheld),
-            left_out=left_out,
-            num_nameless=num_nameless,
-        )
-    )
-    if left_out:
-        say(f"{counted(len(left_out), 'clip')} left out:")
-        for clip_name, why in sorted(left_out.items()):
-            say(f"  {clip_name}: {why}")
-        if has_damaged:
-            say("`verify --repair` and then `render` make damaged or missing clips again")
-        raise typer.Exit(exits.INCOMPLETE)
 
 
 def verify(

@@ -1,7 +1,7 @@
 """Readable names for rendered clips: names from the metadata, videos from the commits in force."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -15,9 +15,10 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.history import known_commits
+from lynx_batch.ledger.manifest_lines import ManifestLine
 from lynx_batch.ledger.metadata import FILTER_COLUMNS, Outcome, results_of
 from lynx_batch.ledger.owners import read_owners
-from lynx_batch.ledger.requested import Row, describe, find_requested
+from lynx_batch.ledger.requested import Row, describe, explain_end, find_requested, has_ended
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.output import commit_uri
 from lynx_batch.planning.revocation import Covered, find_covered
@@ -27,6 +28,15 @@ MAX_PROBLEMS_SHOWN = 20
 
 NAMES = [name for name in FILTER_COLUMNS if name != "tags"]
 """The columns that a name may have, besides single tags."""
+
+DEFAULT_NAME = "{subject_id}/{clip_name}.mp4"
+
+STAND_INS = {"subject_id": "subject_uri", "clip_name": "prompt"}
+"""Where one of these columns is null, a readable name is made from the other column."""
+
+MAX_WORDS_LENGTH = 40
+CLIP_ID_SHOWN = 8
+"""How much of the prompt and of the ClipId stands for a missing name."""
 
 TOO_WIDE = re.compile(r"[0-9]{4}")
 """A width or precision that is too large for a file name, and perhaps for memory."""
@@ -68,7 +78,15 @@ class Claim(NamedTuple):
     is_withheld: bool
 
 
-def name_clips(output: str, template: str, now: datetime, only: Set[str] | None = None) -> NamedClips:
+def name_clips(
+    output: str,
+    template: str,
+    now: datetime,
+    only: Set[str] | None = None,
+    lines: Sequence[ManifestLine] | None = None,
+    *,
+    is_manifest_given: bool = False,
+) -> NamedClips:
     """The clip of each name. If clips of one manifest share a name, the newest run's clip has it.
 
     Args:
@@ -76,17 +94,26 @@ def name_clips(output: str, template: str, now: datetime, only: Set[str] | None 
         template: A name with columns of the metadata in braces, for example `{subject_id}/{clip_name}.mp4`.
         now: The time at which consents must not have expired.
         only: The clips to export; None is all. The others keep their names.
+        lines: The rows that name clips, instead of those that any manifest still has.
+        is_manifest_given: The lines are of a manifest that the user chose. It decides which rows there are, whatever the runs' manifests
+            had, and a consent that has expired in it withholds a clip, too.
 
     Raises:
         ConfigError: If the template names a column that does not exist, or rows have no name of their own; lists all rows and rules.
     """
     columns = _columns_of(template)
-    requested, editions = find_requested(output, columns, now), list_editions(output)
+    needed = [*columns, *(STAND_INS[name] for name in columns if name in STAND_INS)]
+    requested, editions = find_requested(output, needed, now), list_editions(output)
     commits = {commit.clip_id: commit for commit in known_commits(output, editions.in_force)}
-    withheld = {**requested.withheld, **_explain_revoked(output, commits)}
+    asking = requested.rows if lines is None else [_asking(line) for line in lines]
+    withheld = {
+        **(_explain_own_end(asking, now) if is_manifest_given else requested.removed),
+        **requested.ended,
+        **_explain_revoked(output, commits),
+    }
     rows = [
         row | (_results(commits[row["clip_id"]], columns) if row["clip_id"] in commits else {})
-        for row in requested.rows
+        for row in asking
         if row["clip_id"] is None or row["clip_id"] in withheld or _was_rendered(row, editions)
     ]
     claims, problems = _claim(rows, template, columns, withheld.keys())
@@ -108,6 +135,33 @@ def name_clips(output: str, template: str, now: datetime, only: Set[str] | None 
             if row["clip_id"] not in commits
         },
     )
+
+
+def names_of_lines(lines: Iterable[ManifestLine], template: str, clips: Mapping[str, CommitRecord]) -> list[str | None]:
+    """The name under which the clip of each line is exported: its own, or else one that another row gave the same clip."""
+    columns, names = _columns_of(template), dict[str, str]()
+    for name, commit in clips.items():
+        names.setdefault(commit.clip_id, name)
+    return [_name_of_line(line.row, template, columns, clips) or names.get(line.row["clip_id"]) for line in lines]
+
+
+def _name_of_line(row: Row, template: str, columns: Iterable[str], clips: Mapping[str, CommitRecord]) -> str | None:
+    try:
+        name = _name(row, template, columns)
+    except (ValueError, OverflowError):
+        return None
+    return name if name in clips and clips[name].clip_id == row["clip_id"] else None
+
+
+def _asking(line: ManifestLine) -> Row:
+    """A row that claims a name. All lines count as rows of one run, so that two of them cannot share a name."""
+    own = {"source": line.source, "run": line.source, "manifest": line.source}
+    return line.row | own | {"consent_expires_at": line.given.get("consent_expires_at")}
+
+
+def _explain_own_end(rows: Iterable[Row], now: datetime) -> dict[str, str]:
+    """Clips whose consent has expired by the row itself that asks for them."""
+    return {row["clip_id"]: explain_end(row) for row in rows if row["clip_id"] is not None and has_ended(row, now)}
 
 
 def _explain_revoked(output: str, commits: Mapping[str, CommitRecord]) -> dict[str, str]:
@@ -166,6 +220,7 @@ def _claim(
 
 def _name(row: Row, template: str, columns: Iterable[str]) -> str:
     """The name of one row. Raises ValueError with the broken rule: a name must stay below the destination on every store."""
+    row = row | {column: _stand_in(row, column) for column in columns if row[column] is None}
     for column in columns:
         if row[column] is None:
             raise ValueError(f"{column} must not be null")
@@ -173,6 +228,24 @@ def _name(row: Row, template: str, columns: Iterable[str]) -> str:
     if rule := explain_file_name(name):
         raise ValueError(f"{name!r} {rule}")
     return name
+
+
+def _stand_in(row: Row, column: str) -> str | None:
+    """For the person: the photo's file name. For the clip: the beginnings of its prompt and of its ClipId. None for any other column."""
+    source = row.get(STAND_INS.get(column, ""))
+    if source is None:
+        return None
+    if column == "subject_id":
+        return PurePosixPath(source).stem or None
+    return "-".join(filter(None, (_first_words(source), (row["clip_id"] or "")[:CLIP_ID_SHOWN]))) or None
+
+
+def _first_words(text: str) -> str:
+    """As many whole words as fit, with hyphens between; of a long first word, its beginning."""
+    joined = "-".join(re.findall(r"\w+", text.lower()))
+    if len(joined) <= MAX_WORDS_LENGTH:
+        return joined
+    return joined[: MAX_WORDS_LENGTH + 1].rpartition("-")[0] or joined[:MAX_WORDS_LENGTH]
 
 
 def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:

@@ -177,10 +177,7 @@ def read_metadata(output: str | Path, columns: list[str] | None = None, only: pc
     Raises:
         ConfigError: If there is no such column.
     """
-    for name in columns or ():
-        if name not in READ_SCHEMA.names:
-            known = nearest(name, READ_SCHEMA.names)
-            raise ConfigError(f"column {name!r}: unknown; the nearest known one is {known!r}")
+    check_columns(columns or ())
     folder = storage.join(str(output), METADATA)
     parts, chosen = list(_list_parts(folder)), pc.field("outcome").is_valid()  # all our rows have an outcome
     chosen = chosen if only is None else chosen & only
@@ -192,6 +189,14 @@ def read_metadata(output: str | Path, columns: list[str] | None = None, only: pc
         position = table.column_names.index("edition")
         table = table.set_column(position, METADATA_SCHEMA.field("edition"), pc.fill_null(table["edition"], 1))
     return table
+
+
+def check_columns(names: Iterable[str]) -> None:
+    """Raises ConfigError if there is no such column."""
+    for name in names:
+        if name not in READ_SCHEMA.names:
+            known = nearest(name, READ_SCHEMA.names)
+            raise ConfigError(f"column {name!r}: unknown; the nearest known one is {known!r}")
 
 
 def _list_parts(folder: str) -> Iterator[str]:

@@ -60,11 +60,12 @@ class Requested:
     """The rows that request clips, and why some clips must not be exported.
 
     `rows` has the newest run first. A row without a clip id lost its consent before it became a clip. Each row has a `manifest`, None
-    if unknown. `withheld` gives the reason for each clip.
+    if unknown. Reasons by clip: `removed`, because its manifest no longer has it; `ended`, because of its consent.
     """
 
     rows: list[Row]
-    withheld: Mapping[str, str]
+    removed: Mapping[str, str]
+    ended: Mapping[str, str]
 
 
 def find_requested(output: str, columns: Iterable[str], now: datetime) -> Requested:
@@ -80,15 +81,18 @@ def find_requested(output: str, columns: Iterable[str], now: datetime) -> Reques
     mentions = _group_by_clip(output, others)
     removed = _explain_removed(newest, {row["clip_id"] for row in requesting}, order)
     unnamed = (row | {"manifest": order.manifest_of(row["run"])} for row in others if row["clip_id"] is None)
-    refused = [row for row in unnamed if _has_ended(row, now)]
+    refused = [row for row in unnamed if has_ended(row, now)]
     return Requested(
         rows=sorted([*requesting, *refused], key=lambda row: (-order.ranks[row["run"]], row["row"])),
-        withheld=removed | _explain_ended(newest, mentions, order, now),
+        removed=removed,
+        ended=_explain_ended(newest, mentions, order, now),
     )
 
 
 def describe(row: Row) -> str:
-    return f"row {row['row']} of run {row['run']}"
+    """`row` is of a run, or, if it has a `source`, of that."""
+    source = row.get("source") or f"run {row['run']}"
+    return f"row {row['row']} of {source}"
 
 
 def _newest_of_each_manifest(clips: pa.Table, order: RunOrder) -> list[Row]:
@@ -116,12 +120,12 @@ def _still_requesting(output: str, rows: list[Row], order: RunOrder) -> Iterator
 
 def _request_keys(output: str, run_id: str) -> dict[int, RequestKey]:
     """The request of each row of a run's manifest."""
-    return {
-        row["row"]: frozenset(
-            (name, cell) for name, cell in row.items() if cell is not None and name not in NOT_IN_PICTURE
-        )
-        for row in read_run_manifest(output, run_id).to_pylist()
-    }
+    return {row["row"]: request_key(row) for row in read_run_manifest(output, run_id).to_pylist()}
+
+
+def request_key(row: Row) -> RequestKey:
+    """What a row of a manifest asks for. Rows of two runs with the same key ask for the same clip, unless the runs' settings differ."""
+    return frozenset((name, cell) for name, cell in row.items() if cell is not None and name not in NOT_IN_PICTURE)
 
 
 def _photos_by_key(output: str, run_id: str) -> dict[RequestKey, set[str | None]]:
@@ -191,18 +195,18 @@ def _explain_ended(
         others = (row for row in mentions.get(clip_id, ()) if row["clip_id"] is None or row["run"] != named_by)
         candidates = [*own, *others]
         newest = max((row["run"] for row in candidates), key=order.ranks.__getitem__)
-        if faults := [_explain_end(row) for row in candidates if row["run"] == newest and _has_ended(row, now)]:
+        if faults := [explain_end(row) for row in candidates if row["run"] == newest and has_ended(row, now)]:
             ended[clip_id] = faults[0]
     return ended
 
 
-def _has_ended(row: Row, now: datetime) -> bool:
+def has_ended(row: Row, now: datetime) -> bool:
     """Whether the row was rejected for its consent, or the consent has expired since."""
     expires_at = row["consent_expires_at"]
     return row["error_type"] in CONSENT_ERRORS or (expires_at is not None and expires_at <= now)
 
 
-def _explain_end(row: Row) -> str:
+def explain_end(row: Row) -> str:
     if row["error_type"] in CONSENT_ERRORS:
         return f"{describe(row)}: {row['error_type']}: {row['error']}"
     return f"{describe(row)}: consent_expires_at={row['consent_expires_at'].isoformat()}: must be in the future"

@@ -110,11 +110,20 @@ def write_run_record(
 
 def read_run_manifest(output: str, run_id: str) -> pa.Table:
     """The rows that a run took, with redacted URIs and without tags. If they cannot be read, an empty table and a warning."""
+    return without_nested(read_whole_manifest(output, run_id))
+
+
+def without_nested(manifest: pa.Table) -> pa.Table:
+    """The columns of a manifest that hold single values."""
+    return manifest.select([field.name for field in manifest.schema if not pa.types.is_nested(field.type)])
+
+
+def read_whole_manifest(output: str, run_id: str) -> pa.Table:
+    """As `read_run_manifest`, tags included."""
     uri = run_file_uri(output, run_id, RUN_MANIFEST)
     try:
         table = checked(read_table(storage.read_bytes(uri)))
-        names = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
-        return table.select(["row", *(name for name in names if name != "row")])
+        return table.select(["row", *(name for name in table.column_names if name != "row")])
     except (*FAULTS, MissingObject) as error:
         warn_left_out(f"{storage.redact(uri)}: not the manifest of a run: {error}")
         return pa.table({})

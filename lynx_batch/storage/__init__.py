@@ -24,7 +24,7 @@ from lynx_batch.redaction import redact, redact_all
 from lynx_batch.storage import calls
 from lynx_batch.storage.local import LocalStore
 from lynx_batch.storage.remote import FsspecStore
-from lynx_batch.storage.store import OldVersion, SizeLimit, Store, StoredFile
+from lynx_batch.storage.store import OldVersion, SignedLink, SizeLimit, Store, StoredFile
 from lynx_batch.storage.uris import is_local, is_within, join, path_of, resolve, scheme_of
 from lynx_batch.store_errors import Operation
 from lynx_batch.store_traffic import count_upload
@@ -32,6 +32,7 @@ from lynx_batch.store_traffic import count_upload
 __all__ = [
     "STORES",
     "OldVersion",
+    "SignedLink",
     "SizeLimit",
     "Store",
     "StoredFile",
@@ -54,6 +55,7 @@ __all__ = [
     "redact",
     "redact_all",
     "resolve",
+    "sign",
     "stat",
     "upload",
     "write_bytes",
@@ -169,6 +171,15 @@ def clock(folder: str) -> datetime:
     if stored is None or stored.modified_at is None:
         raise ConfigError(f"{redact(folder)}: its store must report when an object was modified")
     return stored.modified_at
+
+
+def sign(uri: str, seconds: int) -> SignedLink:
+    """A link with which anybody can read the file for so many seconds, or until the credentials end that sign it. Asks for no file.
+
+    Raises:
+        ConfigError: If the file is local, or its store has no such links.
+    """
+    return _call(Operation.SIGN, uri, lambda store: store.sign(uri, seconds))
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:

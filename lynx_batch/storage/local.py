@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.fs
 
 from lynx_batch import local_files
-from lynx_batch.storage.store import OldVersion, SizeLimit, StoredFile
+from lynx_batch.errors import ConfigError
+from lynx_batch.storage.store import OldVersion, SignedLink, SizeLimit, StoredFile
 from lynx_batch.storage.uris import join, path_of
 
 
@@ -69,6 +70,9 @@ class LocalStore:
         with suppress(FileNotFoundError, NotADirectoryError):
             return filter(None, [self.stat(prefix, math.inf)])
         return []
+
+    def sign(self, uri: str, seconds: int) -> SignedLink:
+        raise ConfigError(f"{uri}: only files in a bucket (s3://, gs://, az://) can have signed links")
 
     def arrow_filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         return pyarrow.fs.LocalFileSystem(), str(_path(uri))

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import fsspec.asyn
 import pyarrow.fs
 
 from lynx_batch.client_errors import code_of
-from lynx_batch.errors import ConfigError, StoreRefused
+from lynx_batch.errors import ConfigError, StoreRefused, StoreUnready
 from lynx_batch.redaction import redact, scrub
 from lynx_batch.storage.calls import explained
-from lynx_batch.storage.store import OldVersion, SizeLimit, StoredFile
+from lynx_batch.storage.store import OldVersion, SignedLink, SizeLimit, StoredFile
 from lynx_batch.storage.uris import join, scheme_of
 from lynx_batch.store_errors import REMEDIES, Operation
-from lynx_batch.store_settings import AWS, SETTINGS, check_settings
+from lynx_batch.store_settings import AWS, AZURE, GOOGLE, SETTINGS, check_settings
 
 CODES_WITHOUT_BODY = ("400", "403")
 """When a refusal has no body, s3fs takes the HTTP status for its code."""
@@ -34,6 +34,12 @@ from a file, it can be set back."""
 
 TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
 """Names that client libraries give to the time of an object's last change, best first."""
+
+
+SIGNING_KEYS = {
+    AZURE: "this needs the account's key: set AZURE_STORAGE_CONNECTION_STRING or AZURE_STORAGE_ACCOUNT_KEY",
+    GOOGLE: "this needs the key of a service account: GOOGLE_APPLICATION_CREDENTIALS must name its file",
+}
 
 
 class FsspecStore:
@@ -120,6 +126,25 @@ class FsspecStore:
         names = (name for name in infos if not name.endswith("/"))
         return filter(None, (_stored(join(prefix, name.removeprefix(key)), infos[name]) for name in names))
 
+    def sign(self, uri: str, seconds: int) -> SignedLink:
+        """Raises ConfigError for a kind of store whose client cannot sign links."""
+        client = SETTINGS.get(scheme_of(uri))
+        if client is None:
+            raise ConfigError(f"{redact(uri)}: only files in a bucket (s3://, gs://, az://) can have signed links")
+        fs, key = _open(uri)
+        until = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+        if client is AWS:
+            return _sign_s3(fs, key, seconds, until)
+        try:
+            url = fs.sign(key, expiration=seconds, **({"version": "v4"} if client is GOOGLE else {}))
+        except (
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:  # what these clients raise for credentials without a key
+            raise StoreUnready(f"{redact(uri)}: cannot sign a link: {SIGNING_KEYS[client]}") from error
+        return SignedLink(url=url, asked_until=until, ends_at=until)
+
     def arrow_filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         fs, key = _open(uri)
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), key
@@ -171,6 +196,24 @@ def _list_s3_versions(fs: Any, folder: str, key: str) -> list[OldVersion]:
         if not answer.get("IsTruncated"):
             return [*kept, *marks]
         page = {"KeyMarker": answer["NextKeyMarker"], "VersionIdMarker": answer["NextVersionIdMarker"]}
+
+
+def _sign_s3(fs: Any, key: str, seconds: int, until: datetime) -> SignedLink:
+    """By version 4: botocore would sign links by version 2, which buckets made since June 2020 refuse."""
+    settings = {**(fs.config_kwargs or {}), "signature_version": "s3v4"}
+    signing = type(fs)(**{**fs.storage_options, "config_kwargs": settings})
+    url = signing.sign(key, expiration=seconds)
+    if signing.key:  # given by fsspec's own settings, which know no end
+        return SignedLink(url=url, asked_until=until, ends_at=until, may_end_earlier=bool(signing.token))
+    credentials = fsspec.asyn.sync(signing.loop, signing.session.get_credentials)
+    frozen = fsspec.asyn.sync(signing.loop, credentials.get_frozen_credentials)
+    end = getattr(credentials, "_expiry_time", None)  # botocore has no public name for it
+    return SignedLink(
+        url=url,
+        asked_until=until,
+        ends_at=until if end is None else min(end, until),
+        may_end_earlier=end is None and bool(frozen.token),
+    )
 
 
 def _may_have_versions(fs: Any, bucket: str) -> bool:

@@ -47,6 +47,20 @@ class SizeLimit:
             raise InputRefused(f"{redact(uri)}: must have at most {self.num_bytes:,} bytes ({self.name})")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedLink:
+    """An address at which anybody can read a file until `ends_at`.
+
+    A link ends with the credentials that signed it, which may be before `asked_until`. `may_end_earlier`: these are temporary, and the
+    client does not know when they end.
+    """
+
+    url: str
+    asked_until: datetime
+    ends_at: datetime
+    may_end_earlier: bool = False
+
+
 class Store(Protocol):
     """One kind of store. `lynx_batch.storage` calls it, retries, and explains its errors.
 
@@ -90,6 +104,9 @@ class Store(Protocol):
 
     def list_files(self, prefix: str) -> Iterable[StoredFile]:
         """Every file below a folder, or the file itself. All requests have been made when this returns."""
+
+    def sign(self, uri: str, seconds: int) -> SignedLink:
+        """A link to the file that lasts for so many seconds, or less. Raises ConfigError if the store has no such links."""
 
     def arrow_filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         """A file system for pyarrow, and the path in it."""

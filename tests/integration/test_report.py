@@ -190,9 +190,9 @@ def test_decisions_are_kept_and_the_commands_take_their_csv(page: object, job: J
     told = invoke("retry", job.output, "--list", decisions)
     assert "1 clip will be tried again" in told.stdout, told.output
     assert given_up(job.output) == {}
-    exported = invoke("export", job.output, tmp_path / "approved", "--list", decisions)
+    exported = invoke("export", job.output, tmp_path / "approved", "--list", decisions, "--name", "{clip_id}.mp4")
     assert exported.exit_code == 0, exported.output
-    assert [file.name for file in (tmp_path / "approved").iterdir()] == [f"{ids[0]}.mp4"]
+    assert [file.name for file in (tmp_path / "approved").glob("*.mp4")] == [f"{ids[0]}.mp4"]
 
 
 def test_nothing_is_wider_than_a_phone(page: object) -> None:

@@ -1,15 +1,19 @@
 """The same promises on object storage, spoken to a real S3 protocol server."""
 
+import csv
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.request import urlopen
 
 import boto3
 import pyarrow.dataset as ds
 import pytest
+import s3fs
 
 from lynx_batch import storage
 from lynx_batch.errors import MissingObject, StoreUnavailable, UnsafeStore
@@ -18,6 +22,7 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.probe import probe_create_only, probe_rights
 from tests.builders import HOPPER, ended, record, row, small_clip, write_metadata
+from tests.exports import Place, rendered
 from tests.jobs import Job
 from tests.models import BASE, MODEL
 from tests.races import race_in_threads, winners
@@ -105,6 +110,51 @@ def test_metadata_can_be_read_as_one_dataset(bucket: str) -> None:
     assert read_metadata(bucket)["run"].to_pylist() == ["run-1"]
     filesystem, path = storage.arrow_filesystem(storage.join(bucket, "metadata"))
     assert ds.dataset(path, filesystem=filesystem, partitioning="hive").count_rows() == 1
+
+
+@pytest.fixture
+def exported(bucket: str) -> Place:
+    place = Place(bucket)
+    place.run("run", [rendered("aa11", clip_name="wave"), rendered("bb22", 1, clip_name="smile", prompt="Smile.")])
+    return place
+
+
+def links(folder: str) -> list[dict[str, str]]:
+    table = storage.read_bytes(storage.join(folder, "clips.csv")).decode("utf-8-sig")
+    return list(csv.DictReader(io.StringIO(table, newline="")))
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_anybody_can_fetch_a_signed_link_until_it_ends(exported: Place, tmp_path: Path, is_copied: bool) -> None:
+    destination = exported.output.replace("/out", "/handout") if is_copied else str(tmp_path)
+    result = exported.export(destination, None, "--table", "csv", "--sign", "7d")
+    assert (result.exit_code, "links: they end at " in result.stdout) == (0, True)
+    assert "earlier" not in result.stdout
+    line, other = links(destination)
+    assert [urlopen(each["link"], timeout=30).read() for each in (line, other)] == [b"aa11 1", b"bb22 1"]
+    assert ("/handout/ada/wave.mp4" in line["link"]) == is_copied
+    assert "X-Amz-Expires=604800" in line["link"]
+    left = datetime.fromisoformat(line["link_ends_at"]) - datetime.now(UTC)
+    assert timedelta(days=6, hours=23) < left <= timedelta(days=7)
+
+
+@pytest.mark.parametrize("server", [moto_server], indirect=True)
+def test_links_end_with_the_temporary_credentials_that_sign_them(
+    exported: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_of_links() -> str:
+        s3fs.S3FileSystem.clear_instance_cache()
+        told = exported.export(tmp_path / "handout", None, "--table", "csv", "--sign", "7d").stdout
+        return told.partition("links: they end at ")[2]
+
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    assert "or earlier: the credentials that signed them are temporary" in end_of_links()
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=5)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", end.isoformat())
+    assert end_of_links().startswith(f"{end.isoformat()}\nthat is earlier than --sign asked for")
+    assert {datetime.fromisoformat(line["link_ends_at"]) for line in links(str(tmp_path / "handout"))} == {end}
+    enough = storage.sign(f"{exported.output}/clip.mp4", 3600)
+    assert (enough.ends_at, enough.may_end_earlier) == (enough.asked_until, False)
 
 
 class ForgetfulServer(BaseHTTPRequestHandler):

@@ -78,7 +78,7 @@ def test_verify_and_export_name_what_is_missing(output: str, tmp_path: Path) -> 
     verified = ask("verify", output, exit_code=3)
     assert (verified["num_read"], [*verified["faults"]], verified["is_repaired"]) == (1, ["ab12"], False)
     exported = ask("export", output, tmp_path / "handout", exit_code=3)
-    assert (exported["num_clips"], [*exported["left_out"]]) == (0, ["ab12.mp4"])
+    assert (exported["num_clips"], [*exported["left_out"]]) == (0, ["a/她微笑着-ab12.mp4"])
 
 
 def test_retry_says_how_many_it_asked_for(output: str) -> None:

@@ -110,7 +110,7 @@ def test_retry_and_export_take_the_decisions_of_a_report(output: str, tmp_path: 
     assert set(given_up(output)) == {"dd44"}
     exported = invoke("export", output, tmp_path / "named", "--list", decisions)
     assert (exported.exit_code, "clip ffff: it is in the list, but not committed" in exported.stdout) == (3, True)
-    assert {path.name for path in (tmp_path / "named").iterdir()} == {"aa11.mp4"}
+    assert {path.name for path in (tmp_path / "named").rglob("*.mp4")} == {"她微笑着-aa11.mp4"}
 
 
 def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_export_tells_what_it_made(output: str, tmp_path: Path) -> None:
         "1 more clip committed, but not exported: a newer clip has the name, or the metadata lacks the clip"
         in result.stdout
     )
-    assert {path.name for path in (tmp_path / "named").iterdir()} == {"0.mp4", "1.mp4"}
+    assert {path.name for path in (tmp_path / "named").iterdir()} == {"0.mp4", "1.mp4", "export.json"}
 
 
 @pytest.mark.parametrize("edition", [1, 2])

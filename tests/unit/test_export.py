@@ -1,106 +1,20 @@
 """`export`: which rendered clips are handed out, under which names, and what it leaves alone."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from typer.testing import CliRunner, Result
 
 from lynx_batch import storage
-from lynx_batch.cli import app
-from lynx_batch.clip import ClipRequest, ClipSpec
+from lynx_batch.clip import ClipRequest
 from lynx_batch.errors import ConfigError
-from lynx_batch.ledger.commits import CommitRecord, Withdrawal, commit, withdraw
+from lynx_batch.ledger.commits import Withdrawal, withdraw
 from lynx_batch.ledger.copies import copy_clips
 from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
-from lynx_batch.ledger.runs import RunRecord, write_run_record
-from tests.builders import NOW, ended, make_clip, record, small_clip, write_metadata
-
-PHOTO = "https://host/ada.jpg"
-TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
-
-
-def spec(clip_id: str, row: int = 0, **cells: object) -> ClipSpec:
-    """A clip whose consent holds for ever, if `cells` of its request do not say otherwise."""
-    found = small_clip(clip_id, row)
-    seed = cells.pop("seed", 1)
-    params = replace(found.params, seed=seed, prompt=cells.pop("prompt", found.params.prompt))
-    given = {"subject_uri": PHOTO, "consent_expires_at": None} | cells
-    return replace(found, request=replace(found.request, params=params, **given))
-
-
-def committed(clip_id: str, edition: int = 1) -> CommitRecord:
-    content = f"{clip_id} {edition}".encode()
-    update = {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content), "edition": edition}
-    return record(clip_id, attempt=f"run-{edition}").model_copy(update=update)
-
-
-def publish(output: str, clip_id: str, edition: int = 1) -> CommitRecord:
-    """A clip whose video is its id and edition as text."""
-    found = commit(output, committed(clip_id, edition))
-    storage.write_bytes(storage.join(output, found.clip_uri), f"{clip_id} {edition}".encode())
-    return found
-
-
-def rendered(clip_id: str, row: int = 0, **cells: object) -> RowOutcome:
-    return replace(ended(Outcome.RENDERED, spec(clip_id, row, **cells)), commit=committed(clip_id))
-
-
-def rejected(error_type: str, request: ClipRequest) -> RowOutcome:
-    """A row that never became a clip."""
-    row = ended(Outcome.REJECTED, row=request.row)
-    return replace(row, error_type=error_type, error="why", inputs=request.inputs)
-
-
-def ask(row: int = 0, *, is_seed_given: bool = True, **cells: object) -> ClipRequest:
-    return replace(spec("00", row, **cells).request, is_seed_given=is_seed_given)
-
-
-class Place:
-    """An output location and its runs, which start a minute apart."""
-
-    def __init__(self, output: str) -> None:
-        self.output = output
-        self.num_runs = 0
-
-    def run(
-        self,
-        run_id: str,
-        rows: list[RowOutcome],
-        *,
-        manifest: str | None = "/a.parquet",
-        is_whole: bool = True,
-        took: list[ClipRequest] | None = None,
-    ) -> None:
-        """Rows that a run told of; `took` are those of its manifest, if it has others or was killed."""
-        requests = took or [row.clip.request for row in rows if row.clip]
-        cells = [{"row": r.row, "subject_uri": r.subject_uri, "prompt": r.params.prompt} for r in requests]
-        table = pa.Table.from_pylist(cells or [{"row": 0, "subject_uri": "", "prompt": ""}])
-        started = NOW + timedelta(minutes=self.num_runs)
-        self.num_runs += 1
-        told = RunRecord(started_at=started, num_rows=table.num_rows, manifest=manifest, is_whole=is_whole)
-        write_run_record(self.output, run_id, told, run_yaml=b"", manifest=table, environment={})
-        write_metadata(self.output, run_id, rows)
-        for row in rows:
-            if row.commit:
-                publish(self.output, row.commit.clip_id)
-
-    def names(self, template: str = "{clip_name}") -> dict[str, str]:
-        clips = name_clips(self.output, template, NOW).clips
-        return {name: found.clip_id for name, found in clips.items()}
-
-    def withheld(self) -> dict[str, str]:
-        return dict(name_clips(self.output, "{clip_id}", NOW).withheld)
-
-    def export(self, destination: object, template: str = "{clip_name}.mp4") -> Result:
-        result = CliRunner().invoke(app, ["export", self.output, str(destination), "--name", template])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
+from tests.builders import NOW, ended, make_clip, record
+from tests.exports import PHOTO, TOMORROW, YESTERDAY, Place, ask, publish, rejected, rendered, spec
 
 
 @pytest.fixture
@@ -417,7 +331,7 @@ def test_a_withdrawn_clip_is_named_and_gives_no_older_one_its_name(place: Place,
     assert result.exit_code == 3
     assert "1 clip left out" in result.stdout
     assert "  wave.mp4: the commit of clip bb22 is withdrawn" in result.stdout
-    assert [file.name for file in (tmp_path / "named").iterdir()] == ["smile.mp4"]
+    assert [file.name for file in (tmp_path / "named").glob("*.mp4")] == ["smile.mp4"]
 
 
 def damage(file: Path) -> None:
@@ -434,7 +348,7 @@ def test_a_video_that_is_not_as_it_was_committed_is_named_and_the_rest_goes_on(
     result = team.export(tmp_path / "named", "{clip_id}.mp4")
     assert (result.exit_code, "2 clips" in result.stdout, "1 clip left out" in result.stdout) == (3, True, True)
     assert f"  aa11.mp4: {team.output}/clips/aa/aa11/run-1.mp4: " in result.stdout
-    assert {file.name for file in (tmp_path / "named").iterdir()} == {"bb22.mp4", "cc33.mp4"}
+    assert {file.name for file in (tmp_path / "named").glob("*.mp4")} == {"bb22.mp4", "cc33.mp4"}
 
 
 def test_a_damaged_commit_is_named_and_the_rest_goes_on(place: Place, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from lynx_batch import storage
 from lynx_batch.errors import InputRefused, MissingObject, StoreUnavailable, UnsafeStore
 from lynx_batch.probe import probe_create_only, probe_rights
-from lynx_batch.storage import OldVersion, SizeLimit, Store, StoredFile
+from lynx_batch.storage import OldVersion, SignedLink, SizeLimit, Store, StoredFile
 
 
 class DictStore:
@@ -65,6 +65,9 @@ class DictStore:
         self._connect()
         found = [uri for uri in self.files if storage.is_within(uri, prefix)]
         return filter(None, (self.stat(uri, 0) for uri in found))
+
+    def sign(self, uri: str, seconds: int) -> SignedLink:
+        raise NotImplementedError(uri)
 
     def arrow_filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         raise NotImplementedError(uri)
