@@ -34,6 +34,7 @@ CELLS = (
     "consent_scope",
     "regions",
     "consent_expires_at",
+    "prompt_template",
 )
 """Manifest columns that become attributes of a request, besides the parameters and the tags."""
 
@@ -88,6 +89,7 @@ class ClipRequest:
     consent_scope: str | None = None
     regions: str | None = None
     consent_expires_at: datetime | None = None
+    prompt_template: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -64,6 +64,7 @@ MANIFEST_HELP = {
     "regions": "Where the clip may be shown, such as `EU,US`; `*` is everywhere.",
     "consent_expires_at": "When the consent ends. An expired consent rejects the row, and `export` withholds the clip.",
     "tags": "Anything that you want to find again in the metadata.",
+    "prompt_template": "The template that `prompt` was made from, as `manifest build` read it. Null: the prompt was written as it is.",
 }
 """Columns of the manifest that are no parameters, and the prompt."""
 

@@ -41,6 +41,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("regions", TEXT),
         ("consent_expires_at", TIME),
         ("tags", TAGS),
+        ("prompt_template", TEXT),
     ],
     metadata={VERSION_KEY: str(MANIFEST_VERSION)},
 )

@@ -64,6 +64,7 @@ METADATA_SCHEMA = pa.schema(
         ("regions", pa.string()),
         ("consent_expires_at", TIME),
         ("tags", pa.map_(pa.string(), pa.string())),
+        ("prompt_template", pa.string()),
         *parameter_columns(without="seed"),
         ("seed", pa.int64()),
         ("attempt", pa.string()),

@@ -45,6 +45,7 @@ NOT_IN_PICTURE = frozenset(
         "regions",
         "consent_expires_at",
         "tags",
+        "prompt_template",
     }
 )
 """Columns of a manifest that do not change the picture."""

@@ -49,7 +49,7 @@ def test_the_metadata_table_has_the_columns_of_old_outputs_in_their_order() -> N
     columns = [(field.name, field.type) for field in METADATA_SCHEMA]
     later = {"edition", "face_turned_degrees", "judge_s", "mark_s", "preview_uri", "marks", *SCORE_COLUMNS, "scores"}
     later |= {"try_number", "num_tries", "thresholds", "accepted_by", "accepted_at"}
-    later |= {"consent_scope", "regions", "allows_missing_consent"}
+    later |= {"consent_scope", "regions", "allows_missing_consent", "prompt_template"}
     assert [column for column in columns if column[0] not in later] == old
 
 
