@@ -73,6 +73,11 @@ class ReportRow:
         """Why the row was not rendered."""
         return ": ".join(filter(None, (self.error_type, self.error)))
 
+    @property
+    def may_show_photo(self) -> bool:
+        """Not of a person whose consent is over or revoked. Without a hash, nobody can tell whether the photo is still the same."""
+        return bool(self.photo_sha256) and not self.is_consent_over and not self.is_revoked
+
 
 def read_row(
     cells: Mapping[str, Any],
