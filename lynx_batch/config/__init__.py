@@ -5,6 +5,7 @@ from lynx_batch.config.paths import named_paths
 from lynx_batch.config.sections import (
     AdapterConfig,
     AigcConfig,
+    ApprovalConfig,
     C2paConfig,
     ClusterConfig,
     DefaultsConfig,
@@ -27,6 +28,7 @@ from lynx_batch.config.sections import (
 __all__ = [
     "AdapterConfig",
     "AigcConfig",
+    "ApprovalConfig",
     "C2paConfig",
     "ClusterConfig",
     "DefaultsConfig",

@@ -80,8 +80,8 @@ def _show(output: str, row: ReportRow, photos: Mapping[str, NDArray[np.uint8]], 
     photo = photos.get(row.photo_sha256) if row.may_show_photo else None
     frames, fault = _read_frames(output, row)
     result = fault if row.likeness is None or fault else f"likeness {row.likeness:.2f}"
-    paragraphs = [text for text in (row.name, result, note) if text]
-    return SheetRow(pictures=[*([] if photo is None else [photo]), *frames], paragraphs=[*paragraphs, "", row.prompt])
+    paragraphs = [text for text in (row.name, result, row.prompt, note) if text]
+    return SheetRow(pictures=[*([] if photo is None else [photo]), *frames], paragraphs=paragraphs)
 
 
 def _read_frames(output: str, row: ReportRow) -> tuple[Sequence[NDArray[np.uint8]], str]:
