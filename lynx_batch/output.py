@@ -18,6 +18,7 @@
     runs/<run_id>/logs/<process>-last.jsonl.gz          the last lines of a worker that died
     tombstones/<kind>-<digest>.json                     a person, consent or photo is revoked
     revocations/<time>-<random>.json                    what one call of `revoke` removed
+    approvals/<time>-<random>.json                      who approved which templates and settings
 
 Functions that end in `_uri` take the URI of the output location and give that of a file or folder below it.
 """
@@ -55,7 +56,7 @@ RUN_CLIPS = "clips.parquet"
 
 LOGS, LOG_OF_DRIVER = "logs", "driver"
 
-REVOCATIONS, TOMBSTONES = "revocations", "tombstones"
+APPROVALS, REVOCATIONS, TOMBSTONES = "approvals", "revocations", "tombstones"
 
 TIME = "%Y%m%dT%H%M%S.%fZ"
 
@@ -344,3 +345,11 @@ def parse_tombstone(uri: str) -> tuple[str, str] | None:
 
 def new_revocation_uri(output: str, at: datetime) -> str:
     return join(output, REVOCATIONS, f"{at:{TIME}}-{secrets.token_hex(4)}.json")
+
+
+def approvals_uri(output: str) -> str:
+    return join(output, APPROVALS)
+
+
+def new_approval_uri(output: str, at: datetime) -> str:
+    return join(approvals_uri(output), f"{at:{TIME}}-{secrets.token_hex(4)}.json")

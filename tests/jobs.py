@@ -50,7 +50,7 @@ class Job:
         write_run(self.folder, self.face_pack, output=self.output, **settings)
 
     def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
-        target = str(self.folder / "run.yaml") if command in ("render", "submit") else self.output
+        target = str(self.folder / "run.yaml") if command in ("render", "sample", "submit") else self.output
         program = str(Path(sys.executable).with_name("lynx-batch"))
         return subprocess.Popen(
             [program, command, target, *options],

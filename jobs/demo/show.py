@@ -6,38 +6,34 @@ is measured with the run's own face pack. Clips of the same manifest row stand o
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 from rich.table import Column, Table
 
 from lynx_batch import exits, load_run_config, read_metadata, storage
 from lynx_batch.cli.console import add_row, make_console, say, say_error
 from lynx_batch.config import RunConfig
-from lynx_batch.delivery.label import builtin_font
 from lynx_batch.delivery.video import decode_mp4
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.output import RUN_FILE, run_file_uri
 from lynx_batch.preparation.model import locate_model
+from lynx_batch.report.sheet import SheetRow, draw_sheet
 from lynx_model.faces.likeness import choose_frames
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 from lynx_model.scoring.likeness import LikenessScorer
 from lynx_model.scoring.scores import LikenessScores
 
-CELL_PX, MARGIN_PX, TEXT_PX = 160, 8, 340
-FONT_PX, LINE_PX, CHARS_A_LINE = 13, 16, 48
 ABOUT_LIKENESS = (
     "likeness: the cosine between the face in the photo and in five frames of the clip, at most 1; "
     "two different people seldom score above 0.33"
@@ -101,20 +97,7 @@ def make_table(clips: Sequence[Shown]) -> Table:
 
 def make_sheet(clips: Sequence[Shown]) -> Image.Image:
     """One row per clip: photo, frames, text."""
-    cells = [[_fit(picture) for picture in clip.pictures] for clip in clips]
-    cell_px = max((cell.width for row in cells for cell in row), default=CELL_PX) + MARGIN_PX
-    num_columns = max((len(row) for row in cells), default=0)
-    text_left = MARGIN_PX + num_columns * cell_px
-    row_px = CELL_PX + MARGIN_PX
-    sheet = Image.new("RGB", (text_left + TEXT_PX, MARGIN_PX + len(clips) * row_px), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(BytesIO(builtin_font()), FONT_PX)
-    for index, (clip, row) in enumerate(zip(clips, cells, strict=True)):
-        top = MARGIN_PX + index * row_px
-        for column, cell in enumerate(row):
-            sheet.paste(cell, (MARGIN_PX + column * cell_px, top))
-        for number, line in enumerate(_lines(clip)):
-            draw.text((text_left, top + number * LINE_PX), line, fill="black", font=font)
-    return sheet
+    return draw_sheet([SheetRow(pictures=clip.pictures, paragraphs=_paragraphs(clip)) for clip in clips])
 
 
 def _read_newest_run(output: str) -> Iterator[Shown]:
@@ -151,21 +134,9 @@ def _load_reader(pack: str, identity: str, *, is_parity: bool) -> FaceReader:
     return FaceReader.load(pack, identity, is_parity=is_parity)
 
 
-def _fit(picture: NDArray[np.uint8]) -> Image.Image:
-    """The picture at the height of a row; a tall photo keeps its shape."""
-    return ImageOps.contain(Image.fromarray(picture), (CELL_PX * 2, CELL_PX))
-
-
-def _lines(clip: Shown) -> list[str]:
-    """The text beside a clip, as many lines as the row is high."""
-    result = clip.fault or f"likeness: {clip.result}"
-    paragraphs = clip.name, f"Lynx-{clip.variant}", result, "", clip.prompt
-    lines = [line for paragraph in paragraphs for line in _wrap(paragraph) or [""]]
-    return lines[: CELL_PX // LINE_PX]
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, CHARS_A_LINE if text.isascii() else CHARS_A_LINE // 2)  # Chinese characters are wide
+def _paragraphs(clip: Shown) -> list[str]:
+    """The text beside a clip."""
+    return [clip.name, f"Lynx-{clip.variant}", clip.fault or f"likeness: {clip.result}", "", clip.prompt]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from lynx_batch.cli.quality import quality_app
 from lynx_batch.cli.render import one, render
 from lynx_batch.cli.report import report
 from lynx_batch.cli.revoke import revoke
+from lynx_batch.cli.sample import approve, sample
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.home import ensure_home
 from lynx_batch.interrupts import end_politely
@@ -69,7 +70,7 @@ app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(quality_app, name="quality")
 app.add_typer(bench_app, name="bench")
-OF_RUNS = (render, plan, submit, follow, cancel, jobs, one, status, runs, logs, report, doctor)
+OF_RUNS = (render, plan, sample, approve, submit, follow, cancel, jobs, one, status, runs, logs, report, doctor)
 OF_CLIPS = (retry, judge, accept, export, verify, prune, revoke, audit)
 for command in (*OF_RUNS, *OF_CLIPS):
     app.command()(command)

@@ -40,6 +40,7 @@ def submit(
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     allow_missing_consent: options.AllowMissingConsent = False,
+    require_approval: options.RequireApproval = None,
     unsafe_commit: options.UnsafeCommit = False,
 ) -> None:
     """Render on a Ray cluster, as a Ray job. Submit again to continue, whatever ended the job.
@@ -50,7 +51,8 @@ def submit(
     from lynx_batch.preparation.package import pack
     from lynx_batch.preparation.selection import Selection
 
-    config = load(run_file, {"manifest": manifest, "output": output}, overrides)
+    settings = {"manifest": manifest, "output": output, "approval.required": require_approval}
+    config = load(run_file, settings, overrides)
     selection = Selection(
         where=where,
         limit=limit,

@@ -29,6 +29,12 @@ AllowDuplicates = Annotated[bool, typer.Option(help="Render rows that ask for th
 AllowMissingConsent = Annotated[
     bool, typer.Option(help="Render rows without a consent, too. The run and its commits say so.")
 ]
+RequireApproval = Annotated[
+    bool | None,
+    typer.Option(
+        "--require-approval", help="Refuse templates, parameters and settings that nobody has approved (`approve`)."
+    ),
+]
 UnsafeCommit = Annotated[
     bool, typer.Option(help="Accept a store that ignores create-only puts. Never run two drivers on it.")
 ]

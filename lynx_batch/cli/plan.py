@@ -11,6 +11,7 @@ from rich.table import Table
 from lynx_batch import api
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
+from lynx_batch.cli.plan_rows import refuse_other_rows, show_rows, write_rows
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
 from lynx_batch.planning.budget import amount
@@ -43,9 +44,17 @@ def plan(
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     allow_missing_consent: options.AllowMissingConsent = False,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Also say of each row where it stands and what it costs.")
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write what --rows says to a .csv or .parquet file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
+    if out is not None:
+        refuse_other_rows("--out", out)
     pools = gpus or ["8xH200"]
     nodes = parse_nodes(pools)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
@@ -59,10 +68,18 @@ def plan(
         allow_missing_consent=allow_missing_consent,
     )
     forecast = api.plan(config, pools, selection)
+    found = forecast.rows() if rows or out else []
     if as_json:
-        say(json.dumps(_as_json(forecast, deadline_s), indent=1))
+        listed = {"rows": [asdict(row) for row in found]} if rows else {}
+        say(json.dumps(_as_json(forecast, deadline_s) | listed, indent=1))
     else:
         _show(forecast, nodes, deadline_s)
+        if rows:
+            show_rows(found)
+    if out is not None:
+        write_rows(found, out)
+        if not as_json:
+            say(f"{out}: {len(found):,} rows")
 
 
 def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """`render` turns a run file into committed clips. `one` renders a single clip in this process."""
 
 import os.path
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,7 @@ def render(
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     allow_missing_consent: options.AllowMissingConsent = False,
+    require_approval: options.RequireApproval = None,
     unsafe_commit: options.UnsafeCommit = False,
     run_id: Annotated[str | None, typer.Option(help="The run's id, if you need to know it beforehand.")] = None,
     origin: Annotated[Path | None, typer.Option(hidden=True, help="A file that `submit` wrote.")] = None,
@@ -46,7 +48,8 @@ def render(
     """
     from lynx_batch.preparation.origin import read_origin
 
-    config = load(run_file, {"manifest": manifest, "output": output, "cluster.address": address}, overrides)
+    settings = {"manifest": manifest, "output": output, "cluster.address": address}
+    config = load(run_file, settings | {"approval.required": require_approval}, overrides)
     selection = Selection(
         where=where,
         limit=limit,
@@ -65,18 +68,18 @@ def render(
             run_id=run_id,
             origin=read_origin(origin) if origin else None,
         )
-    code = _conclude(summary, console)
+    code = conclude(summary, console)
     report_after_run(config.output, summary.run_id)
     raise typer.Exit(code)
 
 
-def load(run_file: Path, settings: dict[str, str | None], overrides: list[str] | None) -> RunConfig:
+def load(run_file: Path, settings: Mapping[str, object], overrides: list[str] | None) -> RunConfig:
     """The run file with the overrides of the command line."""
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     return load_run_config(run_file, given | options.parse_overrides(overrides))
 
 
-def _conclude(summary: "RunSummary", console: Console) -> int:
+def conclude(summary: "RunSummary", console: Console) -> int:
     """Prints how the run ended and gives the exit code."""
     from lynx_batch.ledger.metadata import Outcome
 

@@ -8,6 +8,7 @@ from lynx_batch import storage
 from lynx_batch.errors import ConfigError
 
 PARQUET = b"PAR1"
+PNG = b"\x89PNG\r\n\x1a\n"
 HEAD_BYTES = 4096
 
 
@@ -41,6 +42,10 @@ def is_manifest(uri: str) -> bool:
 
 def is_mp4(uri: str) -> bool:
     return storage.read_range(uri, 4, 8) == b"ftyp"
+
+
+def is_png(uri: str) -> bool:
+    return storage.read_range(uri, 0, len(PNG)) == PNG
 
 
 def is_photo_sheet(uri: str) -> bool:

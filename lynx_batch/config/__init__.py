@@ -5,6 +5,7 @@ from lynx_batch.config.paths import named_paths
 from lynx_batch.config.sections import (
     AdapterConfig,
     AigcConfig,
+    ApprovalConfig,
     C2paConfig,
     CalibrationConfig,
     ClusterConfig,
@@ -28,6 +29,7 @@ from lynx_batch.config.sections import (
 __all__ = [
     "AdapterConfig",
     "AigcConfig",
+    "ApprovalConfig",
     "C2paConfig",
     "CalibrationConfig",
     "ClusterConfig",

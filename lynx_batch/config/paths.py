@@ -27,6 +27,7 @@ PATH_KEYS = (
     "provenance.label.font",
     "provenance.watermark",
     "provenance.revoked",
+    "approval.sample",
 )
 """Keys whose value is a path or URI, or a list of them."""
 
@@ -76,6 +77,8 @@ def named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     if config.quality is not None:
         yield from config.quality.scorer_files.items()
     yield from _provenance_paths(config.provenance)
+    if config.approval.sample is not None:
+        yield "approval.sample", config.approval.sample
     secrets = (target.secret for target in config.notify)
     yield from (("notify.secret", secret) for secret in secrets if secret and references.is_path(secret))
 
@@ -109,4 +112,4 @@ def explain_paths(config: RunConfig) -> Iterator[str]:
 def _explain(key: str, uri: str) -> str | None:
     if key.startswith("quality.") and "://" in uri:
         return "must be a path: the files of scorers are not fetched from a store; put them in a folder that every node has"
-    return explain_place(uri, READABLE if key != "output" else WRITABLE)
+    return explain_place(uri, WRITABLE if key in ("output", "approval.sample") else READABLE)

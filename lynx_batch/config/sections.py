@@ -643,6 +643,18 @@ class ReportConfig(_Section):
     photos: bool = True
 
 
+class ApprovalConfig(_Section):
+    """Whether somebody must have approved what the run asks for.
+
+    With `required`, a run is refused before it starts unless approvals cover its settings and the template and parameters of each row.
+    `sample` is the output location of its samples, where `approve` keeps the approvals; null is the run's `output` with `-sample` added.
+    Approvals at the `output` itself count, too.
+    """
+
+    required: bool = False
+    sample: str | None = None
+
+
 class RunConfig(_Section):
     manifest: str
     output: str
@@ -659,6 +671,7 @@ class RunConfig(_Section):
     limits: LimitsConfig | None = None
     notify: tuple[NotifyConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+    approval: ApprovalConfig = ApprovalConfig()
 
     def to_yaml(self) -> bytes:
         """The run file with a value for every key, as it is kept in the run's record."""

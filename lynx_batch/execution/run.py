@@ -34,10 +34,12 @@ from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.notices.notice import Event, Notice
 from lynx_batch.notices.notifier import Notifier, open_targets
 from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES, report_index_uri
+from lynx_batch.planning.approval import Setting
 from lynx_batch.planning.budget import NOTHING, Budget
 from lynx_batch.planning.cost import CostModel
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
+from lynx_batch.preparation.approval import check_approved, settings_of
 from lynx_batch.preparation.budget import (
     check_prices,
     limits_of,
@@ -109,9 +111,21 @@ def render(
     require_prices(config)
     targets = open_targets(config.notify)
     prepared = prepare(config, selection, now, origin, tombstones=read_revoked(config.output))
+    settings = settings_of(config, prepared.model)
+    approvals = check_approved(config, settings, (clip.request for clip in prepared.clips))
     is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
-    record = _write_record(config, run_id, selection, origin, prepared, now, is_store_safe=is_store_safe)
+    record = _write_record(
+        config,
+        run_id,
+        selection,
+        origin,
+        prepared,
+        now,
+        is_store_safe=is_store_safe,
+        settings=settings,
+        approvals=approvals,
+    )
     owners = owners_of(run_id, prepared.clips)
     write_owners(config.output, run_id, owners)
     _announce_rivals(config.output, announce)
@@ -206,6 +220,8 @@ def _write_record(
     now: datetime,
     *,
     is_store_safe: bool,
+    settings: dict[str, Setting],
+    approvals: tuple[str, ...],
 ) -> RunRecord:
     """Writes the run record: with the step cache's calibration, and with the secrets of the run file redacted."""
     record = RunRecord(
@@ -215,6 +231,8 @@ def _write_record(
         is_whole=selection.is_whole,
         is_store_safe=is_store_safe,
         allows_missing_consent=not is_consent_required(config, selection),
+        settings=settings,
+        approvals=approvals,
     )
     write_run_record(
         config.output,

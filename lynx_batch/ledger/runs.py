@@ -31,6 +31,7 @@ from lynx_batch.output import (
     runs_uri,
 )
 from lynx_batch.parquet import FAULTS, checked, read_table
+from lynx_batch.planning.approval import Setting
 from lynx_batch.yaml_text import read_yaml
 
 SCHEMA_VERSION = 1
@@ -41,7 +42,8 @@ class RunRecord(BaseModel):
 
     `manifest` is the redacted URI; for a submitted job, the URI on the submitter's machine. `is_whole`: neither --where nor --limit was
     given. `is_store_safe` is False if the user chose to continue with a store that ignores create-only puts. `allows_missing_consent`: rows
-    without a consent were rendered, too; True in records that are older than this field.
+    without a consent were rendered, too; True in records that are older than this field. `settings` are those that people approve, none in
+    records that are older than this field. `approvals` are the URIs of the approvals by which the run was allowed, if it needed one.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,6 +55,8 @@ class RunRecord(BaseModel):
     is_whole: bool = False
     is_store_safe: bool = True
     allows_missing_consent: bool = True
+    settings: dict[str, Setting] = {}
+    approvals: tuple[str, ...] = ()
 
 
 class RunEnd(BaseModel):

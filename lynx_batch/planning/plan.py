@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipSpec
-from lynx_batch.planning.cost import LOAD_S, CostModel, GpuType, Work, works_of
+from lynx_batch.planning.cost import LOAD_S, CostModel, Work, works_of
 from lynx_batch.planning.expectation import TryForecast
 from lynx_batch.planning.layout import URGENT_PRIORITY, Node, allot
 from lynx_batch.planning.order import PlannedClip
@@ -63,12 +63,13 @@ def ideal_s(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ..
 def num_unfit(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> int:
     """How many clips do not fit the memory of their group, which is then the widest possible one."""
     counts = Counter((planned.work, planned.group_size) for planned in clips)
-    gpu = _typical_gpu(nodes)
+    gpu = typical_node(nodes).gpu
     return sum(number for (work, size), number in counts.items() if not cost.fits(work, size, gpu))
 
 
-def _typical_gpu(nodes: tuple[Node, ...]) -> GpuType:
-    return max(nodes, key=lambda node: node.num_gpus).gpu
+def typical_node(nodes: tuple[Node, ...]) -> Node:
+    """The node for whose GPUs the times of clips are planned: the largest."""
+    return max(nodes, key=lambda node: node.num_gpus)
 
 
 def _plan_clips(
@@ -81,7 +82,7 @@ def _plan_clips(
     tries: TryForecast | None,
 ) -> list[PlannedClip]:
     """`works` are those of `clips`, one object for each kind, whose id is much faster to look up than its value; `counts` counts them."""
-    gpu, num_gpus = _typical_gpu(nodes), sum(node.num_gpus for node in nodes)
+    gpu, num_gpus = typical_node(nodes).gpu, sum(node.num_gpus for node in nodes)
     allotted = allot(counts, cost=cost, gpu=gpu, num_gpus=num_gpus, sizes=sizes)
     sizes_of = {id(work): size for work, size in allotted.items()}
     seconds = {(id(work), size): cost.seconds(work, size, gpu) for work in allotted for size in sizes}

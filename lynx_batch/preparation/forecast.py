@@ -1,6 +1,6 @@
 """What `plan` and `render` share: the cost model of a run, and the ways to render its clips on some nodes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
@@ -18,7 +18,8 @@ from lynx_batch.planning.budget import Amount, Limits, exceeded_limits
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
-from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options
+from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options, typical_node
+from lynx_batch.planning.row_costs import RowCost, RowState, cost_rows, refused_rows
 from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
@@ -27,20 +28,24 @@ from lynx_batch.preparation.selection import Selection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """What a run would find, and how long it would take. Photos of `num_unreachable` rows are on hosts that are down, as `outage` says.
+    """What a run would find, and how long it would take.
 
+    `clips` are those that rows ask for; of them `committed` are finished, and `given_up` says why earlier runs gave others up. Photos of
+    `unreachable` rows are on hosts that are down, as `outage` says.
     `num_timings` earlier clips corrected the shipped figures. By the estimate, no group has enough memory for `num_unfit` clips.
     If there is nothing to render, `ways` is empty and `chosen` is None.
     With a quality gate, each of the clips is expected to take `num_tries` on average, because of the tries in `judged`; without one,
     `judged` is None.
+    `node` is the one for whose GPUs the clips' times were predicted.
     `limits` are those of the run file, `spent` is what counts against them so far, and `exceeded` says which of them the run would pass.
     """
 
     num_rows: int
-    num_committed: int
-    num_given_up: int
+    clips: list[ClipSpec]
+    committed: Set[str]
+    given_up: Mapping[str, str]
     rejections: list[Rejection]
-    num_unreachable: int
+    unreachable: list[Rejection]
     outage: str
     num_to_render: int
     num_timings: int
@@ -50,9 +55,32 @@ class RunForecast:
     ideal_s: float
     ways: list[Option]
     chosen: Option | None
+    node: Node
     limits: Limits | None
     spent: Amount
     exceeded: list[str]
+
+    @property
+    def num_committed(self) -> int:
+        return len(self.committed)
+
+    @property
+    def num_given_up(self) -> int:
+        return len(self.given_up)
+
+    @property
+    def num_unreachable(self) -> int:
+        return len(self.unreachable)
+
+    def rows(self) -> list[RowCost]:
+        """Where each row stands, and what it costs, in the order of the manifest."""
+        planned = self.chosen.clips if self.chosen else []
+        found = [
+            *cost_rows(self.clips, planned, committed=self.committed, given_up=self.given_up, node=self.node),
+            *refused_rows(self.rejections, RowState.REJECTED),
+            *refused_rows(self.unreachable, RowState.UNREACHABLE),
+        ]
+        return sorted(found, key=lambda row: row.row)
 
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
@@ -63,8 +91,12 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = editions_for(config.output, wanted.values(), config.quality)
     committed = wanted.keys() & editions.finished
-    given_up = wanted.keys() & set(given_up_before(config.output, editions)["clip_id"].to_pylist())
-    settled = committed | given_up
+    given_up = {
+        row["clip_id"]: f"{row['error_type']}: {row['error']}"
+        for row in given_up_before(config.output, editions).to_pylist()
+        if row["clip_id"] in wanted
+    }
+    settled = committed | given_up.keys()
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in settled]
     timings = read_timings(config.output, prepared.model.identity)
     cost = cost_model(prepared.model, timings)
@@ -76,10 +108,11 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         spent = total_spent(SpentRecords(config.output).read(limits.name), prices_of(config.cluster))
     return RunForecast(
         num_rows=prepared.manifest.num_rows,
-        num_committed=len(committed),
-        num_given_up=len(given_up),
+        clips=prepared.clips,
+        committed=committed,
+        given_up=given_up,
         rejections=prepared.rejections,
-        num_unreachable=len(prepared.unreachable),
+        unreachable=prepared.unreachable,
         outage=prepared.outage,
         num_to_render=len(clips),
         num_timings=len(timings),
@@ -89,6 +122,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
         ways=ways,
         chosen=chosen,
+        node=typical_node(nodes),
         limits=limits,
         spent=spent,
         exceeded=exceeded_limits(limits, spent, chosen.forecast, now.timestamp()) if limits and chosen else [],

@@ -30,6 +30,7 @@ from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
 from lynx_batch.planning.revocation import Kind
+from lynx_batch.preparation.approval import check_approved, settings_of
 from lynx_batch.preparation.budget import require_prices
 from lynx_batch.preparation.consent import read_rules, read_tombstones
 from lynx_batch.preparation.marks import check_marks
@@ -69,7 +70,8 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     """Writes into `folder` a run file that means on the cluster what `config` means here, and the files that it needs.
 
     Raises:
-        ConfigError: If `render` would refuse the rows, the cluster may not have a path, or the photos are too large to travel.
+        ConfigError: If `render` would refuse the rows, something must be approved first, the cluster may not have a path, or the photos are
+            too large to travel.
         InvalidParams, WeightsMismatch, EncoderMismatch, MissingObject: If the model can be read from here and is unfit.
     """
     now = datetime.now(UTC)
@@ -82,7 +84,9 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     with suppress(MissingFile):  # the cluster may have what this machine lacks; it is checked there
         check_marks(config.provenance, {(r.params.width, r.params.height) for r in requests})
     with suppress(MissingFile):
-        engine = check_model(config).engine
+        model = check_model(config)
+        engine = model.engine
+        check_approved(config, settings_of(config, model), requests)
     with suppress(MissingFile):
         check_scorers(config.quality)
     run_id, run_file = new_run_id(now), folder / RUN_FILE

@@ -98,6 +98,11 @@ class ReportRow:
         """Whether an older edition of the clip is in force, because a redo was given up or has not ended."""
         return self.in_force is not None and self.in_force < self.edition
 
+    @property
+    def may_show_photo(self) -> bool:
+        """Not of a person whose consent is over or revoked. Without a hash, nobody can tell whether the photo is still the same."""
+        return bool(self.photo_sha256) and not self.is_consent_over and not self.is_revoked
+
 
 def read_row(
     cells: Mapping[str, Any],

@@ -72,22 +72,17 @@ def _facts(run: Run, run_file: RunFileFacts, photo_note: str) -> RunFacts:
 def _explain_no_photos(rows: Iterable[ReportRow], run_file: RunFileFacts, has_photos: bool | None) -> str:
     """Why no photos are shown; empty if they are."""
     if has_photos is None and run_file.report.photos:
-        num_photos = len({row.photo_sha256 for row in rows if _may_show_photo(row)})
+        num_photos = len({row.photo_sha256 for row in rows if row.may_show_photo})
         if num_photos > MAX_PHOTOS:
             return f"The photos are left out, because there are {num_photos:,} of them: `lynx-batch report OUT --photos` adds them."
         return ""
     return "" if has_photos else "The photos are left out: `lynx-batch report OUT --photos` shows them."
 
 
-def _may_show_photo(row: ReportRow) -> bool:
-    """A person whose consent is over or revoked is not shown. Without a hash, nobody can tell whether the photo is still the same."""
-    return bool(row.photo_sha256) and not row.is_consent_over and not row.is_revoked
-
-
 def _write_photos(output: str, run_id: str, rows: Iterable[ReportRow], run_file: RunFileFacts) -> list[str]:
     """Puts the small photos that are not there yet; returns the names of all that are there then."""
     folder = report_uri(output, run_id)
-    wanted = {row.photo_sha256: row.photo_uri for row in rows if _may_show_photo(row)}
+    wanted = {row.photo_sha256: row.photo_uri for row in rows if row.may_show_photo}
     there = {
         file.uri.rpartition("/")[2].removesuffix(".jpg") for file in storage.list_files(storage.join(folder, "photos"))
     }
@@ -109,7 +104,7 @@ def _write_photos(output: str, run_id: str, rows: Iterable[ReportRow], run_file:
 def _with_photos(rows: Iterable[ReportRow], photos: Iterable[str]) -> list[ReportRow]:
     known = set(photos)
     return [
-        replace(row, photo=name) if _may_show_photo(row) and (name := report_photo(row.photo_sha256)) in known else row
+        replace(row, photo=name) if row.may_show_photo and (name := report_photo(row.photo_sha256)) in known else row
         for row in rows
     ]
 

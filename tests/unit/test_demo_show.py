@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.demo.show import CELL_PX, MARGIN_PX, find_clips, main, make_sheet
+from jobs.demo.show import find_clips, main, make_sheet
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.errors import Fault
@@ -15,6 +15,7 @@ from lynx_batch.ledger.commits import commit
 from lynx_batch.output import RUN_FILE, run_file_uri
 from lynx_batch.planning.schedule import ClipState
 from lynx_batch.rendering.tasks import Failed, Rendered, RenderTask
+from lynx_batch.report.sheet import CELL_PX, MARGIN_PX
 from lynx_model.spec import RenderParams
 from tests.builders import COLLINS, HOPPER, NOW, begin, deliver, make_clip, make_request, record, write_run
 from tests.models import MODEL

@@ -1,21 +1,26 @@
 """`lynx-batch plan`, as its user types it."""
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import lynx_batch
 from lynx_batch.cli.options import parse_duration
 from lynx_batch.config import load_run_config
 from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.commits import commit
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.spending import SpentRecord, write_spent
 from lynx_batch.ledger.tries import TryRecord, record_try
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.model import check_model
-from tests.builders import NOW, clip, record, row, write_manifest, write_metadata, write_run
+from lynx_batch.preparation.prepare import prepare
+from lynx_batch.preparation.selection import Selection
+from tests.builders import NOW, clip, ended, record, row, write_manifest, write_metadata, write_run
 from tests.jobs import invoke
 from tests.stores import put_naming, refusing_store
 
@@ -239,3 +244,78 @@ def test_deadlines_are_durations() -> None:
     assert [parse_duration("--deadline", text) for text in ("90m", "8h", "1.5d")] == [5400, 28_800, 129_600]
     with pytest.raises(ConfigError, match="--deadline '8': must be"):
         parse_duration("--deadline", "8")
+
+
+# --- plan --rows ---
+
+
+def prepare_states(run_file: Path) -> None:
+    """Of seven rows one is committed, one given up, one has no consent, two ask for the same clip; one takes longer than the last."""
+    rows = [
+        row(prompt=f"p{n}", seed=n, num_inference_steps=2, consent_ref="C", clip_name=f"clip-{n}") for n in range(7)
+    ]
+    rows[2]["consent_ref"] = None
+    rows[4]["seed"], rows[4]["prompt"] = rows[3]["seed"], rows[3]["prompt"]
+    rows[5]["num_inference_steps"] = 8
+    rows[6]["clip_name"] = "=cmd()"
+    write_manifest(run_file.parent / "manifest.parquet", rows)
+    config = load_run_config(run_file, {"provenance.require_consent": True})
+    clips = prepare(config, Selection(allow_duplicates=True), NOW).clips
+    commit(config.output, record(clips[0].clip_id))
+    write_metadata(config.output, "r1", [ended(Outcome.FAILED, clips[1])])
+
+
+ROWS = ("--set", "provenance.require_consent=true", "--allow-duplicates", "--gpus", "8xH100@2.5")
+
+
+def test_each_row_says_where_it_stands_and_what_it_costs(run_file: Path) -> None:
+    prepare_states(run_file)
+    told = json.loads(run(str(run_file), *ROWS, "--rows", "--json"))
+    rows = told["rows"]
+    assert [(r["row"], r["state"]) for r in rows] == [
+        (0, "committed"),
+        (1, "given up"),
+        (2, "rejected"),
+        (3, "open"),
+        (4, "open"),
+        (5, "open"),
+        (6, "open"),
+    ]
+    assert rows[1]["reason"] == "OutOfMemory: too big"
+    assert rows[2]["reason"].startswith("ConsentMissing: ")
+    assert [r["usd"] for r in rows[:4]] == [None] * 4
+    assert rows[3]["reason"] == "asks for the same clip as row 4"
+    short, long = rows[6], rows[5]
+    assert long["seconds"] > short["seconds"] > 0
+    assert short["usd"] == pytest.approx(short["seconds"] * short["group_size"] / 3600 * 2.5)
+    assert "rows" not in json.loads(run(str(run_file), *ROWS, "--json"))
+    gate = "quality={technical: false, likeness: {min_mean: 0.5}, reseed_given: true}"
+    with_gate = json.loads(run(str(run_file), *ROWS, "--rows", "--json", "--set", gate))["rows"]
+    assert with_gate[6]["seconds"] == pytest.approx(1.24 * short["seconds"]), "all tries that it is expected to take"
+
+
+def test_the_rows_come_as_a_table_and_as_files(run_file: Path, tmp_path: Path) -> None:
+    prepare_states(run_file)
+    shown = run(str(run_file), *ROWS, "--rows")
+    assert "OutOfMemory: too big" in shown
+    assert "clip-5" in shown
+    listed, table = tmp_path / "rows.csv", tmp_path / "rows.parquet"
+    assert f"{listed}: 7 rows" in run(str(run_file), *ROWS, "--out", str(listed))
+    run(str(run_file), *ROWS, "--out", str(table))
+    lines = [*csv.DictReader(listed.read_text().splitlines())]
+    assert (lines[6]["clip_name"], lines[6]["state"], lines[0]["usd"]) == ("'=cmd()", "open", "")
+    found = pq.read_table(table).to_pylist()
+    assert [str(each["seconds"] or "") for each in found] == [line["seconds"] for line in lines]
+    assert run(str(run_file), *ROWS, "--out", str(listed)), "its own file is replaced"
+    for name, rule in (("rows.txt", "must end in .csv or .parquet"), ("run.csv", "must be new or such a list of rows")):
+        (tmp_path / "run.csv").write_text("a,b\n", encoding="utf-8")
+        result = invoke("plan", run_file, "--out", tmp_path / name)
+        assert (result.exit_code, rule in result.output) == (2, True)
+
+
+def test_nothing_to_render_has_rows_too(run_file: Path) -> None:
+    config = load_run_config(run_file, {})
+    for each in prepare(config, Selection(), NOW).clips:
+        commit(config.output, record(each.clip_id))
+    rows = json.loads(run(str(run_file), "--rows", "--json"))["rows"]
+    assert [r["state"] for r in rows] == ["committed"] * 12
