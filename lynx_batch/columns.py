@@ -6,6 +6,7 @@ from lynx_model.parameters import PARAMETERS
 
 TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
 TIME = pa.timestamp("us", tz="UTC")
+TEXTS = pa.list_(pa.string())
 TAGS = pa.map_(pa.string(), pa.string())
 
 TYPE_OF_KIND = {str: TEXT, int: WHOLE, float: REAL}

@@ -53,6 +53,9 @@ def build(
         str | None, typer.Option(help="Such as 1,2,3. Without it, each clip gets a seed derived from what it asks for.")
     ] = None,
     consent_ref: Annotated[str | None, typer.Option(help="With --photos: the consent_ref of every row.")] = None,
+    person_folders: Annotated[
+        bool, typer.Option("--person-folders", help="With --photos: each sub-folder has several photos of one person.")
+    ] = False,
     rows: Annotated[
         str | None, typer.Option("--from", help="A .csv or .jsonl file with the manifest's columns.")
     ] = None,
@@ -67,13 +70,15 @@ def build(
     if rule := explain_place(out, WRITABLE):
         raise ConfigError(f"--out {redact(out)}: {rule}")
     refuse_other_kind("--out", out, "a manifest", is_manifest)
-    if rows is not None and (photos, prompts, seeds, consent_ref) == (None, None, None, None):
+    if rows is not None and (photos, prompts, seeds, consent_ref, person_folders) == (None, None, None, None, False):
         table = build_from_table_file(rows)
     elif rows is None and photos is not None and prompts is not None:
-        table = build_from_folder(photos, read_prompts(prompts), _parse_seeds(seeds), consent_ref)
+        table = build_from_folder(
+            photos, read_prompts(prompts), _parse_seeds(seeds), consent_ref, has_person_folders=person_folders
+        )
     else:
         raise ConfigError(
-            "manifest build: takes --photos and --prompts, optionally --seeds and --consent-ref; or --from alone"
+            "manifest build: takes --photos and --prompts, optionally --seeds, --consent-ref and --person-folders; or --from alone"
         )
     write_manifest(place_photos(table, out), out)
     say(f"{redact(out)}: {table.num_rows} rows")
@@ -287,7 +292,7 @@ def _name_clips(
 def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[str, Photo]":
     from lynx_batch.intake.photos import hash_photos
 
-    return hash_photos((request.subject_uri for request in requests), inputs)
+    return hash_photos((uri for request in requests for uri in request.subject_uris), inputs)
 
 
 def _see_photos(
@@ -301,11 +306,12 @@ def _see_photos(
     from lynx_batch.intake.faces import PhotoReport, check_faces
     from lynx_batch.intake.photos import PhotoProblem
 
-    wanted = {(request.subject_uri, request.face_index): photos[request.subject_uri] for request in requests}
+    wanted = {(uri, request.face_index): photos[uri] for request in requests for uri in request.subject_uris}
+    compared = {uri for request in requests if len(request.subject_uris) > 1 for uri in request.subject_uris}
     unread = {face: photo for face, photo in wanted.items() if isinstance(photo, PhotoProblem)}
     yield from (PhotoReport(face=face, finding=problem) for face, problem in unread.items())
     readable = [face for face in wanted if face not in unread]
-    yield from check_faces(readable, faces, inputs, with_pictures=with_pictures)
+    yield from check_faces(readable, faces, inputs, with_pictures=with_pictures, compared=compared)
 
 
 def _check_photos(requests: "list[ClipRequest]", findings: "Mapping[PhotoFace, Finding]") -> "list[RowProblem]":
@@ -373,4 +379,6 @@ def _as_table(rows: "pa.Table") -> Table:
 def _as_text(name: str, cell: object) -> str:
     if cell is None:
         return ""
+    if name == "subject_uris" and isinstance(cell, list):
+        return "\n".join(map(redact, cell))
     return redact(str(cell)) if name == "subject_uri" else str(cell)

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -14,9 +14,9 @@ import structlog
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.problems import shorten
-from lynx_batch.intake.schema import MANIFEST_SCHEMA, explain_columns
+from lynx_batch.intake.schema import MANIFEST_SCHEMA, MAX_PHOTOS, PHOTO_COLUMNS, explain_columns
 from lynx_batch.intake.tags import read_json
-from lynx_batch.storage import SizeLimit, explained, list_files, path_of, read_bytes, redact, resolve
+from lynx_batch.storage import SizeLimit, explained, join, list_files, path_of, read_bytes, redact, resolve
 from lynx_batch.store_errors import Operation
 
 log = structlog.get_logger()
@@ -31,11 +31,17 @@ Line = tuple[int, dict[str, object] | str]
 
 
 def build_from_folder(
-    photos: str, prompts: Sequence[str], seeds: Sequence[int] | None, consent_ref: str | None = None
+    photos: str,
+    prompts: Sequence[str],
+    seeds: Sequence[int] | None,
+    consent_ref: str | None = None,
+    *,
+    has_person_folders: bool = False,
 ) -> pa.Table:
     """A row for each combination of a photo directly in the folder, a prompt and a seed. Without seeds, they are derived later.
 
-    `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`.
+    `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`. With `has_person_folders`, each
+    sub-folder takes the place of a photo: all photos in it show the person after whom it is named.
 
     Raises:
         ConfigError: If there is no photo or no prompt, or a prompt or seed is repeated.
@@ -44,18 +50,19 @@ def build_from_folder(
         raise ConfigError("prompts: there must be at least one")
     _refuse_repeated("prompt", prompts)
     _refuse_repeated("seed", seeds or ())
-    named_photos = _name_photos(_list_photos(photos))
+    people: Mapping[str, str | list[str]]
+    people = list_people(photos) if has_person_folders else _name_photos(_list_photos(photos))
     rows = [
         {
-            "subject_uri": uri,
+            "subject_uris" if has_person_folders else "subject_uri": named,
             "prompt": prompt,
             "clip_name": f"{subject}-p{number:02}" + ("" if seed is None else f"-s{seed}"),
             "subject_id": subject,
             "seed": seed,
             "consent_ref": consent_ref,
         }
-        for (subject, uri), (number, prompt), seed in product(
-            named_photos.items(), enumerate(prompts, start=1), seeds or (None,)
+        for (subject, named), (number, prompt), seed in product(
+            people.items(), enumerate(prompts, start=1), seeds or (None,)
         )
     ]
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
@@ -93,13 +100,41 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
     with explained(Operation.WRITE, manifest):
         folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
 
-    def place(uri: str | None) -> str | None:
-        if uri is None or "://" in uri or not uri.strip():
-            return uri
-        return os.path.abspath(uri) if folder is None else os.path.relpath(os.path.abspath(uri), folder)
+    def place(named: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(named, list):
+            return [str(place(uri)) for uri in named]
+        if named is None or "://" in named or not named.strip():
+            return named
+        return os.path.abspath(named) if folder is None else os.path.relpath(os.path.abspath(named), folder)
 
-    placed = pa.array(map(place, table["subject_uri"].to_pylist()), MANIFEST_SCHEMA.field("subject_uri").type)
-    return table.set_column(table.column_names.index("subject_uri"), "subject_uri", placed)
+    for name in {*PHOTO_COLUMNS} & {*table.column_names}:
+        placed = pa.array(map(place, table[name].to_pylist()), MANIFEST_SCHEMA.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, placed)
+    return table
+
+
+def list_people(folder: str) -> dict[str, list[str]]:
+    """The photos directly in each sub-folder, by the sub-folder's name. A warning names every other file.
+
+    Raises:
+        ConfigError: If there is no sub-folder, or one has no photo or too many.
+    """
+    paths = [file.uri.removeprefix(folder).strip("/") for file in list_files(folder)]
+    alone = [path for path in paths if "/" not in path]
+    if alone:
+        log.warning(
+            "left_out", num_files=len(alone), files=alone[:MAX_FAULTS_SHOWN], reason="not in the folder of a person"
+        )
+    names = sorted({path.partition("/")[0] for path in paths if "/" in path and not path.startswith(".")})
+    if not names:
+        raise ConfigError(f"photos {redact(folder)}: must be a folder with a folder of photos for each person")
+    people = {name: _list_photos(join(folder, name)) for name in names}
+    for name, photos in people.items():
+        if len(photos) > MAX_PHOTOS:
+            raise ConfigError(
+                f"photos {redact(join(folder, name))}: must be at most {MAX_PHOTOS} photos of a person, not {len(photos)}"
+            )
+    return people
 
 
 def read_prompts(uri: str) -> list[str]:
@@ -222,8 +257,12 @@ def _read_row(cells: dict[str, object]) -> tuple[dict[str, object], list[str]]:
 
 
 def _locate(row: dict[str, object], folder: str) -> dict[str, object]:
-    uri = row.get("subject_uri")
-    return row | {"subject_uri": resolve(uri, folder)} if isinstance(uri, str) and uri.strip() else row
+    def locate(named: object) -> object:
+        if isinstance(named, list):
+            return [locate(uri) for uri in named]
+        return resolve(named, folder) if isinstance(named, str) and named.strip() else named
+
+    return row | {name: locate(row[name]) for name in PHOTO_COLUMNS if name in row}
 
 
 def list_faults(source: str, faults: list[str]) -> str:

@@ -15,7 +15,7 @@ from lynx_batch.errors import (
     ConsentTooNarrow,
     NoConsent,
 )
-from lynx_batch.planning.revocation import Key, Kind, explain_revoked, key_of, keys_of
+from lynx_batch.planning.revocation import Key, Kind, explain_revoked, key_of, keys_of, keys_of_photos
 from lynx_batch.storage import SizeLimit, redact
 
 EVERYTHING = "*"
@@ -63,8 +63,7 @@ def reject_revoked_photos(clips: Iterable[ClipSpec], revoked: Set[Key]) -> tuple
         return list(clips), []
     kept, rejections = [], []
     for clip in clips:
-        keys = [key_of(Kind.PHOTO_SHA256, portrait.sha256) for portrait in clip.portraits]
-        if reason := explain_revoked(keys, revoked):
+        if reason := explain_revoked(keys_of_photos(portrait.sha256 for portrait in clip.portraits), revoked):
             rejections.append(_reject(clip.request, ConsentRevoked(reason)))
         else:
             kept.append(clip)

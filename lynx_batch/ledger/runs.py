@@ -31,6 +31,7 @@ from lynx_batch.output import (
     runs_uri,
 )
 from lynx_batch.parquet import FAULTS, checked, read_table
+from lynx_batch.redaction import redact_all
 from lynx_batch.yaml_text import read_yaml
 
 SCHEMA_VERSION = 1
@@ -113,7 +114,7 @@ def read_run_manifest(output: str, run_id: str) -> pa.Table:
     uri = run_file_uri(output, run_id, RUN_MANIFEST)
     try:
         table = checked(read_table(storage.read_bytes(uri)))
-        names = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+        names = [field.name for field in table.schema if not pa.types.is_map(field.type)]
         return table.select(["row", *(name for name in names if name != "row")])
     except (*FAULTS, MissingObject) as error:
         warn_left_out(f"{storage.redact(uri)}: not the manifest of a run: {error}")
@@ -171,9 +172,11 @@ def _read_all(kind: type[Record], listed: Iterable[str], name: str) -> dict[str,
 
 
 def _redacted(manifest: pa.Table) -> pa.Table:
-    index = manifest.column_names.index("subject_uri")
-    uris = [uri and storage.redact(uri) for uri in manifest["subject_uri"].to_pylist()]
-    return manifest.set_column(index, manifest.field(index), pa.array(uris, manifest.field(index).type))
+    for index, field in enumerate(manifest.schema):
+        if field.name in ("subject_uri", "subject_uris"):
+            uris = redact_all(manifest[field.name].to_pylist())
+            manifest = manifest.set_column(index, field, pa.array(uris, field.type))
+    return manifest
 
 
 def list_runs(output: str) -> set[str]:

@@ -19,7 +19,7 @@ from lynx_batch.ledger.copies import copy_clips
 from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.runs import RunRecord, write_run_record
-from tests.builders import NOW, ended, make_clip, record, small_clip, write_metadata
+from tests.builders import NOW, ended, make_clip, make_clip_of_photos, record, small_clip, with_photos, write_metadata
 
 PHOTO = "https://host/ada.jpg"
 TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
@@ -30,8 +30,10 @@ def spec(clip_id: str, row: int = 0, **cells: object) -> ClipSpec:
     found = small_clip(clip_id, row)
     seed = cells.pop("seed", 1)
     params = replace(found.params, seed=seed, prompt=cells.pop("prompt", found.params.prompt))
-    given = {"subject_uri": PHOTO, "consent_expires_at": None} | cells
-    return replace(found, request=replace(found.request, params=params, **given))
+    photos: list[str] = cells.pop("subject_uris", None) or [cells.pop("subject_uri", PHOTO)]
+    request = replace(found.request, params=params, **{"consent_expires_at": None, **cells})
+    request = with_photos(request, *photos)
+    return make_clip_of_photos(clip_id, request, [str(place) * 64 for place in range(1, len(photos) + 1)])
 
 
 def committed(clip_id: str, edition: int = 1) -> CommitRecord:
@@ -79,7 +81,7 @@ class Place:
     ) -> None:
         """Rows that a run told of; `took` are those of its manifest, if it has others or was killed."""
         requests = took or [row.clip.request for row in rows if row.clip]
-        cells = [{"row": r.row, "subject_uri": r.subject_uri, "prompt": r.params.prompt} for r in requests]
+        cells = [{"row": r.row, r.photo_column: r.written, "prompt": r.params.prompt} for r in requests]
         table = pa.Table.from_pylist(cells or [{"row": 0, "subject_uri": "", "prompt": ""}])
         started = NOW + timedelta(minutes=self.num_runs)
         self.num_runs += 1
@@ -278,6 +280,7 @@ def test_a_row_that_lost_its_consent_together_with_its_prompt_gives_no_older_cli
         (ask(seed=2, is_seed_given=False), True),
         (ask(subject_uri=f"{PHOTO}?signature=2"), True),
         (ask(subject_uri="https://host/bob.jpg"), False),
+        (ask(subject_uris=[PHOTO, "https://host/bob.jpg"]), False),
         (ask(face_index=0), False),
         (ask(prompt="Hi."), False),
     ],
@@ -384,6 +387,17 @@ def test_links_that_differ_in_their_query_alone_are_told_apart_by_their_photos(p
     place.run("run-1", [row(0), row(1)])
     place.run("run-2", [row(1)])
     assert place.names("{clip_id}") == {"bb22": "bb22"}
+
+
+def test_a_row_with_several_photos_asks_for_its_clip_in_any_order_of_them(place: Place) -> None:
+    photos = [PHOTO, "https://host/ada-2.jpg"]
+    made = [rendered("aa11", subject_uris=photos), rendered("bb22", 1, prompt="Hi.")]
+    place.run("run-1", made, is_whole=False)
+    place.run("run-2", [rejected("ConsentExpired", ask(subject_uris=photos[::-1]))], is_whole=False)
+    assert {*place.withheld()} == {"aa11"}
+    place.run("run-3", [made[1]], took=[ask(subject_uris=photos[::-1]), ask(1, prompt="Hi.")])
+    assert {*place.withheld()} == {"aa11"}
+    assert "consent" in place.withheld()["aa11"].lower(), "not that its manifest no longer had it"
 
 
 # Commits and videos that are not there
