@@ -6,7 +6,7 @@ any order, on any number of GPUs and with any codec settings.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
@@ -25,7 +25,6 @@ ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 
 
 CELLS = (
-    "subject_uri",
     "clip_name",
     "subject_id",
     "face_index",
@@ -36,7 +35,7 @@ CELLS = (
     "consent_expires_at",
     "prompt_template",
 )
-"""Manifest columns that become attributes of a request, besides the parameters and the tags."""
+"""Manifest columns that become attributes of a request, besides the photos, the parameters and the tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +69,19 @@ class Naming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipRequest:
-    """A manifest row that obeys every rule. Its photo has not been read yet.
+    """A manifest row that obeys every rule. Its photos have not been read yet.
 
-    `subject_uri` is absolute. A photo that was packed with a submitted job is read from `photo_copy`. If `is_seed_given` is False,
-    the seed in `params` is a placeholder that `identify` replaces.
+    `subject_uris` are the distinct absolute URIs of the person's photos, at least one, and `written` is what the manifest says of
+    them: a text in the column `subject_uri`, or several in `subject_uris`. Photos that were packed with a submitted job are read from
+    `photo_copies`, one for each. If `is_seed_given` is False, the seed in `params` is a placeholder that `identify` replaces.
     """
 
     row: int
-    subject_uri: str
+    subject_uris: tuple[str, ...]
     params: RenderParams
     is_seed_given: bool
-    photo_copy: str | None = None
+    written: str | tuple[str, ...] = ""
+    photo_copies: tuple[str, ...] = ()
     clip_name: str | None = None
     subject_id: str | None = None
     face_index: int | None = None
@@ -93,34 +94,49 @@ class ClipRequest:
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
-    def photo_uri(self) -> str:
-        """Where the photo is read from."""
-        return self.photo_copy or self.subject_uri
+    def photo_uris(self) -> tuple[str, ...]:
+        """Where the photos are read from."""
+        return self.photo_copies or self.subject_uris
+
+    @property
+    def photo_column(self) -> str:
+        """The column of the manifest that names the photos."""
+        return "subject_uri" if isinstance(self.written, str) else "subject_uris"
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The row's value for each column, with the run's default where its cell is null. The seed is None if none was given."""
         cells = {name: getattr(self, name) for name in CELLS} | {"tags": list(self.tags.items())}
         params = {name: getattr(self.params, name) for name in PARAMETERS}
-        return cells | params | ({} if self.is_seed_given else {"seed": None})
+        photos = photo_inputs(self.subject_uris, self.written)
+        return photos | cells | params | ({} if self.is_seed_given else {"seed": None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portrait:
-    """A face in a photo that was read. The same face of the same bytes is equal, wherever the photo is stored."""
+    """A face in a photo that was read. The same face of the same bytes is equal, wherever the photo is stored.
+
+    It is read from `uri`; messages name `subject_uri`, as the manifest does.
+    """
 
     uri: str = field(compare=False)
+    subject_uri: str = field(compare=False)
     sha256: str
     face_index: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
-    """One requested video, named by `clip_id`; nothing about it is decided later. `portraits` holds exactly one today."""
+    """One requested video, named by `clip_id`; nothing about it is decided later. It has a portrait for each photo of the request."""
 
     clip_id: str
     portraits: tuple[Portrait, ...]
     request: ClipRequest
+
+    @property
+    def person(self) -> tuple[Portrait, ...]:
+        """The portraits that differ, in an order that is the same for all rows that show them."""
+        return _distinct(self.portraits)
 
     @property
     def params(self) -> RenderParams:
@@ -185,14 +201,35 @@ def explain_file_name(name: str) -> str | None:
     return None
 
 
-def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> ClipSpec:
-    """The clip that `request` asks for, with its ClipId and its final seed."""
-    portrait = _portrait(request.photo_uri, photo_sha256, request.face_index)
+def photo_inputs(uris: Sequence[str], written: str | Sequence[str]) -> dict[str, Any]:
+    """The metadata's columns for the photos of a row, from their URIs and from what the manifest says.
+
+    One photo and several have columns of their own, whichever column of the manifest names them.
+    """
+    return {
+        "subject_uri": uris[0] if len(uris) == 1 else None,
+        "subject_uris": list(uris) if len(uris) > 1 else None,
+        "manifest_subject_uri": written if isinstance(written, str) else None,
+        "manifest_subject_uris": None if isinstance(written, str) else list(written) or None,
+    }
+
+
+def _distinct(portraits: Iterable[Portrait]) -> tuple[Portrait, ...]:
+    """Each photo once, in the order of their hashes."""
+    return tuple(sorted(dict.fromkeys(portraits), key=lambda portrait: portrait.sha256))
+
+
+def identify(request: ClipRequest, *, photo_sha256s: Sequence[str], naming: Naming) -> ClipSpec:
+    """The clip that `request` asks for, with its ClipId and its final seed. There is a hash for each photo of the request."""
+    portraits = tuple(
+        _portrait(uri, subject_uri, sha256, request.face_index)
+        for uri, subject_uri, sha256 in zip(request.photo_uris, request.subject_uris, photo_sha256s, strict=True)
+    )
     content = {
         "contract": CONTRACT_VERSION,
         "params": canonicalize(request.params, naming.traits, naming.texts),
-        "photo_sha256": portrait.sha256,
-        "face_index": portrait.face_index,
+        **_content_of_photos(_distinct(portraits)),
+        "face_index": request.face_index,
         "identity": _digest_identity(naming.identity),
     }
     seedless = _digest(content)
@@ -200,7 +237,7 @@ def identify(request: ClipRequest, *, photo_sha256: str, naming: Naming) -> Clip
         request = replace(request, params=request.params.changed(seed=int(seedless[:8], 16)))
     named = f'{{"seed":{request.params.seed},"seedless":"{seedless}"}}'  # canonical JSON, written by hand because it is much faster
     clip_id = hashlib.sha256(named.encode()).hexdigest()[:CLIP_ID_LENGTH]
-    return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
+    return ClipSpec(clip_id=clip_id, portraits=portraits, request=request)
 
 
 def seed_of_try(clip: ClipSpec, number: int) -> int:
@@ -210,10 +247,15 @@ def seed_of_try(clip: ClipSpec, number: int) -> int:
     return int(_digest({"clip_id": clip.clip_id, "try": number})[:8], 16)
 
 
+def _content_of_photos(person: Sequence[Portrait]) -> dict[str, object]:
+    hashes = [portrait.sha256 for portrait in person]
+    return {"photo_sha256": hashes[0]} if len(hashes) == 1 else {"photo_sha256s": hashes}
+
+
 @lru_cache(maxsize=10_000)
-def _portrait(uri: str, sha256: str, face_index: int | None) -> Portrait:
+def _portrait(uri: str, subject_uri: str, sha256: str, face_index: int | None) -> Portrait:
     """One object for all clips of a photo."""
-    return Portrait(uri=uri, sha256=sha256, face_index=face_index)
+    return Portrait(uri=uri, subject_uri=subject_uri, sha256=sha256, face_index=face_index)
 
 
 @lru_cache(maxsize=1)

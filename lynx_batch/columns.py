@@ -10,6 +10,7 @@ from lynx_model.parameters import PARAMETERS
 
 TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
 TIME = pa.timestamp("us", tz="UTC")
+TEXTS = pa.list_(pa.string())
 TAGS = pa.map_(pa.string(), pa.string())
 
 TAG = re.compile(r"tags(?:\.(?P<key>[^\W_][^\[\].]*)|\[(?P<any_key>[^\[\]]+)\])")

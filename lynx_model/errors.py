@@ -8,7 +8,8 @@
     │   ├── FaceError
     │   │   ├── NoFaceFound
     │   │   ├── FaceTooSmall
-    │   │   └── SeveralFaces       several faces and no `face_index`
+    │   │   ├── SeveralFaces       several faces and no `face_index`
+    │   │   └── DifferentPeople    one of several photos shows somebody else
     │   ├── EncoderMismatch        an identity embedding of another encoder than the adapters expect
     │   ├── WeightsMismatch        a tensor is missing, surplus or misshapen
     │   └── MissingFile            a model file or face pack is not where it should be
@@ -66,6 +67,10 @@ class FaceTooSmall(FaceError):
 
 class SeveralFaces(FaceError):
     """There are several faces, and no `face_index` to choose one."""
+
+
+class DifferentPeople(FaceError):
+    """One of several photos shows somebody else than the others."""
 
 
 class EncoderMismatch(Permanent):

@@ -1,6 +1,6 @@
 """LynxPipeline: one subject + one prompt + parameters -> frames."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from lynx_model.strengths import Strengths, plan_strengths
 from lynx_model.weights import LoadedModel, load_model
 
 if TYPE_CHECKING:
-    from lynx_model.faces.reader import FaceReader
+    from lynx_model.faces.reader import FaceReader, NamedPicture
 
 REFERENCE_PROMPT = "image of a face"
 """The prompt that the Ref-adapter was trained with. Source: bytedance/lynx modules/full/lynx_pipeline.py:140 at 3a6a91a."""
@@ -145,9 +145,21 @@ class LynxPipeline:
             FaceError: If there is no usable face, or several and no `face_index`.
             MissingFile: If the pipeline was loaded without `faces`.
         """
+        return self._face_reader().read(image_rgb, face_index)
+
+    def read_person(self, pictures: "Iterable[NamedPicture]", face_index: int | None = None) -> Subject:
+        """The person in one or several photos: as `FaceReader.read_person`.
+
+        Raises:
+            FaceError: If a photo has no usable face, or several, or shows somebody else than the others.
+            MissingFile: If the pipeline was loaded without `faces`, or their pack has no recogniser to compare photos with.
+        """
+        return self._face_reader().read_person(pictures, face_index)
+
+    def _face_reader(self) -> "FaceReader":
         if self._faces is None:
             raise MissingFile("read_subject needs a FaceReader: pass faces= to LynxPipeline.load")
-        return self._faces.read(image_rgb, face_index)
+        return self._faces
 
     @torch.inference_mode()
     def prepare(self, subject: Subject, params: RenderParams) -> PreparedClip:

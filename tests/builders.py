@@ -1,7 +1,7 @@
 """What tests are made of: subjects, clips, manifests, run files, and what a ledger holds."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,6 +93,11 @@ def row(photo: object = COLLINS, prompt: str = "A person waves.", **cells: objec
     return {"subject_uri": str(photo), "prompt": prompt, **cells}
 
 
+def several_photos(*photos: object, prompt: str = "A person waves.", **cells: object) -> dict[str, object]:
+    """A row of a manifest with several photos of one person."""
+    return {"subject_uri": None, "subject_uris": [str(photo) for photo in photos], "prompt": prompt, **cells}
+
+
 def write_manifest(file: Path, rows: Iterable[dict[str, object]]) -> None:
     """A cell that a row does not have is null, if other rows have it."""
     rows = list(rows)
@@ -128,12 +133,28 @@ def write_run(folder: Path, face_pack: Path, **sections: Any) -> Path:
 
 
 def make_request(params: RenderParams, **changes: object) -> ClipRequest:
-    return replace(ClipRequest(row=0, subject_uri="/a.jpg", params=params, is_seed_given=True), **changes)
+    """`subject_uri` among the `changes` is its one photo."""
+    uri = str(changes.pop("subject_uri", "/a.jpg"))
+    request = ClipRequest(row=0, subject_uris=(uri,), written=uri, params=params, is_seed_given=True)
+    return replace(request, **changes)
+
+
+def with_photos(request: ClipRequest, *uris: str) -> ClipRequest:
+    """The request with these photos in place of its own."""
+    return replace(request, subject_uris=uris, written=uris[0] if len(uris) == 1 else uris)
 
 
 def make_clip(clip_id: str, request: ClipRequest, *, photo_sha256: str) -> ClipSpec:
-    portrait = Portrait(uri=request.photo_uri, sha256=photo_sha256, face_index=request.face_index)
-    return ClipSpec(clip_id=clip_id, portraits=(portrait,), request=request)
+    """The clip of a request with one photo."""
+    return make_clip_of_photos(clip_id, request, [photo_sha256])
+
+
+def make_clip_of_photos(clip_id: str, request: ClipRequest, sha256s: Sequence[str]) -> ClipSpec:
+    portraits = tuple(
+        Portrait(uri=uri, subject_uri=uri, sha256=sha256, face_index=request.face_index)
+        for uri, sha256 in zip(request.subject_uris, sha256s, strict=True)
+    )
+    return ClipSpec(clip_id=clip_id, portraits=portraits, request=request)
 
 
 def clip(

@@ -15,14 +15,17 @@ from lynx_batch.ledger.commits import CommitRecord, commit
 from lynx_batch.ledger.export import name_clips
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from lynx_batch.ledger.runs import RunRecord, write_run_record
-from tests.builders import NOW, ended, record, small_clip, write_metadata
+from tests.builders import NOW, ended, make_clip_of_photos, record, small_clip, with_photos, write_metadata
 
 PHOTO = "https://host/ada.jpg"
 TOMORROW, YESTERDAY = NOW + timedelta(days=1), NOW - timedelta(days=1)
 ROWS = pa.schema(
     [
         ("row", pa.int64()),
-        *(MANIFEST_SCHEMA.field(n) for n in ("subject_uri", "subject_id", "clip_name", "prompt", "tags")),
+        *(
+            MANIFEST_SCHEMA.field(n)
+            for n in ("subject_uri", "subject_uris", "subject_id", "clip_name", "prompt", "tags")
+        ),
     ]
 )
 
@@ -32,8 +35,10 @@ def spec(clip_id: str, row: int = 0, **cells: object) -> ClipSpec:
     found = small_clip(clip_id, row)
     seed = cells.pop("seed", 1)
     params = replace(found.params, seed=seed, prompt=cells.pop("prompt", found.params.prompt))
-    given = {"subject_uri": PHOTO, "consent_expires_at": None} | cells
-    return replace(found, request=replace(found.request, params=params, **given))
+    photos: list[str] = cells.pop("subject_uris", None) or [cells.pop("subject_uri", PHOTO)]
+    request = replace(found.request, params=params, **{"consent_expires_at": None, **cells})
+    request = with_photos(request, *photos)
+    return make_clip_of_photos(clip_id, request, [str(place) * 64 for place in range(1, len(photos) + 1)])
 
 
 def committed(clip_id: str, edition: int = 1) -> CommitRecord:
@@ -65,8 +70,12 @@ def ask(row: int = 0, *, is_seed_given: bool = True, **cells: object) -> ClipReq
 
 def manifest_row(request: ClipRequest) -> dict[str, object]:
     """The row of a manifest that makes this request, without the parameters that all requests here share."""
-    own = {name: getattr(request, name) for name in ("row", "subject_uri", "subject_id", "clip_name")}
-    return own | {"prompt": request.params.prompt, "tags": list(request.tags.items())}
+    own = {name: getattr(request, name) for name in ("row", "subject_id", "clip_name")}
+    return own | {
+        request.photo_column: request.written,
+        "prompt": request.params.prompt,
+        "tags": list(request.tags.items()),
+    }
 
 
 class Place:

@@ -24,7 +24,7 @@ from lynx_batch import exits
 from lynx_batch.cli.answers import ANSWERS
 from lynx_batch.config import RunConfig
 from lynx_batch.execution.metrics import METRICS
-from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, REQUIRED
+from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, PHOTO_COLUMNS, REQUIRED
 from lynx_batch.ledger.metadata import READ_SCHEMA
 from lynx_batch.planning.layout import URGENT_PRIORITY
 from lynx_batch.stages import CLIP_STAGES
@@ -51,7 +51,9 @@ WORDS = {
 """Python types in the words of a user."""
 
 MANIFEST_HELP = {
-    "subject_uri": "The photo: a path or a URI that `inputs.allow` permits. A relative path starts at the manifest's folder.",
+    "subject_uri": "**Required, or else `subject_uris`.** The photo: a path or a URI that `inputs.allow` permits. A relative path starts at "
+    "the manifest's folder.",
+    "subject_uris": "In place of `subject_uri`: several photos of one person, at most 16, each showing one face. In CSV: a JSON list, or one photo a line.",
     "prompt": f"What the person does, and where. At most {NUM_TEXT_TOKENS} tokens, unless `defaults.truncate_prompts` is true.",
     "clip_name": "A readable name for `export`, unique within its `subject_id`. A relative path: slashes make folders.",
     "subject_id": "Your name for the person.",
@@ -79,8 +81,12 @@ METADATA_HELP = {
     "error_type": "Kind of the error that ended the row.",
     "error": "Message of that error.",
     "ended_at": "When the row got its outcome.",
-    "subject_uri": "The photo's absolute URI, without credentials and query.",
-    "photo_sha256": "SHA-256 of the photo's bytes.",
+    "subject_uri": "The photo's absolute URI, without credentials and query. Null if there are several photos.",
+    "subject_uris": "The same of each photo if there are several.",
+    "manifest_subject_uri": "The manifest's `subject_uri` as written, without credentials and query. Use it for joins.",
+    "manifest_subject_uris": "The manifest's `subject_uris` in the same way.",
+    "photo_sha256": "SHA-256 of the photo's bytes. Null if there are several photos.",
+    "photo_sha256s": "The same of each of the `subject_uris`, in their order.",
     "attempt": "The attempt whose video is committed.",
     "committed_at": "When it was committed.",
     "clip_uri": "The MP4, relative to the output location.",
@@ -147,7 +153,7 @@ def parameters() -> str:
 def manifest() -> str:
     rows = (
         (f"`{field.name}`", EXPECTATIONS[field.type], _required(field.name) + MANIFEST_MEANINGS[field.name])
-        for field in sorted(MANIFEST_SCHEMA, key=lambda field: field.name not in REQUIRED)
+        for field in sorted(MANIFEST_SCHEMA, key=lambda field: field.name not in (*PHOTO_COLUMNS, *REQUIRED))
     )
     return _table(("column", "takes", "meaning"), rows)
 

@@ -61,7 +61,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, which may be signed URLs
     help="Face photos and prompts become videos that look like these people, thousands of times, on a Ray cluster.",
     epilog=exits.SUMMARY,

@@ -77,6 +77,9 @@ def build(
         list[str] | None, typer.Option(help="Named sizes: 16:9, 9:16, 1:1 or 4:5, each -480p or -720p. Repeatable.")
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Also take photos from sub-folders.")] = False,
+    person_folders: Annotated[
+        bool, typer.Option("--person-folders", help="Each sub-folder of --photos has several photos of one person.")
+    ] = False,
     consent_ref: Annotated[str | None, typer.Option(help="The consent_ref of every row that gives none.")] = None,
     keep: Annotated[
         str | None,
@@ -115,8 +118,9 @@ def build(
     refuse_other_kind("--out", out, "a manifest", is_manifest)
     axes = make_axes(vary or (), size or (), seeds)
     if rows is not None:
-        if recursive:
-            raise ConfigError("--recursive: must not be given together with --from, whose rows name their photos")
+        for option, is_given in (("--recursive", recursive), ("--person-folders", person_folders)):
+            if is_given:
+                raise ConfigError(f"{option}: must not be given together with --from, whose rows name their photos")
         if language and prompts is None:
             raise ConfigError(f"--language {language!r}: needs --prompts")
         source = read_source(rows, ReadOptions(sheet=sheet, encoding=encoding, renamed=parse_map(renamed or ())))
@@ -130,8 +134,19 @@ def build(
     elif photos is not None and prompts is not None:
         if given := [option for option, value in _of_tables(keep, ignore, renamed, language, sheet) if value]:
             raise ConfigError(f"{given[0]}: needs --from")
+        if recursive and person_folders:
+            raise ConfigError(
+                "--recursive: must not be given together with --person-folders, which takes sub-folders for persons"
+            )
         templates = read_templates(prompts, encoding)
-        table = build_from_folder(photos, templates, axes, consent_ref=consent_ref, is_recursive=recursive)
+        table = build_from_folder(
+            photos,
+            templates,
+            axes,
+            consent_ref=consent_ref,
+            is_recursive=recursive,
+            has_person_folders=person_folders,
+        )
     else:
         raise ConfigError(
             "manifest build: takes --photos and --prompts, or --from, perhaps with --photos and --prompts"
@@ -351,7 +366,7 @@ def _name_clips(
 def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[str, Photo]":
     from lynx_batch.intake.photos import hash_photos
 
-    return hash_photos((request.subject_uri for request in requests), inputs)
+    return hash_photos((uri for request in requests for uri in request.subject_uris), inputs)
 
 
 def _see_photos(
@@ -365,11 +380,12 @@ def _see_photos(
     from lynx_batch.intake.faces import PhotoReport, check_faces
     from lynx_batch.intake.photos import PhotoProblem
 
-    wanted = {(request.subject_uri, request.face_index): photos[request.subject_uri] for request in requests}
+    wanted = {(uri, request.face_index): photos[uri] for request in requests for uri in request.subject_uris}
+    compared = {uri for request in requests if len(request.subject_uris) > 1 for uri in request.subject_uris}
     unread = {face: photo for face, photo in wanted.items() if isinstance(photo, PhotoProblem)}
     yield from (PhotoReport(face=face, finding=problem) for face, problem in unread.items())
     readable = [face for face in wanted if face not in unread]
-    yield from check_faces(readable, faces, inputs, with_pictures=with_pictures)
+    yield from check_faces(readable, faces, inputs, with_pictures=with_pictures, compared=compared)
 
 
 def _check_photos(requests: "list[ClipRequest]", findings: "Mapping[PhotoFace, Finding]") -> "list[RowProblem]":
@@ -448,4 +464,6 @@ def _as_table(rows: "pa.Table") -> Table:
 def _as_text(name: str, cell: object) -> str:
     if cell is None:
         return ""
+    if name == "subject_uris" and isinstance(cell, list):
+        return "\n".join(map(redact, cell))
     return redact(str(cell)) if name == "subject_uri" else str(cell)

@@ -107,7 +107,7 @@ def conclude(summary: "RunSummary", console: Console) -> int:
 
 
 def one(
-    photo: Annotated[str, typer.Argument(help="A photo of one person: a path or a URI.")],
+    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="A photo of one person: a path or a URI.")],
     prompt: Annotated[str, typer.Argument(help="What the person does, or a text file with the prompt.")],
     run_file: Annotated[
         Path | None,
@@ -123,23 +123,31 @@ def one(
     consent_scope: Annotated[str | None, typer.Option(help="What the consent covers, such as ad,social.")] = None,
     regions: Annotated[str | None, typer.Option(help="Where the clip may be shown, such as EU,US.")] = None,
     allow_missing_consent: Annotated[bool, typer.Option(help="Render without a consent.")] = False,
+    more_photos: Annotated[
+        list[str] | None, typer.Option("--photo", help="Another photo of the same person. May be given several times.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the run file's, or one derived from the clip.")] = None,
     overrides: options.Overrides = None,
 ) -> None:
-    """Render a single clip in this process, without a cluster."""
-    from lynx_batch.rendering.one import published_config, render_one
+    """Render a single clip in this process, without a cluster. Photo and prompt are checked before anything is loaded."""
+    from lynx_batch.preparation.single import prepare_one, published_config
 
     refuse_other_file("--out", out, "an MP4", is_mp4)
     console = make_console()
     config = load(run_file, {}, overrides) if run_file else published_config(options.parse_overrides(overrides))
+    photos = {"subject_uris": [photo, *more_photos]} if more_photos else {"subject_uri": photo}
+    consent = {"consent_ref": consent_ref, "consent_scope": consent_scope, "regions": regions}
+    cells = {"prompt": _read_prompt(prompt), "face_index": face_index, "seed": seed, **consent}
+    selection = Selection(allow_missing_consent=allow_missing_consent)
+    model, clip = prepare_one(config, {**photos, **cells}, selection)
+    from lynx_batch.rendering.one import render_one  # loads torch, which takes seconds
+
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoising", total=None)
-        clip = render_one(
+        render_one(
             config,
-            photo=photo,
-            face_index=face_index,
-            prompt=_read_prompt(prompt),
-            consent={"consent_ref": consent_ref, "consent_scope": consent_scope, "regions": regions},
-            selection=Selection(allow_missing_consent=allow_missing_consent),
+            model,
+            clip,
             out=out,
             announce=console.print,
             on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),

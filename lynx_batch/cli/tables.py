@@ -101,11 +101,11 @@ def _as_xlsx(value: object) -> object:
 
 
 def _as_text(value: object) -> str:
-    """A cell: times in ISO 8601, and a map as `name=value` pairs. A text that begins like a formula gets an apostrophe before it."""
+    """A cell: times in ISO 8601, lists with semicolons between, and a map as `name=value` pairs. A text that begins like a formula gets an apostrophe before it."""
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, list):
-        value = "; ".join(f"{name}={part}" for name, part in value)
+        value = "; ".join(part if isinstance(part, str) else "=".join(part) for part in value)
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else str(value)

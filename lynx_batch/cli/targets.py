@@ -31,11 +31,12 @@ def refuse_other_kind(option: str, uri: str, kind: str, is_of_kind: Callable[[st
 def is_manifest(uri: str) -> bool:
     """Whether it is a Parquet file that begins and ends as one and has the columns that every manifest has."""
     from lynx_batch.intake.manifest import read_manifest
+    from lynx_batch.intake.schema import has_required
 
     if storage.read_range(uri, 0, len(PARQUET)) != PARQUET:
         return False
     try:
-        return {"subject_uri", "prompt"} <= {*read_manifest(uri, limit=0).column_names}
+        return has_required(read_manifest(uri, limit=0).column_names)
     except ConfigError:
         return False
 

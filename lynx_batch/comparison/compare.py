@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lynx_batch import api, storage
 from lynx_batch.clip import ClipSpec, canonical_json
+from lynx_batch.columns import TEXTS
 from lynx_batch.comparison.paired import Difference, difference
 from lynx_batch.comparison.pictures import Lpips, PictureDistance, compare_videos
 from lynx_batch.comparison.settings import OTHER_SEED, Changes, Comparison, Setting
@@ -161,7 +162,8 @@ def _with_seeds(manifest: pa.Table, clips: Sequence[ClipSpec], shift: int) -> pa
     columns = {
         **{name: manifest[name] for name in manifest.column_names if name != ROW},
         "seed": pa.array(seeds, MANIFEST_SCHEMA.field("seed").type),
-        "subject_uri": pa.array([clip.request.subject_uri for clip in clips]),
+        "subject_uri": pa.nulls(len(clips), pa.string()),
+        "subject_uris": pa.array([clip.request.subject_uris for clip in clips], TEXTS),
     }
     return pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names if name in columns})
 

@@ -13,9 +13,10 @@ import structlog
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.check import explain_cells
 from lynx_batch.intake.grid import Axis, Choice, columns_of, combine
-from lynx_batch.intake.people import NO_USE, ColumnUse, Person, people_of_folder, people_of_table
+from lynx_batch.intake.people import NO_USE, ColumnUse, Person, people_of_photos, people_of_table
+from lynx_batch.intake.photo_folder import find_people, find_photos
 from lynx_batch.intake.problems import list_faults, shorten
-from lynx_batch.intake.schema import MANIFEST_SCHEMA
+from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS
 from lynx_batch.intake.tables import SourceTable
 from lynx_batch.intake.templates import PromptTemplate, Template, fill
 from lynx_batch.storage import explained
@@ -33,16 +34,18 @@ def build_from_folder(
     *,
     consent_ref: str | None = None,
     is_recursive: bool = False,
+    has_person_folders: bool = False,
 ) -> pa.Table:
     """A row for each combination of a photo in the folder, a prompt, and the grid's values. Without seeds, they are derived later.
 
-    `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`.
+    `subject_id` is the name of the photo's file. `clip_name` looks like `eileen-collins-p01-s42`. With `has_person_folders`, each
+    sub-folder takes the place of a photo: all photos in it show the person after whom it is named.
 
     Raises:
         ConfigError: If there is no photo, or a template breaks a rule.
     """
-    people = people_of_folder(photos, prompts, consent_ref=consent_ref, is_recursive=is_recursive)
-    return _build("prompts", people, prompts, axes)
+    found = find_people(photos) if has_person_folders else find_photos(photos, is_recursive=is_recursive)
+    return _build("prompts", people_of_photos(found, prompts, consent_ref=consent_ref), prompts, axes)
 
 
 def build_from_table(
@@ -75,13 +78,17 @@ def place_photos(table: pa.Table, manifest: str) -> pa.Table:
     with explained(Operation.WRITE, manifest):
         folder = None if "://" in manifest else os.path.realpath(os.path.dirname(manifest) or ".")
 
-    def place(uri: str | None) -> str | None:
-        if uri is None or "://" in uri or not uri.strip():
-            return uri
-        return os.path.abspath(uri) if folder is None else os.path.relpath(os.path.abspath(uri), folder)
+    def place(named: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(named, list):
+            return [str(place(uri)) for uri in named]
+        if named is None or "://" in named or not named.strip():
+            return named
+        return os.path.abspath(named) if folder is None else os.path.relpath(os.path.abspath(named), folder)
 
-    placed = pa.array(map(place, table["subject_uri"].to_pylist()), MANIFEST_SCHEMA.field("subject_uri").type)
-    return table.set_column(table.column_names.index("subject_uri"), "subject_uri", placed)
+    for name in {*PHOTO_COLUMNS} & {*table.column_names}:
+        placed = pa.array(map(place, table[name].to_pylist()), MANIFEST_SCHEMA.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, placed)
+    return table
 
 
 def _build(
@@ -164,6 +171,7 @@ def _name_of(cells: Mapping[str, Any]) -> str:
     """The name of a person's clips: their own, the last part of the subject's, or the photo's."""
     if own := cells.get("clip_name"):
         return str(own)
-    subject, photo = cells.get("subject_id"), PurePosixPath(str(cells.get("subject_uri")))
+    first_photo = cells.get("subject_uri") or next(iter(cells.get("subject_uris") or ()), "")
+    subject, photo = cells.get("subject_id"), PurePosixPath(str(first_photo))
     name = PurePosixPath(str(subject)).name if subject else photo.stem
     return "".join(letter if letter.isprintable() and letter != "\\" else "_" for letter in name)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from lynx_batch.columns import REAL, TAGS, TEXT, TIME, WHOLE
+from lynx_batch.columns import REAL, TAGS, TEXT, TEXTS, TIME, WHOLE
 from lynx_batch.intake.schema import EXPECTATIONS
-from lynx_batch.intake.tags import read_tags
+from lynx_batch.intake.tags import read_json, read_tags
 
 WHOLE_LIMIT = 2**63
 NUMBER = re.compile(r"[+-]?(?=\.?[0-9])[0-9]*(?P<fraction>\.[0-9]*)?(?P<power>[eE][+-]?[0-9]+)?")
@@ -16,14 +16,14 @@ NUMBER = re.compile(r"[+-]?(?=\.?[0-9])[0-9]*(?P<fraction>\.[0-9]*)?(?P<power>[e
 
 
 def read_cell(value: object, kind: pa.DataType) -> object:
-    """`value` converted to the column type `kind`. Numbers, times and tags may be given as text. None stays None.
+    """`value` converted to the column type `kind`. Numbers, times, tags and lists may be given as text. None stays None.
 
     Raises:
         ValueError: If it cannot be converted; the message is the rule that it breaks.
     """
     if value is None:
         return None
-    readers = {TEXT: _text, WHOLE: _whole, REAL: _real, TIME: _time, TAGS: read_tags}
+    readers = {TEXT: _text, WHOLE: _whole, REAL: _real, TIME: _time, TAGS: read_tags, TEXTS: _texts}
     try:
         return readers[kind](value)
     except (ValueError, TypeError, OverflowError):
@@ -35,6 +35,16 @@ def _text(value: object) -> str:
         raise TypeError
     value.encode()  # refuses a lone surrogate
     return value
+
+
+def _texts(value: object) -> list[str]:
+    """Of a list, of JSON, or of a text with one item a line."""
+    if isinstance(value, str):
+        is_json = value.lstrip().startswith("[")
+        value = read_json(value) if is_json else [line.strip() for line in value.splitlines() if line.strip()]
+    if not isinstance(value, list):
+        raise TypeError
+    return [_text(item) for item in value]
 
 
 def _number(value: object) -> int | float:

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name
+from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name, photo_inputs
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.intake.consent import explain_names
 from lynx_batch.intake.guidance import BRANCHES, BrokenRule, explain_guidance, settle_guidance
-from lynx_batch.intake.problems import RowProblem
-from lynx_batch.intake.schema import REQUIRED, ROW
+from lynx_batch.intake.problems import RowProblem, name_photos
+from lynx_batch.intake.schema import MAX_PHOTOS, REQUIRED, ROW
 from lynx_batch.photo_places import explain_photo
 from lynx_batch.storage import redact, resolve
 from lynx_model.errors import InvalidParams
@@ -50,7 +50,7 @@ def check_rows(
     for cells in _rows(table):
         faults = [
             *explain_cells(cells),
-            *shared.explain_photo(cells),
+            *shared.explain_photos(cells),
             *explain_guidance(cells, defaults),
             *_explain_steps(cells, defaults),
         ]
@@ -65,20 +65,24 @@ class _Shared:
 
     def __init__(self, defaults: DefaultsConfig, inputs: InputsConfig, base: str) -> None:
         self._defaults = defaults
-        self._photo = lru_cache(NUM_SHARED)(lambda uri: (resolve(uri, base), _explain_uri(uri, inputs, base)))
+        self._explain = lru_cache(NUM_SHARED)(lambda uri: _explain_uri(uri, inputs, base))
+        self._resolve = lru_cache(NUM_SHARED)(lambda written: _resolve_all(written, base))
         self._settings = lru_cache(NUM_SHARED)(self._make_settings)
 
-    def explain_photo(self, cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
-        uri = cells.get("subject_uri")
-        if uri is not None and (rule := self._photo(uri)[1]) is not None:
-            yield "subject_uri", redact(uri), rule
+    def explain_photos(self, cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
+        column, uris = _named_photos(_written(cells))
+        for uri in uris:
+            if (rule := self._explain(uri)) is not None:
+                yield column, redact(uri), rule
 
     def request(self, cells: Mapping[str, Any]) -> ClipRequest:
         own = {name: cells[name] for name in ("prompt", "seed") if name in cells}
         attributes = {name: cells[name] for name in CELLS if name in cells}
-        attributes["subject_uri"] = self._photo(cells["subject_uri"])[0]
+        written = _written(cells)
         return ClipRequest(
             row=cells[ROW],
+            subject_uris=self._resolve(written),
+            written=written,
             params=self._settings(*map(cells.get, SETTINGS)).changed(**own),
             is_seed_given="seed" in own or self._defaults.seed is not None,
             tags=dict(cells["tags"]) if "tags" in cells else NO_TAGS,
@@ -106,7 +110,10 @@ def check_blocks(requests: Iterable[ClipRequest], num_blocks: int) -> tuple[list
 def keys_of_requests(requests: Iterable[ClipRequest], photos: Mapping[str, str] | None = None) -> list[RequestKey]:
     """A key for each request from its row alone, without the model. `photos` maps the URIs of photos that were read to their sha256."""
     known = photos or {}
-    return [(r, (known.get(r.subject_uri, r.subject_uri), r.face_index, r.is_seed_given, r.params)) for r in requests]
+    return [
+        (r, (frozenset(known.get(uri, uri) for uri in r.subject_uris), r.face_index, r.is_seed_given, r.params))
+        for r in requests
+    ]
 
 
 def keys_of_clips(clips: Iterable[ClipSpec]) -> list[RequestKey]:
@@ -120,9 +127,9 @@ def find_duplicates(keys: Iterable[RequestKey]) -> list[RowProblem]:
     return [
         RowProblem(
             row=request.row,
-            column="subject_uri",
-            value=redact(request.subject_uri),
-            rule=f"must not ask for the same clip as row {earlier.row}, whose photo is {redact(earlier.subject_uri)}; "
+            column=request.photo_column,
+            value=name_photos(request),
+            rule=f"must not ask for the same clip as row {earlier.row}, whose photo is {name_photos(earlier)}; "
             f"remove one of them, or render the clip once with --allow-duplicates",
         )
         for request, key in keys
@@ -185,7 +192,8 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
-    """The rules that single cells of a row break."""
+    """The rules that the cells of a row break, each by itself, and that it has no photo, or too many."""
+    yield from _explain_choice(cells)
     for name in REQUIRED:
         if name not in cells:
             yield name, None, "must not be null"
@@ -196,6 +204,45 @@ def explain_cells(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
             rule = OTHER_RULES[name](value) if name in OTHER_RULES else None
         if rule is not None:
             yield name, value, rule
+
+
+def _explain_choice(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
+    """The rules for the columns that name photos, whatever the photos are."""
+    uris = cells.get("subject_uris")
+    if uris is None:
+        if "subject_uri" not in cells:
+            yield "subject_uri", None, "must not be null, unless subject_uris names the photos"
+        return
+    if "subject_uri" in cells:
+        yield "subject_uris", f"{len(uris)} photo(s)", "must be null in a row with a subject_uri"
+    if not uris or None in uris:
+        yield "subject_uris", f"{len(uris)} photo(s)", "must name a photo, and must not hold null"
+    num_photos = len({*uris})
+    if num_photos > MAX_PHOTOS:
+        yield "subject_uris", f"{num_photos} photos", f"must name at most {MAX_PHOTOS}"
+    if num_photos > 1 and "face_index" in cells:
+        yield (
+            "face_index",
+            cells["face_index"],
+            "must be null in a row with several photos, which must each show one face",
+        )
+
+
+def _written(cells: Mapping[str, Any]) -> str | tuple[str, ...]:
+    """What the manifest says of the row's photos; empty if it says nothing."""
+    if "subject_uri" in cells:
+        return str(cells["subject_uri"])
+    return tuple(uri for uri in cells.get("subject_uris", ()) if uri is not None)
+
+
+def _named_photos(written: str | tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The column that names the photos, and the photos."""
+    return ("subject_uri", (written,)) if isinstance(written, str) else ("subject_uris", written)
+
+
+def _resolve_all(written: str | tuple[str, ...], base: str) -> tuple[str, ...]:
+    """The absolute URIs of the photos, each once."""
+    return tuple(dict.fromkeys(resolve(uri, base) for uri in _named_photos(written)[1] if uri))
 
 
 def _explain_uri(uri: str, inputs: InputsConfig, base: str) -> str | None:
@@ -233,8 +280,7 @@ OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
 
 
 def _inputs(cells: Mapping[str, Any], defaults: DefaultsConfig, base: str) -> dict[str, Any]:
-    """The cells of a row, valid or not, with the run's defaults for null parameters and with the photo's absolute URI."""
+    """The cells of a row, valid or not, with the run's defaults for null parameters and with the photos' absolute URIs."""
     params = {name: getattr(defaults, name) for name in PARAMETERS if name != "prompt"}
-    uri = cells.get("subject_uri")
-    photo = {"subject_uri": resolve(uri, base)} if uri else {}
-    return params | dict(cells) | photo | settle_guidance(cells)
+    written = _written(cells)
+    return params | dict(cells) | photo_inputs(_resolve_all(written, base), written) | settle_guidance(cells)

@@ -15,7 +15,7 @@ from lynx_batch.errors import (
     ConsentTooNarrow,
     NoConsent,
 )
-from lynx_batch.planning.revocation import Key, Kind, explain_revoked, key_of, keys_of
+from lynx_batch.planning.revocation import Key, Kind, explain_revoked, key_of, keys_of, keys_of_photos
 from lynx_batch.storage import SizeLimit, redact
 
 EVERYTHING = "*"
@@ -76,8 +76,8 @@ def reject_revoked_requests(
     """As `reject_revoked_photos`, for rows that are no clips yet. `sha256_of` has the hashes of the photos that were read, by URI."""
     kept, rejections = [], []
     for request in requests:
-        sha256 = sha256_of.get(request.subject_uri)
-        if sha256 is not None and (fault := _explain_photos([sha256], revoked)):
+        known = [sha256_of[uri] for uri in request.subject_uris if uri in sha256_of]
+        if fault := _explain_photos(known, revoked):
             rejections.append(_reject(request, fault))
         else:
             kept.append(request)
@@ -148,7 +148,7 @@ def _explain_cover(
 
 
 def _explain_photos(hashes: Iterable[str], revoked: Set[Key]) -> NoConsent | None:
-    reason = explain_revoked((key_of(Kind.PHOTO_SHA256, sha256) for sha256 in hashes), revoked)
+    reason = explain_revoked(keys_of_photos(hashes), revoked)
     return None if reason is None else ConsentRevoked(reason)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.columns import TAGS, TEXT
+from lynx_batch.columns import TAGS, TEXT, TEXTS
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, ROW
@@ -23,7 +23,7 @@ MAX_LENGTH = 10_000
 
 Columns = Mapping[str, pa.DataType]
 
-COLUMNS: Columns = {ROW: pa.int64()} | {field.name: field.type for field in MANIFEST_SCHEMA}
+COLUMNS: Columns = {ROW: pa.int64()} | {field.name: field.type for field in MANIFEST_SCHEMA if field.type != TEXTS}
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,

@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -22,13 +22,14 @@ from lynx_batch.intake.photos import PhotoProblem
 from lynx_batch.intake.problems import RowProblem
 from lynx_batch.storage import redact
 from lynx_batch.telemetry import configure_logging
-from lynx_model.errors import FaceError, UnreadableImage
+from lynx_model.errors import DifferentPeople, FaceError, UnreadableImage
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from lynx_model.faces.detection import DetectedFace
+    from lynx_model.faces.person import Embed
     from lynx_model.faces.photo_quality import Judgement
 
 log = structlog.get_logger()
@@ -45,10 +46,14 @@ MAX_AHEAD = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenFace:
-    """A face that can be used, how far it is rotated clockwise in its photo, and how good a likeness it promises."""
+    """A face that can be used, how far it is rotated clockwise in its photo, and how good a likeness it promises.
+
+    `embedding` is by the pack's own recogniser; None unless the photo is to be compared with others.
+    """
 
     turned_degrees: int
     judgement: "Judgement"
+    embedding: "NDArray[np.float32] | None" = field(repr=False, compare=False, default=None)
 
 
 Finding = PhotoProblem | SeenFace
@@ -71,13 +76,17 @@ class PhotoReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """A photo, the indices of the requested faces, and how the photo is searched and read."""
+    """A photo, the indices of the requested faces, and how the photo is searched and read.
+
+    If `with_identity`, the faces are also embedded, to be compared with those of other photos.
+    """
 
     uri: str
     indices: Sequence[int | None]
     faces: FacesConfig
     inputs: InputsConfig
     with_pictures: bool
+    with_identity: bool
 
 
 def check_faces(
@@ -87,42 +96,89 @@ def check_faces(
     num_processes: int | None = None,
     *,
     with_pictures: bool = False,
+    compared: Set[str] = frozenset(),
 ) -> Iterator[PhotoReport]:
     """A report for each wanted face, as soon as it is known. Each distinct photo is read, decoded and searched once.
 
     Args:
         wanted_faces: May contain repetitions. The reports of a photo come one after the other, the photos in this order.
-        faces: Only the detector of its pack is loaded, not the identity encoder.
+        faces: Only the detector of its pack is loaded, and its recogniser if photos are compared, not the identity encoder.
         inputs: Where photos may be stored, and the limits for reading them.
         num_processes: None is one per CPU.
         with_pictures: Also make the pictures of each report.
+        compared: The photos whose faces `find_photo_problems` is to compare, because a row has several.
 
     Raises:
         ConfigError: If the libraries that detect faces are not installed.
         MissingFile: If the face pack is not on this machine.
         Transient: If a process dies before it gets a photo, most likely for lack of memory.
     """
-    if find_spec("insightface") is None:
-        raise ConfigError("check of photos: needs the extra [render]: pip install 'lynx-batch[render]'")
-    indices: dict[str, list[int | None]] = {}
-    for uri, face_index in dict.fromkeys(wanted_faces):
-        indices.setdefault(uri, []).append(face_index)
-    tasks = [
-        _Task(uri=uri, indices=wanted, faces=faces, inputs=inputs, with_pictures=with_pictures)
-        for uri, wanted in indices.items()
-    ]
+    tasks = _plan(wanted_faces, faces, inputs, with_pictures=with_pictures, compared=compared)
     num_processes = max(1, min(num_processes or os.cpu_count() or 1, len(tasks)))
     for reports in _search_all(tasks, faces.pack, num_processes):
         yield from reports
 
 
-def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
-    """A problem for each row whose face cannot be used."""
+def check_faces_here(
+    wanted_faces: Sequence[PhotoFace], faces: FacesConfig, inputs: InputsConfig
+) -> Iterator[PhotoReport]:
+    """As `check_faces`, in this process, which a harmful photo may kill. Several photos are to be compared."""
+    compared = {uri for uri, _ in wanted_faces} if len(wanted_faces) > 1 else set()
+    for task in _plan(wanted_faces, faces, inputs, with_pictures=False, compared=compared):
+        yield from _check_photo(task)
+
+
+def _plan(
+    wanted_faces: Iterable[PhotoFace],
+    faces: FacesConfig,
+    inputs: InputsConfig,
+    *,
+    with_pictures: bool,
+    compared: Set[str],
+) -> list[_Task]:
+    """A task for each photo."""
+    if find_spec("insightface") is None:
+        raise ConfigError("check of photos: needs the extra [render]: pip install 'lynx-batch[render]'")
+    indices: dict[str, list[int | None]] = {}
+    for uri, face_index in dict.fromkeys(wanted_faces):
+        indices.setdefault(uri, []).append(face_index)
     return [
-        _at(request, f"{finding.error_type}: {finding.error}")
-        for request in requests
-        if isinstance(finding := findings.get(_photo_face(request)), PhotoProblem)
+        _Task(
+            uri=uri,
+            indices=wanted,
+            faces=faces,
+            inputs=inputs,
+            with_pictures=with_pictures,
+            with_identity=uri in compared,
+        )
+        for uri, wanted in indices.items()
     ]
+
+
+def find_photo_problems(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
+    """A problem for each photo of a row whose face cannot be used, or that shows somebody else than the row's other photos."""
+    problems = []
+    for request in requests:
+        found = {uri: findings.get((uri, request.face_index)) for uri in request.subject_uris}
+        faults = {uri: finding for uri, finding in found.items() if isinstance(finding, PhotoProblem)}
+        problems += [_at(request, uri, f"{fault.error_type}: {fault.error}") for uri, fault in faults.items()]
+        problems += [] if faults else _find_stranger(request, found)
+    return problems
+
+
+def _find_stranger(request: ClipRequest, found: Mapping[str, Finding | None]) -> list[RowProblem]:
+    """Nothing if the row has one photo, or if its photos were not compared."""
+    embeddings = {
+        uri: finding.embedding
+        for uri, finding in found.items()
+        if isinstance(finding, SeenFace) and finding.embedding is not None
+    }
+    if len(embeddings) < len(found) or len(found) == 1:
+        return []
+    from lynx_model.faces.person import find_stranger
+
+    stranger = find_stranger(embeddings)
+    return [_at(request, stranger.photo, f"{DifferentPeople.__name__}: {stranger.rule}")] if stranger else []
 
 
 def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[PhotoFace, Finding]) -> list[RowProblem]:
@@ -130,18 +186,15 @@ def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[PhotoFa
     from lynx_model.faces.upright import describe_turn
 
     return [
-        _at(request, describe_turn(finding.turned_degrees))
+        _at(request, uri, describe_turn(finding.turned_degrees))
         for request in requests
-        if isinstance(finding := findings.get(_photo_face(request)), SeenFace) and finding.turned_degrees
+        for uri in request.subject_uris
+        if isinstance(finding := findings.get((uri, request.face_index)), SeenFace) and finding.turned_degrees
     ]
 
 
-def _photo_face(request: ClipRequest) -> PhotoFace:
-    return request.subject_uri, request.face_index
-
-
-def _at(request: ClipRequest, rule: str) -> RowProblem:
-    return RowProblem(row=request.row, column="subject_uri", value=redact(request.subject_uri), rule=rule)
+def _at(request: ClipRequest, uri: str, rule: str) -> RowProblem:
+    return RowProblem(row=request.row, column=request.photo_column, value=redact(uri), rule=rule)
 
 
 def _search_all(tasks: Iterable[_Task], pack: str, num_processes: int) -> Iterator[list[PhotoReport]]:
@@ -228,6 +281,7 @@ def _check_photo(task: _Task) -> list[PhotoReport]:
 
 
 def _check_face(task: _Task, photo: "NDArray[np.uint8]", faces: "list[DetectedFace]", index: int | None) -> PhotoReport:
+    from lynx_model.faces.align import align_face_for_identity
     from lynx_model.faces.photo_quality import judge, measure
     from lynx_model.faces.reader import choose_face
 
@@ -236,7 +290,10 @@ def _check_face(task: _Task, photo: "NDArray[np.uint8]", faces: "list[DetectedFa
     except FaceError as error:
         return _report(task, photo, faces, index, PhotoProblem.of(error))
     judgement = judge(measure(photo, faces, chosen))
-    seen = SeenFace(turned_degrees=chosen.turned_degrees, judgement=judgement)
+    embedding = (
+        _recogniser(task.faces.pack)(align_face_for_identity(photo, chosen.landmarks)) if task.with_identity else None
+    )
+    seen = SeenFace(turned_degrees=chosen.turned_degrees, judgement=judgement, embedding=embedding)
     return _report(task, photo, faces, index, seen, chosen)
 
 
@@ -267,6 +324,15 @@ def _detector(pack: str) -> Any:
     from lynx_model.faces.pack import find_pack
 
     return load_networks(find_pack(pack), ["detection"])["detection"]
+
+
+@cache
+def _recogniser(pack: str) -> "Embed":
+    """Loaded once per process, and only if photos are compared."""
+    from lynx_model.faces.pack import find_pack
+    from lynx_model.faces.reader import load_recogniser
+
+    return load_recogniser(find_pack(pack))
 
 
 def _load_detector(pack: str) -> None:

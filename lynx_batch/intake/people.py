@@ -9,13 +9,12 @@ from lynx_batch.columns import REAL
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.headers import normalise, refuse_unknown
-from lynx_batch.intake.photo_folder import find_photos
 from lynx_batch.intake.problems import list_faults, shorten
-from lynx_batch.intake.schema import MANIFEST_SCHEMA, REQUIRED
+from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS, missing_columns
 from lynx_batch.intake.tables import SourceTable
 from lynx_batch.intake.templates import Field, PromptTemplate, languages_of, refuse_unknown_fields
 from lynx_batch.spelling import nearest
-from lynx_batch.storage import redact, resolve
+from lynx_batch.storage import resolve
 
 DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+\s*")
 
@@ -49,19 +48,23 @@ class Person:
     faults: tuple[str, ...] = ()
 
 
-def people_of_folder(
-    photos: str, prompts: Sequence[PromptTemplate], *, consent_ref: str | None, is_recursive: bool
+def people_of_photos(
+    photos: Mapping[str, str | list[str]], prompts: Sequence[PromptTemplate], *, consent_ref: str | None
 ) -> list[Person]:
-    """A person for each photo in a folder; the name of the photo's file is the `subject_id`, the one column that templates may name."""
+    """A person for each photo, or list of photos, by their `subject_id`, the one column that templates may name."""
     refuse_unknown_fields(prompts, {"subject_id"})
     _refuse_languages(prompts)
     return [
         Person(
-            where=f"photo {redact(uri)}",
-            cells={"subject_uri": uri, "subject_id": subject, "consent_ref": consent_ref},
+            where=f"subject {subject}",
+            cells={
+                "subject_uri" if isinstance(named, str) else "subject_uris": named,
+                "subject_id": subject,
+                "consent_ref": consent_ref,
+            },
             texts={"subject_id": subject},
         )
-        for subject, uri in find_photos(photos, is_recursive=is_recursive).items()
+        for subject, named in photos.items()
     ]
 
 
@@ -135,7 +138,7 @@ def _check_columns(
     used = named | {use.language} | {part.name for template in prompts or () for part in _fields_of(template)}
     others = [name for name in table.columns if name not in MANIFEST_SCHEMA.names and name not in used]
     unknown = [] if ALL in use.keep + use.ignore else others
-    missing = [name for name in REQUIRED if name not in taken and not (name == "prompt" and prompts)]
+    missing = [name for name in missing_columns(taken) if not (name == "prompt" and prompts)]
     kept = [*(name for name in use.keep if name != ALL), *(others if ALL in use.keep else [])]
     return kept, [
         *(f"line {table.columns[name]}: {_explain_unknown(name)}" for name in unknown),
@@ -197,5 +200,9 @@ def _explain_tags(cells: Mapping[str, Any], tags: Mapping[str, str]) -> list[str
 
 
 def _locate(row: dict[str, Any], folder: str) -> dict[str, Any]:
-    uri = row.get("subject_uri")
-    return row | {"subject_uri": resolve(uri, folder)} if isinstance(uri, str) and uri.strip() else row
+    def locate(named: object) -> object:
+        if isinstance(named, list):
+            return [locate(uri) for uri in named]
+        return resolve(named, folder) if isinstance(named, str) and named.strip() else named
+
+    return row | {name: locate(row[name]) for name in PHOTO_COLUMNS if name in row}

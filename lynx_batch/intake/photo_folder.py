@@ -8,7 +8,8 @@ import structlog
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.problems import MAX_FAULTS_SHOWN
-from lynx_batch.storage import list_files, path_of, redact
+from lynx_batch.intake.schema import MAX_PHOTOS
+from lynx_batch.storage import join, list_files, path_of, redact
 from lynx_model.faces.photo import HEIF_SUFFIXES, NEEDS_HEIF, PHOTO_SUFFIXES, can_read_heif
 
 log = structlog.get_logger()
@@ -35,6 +36,27 @@ def find_photos(folder: str, *, is_recursive: bool = False) -> dict[str, str]:
         known = ", ".join((*PHOTO_SUFFIXES, *(HEIF_SUFFIXES if can_read_heif() else ())))
         raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({known})")
     return {subject: uris[path] for subject, path in zip(_name_subjects(paths), paths, strict=True)}
+
+
+def find_people(folder: str) -> dict[str, list[str]]:
+    """The photos directly in each sub-folder, by the sub-folder's name. A warning names every other file.
+
+    Raises:
+        ConfigError: If there is no sub-folder, or one has no photo or too many.
+    """
+    paths = [file.uri.removeprefix(folder).strip("/") for file in list_files(folder)]
+    if alone := [path for path in paths if "/" not in path]:
+        reason = "not in the folder of a person"
+        log.warning("left_out", num_files=len(alone), files=alone[:MAX_FAULTS_SHOWN], reason=reason)
+    names = sorted({path.partition("/")[0] for path in paths if "/" in path and not path.startswith(".")})
+    if not names:
+        raise ConfigError(f"photos {redact(folder)}: must be a folder with a folder of photos for each person")
+    people = {name: [*find_photos(join(folder, name)).values()] for name in names}
+    for name, photos in people.items():
+        if len(photos) > MAX_PHOTOS:
+            rule = f"must be at most {MAX_PHOTOS} photos of a person, not {len(photos)}"
+            raise ConfigError(f"photos {redact(join(folder, name))}: {rule}")
+    return people
 
 
 def _name_subjects(paths: Sequence[str]) -> list[str]:

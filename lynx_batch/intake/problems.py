@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lynx_batch.clip import ClipRequest
 from lynx_batch.printable import counted
+from lynx_batch.storage import redact
 
 MAX_SHOWN = 60
 MAX_FAULTS_SHOWN = 50
@@ -24,6 +26,12 @@ class RowProblem:
 
     def __str__(self) -> str:
         return f"row {self.row}: {self.fault}"
+
+
+def name_photos(request: ClipRequest) -> str:
+    """The photo of a request, or the first one and how many more there are."""
+    first, *others = request.subject_uris
+    return redact(first) + (f" and {len(others)} more" if others else "")
 
 
 def shorten(value: object) -> str:

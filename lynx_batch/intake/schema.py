@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
-from lynx_batch.columns import REAL, TAGS, TEXT, TIME, WHOLE, parameter_columns
+from lynx_batch.columns import REAL, TAGS, TEXT, TEXTS, TIME, WHOLE, parameter_columns
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.tags import read_tags
 from lynx_batch.parquet import FAULTS
@@ -25,10 +25,17 @@ VERSION_KEY = b"lynx_manifest_version"
 ROW = "row"
 """The column that reading adds: the row's 0-based position in the whole manifest."""
 
-REQUIRED = ("subject_uri", "prompt")
+PHOTO_COLUMNS = ("subject_uri", "subject_uris")
+"""Each row names its photos in exactly one of them."""
+
+MAX_PHOTOS = 16
+"""A row may name this many photos of its person."""
+
+REQUIRED = ("prompt",)
 MANIFEST_SCHEMA = pa.schema(
     [
         ("subject_uri", TEXT),
+        ("subject_uris", TEXTS),
         ("prompt", TEXT),
         ("clip_name", TEXT),
         ("subject_id", TEXT),
@@ -55,6 +62,7 @@ EXPECTATIONS = {
     REAL: "a number",
     TIME: "a time such as 2027-01-31T12:00:00Z",
     TAGS: "a map of text to text",
+    TEXTS: "a list of texts",
 }
 """What a column of each type accepts, in words."""
 
@@ -70,8 +78,20 @@ def explain_columns(names: Iterable[str]) -> list[str]:
             f"column {name!r}: unknown; the nearest known one is {nearest(name, MANIFEST_SCHEMA.names)!r}"
             for name in unknown
         ),
-        *(f"column {name!r}: required, but missing" for name in REQUIRED if name not in present),
+        *(f"column {name!r}: required, but missing" for name in missing_columns(present)),
     ]
+
+
+def has_required(names: Iterable[str]) -> bool:
+    """Whether columns with these names are enough for a manifest."""
+    return not missing_columns(names)
+
+
+def missing_columns(names: Iterable[str]) -> list[str]:
+    """The columns that a manifest with these ones lacks."""
+    present = {*names}
+    photo = [] if present & {*PHOTO_COLUMNS} else PHOTO_COLUMNS[:1]
+    return [*photo, *(name for name in REQUIRED if name not in present)]
 
 
 def conform(table: pa.Table, source: str) -> pa.Table:
@@ -152,6 +172,8 @@ def _is_convertible(found: pa.DataType, wanted: pa.DataType) -> bool:
         is_convertible = kinds.is_timestamp(found) or kinds.is_date(found)
     elif wanted == TAGS:
         is_convertible = _holds_tags(found)
+    elif wanted == TEXTS:
+        is_convertible = _is_list(found) and (_is_text(found.value_type) or kinds.is_null(found.value_type))
     else:
         is_convertible = kinds.is_integer(found) or kinds.is_floating(found) or kinds.is_decimal(found)
     return is_convertible or bool(kinds.is_null(found))
@@ -168,9 +190,13 @@ def _holds_tags(found: pa.DataType) -> bool:
     """Whether it is a map, a struct, JSON, or a list of structs with a key and a value, which is how polars writes a map."""
     if kinds.is_map(found):
         return _is_text(found.key_type) and _is_text(found.item_type)
-    if kinds.is_list(found) or kinds.is_large_list(found):
+    if _is_list(found):
         return bool(kinds.is_struct(found.value_type)) and found.value_type.num_fields == 2
     return bool(kinds.is_struct(found)) or _is_text(found)
+
+
+def _is_list(found: pa.DataType) -> bool:
+    return bool(kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found))
 
 
 def _is_text(found: pa.DataType) -> bool:

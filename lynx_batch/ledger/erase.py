@@ -29,7 +29,7 @@ from lynx_batch.output import (
     runs_uri,
 )
 from lynx_batch.parquet import read_table
-from lynx_batch.planning.revocation import Key, Kind, explain_revoked, keys_of
+from lynx_batch.planning.revocation import Key, Kind, explain_revoked, keys_of, keys_of_photos
 
 KEPT = frozenset({"row", "edition", "attempts", "ended_at"})
 """Columns that say nothing about a person."""
@@ -109,9 +109,13 @@ def matching_rows(table: pa.Table, revoked: Set[Key]) -> set[int]:
     if not revoked:
         return set()
     empty = [None] * table.num_rows
-    cells = [table[name].to_pylist() if name in table.column_names else empty for name in Kind]
-    numbers = table["row"].to_pylist()
-    return {row for row, *values in zip(numbers, *cells, strict=True) if explain_revoked(keys_of(*values), revoked)}
+    names = ("row", *Kind, "photo_sha256s")
+    cells = [table[name].to_pylist() if name in table.column_names else empty for name in names]
+    return {
+        row
+        for row, *values, several in zip(*cells, strict=True)
+        if explain_revoked([*keys_of(*values), *keys_of_photos(several or ())], revoked)
+    }
 
 
 def _rewrite(uri: str, rows: Set[int], revoked: Set[Key], filled: Mapping[str, str] | None = None) -> int:

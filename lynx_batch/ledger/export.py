@@ -31,8 +31,8 @@ NAMES = [name for name in FILTER_COLUMNS if name != "tags"]
 
 DEFAULT_NAME = "{subject_id}/{clip_name}.mp4"
 
-STAND_INS = {"subject_id": "subject_uri", "clip_name": "prompt"}
-"""Where one of these columns is null, a readable name is made from the other column."""
+STAND_INS = {"subject_id": ("subject_uri", "subject_uris"), "clip_name": ("prompt",)}
+"""Where one of these columns is null, a readable name is made from the first other column that is not."""
 
 MAX_WORDS_LENGTH = 40
 CLIP_ID_SHOWN = 8
@@ -102,7 +102,7 @@ def name_clips(
         ConfigError: If the template names a column that does not exist, or rows have no name of their own; lists all rows and rules.
     """
     columns = _columns_of(template)
-    needed = [*columns, *(STAND_INS[name] for name in columns if name in STAND_INS)]
+    needed = [*columns, *(source for name in columns for source in STAND_INS.get(name, ()))]
     requested, editions = find_requested(output, needed, now), list_editions(output)
     commits = {commit.clip_id: commit for commit in known_commits(output, editions.in_force)}
     asking = requested.rows if lines is None else [_asking(line) for line in lines]
@@ -232,11 +232,11 @@ def _name(row: Row, template: str, columns: Iterable[str]) -> str:
 
 def _stand_in(row: Row, column: str) -> str | None:
     """For the person: the photo's file name. For the clip: the beginnings of its prompt and of its ClipId. None for any other column."""
-    source = row.get(STAND_INS.get(column, ""))
+    source = next(filter(None, map(row.get, STAND_INS.get(column, ()))), None)
     if source is None:
         return None
     if column == "subject_id":
-        return PurePosixPath(source).stem or None
+        return PurePosixPath(source if isinstance(source, str) else source[0]).stem or None
     return "-".join(filter(None, (_first_words(source), (row["clip_id"] or "")[:CLIP_ID_SHOWN]))) or None
 
 

@@ -17,7 +17,7 @@ FILE, LINK = "file", ("link", "link_ends_at")
 ALWAYS = (*RESULTS, FILE, LINK[0])
 """The columns that every table has. Others are left out if no line fills them."""
 
-Cell = str | int | float | bool | datetime | None
+Cell = str | int | float | bool | datetime | list[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.metadata import READ_SCHEMA, read_metadata, results_of
 from lynx_batch.ledger.order import RunOrder, newest_rows
 from lynx_batch.ledger.requested import RequestKey, request_key
-from lynx_batch.ledger.runs import list_runs, read_run_manifest, read_whole_manifest, without_nested
+from lynx_batch.ledger.runs import list_runs, read_run_manifest, read_whole_manifest, without_maps
 
 Row = dict[str, Any]
 
@@ -125,7 +125,7 @@ def _newest_of_each_row(copies: Iterable[pa.Table]) -> pa.Table:
 def _answer(output: str, asked: _Asked) -> Iterator[ManifestLine]:
     """The rows with their newest answer: a clip in force if there is one, else the newest row of a run that asked for the same."""
     in_force = list_editions(output).in_force
-    keys = {row["row"]: request_key(row) for row in without_nested(asked.manifest).to_pylist()}
+    keys = {row["row"]: request_key(row) for row in without_maps(asked.manifest).to_pylist()}
     found: dict[int, Row] = {}
     for run_id in asked.run_ids:
         missing = {row for row in keys if row not in found or found[row]["clip_id"] not in in_force}

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
-from lynx_batch.columns import TIME, parameter_columns
+from lynx_batch.columns import TEXTS, TIME, parameter_columns
 from lynx_batch.errors import STORE_FAULTS, ConfigError
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.ledger.tries import BestTry
 from lynx_batch.output import METADATA, parse_metadata_part
 from lynx_batch.parquet import FAULTS, checked
+from lynx_batch.redaction import redact_all
 from lynx_batch.spelling import nearest
 from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.store_errors import Operation
@@ -39,6 +40,10 @@ SCORE_COLUMNS = (
 )
 """The scores with a column of their own, which expressions may name. All others are in the column `scores`."""
 
+PHOTO_URIS = ("subject_uri", "subject_uris", "manifest_subject_uri", "manifest_subject_uris")
+PHOTO_COLUMNS = ("subject_uri", "subject_uris", "photo_sha256", "photo_sha256s")
+"""What `photos_in` reads."""
+
 APPLIED = "applied"
 """The value of a mark that did not fail, in the column `marks`."""
 
@@ -54,9 +59,13 @@ METADATA_SCHEMA = pa.schema(
         ("error", pa.string()),
         ("ended_at", TIME),
         ("subject_uri", pa.string()),
+        ("subject_uris", TEXTS),
+        ("manifest_subject_uri", pa.string()),
+        ("manifest_subject_uris", TEXTS),
         ("subject_id", pa.string()),
         ("clip_name", pa.string()),
         ("photo_sha256", pa.string()),
+        ("photo_sha256s", TEXTS),
         ("face_index", pa.int64()),
         ("priority", pa.int64()),
         ("consent_ref", pa.string()),
@@ -104,7 +113,7 @@ READ_SCHEMA = METADATA_SCHEMA.append(RUN)
 FILTER_COLUMNS = {
     field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
     for field in METADATA_SCHEMA
-    if not pa.types.is_map(field.type) or field.name == "tags"
+    if not pa.types.is_nested(field.type) or field.name == "tags"
 }
 """The columns that an expression may name, with the type of the literals they are compared with. Of tags it names one: `tags.KEY`."""
 
@@ -257,14 +266,21 @@ def _inputs(outcome: RowOutcome) -> Iterator[tuple[str, Any]]:
     clip = outcome.clip
     inputs = outcome.inputs if clip is None else clip.request.inputs
     yield from inputs.items()
-    if inputs.get("subject_uri"):
-        yield "subject_uri", storage.redact(inputs["subject_uri"])
+    for name in PHOTO_URIS:
+        yield name, redact_all(inputs.get(name))
     if clip is not None:
         yield "clip_id", clip.clip_id
         yield "edition", outcome.edition
-        (portrait,) = clip.portraits
-        yield "photo_sha256", portrait.sha256
+        sha256s = [portrait.sha256 for portrait in clip.portraits]
+        yield ("photo_sha256", sha256s[0]) if len(sha256s) == 1 else ("photo_sha256s", sha256s)
         yield "seed", clip.params.seed
+
+
+def photos_in(row: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
+    """URI and hash of each photo of a row with PHOTO_COLUMNS. The hash is None if the row never became a clip."""
+    uris = row["subject_uris"] or [row["subject_uri"]]
+    sha256s = row["photo_sha256s"] or [row["photo_sha256"]] * len(uris)
+    return list(zip(uris, sha256s, strict=True))
 
 
 def best_in(row: Mapping[str, Any]) -> BestTry | None:

@@ -31,6 +31,7 @@ OWNER_SCHEMA = pa.schema(
 
 
 def owners_of(run_id: str, clips: Iterable[ClipSpec]) -> list[Owner]:
+    """One for each photo of each clip."""
     return [
         Owner(
             run_id=run_id,
@@ -41,7 +42,7 @@ def owners_of(run_id: str, clips: Iterable[ClipSpec]) -> list[Owner]:
             photo_sha256=portrait.sha256,
         )
         for clip in clips
-        for portrait in clip.portraits
+        for portrait in clip.person
     ]
 
 
@@ -54,10 +55,15 @@ def write_owners(output: str, run_id: str, owners: Iterable[Owner]) -> None:
 
 
 def read_owners(output: str) -> list[Owner]:
-    """The rows of all runs, from what they put before their first clip and from their metadata. Damaged files are named in a warning."""
+    """The rows of all runs, from what they put before their first clip and from their metadata; a row with several photos once for each.
+
+    Damaged files are named in a warning.
+    """
     runs = sorted(list_runs(output))
     rows = [row | {"run": run_id} for run_id in runs for row in read_run_owners(output, run_id).to_pylist()]
-    rows += read_metadata(output, ["run", *OWNER_SCHEMA.names]).to_pylist()
+    for row in read_metadata(output, ["run", *OWNER_SCHEMA.names, "photo_sha256s"]).to_pylist():
+        several = row.pop("photo_sha256s")
+        rows += [row | {"photo_sha256": sha256} for sha256 in several or [row["photo_sha256"]]]
     return list(dict.fromkeys(_as_owners(rows)))
 
 

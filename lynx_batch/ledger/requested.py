@@ -30,10 +30,13 @@ from lynx_model.parameters import PARAMETERS
 
 SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
-REQUEST = ("subject_uri", "face_index", *(name for name in PARAMETERS if name != "seed"))
+SETTINGS = ("face_index", *(name for name in PARAMETERS if name != "seed"))
+PHOTOS = ("subject_uri", "subject_uris")
+REQUEST = (*PHOTOS, *SETTINGS)
 """The columns that say which clip a row requests, besides the seed."""
 
-ROW_COLUMNS = ("run", "row", "clip_id", "outcome", "error_type", "error", "consent_expires_at", "photo_sha256")
+PHOTO_HASHES = ("photo_sha256", "photo_sha256s")
+ROW_COLUMNS = ("run", "row", "clip_id", "outcome", "error_type", "error", "consent_expires_at", *PHOTO_HASHES)
 NOT_IN_PICTURE = frozenset(
     {
         "row",
@@ -53,6 +56,7 @@ NOT_IN_PICTURE = frozenset(
 
 Row = dict[str, Any]
 RequestKey = frozenset[tuple[str, object]]
+Hashes = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,7 @@ def _still_requesting(output: str, rows: list[Row], order: RunOrder) -> Iterator
             yield row
         elif (key := keys_of(row["run"]).get(row["row"])) is not None:
             photos = photos_of(whole[row["manifest"]]).get(key, set())
-            if None in photos or row["photo_sha256"] in photos:
+            if None in photos or _hashes(row) in photos:
                 yield row
 
 
@@ -125,14 +129,16 @@ def _request_keys(output: str, run_id: str) -> dict[int, RequestKey]:
 
 def request_key(row: Row) -> RequestKey:
     """What a row of a manifest asks for. Rows of two runs with the same key ask for the same clip, unless the runs' settings differ."""
-    return frozenset((name, cell) for name, cell in row.items() if cell is not None and name not in NOT_IN_PICTURE)
+    settings = {name: cell for name, cell in row.items() if cell is not None and name not in NOT_IN_PICTURE}
+    photos = {name: settings.pop(name, None) for name in PHOTOS}
+    return frozenset([*settings.items(), ("photos", _uris(photos))])
 
 
-def _photos_by_key(output: str, run_id: str) -> dict[RequestKey, set[str | None]]:
-    """The photo hashes of the rows with each request; None stands for a photo that the run did not read."""
-    rows = read_metadata(output, ["row", "photo_sha256"], pc.field("run") == run_id)
-    hashes = dict(zip(rows["row"].to_pylist(), rows["photo_sha256"].to_pylist(), strict=True))
-    photos: dict[RequestKey, set[str | None]] = defaultdict(set)
+def _photos_by_key(output: str, run_id: str) -> dict[RequestKey, set[Hashes | None]]:
+    """The photo hashes of the rows with each request; None stands for photos that the run did not read."""
+    rows = read_metadata(output, ["row", *PHOTO_HASHES], pc.field("run") == run_id)
+    hashes = {row["row"]: _hashes(row) for row in rows.to_pylist()}
+    photos: dict[RequestKey, set[Hashes | None]] = defaultdict(set)
     for row, key in _request_keys(output, run_id).items():
         photos[key].add(hashes.get(row))
     return photos
@@ -151,10 +157,11 @@ def _group_by_clip(output: str, others: list[Row]) -> dict[str, list[Row]]:
     """For each clip, the rows of `others` that request the same. A row with a clip id matches any seed: it may not have given one."""
     if not others:
         return {}
-    wanted = {_photo(row["subject_uri"]) for row in others}
+    wanted = {photo for row in others for photo in map(_photo, _uris(row))}
     known = pc.unique(read_metadata(output, ["subject_uri"], pc.field("clip_id").is_valid())["subject_uri"]).to_pylist()
     photos = pa.array([uri for uri in known if _photo(uri) in wanted], pa.string())
-    is_of_photo = pc.field("clip_id").is_valid() & pc.field("subject_uri").isin(photos)
+    is_of_photo = pc.field("subject_uri").isin(photos) | pc.field("subject_uris").is_valid()
+    is_of_photo &= pc.field("clip_id").is_valid()
     clips = read_metadata(output, ["clip_id", "seed", *REQUEST], is_of_photo)
     seeds: dict[tuple[object, ...], set[tuple[str, int]]] = defaultdict(set)
     for row in clips.to_pylist():
@@ -168,7 +175,17 @@ def _group_by_clip(output: str, others: list[Row]) -> dict[str, list[Row]]:
 
 
 def _request(row: Row) -> tuple[object, ...]:
-    return tuple(_photo(row[name]) if name == "subject_uri" else row[name] for name in REQUEST)
+    return (frozenset(map(_photo, _uris(row))), *(row[name] for name in SETTINGS))
+
+
+def _uris(row: Row) -> frozenset[str | None]:
+    """The photos of a row of the metadata or of a manifest."""
+    return frozenset(row.get("subject_uris") or [row.get("subject_uri")])
+
+
+def _hashes(row: Row) -> Hashes | None:
+    """The hashes of a row's photos; None if they were not read."""
+    return frozenset(filter(None, row["photo_sha256s"] or [row["photo_sha256"]])) or None
 
 
 @lru_cache(maxsize=100_000)

@@ -32,6 +32,7 @@ from lynx_batch.output import (
 )
 from lynx_batch.parquet import FAULTS, checked, read_table
 from lynx_batch.planning.approval import Setting
+from lynx_batch.redaction import redact_all
 from lynx_batch.yaml_text import read_yaml
 
 SCHEMA_VERSION = 1
@@ -114,12 +115,12 @@ def write_run_record(
 
 def read_run_manifest(output: str, run_id: str) -> pa.Table:
     """The rows that a run took, with redacted URIs and without tags. If they cannot be read, an empty table and a warning."""
-    return without_nested(read_whole_manifest(output, run_id))
+    return without_maps(read_whole_manifest(output, run_id))
 
 
-def without_nested(manifest: pa.Table) -> pa.Table:
-    """The columns of a manifest that hold single values."""
-    return manifest.select([field.name for field in manifest.schema if not pa.types.is_nested(field.type)])
+def without_maps(manifest: pa.Table) -> pa.Table:
+    """The columns of a manifest that are no maps."""
+    return manifest.select([field.name for field in manifest.schema if not pa.types.is_map(field.type)])
 
 
 def read_whole_manifest(output: str, run_id: str) -> pa.Table:
@@ -127,7 +128,8 @@ def read_whole_manifest(output: str, run_id: str) -> pa.Table:
     uri = run_file_uri(output, run_id, RUN_MANIFEST)
     try:
         table = checked(read_table(storage.read_bytes(uri)))
-        return table.select(["row", *(name for name in table.column_names if name != "row")])
+        names = [field.name for field in table.schema if not pa.types.is_map(field.type)]
+        return table.select(["row", *(name for name in names if name != "row")])
     except (*FAULTS, MissingObject) as error:
         warn_left_out(f"{storage.redact(uri)}: not the manifest of a run: {error}")
         return pa.table({})
@@ -203,9 +205,11 @@ def _read_all(kind: type[Record], listed: Iterable[str], name: str) -> dict[str,
 
 
 def _redacted(manifest: pa.Table) -> pa.Table:
-    index = manifest.column_names.index("subject_uri")
-    uris = [uri and storage.redact(uri) for uri in manifest["subject_uri"].to_pylist()]
-    return manifest.set_column(index, manifest.field(index), pa.array(uris, manifest.field(index).type))
+    for index, field in enumerate(manifest.schema):
+        if field.name in ("subject_uri", "subject_uris"):
+            uris = redact_all(manifest[field.name].to_pylist())
+            manifest = manifest.set_column(index, field, pa.array(uris, field.type))
+    return manifest
 
 
 def list_runs(output: str) -> set[str]:

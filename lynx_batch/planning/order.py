@@ -114,7 +114,7 @@ class ClipQueue:
 
     def add(self, planned: PlannedClip) -> None:
         clip, params, level = planned.clip, planned.clip.params, level_of(planned)
-        subject = "".join(portrait.sha256 for portrait in clip.portraits)
+        subject = "".join(portrait.sha256 for portrait in clip.person)
         batch = Batch(level, (params.width, params.height, params.num_frames), self._salted(subject))
         waiting = self._clips.get(batch)
         if waiting is None:

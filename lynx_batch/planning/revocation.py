@@ -74,6 +74,11 @@ def keys_of(subject_id: str | None, consent_ref: str | None, photo_sha256: str |
     return [key_of(kind, value) for kind, value in values.items() if value is not None]
 
 
+def keys_of_photos(sha256s: Iterable[str]) -> list[Key]:
+    """The keys by which a row with these photos can be revoked: each of them is enough."""
+    return [key_of(Kind.PHOTO_SHA256, sha256) for sha256 in sha256s]
+
+
 def explain_revoked(keys: Iterable[Key], revoked: Set[Key]) -> str | None:
     """Why a row with these keys must not be rendered; None if nothing of it is revoked. Shows no value."""
     kinds = [key.kind for key in keys if key in revoked]

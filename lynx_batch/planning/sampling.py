@@ -67,7 +67,7 @@ def traits_of(request: ClipRequest) -> Traits:
     params = request.params
     others = {name: getattr(params, name) for name in ROW_PARAMETERS if name not in IN_SHAPE}
     return {
-        SUBJECT: request.subject_id or request.subject_uri,
+        SUBJECT: request.subject_id or "; ".join(sorted(request.subject_uris)),
         PROMPT: template_of(request),
         SHAPE: f"{params.width}x{params.height}, {params.num_frames} frames at {params.fps} fps",
         SCRIPT: scripts_of(params.prompt),

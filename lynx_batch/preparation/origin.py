@@ -14,15 +14,15 @@ ORIGIN_FILE = "origin.json"
 
 
 class Origin(BaseModel):
-    """`manifest` is a URI; relative photos in it start from `folder`. `photos` maps rows to copies that are read instead, as paths
-    below the folder of the run file.
+    """`manifest` is a URI; relative photos in it start from `folder`. `photos` maps absolute URIs of photos to copies that are read
+    instead, as paths below the folder of the run file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifest: str
     folder: str
-    photos: Mapping[int, str] = {}
+    photos: Mapping[str, str] = {}
 
 
 def read_origin(file: Path) -> Origin:
@@ -32,4 +32,4 @@ def read_origin(file: Path) -> Origin:
     except (OSError, ValidationError) as error:
         raise ConfigError(f"--origin {file}: must be a file that `lynx-batch submit` wrote: {error}") from error
     here = file.resolve().parent
-    return origin.model_copy(update={"photos": {row: str(here / path) for row, path in origin.photos.items()}})
+    return origin.model_copy(update={"photos": {uri: str(here / path) for uri, path in origin.photos.items()}})

@@ -6,7 +6,7 @@ because nothing travels with it.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -124,8 +124,7 @@ def _localise(config: RunConfig, requests: list[ClipRequest], folder: Path) -> R
     shared_paths = (*config.cluster.shared_paths, ".")  # what travels has the same path on every node
     cluster = config.cluster.model_copy(update={"address": "auto", "shared_paths": shared_paths})
     changes: dict[str, object] = {"cluster": cluster}
-    private = {r.row: storage.path_of(r.subject_uri) for r in requests if _is_private(r.subject_uri, config)}
-    photos = {row: photo for row, photo in private.items() if photo is not None}
+    photos = {uri: path for uri in _private_photos(requests, config) if (path := storage.path_of(uri)) is not None}
     if photos or _is_private(config.manifest, config):
         _check_size(config.manifest, set(photos.values()))
         write_manifest(read_manifest(config.manifest).drop_columns([ROW]), str(folder / MANIFEST_FILE))
@@ -144,6 +143,11 @@ def _is_private(uri: str, config: RunConfig) -> bool:
     return not any(Path(normpath(path)).is_relative_to(folder) for folder in config.cluster.shared_paths)
 
 
+def _private_photos(requests: Iterable[ClipRequest], config: RunConfig) -> list[str]:
+    distinct = dict.fromkeys(uri for request in requests for uri in request.subject_uris)
+    return [uri for uri in distinct if _is_private(uri, config)]
+
+
 def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
     """Raises ConfigError if the run file or `photos` name files that other machines of the cluster may not have."""
     rule = (
@@ -159,12 +163,13 @@ def refuse_private_paths(config: RunConfig, photos: Iterable[str] = ()) -> None:
 def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> list[ClipRequest]:
     """The requests of the good rows. Raises ConfigError for bad rows, unless `selection` allows them."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, folder_of(config.manifest))
-    private = dict.fromkeys(r.subject_uri for r in requests if _is_private(r.subject_uri, config))
+    private = _private_photos(requests, config)
     faults = {uri: rule for uri in private if (rule := _explain_picture(uri, config.inputs)) is not None}
     problems += [
-        RowProblem(row=request.row, column="subject_uri", value=request.subject_uri, rule=faults[request.subject_uri])
+        RowProblem(row=request.row, column=request.photo_column, value=uri, rule=faults[uri])
         for request in requests
-        if request.subject_uri in faults
+        for uri in request.subject_uris
+        if uri in faults
     ]
     try:
         base = see_weights(config.model.base).path
@@ -187,7 +192,7 @@ def _check_consents(
     rules = read_rules(config, selection, read_tombstones(config.output))
     requests, rejections = reject_without_consent(requests, rules, now)
     if any(key.kind is Kind.PHOTO_SHA256 for key in rules.revoked):
-        hashed = hash_photos((r.subject_uri for r in requests if _is_private(r.subject_uri, config)), config.inputs)
+        hashed = hash_photos(_private_photos(requests, config), config.inputs)
         known = {uri: photo for uri, photo in hashed.items() if isinstance(photo, str)}
         requests, revoked = reject_revoked_requests(requests, known, rules.revoked)
         rejections += revoked
@@ -218,11 +223,10 @@ def _check_size(manifest: str, photos: set[Path]) -> None:
         )
 
 
-def _pack_photos(photos: dict[int, Path], inputs: InputsConfig, folder: Path) -> dict[int, str]:
-    """Copies each distinct photo into `folder` once. Returns the path in it for each row."""
+def _pack_photos(photos: Mapping[str, Path], inputs: InputsConfig, folder: Path) -> dict[str, str]:
+    """Copies each photo into `folder`. Returns the path in it for each URI."""
     (folder / "photos").mkdir()
-    packed = {photo: _pack_photo(photo, inputs, folder) for photo in set(photos.values())}
-    return {row: packed[photo] for row, photo in photos.items()}
+    return {uri: _pack_photo(photo, inputs, folder) for uri, photo in photos.items()}
 
 
 def _pack_photo(photo: Path, inputs: InputsConfig, folder: Path) -> str:

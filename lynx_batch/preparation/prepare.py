@@ -17,7 +17,7 @@ from lynx_batch.intake.check import (
     keys_of_clips,
     reject_invalid,
 )
-from lynx_batch.intake.consent import NO_KEYS, reject_revoked_photos, reject_without_consent
+from lynx_batch.intake.consent import NO_KEYS, ConsentRules, reject_revoked_photos, reject_without_consent
 from lynx_batch.intake.manifest import folder_of, read_manifest
 from lynx_batch.intake.photos import Photo, PhotoProblem, find_outages, hash_photos, host_of
 from lynx_batch.intake.problems import RowProblem
@@ -54,6 +54,18 @@ class PreparedRun:
     rejections: list[Rejection]
     unreachable: list[Rejection] = field(default_factory=list)
     outage: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedRows:
+    """The rows of a manifest before their photos are read: valid requests with their texts, and the other rows with the reasons."""
+
+    manifest: pa.Table
+    requests: list[ClipRequest]
+    readings: Readings
+    rules: ConsentRules
+    problems: list[RowProblem]
+    unconsented: list[Rejection]
 
 
 def prepare(
@@ -94,21 +106,55 @@ def prepare_rows(
     tombstones: frozenset[Key] = NO_KEYS,
 ) -> PreparedRun:
     """As `prepare`, for rows that were read already."""
+    checked = check_requests(config, manifest, origin, selection, now, tombstones=tombstones)
+    return prepare_requests(config, checked, origin, selection, tombstones=tombstones)
+
+
+def check_requests(
+    config: RunConfig,
+    manifest: pa.Table,
+    origin: Origin,
+    selection: Selection,
+    now: datetime,
+    *,
+    tombstones: frozenset[Key] = NO_KEYS,
+) -> CheckedRows:
+    """Checks everything about rows that needs neither photos nor weights. Raises as `prepare`."""
     requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
     if origin.photos:
-        requests = [replace(request, photo_copy=origin.photos.get(request.row)) for request in requests]
+        requests = [_with_copies(request, origin.photos) for request in requests]
     requests, unfit, readings = fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
     problems += unfit
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))
     rules = read_rules(config, selection, tombstones)
     requests, unconsented = reject_without_consent(requests, rules, now)
+    return CheckedRows(
+        manifest=manifest,
+        requests=requests,
+        readings=readings,
+        rules=rules,
+        problems=problems,
+        unconsented=unconsented,
+    )
+
+
+def prepare_requests(
+    config: RunConfig,
+    checked: CheckedRows,
+    origin: Origin,
+    selection: Selection,
+    *,
+    tombstones: frozenset[Key] = NO_KEYS,
+) -> PreparedRun:
+    """The rest of `prepare`, for rows of `check_requests`."""
+    manifest, requests, rules = checked.manifest, checked.requests, checked.rules
     check_scorers(config.quality)
     prices_of(config.cluster)
     check_marks(config.provenance, {(request.params.width, request.params.height) for request in requests})
     model = check_model(config)  # hashes weights that are new here, so bad rows are reported first
-    naming = find_naming(model, readings)
-    photos = hash_photos((request.photo_uri for request in requests), config.inputs)
+    naming = find_naming(model, checked.readings)
+    photos = hash_photos((uri for request in requests for uri in request.photo_uris), config.inputs)
     outages = find_outages(photos)
     unreachable, unreadable = _reject_unread(requests, photos, outages)
     clips, with_tombstone = reject_revoked_photos(name_clips(requests, naming, photos), tombstones)
@@ -116,8 +162,8 @@ def prepare_rows(
     duplicates = find_duplicates(keys_of_clips(clips))
     if duplicates and not selection.allow_duplicates:
         raise ConfigError(describe_problems(duplicates))
-    invalid = reject_invalid(problems, manifest, config.defaults, origin.folder)
-    rejections = [*invalid, *unconsented, *unreadable, *with_tombstone, *listed]
+    invalid = reject_invalid(checked.problems, manifest, config.defaults, origin.folder)
+    rejections = [*invalid, *checked.unconsented, *unreadable, *with_tombstone, *listed]
     tombstoned = matching_rows(manifest, tombstones) | {each.row for each in with_tombstone}
     return PreparedRun(
         manifest=blank_rows(manifest, tombstoned),
@@ -173,24 +219,31 @@ def describe_rejections(rejections: list[Rejection], who_lists_all: str) -> str:
 
 
 def name_clips(requests: Iterable[ClipRequest], naming: Naming, photos: Mapping[str, Photo]) -> list[ClipSpec]:
-    """The clips of the requests whose photos could be read. `photos` come from `hash_photos`."""
-    return [
-        identify(request, photo_sha256=photo, naming=naming)
-        for request in requests
-        if isinstance(photo := photos[request.photo_uri], str)
-    ]
+    """The clips of the requests whose photos could all be read. `photos` come from `hash_photos`."""
+    clips = []
+    for request in requests:
+        hashes = [photo for uri in request.photo_uris if isinstance(photo := photos[uri], str)]
+        if len(hashes) == len(request.photo_uris):
+            clips.append(identify(request, photo_sha256s=hashes, naming=naming))
+    return clips
+
+
+def _with_copies(request: ClipRequest, copies: Mapping[str, str]) -> ClipRequest:
+    return replace(request, photo_copies=tuple(copies.get(uri, uri) for uri in request.subject_uris))
 
 
 def _reject_unread(
     requests: Iterable[ClipRequest], photos: Mapping[str, Photo], outages: Mapping[str, str]
 ) -> tuple[list[Rejection], list[Rejection]]:
-    """The rows whose photos could not be read: first those of hosts that are down, then the others."""
+    """The rows with photos that could not be read: first those that wait only for hosts that are down, then the others."""
     unreachable, unreadable = list[Rejection](), list[Rejection]()
     for request in requests:
-        photo = photos[request.photo_uri]
-        if isinstance(photo, PhotoProblem):
-            is_outage = photo.is_transient and host_of(request.photo_uri) in outages
-            error = f"subject_uri={photo.error}"  # which begins with the URI
-            rejection = Rejection(row=request.row, error_type=photo.error_type, error=error, inputs=request.inputs)
-            (unreachable if is_outage else unreadable).append(rejection)
+        problems = {uri: photo for uri in request.photo_uris if isinstance(photo := photos[uri], PhotoProblem)}
+        down = [problem for uri, problem in problems.items() if problem.is_transient and host_of(uri) in outages]
+        others = [problem for problem in problems.values() if problem not in down]
+        if problems:
+            worst = [*others, *down][0]
+            error = f"{request.photo_column}={worst.error}"  # which begins with the URI
+            rejection = Rejection(row=request.row, error_type=worst.error_type, error=error, inputs=request.inputs)
+            (unreadable if others else unreachable).append(rejection)
     return unreachable, unreadable

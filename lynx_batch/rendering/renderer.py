@@ -36,7 +36,7 @@ from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.ledger.remains import take_back
 from lynx_batch.ledger.tombstones import refuse_revoked
 from lynx_batch.outage import retry_while_unavailable
-from lynx_batch.planning.revocation import Covered, keys_of
+from lynx_batch.planning.revocation import Covered, keys_of, keys_of_photos
 from lynx_batch.rendering.attempt import Attempt
 from lynx_batch.rendering.gate import Gate
 from lynx_batch.rendering.marking import load_marker
@@ -46,7 +46,7 @@ from lynx_batch.rendering.tasks import Failed, FramesReady, Judged, Rendered, Re
 from lynx_batch.stages import Span, Stage
 from lynx_model.engine import parallel
 from lynx_model.faces.photo import read_photo
-from lynx_model.faces.reader import FaceReader
+from lynx_model.faces.reader import FaceReader, NamedPicture
 from lynx_model.pipeline import LynxPipeline, PreparedClip
 from lynx_model.sampler import OnStep, Paused, SamplerState
 from lynx_model.spec import Subject
@@ -273,7 +273,7 @@ class Renderer:
         first.
         """
         request, output = clip.request, self._settings.output
-        photos = [key for portrait in clip.portraits for key in keys_of(None, None, portrait.sha256)]
+        photos = keys_of_photos(portrait.sha256 for portrait in clip.person)
         try:
             refuse_revoked(output, [*keys_of(request.subject_id, request.consent_ref), *photos])
         except ConsentRevoked:
@@ -283,11 +283,18 @@ class Renderer:
             raise
 
     def _subject(self, clip: ClipSpec) -> Subject:
-        (portrait,) = clip.portraits
         with self._reading:
-            return self._read_subject(portrait)
+            return self._read_subject(clip.person)
 
-    def _read_subject_once(self, portrait: Portrait) -> Subject:
+    def _read_subject_once(self, person: tuple[Portrait, ...]) -> Subject:
+        subject = self._pipe.read_person(map(self._read_picture, person), person[0].face_index)
+        if subject.turned_degrees and self._rank == 0:
+            hashes = ", ".join(portrait.sha256 for portrait in person)
+            log.info("face_turned", photo_sha256=hashes, degrees=subject.turned_degrees)
+        return subject
+
+    def _read_picture(self, portrait: Portrait) -> NamedPicture:
+        name = f"subject_uri {storage.redact(portrait.subject_uri)}"
         try:
             content = retry_while_unavailable(lambda: read_photo_file(portrait.uri, self._settings.inputs))
         except StoreUnready:
@@ -295,16 +302,11 @@ class Renderer:
         except StoreRefused as error:
             raise PhotoRefused(str(error)) from error
         if hashlib.sha256(content).hexdigest() != portrait.sha256:
-            raise PhotoChanged(
-                f"subject_uri {storage.redact(portrait.uri)}: the photo changed since the run was planned"
-            )
+            raise PhotoChanged(f"{name}: the photo changed since the run was planned")
         picture = read_photo(content, is_parity=self._settings.faces.parity)
         if self._gate is not None:
-            self._gate.check_photo(picture, f"subject_uri {storage.redact(portrait.uri)}")
-        subject = self._pipe.read_subject(picture, portrait.face_index)
-        if subject.turned_degrees and self._rank == 0:
-            log.info("face_turned", photo_sha256=portrait.sha256, degrees=subject.turned_degrees)
-        return subject
+            self._gate.check_photo(picture, name)
+        return name, picture
 
 
 def _answer(settled: CommitRecord | Judged, spans: tuple[Span, ...]) -> Rendered | Judged:

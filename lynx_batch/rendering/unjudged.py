@@ -28,7 +28,7 @@ from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.judgements import Judgement, record_judgement
-from lynx_batch.ledger.metadata import Outcome, read_metadata
+from lynx_batch.ledger.metadata import PHOTO_COLUMNS, Outcome, photos_in, read_metadata
 from lynx_batch.ledger.order import RunOrder
 from lynx_batch.ledger.runs import read_runs
 from lynx_batch.output import RUN_FILE, run_file_uri
@@ -38,7 +38,7 @@ from lynx_batch.yaml_text import read_yaml
 from lynx_model.checkpoints.published import PUBLISHED_IDENTITY_ENCODER
 from lynx_model.faces.identity import OWN_RECOGNISER
 from lynx_model.faces.photo import read_photo
-from lynx_model.faces.reader import FaceReader
+from lynx_model.faces.reader import FaceReader, NamedPicture
 from lynx_model.scoring.judge import ClipJudge
 from lynx_model.spec import RenderParams
 
@@ -46,7 +46,7 @@ MAX_WORKERS = 8
 """Each holds the frames of one clip: some hundred MB at 81 frames of 832x480."""
 
 PARAMETERS = tuple(field.name for field in fields(RenderParams))
-COLUMNS = ["run", "row", "clip_id", "subject_uri", "photo_sha256", "face_index", *PARAMETERS]
+COLUMNS = ["run", "row", "clip_id", *PHOTO_COLUMNS, "face_index", *PARAMETERS]
 
 Row = Mapping[str, Any]
 
@@ -64,6 +64,15 @@ class Unjudged:
     def params(self) -> RenderParams:
         wanted = {name: self.row[name] for name in PARAMETERS if self.row[name] is not None}
         return RenderParams(**wanted | {"seed": self.commit.seed})
+
+    def pictures(self) -> Iterator[NamedPicture]:
+        """Each photo of the person, in the order in which it was rendered from. Raises PhotoChanged if one has other bytes now."""
+        uris = {sha256: str(uri) for uri, sha256 in photos_in(self.row)}
+        for sha256, uri in sorted(uris.items()):
+            name, photo = f"subject_uri {storage.redact(uri)}", read_photo_file(uri, self.inputs)
+            if hashlib.sha256(photo).hexdigest() != sha256:
+                raise PhotoChanged(f"{name}: the photo changed since")
+            yield name, read_photo(photo, is_parity=self.faces.parity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +182,7 @@ class _Scorers:
         video = storage.read_bytes(uri)
         if hashlib.sha256(video).hexdigest() != commit.sha256:
             raise NotJudged(f"{storage.redact(uri)}: must have the committed bytes; `lynx-batch verify` says more")
-        photo = read_photo_file(row["subject_uri"], clip.inputs)
-        if hashlib.sha256(photo).hexdigest() != row["photo_sha256"]:
-            raise PhotoChanged(f"subject_uri {storage.redact(row['subject_uri'])}: the photo changed since")
-        subject = self.reader.read(read_photo(photo, is_parity=clip.faces.parity), row["face_index"])
+        subject = self.reader.read_person(clip.pictures(), row["face_index"])
         subject = replace(subject, encoder=self.conditioned_on)
         scores = measure(self.judge_clip, video, subject, clip.params, self.quality)
         return Judgement(

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lynx_batch.ledger.history import CHECKED_EACH_RUN, GIVEN_UP
-from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome
-from lynx_batch.planning.revocation import Key, explain_revoked, keys_of
+from lynx_batch.ledger.metadata import PHOTO_COLUMNS, SCORE_COLUMNS, Outcome, photos_in
+from lynx_batch.planning.revocation import Key, explain_revoked, keys_of, keys_of_photos
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
 from lynx_batch.report.varied import value_of
 from lynx_batch.stages import CLIP_STAGES
@@ -17,7 +17,7 @@ from lynx_batch.stages import CLIP_STAGES
 MARKS = "marks"
 COLUMNS = (
     *("row", "clip_id", "edition", "outcome", "rendered_by_run", "attempts", "error_type", "error"),
-    *("subject_uri", "subject_id", "clip_name", "photo_sha256", "consent_ref", "consent_expires_at", "tags", "prompt"),
+    *(*PHOTO_COLUMNS, "subject_id", "clip_name", "consent_ref", "consent_expires_at", "tags", "prompt"),
     *("width", "height", "num_frames", "fps", "seed", "clip_uri", "poster_uri", "num_bytes", "group_size", "device"),
     *("try_number", *SCORE_COLUMNS, *(stage.column for stage in CLIP_STAGES)),
     MARKS,
@@ -29,7 +29,8 @@ COLUMNS = (
 class ReportRow:
     """What the report says about a row. Texts are empty, and numbers None, where nothing is known.
 
-    `name` is never empty. `subject` is the row's own name for the person, or else the photo's file name. `clip_uri` and `poster_uri`
+    `name` is never empty. `subject` is the row's own name for the person, or else the photo's file name. Of several photos, the row
+    shows the first. `clip_uri` and `poster_uri`
     are relative to the output location; `photo` is relative to the report's folder. `scores` has only scores that exist. `marks` says of
     each mark whether the video carries it.
     `varied` has the row's value of each axis (see `varied.py`).
@@ -120,9 +121,11 @@ def read_row(
     force. A row of which something is in `revoked` has no files any more. `axes` are from `find_axes`.
     """
     expires_at = cells["consent_expires_at"]
-    photo_uri = cells["subject_uri"] or ""
+    photos = photos_in(cells)
+    photo_uri, photo_sha256 = photos[0]
     texts: dict[str, Any] = {name: cells[name] or "" for name in _TEXTS}
-    keys = keys_of(cells["subject_id"], cells["consent_ref"], cells["photo_sha256"])
+    keys = keys_of(cells["subject_id"], cells["consent_ref"])
+    keys += keys_of_photos(sha256 for _, sha256 in photos if sha256 is not None)
     if is_revoked := explain_revoked(keys, revoked) is not None:
         texts |= {"clip_uri": "", "poster_uri": ""}
     is_rendered = cells["outcome"] == Outcome.RENDERED
@@ -130,8 +133,9 @@ def read_row(
         row=cells["row"],
         name=cells["clip_name"] or _short(cells["clip_id"]) or f"row {cells['row']}",
         outcome=Outcome(cells["outcome"]),
-        subject=cells["subject_id"] or PurePosixPath(photo_uri).name,
-        photo_uri=photo_uri,
+        subject=cells["subject_id"] or PurePosixPath(photo_uri or "").name,
+        photo_uri=photo_uri or "",
+        photo_sha256=photo_sha256 or "",
         is_rendered_here=is_rendered and cells["rendered_by_run"] == run_id,
         is_revoked=is_revoked,
         is_consent_over=expires_at is not None and expires_at <= now,
@@ -151,7 +155,7 @@ def read_row(
     )
 
 
-_TEXTS = ("clip_id", "prompt", "error_type", "error", "photo_sha256", "clip_uri", "poster_uri", "device")
+_TEXTS = ("clip_id", "prompt", "error_type", "error", "clip_uri", "poster_uri", "device")
 _NUMBERS = ("width", "height", "num_frames", "fps", "seed", "num_bytes", "try_number", "group_size")
 
 

@@ -227,7 +227,7 @@ def test_unsafe_pixels_are_never_uploaded_and_end_the_clip(gated: Gated) -> None
 
 def test_an_unsafe_photo_ends_its_row_before_anything_is_rendered(gated: Gated) -> None:
     judge = gated.start().renderer._gate._judge
-    shown = f"subject_uri {gated.clip.request.subject_uri}: "
+    shown = f"subject_uri {gated.clip.request.subject_uris[0]}: "
     for score, expected in (
         (0.8, ("UnsafePhoto", "the photo has unsafe=0.80: must be below 0.8 (quality.safety.max_score)", Fault.INPUT)),
         (float("nan"), ("NotJudged", "not judged: no unsafe", Fault.CLIP)),

@@ -1,15 +1,19 @@
 """`lynx-batch one`: a photo and a prompt become a file, without a cluster."""
 
 import io
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import c2pa
 import pytest
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from lynx_batch.cli import app
 from lynx_batch.delivery.video import read_tags
-from tests.builders import COLLINS, row
+from tests.builders import COLLINS, HOPPER, row
 from tests.jobs import Job, decode
 
 SMALL = ["--set", "defaults.num_inference_steps=2"]
@@ -39,6 +43,40 @@ def test_a_single_clip_is_marked_like_those_of_a_run(run_file: Path, tmp_path: P
     assert '"ContentProducer":"Example"' in read_tags(out.read_bytes())["AIGC"]
     with c2pa.Reader("video/mp4", io.BytesIO(out.read_bytes())) as reader:
         assert reader.get_validation_state() == "Valid"
+
+
+def test_more_photos_and_a_seed_change_the_clip(run_file: Path, tmp_path: Path) -> None:
+    ImageOps.mirror(Image.open(COLLINS)).save(tmp_path / "mirrored.png")
+    command = ["one", str(COLLINS), "A person waves.", "--run", str(run_file), *SMALL]
+    clips = []
+    for options in (["--seed", "7"], ["--seed", "8"], ["--seed", "7", "--photo", str(tmp_path / "mirrored.png")]):
+        out = tmp_path / f"{len(clips)}.mp4"
+        result = CliRunner().invoke(app, [*command, "--out", str(out), *options])
+        assert result.exit_code == 0, result.output
+        assert f"seed {options[1]}" in result.stdout
+        clips.append(decode(out).astype(int))
+    assert all(abs(clips[0] - clip).mean() > 0.1 for clip in clips[1:])
+
+
+def test_a_bad_photo_or_prompt_is_told_before_torch_is_loaded(run_file: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (200, 200), "grey").save(tmp_path / "grey.png")
+    options = ["--run", str(run_file), "--set", "model.adapters=nowhere", "--out", str(tmp_path / "clip.mp4")]
+    commands = {
+        "grey.png: NoFaceFound: photo: must show a face; 0 found": [str(tmp_path / "grey.png"), "Hi."],
+        "DifferentPeople: must show the same person": [str(COLLINS), "Hi.", "--photo", str(HOPPER)],
+        "the model reads at most 512": [str(COLLINS), "wave " * 600],
+    }
+    script = (
+        "import sys, json\n"
+        "from lynx_batch.cli import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    try: app(command)\n"
+        "    except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
+    )
+    argument = json.dumps([["one", *command, *options] for command in commands.values()])
+    done = subprocess.run([sys.executable, "-c", script, argument], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n" * 3
+    assert [fault for fault in commands if fault not in done.stderr] == []
 
 
 def test_the_prompt_may_be_a_text_file(run_file: Path, tmp_path: Path) -> None:

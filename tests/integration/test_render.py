@@ -1,6 +1,7 @@
 """`lynx-batch render` as its user runs it: a process of its own, a real local Ray, real photos, MP4s that are decoded."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageOps
 
 from tests import crashes
-from tests.builders import COLLINS, HOPPER, row
+from tests.builders import COLLINS, HOPPER, row, several_photos
 from tests.jobs import DEADLINE_S, Job, decode, invoke, wait_until, workers_of
 from tests.web import can_connect, free_port, serve
 
@@ -94,13 +96,16 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     (tmp_path / "broken.jpg").write_bytes(COLLINS.read_bytes()[:2000])
     plain = np.full((200, 200, 3), 128, np.uint8)
     av.VideoFrame.from_ndarray(plain, format="rgb24").to_image().save(tmp_path / "faceless.png")
+    ImageOps.mirror(Image.open(HOPPER)).save(tmp_path / "mirrored.png")
     yesterday = datetime.now(UTC) - timedelta(days=1)
     rows = [
         row(tmp_path / "missing.jpg"),
         row(tmp_path / "broken.jpg"),
         row(tmp_path / "faceless.png"),
         row(consent_expires_at=yesterday),
+        several_photos(COLLINS, HOPPER),
         row(HOPPER, consent_expires_at=yesterday + timedelta(days=30)),
+        several_photos(HOPPER, tmp_path / "mirrored.png"),
     ]
     job = make_job(rows)
 
@@ -108,18 +113,22 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
 
     assert result.exit_code == 3, result.stderr
     outcomes = job.metadata()
-    assert [r["outcome"] for r in outcomes] == ["rejected"] * 4 + ["rendered"]
+    assert [r["outcome"] for r in outcomes] == ["rejected"] * 5 + ["rendered"] * 2
     assert [r["error_type"] for r in outcomes] == [
         "MissingObject",
         "UnreadableImage",
         "NoFaceFound",
         "ConsentExpired",
+        "DifferentPeople",
+        None,
         None,
     ]
-    assert "2 clips will be tried again" in job.run(command="retry").stdout
+    assert re.match(rf"subject_uri ({COLLINS}|{HOPPER}): must show the same person", outcomes[4]["error"])
+    assert outcomes[6]["subject_uris"] == [str(HOPPER), str(tmp_path / "mirrored.png")]
+    assert "3 clips will be tried again" in job.run(command="retry").stdout
     retried = job.run()
-    assert "2 to render" in retried.stdout
-    assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 4 + ["rendered"]
+    assert "3 to render" in retried.stdout
+    assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 5 + ["rendered"] * 2
 
 
 @pytest.mark.slow

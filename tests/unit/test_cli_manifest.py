@@ -269,14 +269,18 @@ def test_revoked_rows_are_told_with_a_run_file(tmp_path: Path, face_pack: Path) 
 
 
 def test_photos_are_searched_for_faces_if_asked(tmp_path: Path, face_pack: Path) -> None:
-    write({"subject_uri": str(HOPPER)}, {"subject_uri": "none.jpg"})
+    several = {"subject_uri": None, "subject_uris": [str(HOPPER), str(COLLINS)]}
+    write({"subject_uri": str(HOPPER)}, {"subject_uri": "none.jpg"}, several)
     text = f"manifest: m\noutput: o\nmodel: {{base: b, adapters: a}}\nfaces: {{pack: {face_pack}}}\n{LENIENT}"
     Path("run.yaml").write_text(text, encoding="utf-8")
     result = run("check", "m.parquet", "--run", "run.yaml", "--photos", "--problems", "problems.jsonl")
     assert result.exit_code == 2
-    (problem,) = map(json.loads, Path("problems.jsonl").read_text().splitlines())
+    problem, stranger = map(json.loads, Path("problems.jsonl").read_text().splitlines())
     assert (problem["row"], problem["value"]) == (1, str(tmp_path / "none.jpg"))
     assert problem["rule"].startswith("MissingObject: ")
+    assert (stranger["row"], stranger["column"]) == (2, "subject_uris")
+    assert stranger["value"] in (str(HOPPER), str(COLLINS))
+    assert stranger["rule"].startswith("DifferentPeople: ")
 
 
 def test_a_face_that_lies_turned_is_a_note_and_no_problem(face_pack: Path) -> None:

@@ -11,7 +11,7 @@ from lynx_batch.clip import CLIP_ID_LENGTH, ClipRequest, Naming, RenderIdentity,
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.parameters import MAX_SEED
 from lynx_model.spec import RenderParams
-from tests.builders import make_request
+from tests.builders import make_request, with_photos
 
 IDENTITY = RenderIdentity(
     base="b",
@@ -70,7 +70,7 @@ JSON = st.recursive(
 
 
 def clip_id(request: ClipRequest, photo: str = PHOTO, identity: RenderIdentity = IDENTITY) -> str:
-    return identify(request, photo_sha256=photo, naming=naming(identity)).clip_id
+    return identify(request, photo_sha256s=[photo], naming=naming(identity)).clip_id
 
 
 @given(PARAMS, PARAMS)
@@ -92,7 +92,7 @@ def test_texts_are_named_by_what_the_model_reads_of_them() -> None:
     requests = [make_request(RenderParams(prompt=prompt)) for prompt in ("a cafe\u0301", "a caf\u00e9 ", "another")]
     texts = {requests[0].params.prompt: "1", requests[1].params.prompt: "1", "another": "2"}
     texts[requests[0].params.negative_prompt] = "3"
-    names = [identify(r, photo_sha256=PHOTO, naming=naming(texts=texts)).clip_id for r in requests]
+    names = [identify(r, photo_sha256s=[PHOTO], naming=naming(texts=texts)).clip_id for r in requests]
     assert names[0] == names[1] != names[2]
 
 
@@ -101,7 +101,7 @@ def test_requests_that_are_rendered_alike_get_the_same_derived_seed(params: Rend
     plain = replace(params, guidance_scale=1.0, negative_prompt="", ip_blocks=None, flow_shift=None)
     other = replace(plain, guidance_scale=0.5, negative_prompt="x", ip_blocks="0-39", flow_shift=3.0, seed=seed)
     clips = [
-        identify(make_request(p, is_seed_given=False), photo_sha256=PHOTO, naming=naming()) for p in (plain, other)
+        identify(make_request(p, is_seed_given=False), photo_sha256s=[PHOTO], naming=naming()) for p in (plain, other)
     ]
     assert clips[0].params.seed == clips[1].params.seed
     assert clips[0].clip_id == clips[1].clip_id
@@ -147,7 +147,7 @@ def test_a_whole_number_names_the_same_clip_with_and_without_a_point() -> None:
 @given(PARAMS, st.integers(0, MAX_SEED))
 def test_without_a_seed_the_clip_gets_the_one_that_the_rest_of_it_decides(params: RenderParams, other: int) -> None:
     clips = [
-        identify(make_request(replace(params, seed=seed), is_seed_given=False), photo_sha256=PHOTO, naming=naming())
+        identify(make_request(replace(params, seed=seed), is_seed_given=False), photo_sha256s=[PHOTO], naming=naming())
         for seed in (params.seed, other)
     ]
     assert clips[0] == clips[1]
@@ -157,7 +157,7 @@ def test_without_a_seed_the_clip_gets_the_one_that_the_rest_of_it_decides(params
 
 def test_without_seeds_different_clips_get_different_seeds() -> None:
     requests = [make_request(RenderParams(prompt=f"waves {n} times"), is_seed_given=False) for n in range(100)]
-    seeds = {identify(r, photo_sha256=PHOTO, naming=naming()).params.seed for r in requests}
+    seeds = {identify(r, photo_sha256s=[PHOTO], naming=naming()).params.seed for r in requests}
     assert len(seeds) == 100
 
 
@@ -194,3 +194,27 @@ def test_a_rule_is_told_for_one_field_alone() -> None:
 def test_every_default_obeys_its_rule() -> None:
     for name, value in asdict(RenderParams(prompt="waves")).items():
         assert broken_rule(name, value) is None
+
+
+def test_several_photos_make_one_person_in_any_order_and_each_counts_once() -> None:
+    params = RenderParams(prompt="a person waves", seed=7)
+
+    def name(*sha256s: str) -> str:
+        request = with_photos(make_request(params), *(f"/{place}.jpg" for place in range(len(sha256s))))
+        return identify(request, photo_sha256s=sha256s, naming=naming()).clip_id
+
+    first, second = "1" * 64, "2" * 64
+    assert name(first, first) == name(first) == clip_id(make_request(params), first)
+    assert name(first, second) == name(second, first) == name(second, first, second)
+    assert len({name(first), name(second), name(first, second), name(first, second, "3" * 64)}) == 4
+    assert name(first, second) == "3267f48ffef1fc6b7ca078ac4799b427"
+
+
+def test_the_person_of_a_clip_is_the_same_for_all_rows_that_show_them() -> None:
+    request = with_photos(make_request(RenderParams(prompt="a person waves")), "/b.jpg", "/a.jpg", "/copy.jpg")
+    clip = identify(request, photo_sha256s=["2" * 64, "1" * 64, "2" * 64], naming=naming())
+    assert [portrait.subject_uri for portrait in clip.portraits] == ["/b.jpg", "/a.jpg", "/copy.jpg"]
+    assert [(portrait.subject_uri, portrait.sha256[0]) for portrait in clip.person] == [
+        ("/a.jpg", "1"),
+        ("/b.jpg", "2"),
+    ]

@@ -204,6 +204,7 @@ def test_a_row_that_lost_its_consent_together_with_its_prompt_gives_no_older_cli
         (ask(seed=2, is_seed_given=False), True),
         (ask(subject_uri=f"{PHOTO}?signature=2"), True),
         (ask(subject_uri="https://host/bob.jpg"), False),
+        (ask(subject_uris=[PHOTO, "https://host/bob.jpg"]), False),
         (ask(face_index=0), False),
         (ask(prompt="Hi."), False),
     ],
@@ -310,6 +311,17 @@ def test_links_that_differ_in_their_query_alone_are_told_apart_by_their_photos(p
     place.run("run-1", [row(0), row(1)])
     place.run("run-2", [row(1)])
     assert place.names("{clip_id}") == {"bb22": "bb22"}
+
+
+def test_a_row_with_several_photos_asks_for_its_clip_in_any_order_of_them(place: Place) -> None:
+    photos = [PHOTO, "https://host/ada-2.jpg"]
+    made = [rendered("aa11", subject_uris=photos), rendered("bb22", 1, prompt="Hi.")]
+    place.run("run-1", made, is_whole=False)
+    place.run("run-2", [rejected("ConsentExpired", ask(subject_uris=photos[::-1]))], is_whole=False)
+    assert {*place.withheld()} == {"aa11"}
+    place.run("run-3", [made[1]], took=[ask(subject_uris=photos[::-1]), ask(1, prompt="Hi.")])
+    assert {*place.withheld()} == {"aa11"}
+    assert "consent" in place.withheld()["aa11"].lower(), "not that its manifest no longer had it"
 
 
 # Commits and videos that are not there

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lynx_model.errors import FaceTooSmall, MissingFile, NoFaceFound, SeveralFaces, WeightsMismatch
+from lynx_model.errors import DifferentPeople, FaceTooSmall, MissingFile, NoFaceFound, SeveralFaces, WeightsMismatch
 from lynx_model.faces.arcface import ArcFaceIRSE50
 from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace
 from lynx_model.faces.photo import read_photo
@@ -170,6 +170,17 @@ def test_arcface_is_taken_from_the_models_folder_or_a_file(
     reader = FaceReader.load(str(face_pack), "arcface" if by_name else str(arcface_file))
     subject = reader.read(collins)
     assert subject.encoder == reader.encoder == "arcface-ir-se50"
+
+
+def test_photos_are_compared_by_the_packs_own_recogniser_whatever_the_encoder(
+    reader: FaceReader, face_pack: Path, collins: np.ndarray, hopper: np.ndarray, arcface_file: Path
+) -> None:
+    other = FaceReader.load(str(face_pack), str(arcface_file))
+    mirrored = np.ascontiguousarray(collins[:, ::-1])
+    assert other.read_person([("a", collins), ("b", mirrored)]).encoder == "arcface-ir-se50"
+    likeness = cosine(reader.read(collins), reader.read(hopper))
+    with pytest.raises(DifferentPeople, match=f"the likeness is {likeness:.2f},"):
+        other.read_person([("a", collins), ("b", hopper)])
 
 
 def test_a_pack_is_loaded_by_name_and_without_the_network(

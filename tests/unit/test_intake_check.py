@@ -75,14 +75,14 @@ def test_a_request_keeps_what_its_row_says_of_the_clip() -> None:
             "tags": [("campaign", "x")],
         }
     )
-    assert (request.row, request.subject_uri) == (10, "/photos/a.jpg")
+    assert (request.row, request.subject_uris) == (10, ("/photos/a.jpg",))
     assert (request.clip_name, request.subject_id, request.face_index, request.priority) == ("ada-1", "ada", 0, -3)
     assert (request.consent_ref, request.consent_expires_at, request.tags) == ("c1", expires_at, {"campaign": "x"})
 
 
 @pytest.mark.parametrize("uri", ["/x/a.jpg", "s3://bucket/a.jpg", "https://host/a.jpg?sig=1"])
 def test_an_absolute_photo_stays_where_it_is(uri: str) -> None:
-    assert request_of({"subject_uri": uri}).subject_uri == uri
+    assert request_of({"subject_uri": uri}).subject_uris == (uri,)
 
 
 def test_all_problems_of_all_rows_are_told_at_once() -> None:
@@ -227,7 +227,7 @@ def test_copies_of_a_photo_ask_for_the_same_clip() -> None:
     requests, _ = check(*({"subject_uri": uri} for uri in uris))
     assert find_duplicates(keys_of_requests(requests)) == []
     contents = ["0" * 64, "0" * 64, "1" * 64]
-    photos = {request.subject_uri: content for request, content in zip(requests, contents, strict=False)}
+    photos = {request.subject_uris[0]: content for request, content in zip(requests, contents, strict=False)}
     clips = [make_clip(content, r, photo_sha256=content) for r, content in zip(requests, contents, strict=False)]
     for keys in (keys_of_requests(requests, photos), keys_of_clips(clips)):
         (problem,) = find_duplicates(keys)
@@ -272,7 +272,7 @@ def test_a_bad_row_is_rejected_with_all_that_it_holds() -> None:
     assert "; tags=" in first.error
     told = [first.inputs[name] for name in ("subject_uri", "prompt", "width", "height", "seed", "tags")]
     assert told == ["/photos/a.jpg", "一个人微笑", 1, 320, 7, [("team", None)]]
-    assert (second.row, second.error) == (6, "subject_uri=None: must not be null")
+    assert (second.row, second.error) == (6, "subject_uri=None: must not be null, unless subject_uris names the photos")
     assert (second.inputs["prompt"], second.inputs["subject_id"], second.inputs["seed"]) == ("Hi.", "ada", None)
 
 

@@ -1,5 +1,6 @@
 """`check --photos`: every photo is searched for the face that its rows mean, with the real detector in real processes."""
 
+from collections.abc import Set
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ def write_group(file: Path) -> str:
     return str(file)
 
 
-def findings_of(wanted: list[Any], face_pack: Path, num_processes: int) -> dict[PhotoFace, Finding]:
-    reports = check_faces(wanted, FacesConfig(pack=str(face_pack)), InputsConfig(), num_processes)
+def findings_of(
+    wanted: list[Any], face_pack: Path, num_processes: int, compared: Set[str] = frozenset()
+) -> dict[PhotoFace, Finding]:
+    faces = FacesConfig(pack=str(face_pack))
+    reports = check_faces(wanted, faces, InputsConfig(), num_processes, compared=compared)
     return {report.face: report.finding for report in reports}
 
 
@@ -48,8 +52,10 @@ def test_each_face_that_cannot_be_used_has_its_reason(tmp_path: Path, face_pack:
     Image.open(HOPPER).transpose(Image.Transpose.ROTATE_90).save(turned)
     wanted = [(COLLINS, None), (HOPPER, 0), (group, None), (group, 1), (group, 2), (blank, None)]
     wanted += [(broken, None), (missing, None), (COLLINS, None), (turned, None)]
-    findings = findings_of(wanted, face_pack, 2)
+    findings = findings_of(wanted, face_pack, 2, compared={COLLINS})
     problems = problems_of(findings)
+    embedded = {face for face, seen in findings.items() if isinstance(seen, SeenFace) and seen.embedding is not None}
+    assert embedded == {(COLLINS, None)}
     assert {face: seen.turned_degrees for face, seen in findings.items() if isinstance(seen, SeenFace)} == {
         (COLLINS, None): 0,
         (HOPPER, 0): 0,

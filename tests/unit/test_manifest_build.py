@@ -148,8 +148,8 @@ def test_photos_of_a_built_manifest_are_found_from_where_it_was_written(
     uri = str(tmp_path / out)
     requests, _ = check_rows(read_manifest(uri), DefaultsConfig(), InputsConfig(), folder_of(uri))
     for request in requests:
-        assert os.path.isabs(request.subject_uri)
-        assert Path(request.subject_uri).read_bytes() == b"x"
+        assert os.path.isabs(request.subject_uris[0])
+        assert Path(request.subject_uris[0]).read_bytes() == b"x"
 
 
 def test_photos_of_a_manifest_in_a_bucket_are_absolute() -> None:

@@ -17,7 +17,7 @@ from lynx_batch.preparation.origin import read_origin
 from lynx_batch.preparation.package import MAX_PACKAGE_BYTES, Package, pack, refuse_private_paths
 from lynx_batch.preparation.prepare import PreparedRun, prepare
 from lynx_batch.preparation.selection import Selection
-from tests.builders import COLLINS, HOPPER, NOW, SUBJECTS, row, tiny_run, write_manifest
+from tests.builders import COLLINS, HOPPER, NOW, SUBJECTS, row, several_photos, tiny_run, write_manifest
 from tests.certificates import key_pem, make_chain, make_key
 from tests.models import MODEL
 from tests.stores import refusing_store
@@ -67,8 +67,21 @@ def test_a_manifest_and_its_photos_ask_for_the_same_clips_from_the_package(
     assert packed_config(package).cluster.address == "auto"
     before, after = prepare(config, Selection(), datetime.now(UTC)), prepared_there(package, Selection())
     assert [clip.clip_id for clip in after.clips] == [clip.clip_id for clip in before.clips]
-    assert all(Path(clip.request.photo_uri).is_relative_to(folder) for clip in after.clips)
+    assert all(Path(clip.request.photo_uris[0]).is_relative_to(folder) for clip in after.clips)
     assert len(list((folder / "photos").iterdir())) == 2, "a photo travels once"
+
+
+def test_all_photos_of_a_person_travel(home: Path, folder: Path, face_pack: Path) -> None:
+    photos = ["photos/eileen-collins.jpg", str(HOPPER)]
+    config = run_config(home, face_pack, [several_photos(*photos)])
+
+    package = pack(config, Selection(), folder)
+
+    (before,) = prepare(config, Selection(), datetime.now(UTC)).clips
+    (after,) = prepared_there(package, Selection()).clips
+    assert (after.clip_id, after.request.inputs) == (before.clip_id, before.request.inputs)
+    assert [portrait.subject_uri for portrait in after.portraits] == [str(home / photos[0]), photos[1]]
+    assert all(Path(portrait.uri).is_relative_to(folder) for portrait in after.portraits)
 
 
 def test_rows_keep_their_numbers_and_only_photos_that_are_used_travel(

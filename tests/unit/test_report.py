@@ -400,7 +400,7 @@ def test_a_photo_that_changed_is_gone_or_lost_its_consent_is_not_shown(tmp_path:
     ended_consent = wanted("bb22", 1, HOPPER, consent_expires_at=datetime.now(UTC) - timedelta(seconds=1))
     rows = [rendered(output, wanted("aa11", 0, changed)), rendered(output, ended_consent)]
     gone = wanted("cc33", 2, changed)
-    gone = replace(gone, request=replace(gone.request, subject_uri=str(tmp_path / "gone.jpg")))
+    gone = replace(gone, request=replace(gone.request, subject_uris=(str(tmp_path / "gone.jpg"),)))
     rows.append(rendered(output, replace(gone, portraits=(replace(gone.portraits[0], sha256="5" * 64),))))
     finish(output, rows)
     changed.write_bytes(HOPPER.read_bytes())
