@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice, repeat, zip_longest
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 from lynx_batch.errors import ConfigError
 
@@ -25,7 +24,7 @@ DAMAGE = (
     *(
         zipfile.BadZipFile,
         zlib.error,
-        ParseError,
+        SyntaxError,  # of XML
         OSError,
         EOFError,
         ValueError,

@@ -213,6 +213,16 @@ def test_a_sheet_that_claims_billions_of_cells_is_read_by_what_it_has(
         read(tmp_path, low, "people.xlsx")
 
 
+def test_entities_that_multiply_are_not_expanded(tmp_path: Path) -> None:
+    laughs = "".join(f'<!ENTITY l{n + 1} "{f"&l{n};" * 10}">' for n in range(9))
+    content = save(("Leute", [["a"], ["1"]]))
+    name, start = "xl/worksheets/sheet1.xml", b"<worksheet "
+    bomb = rewrite(content, name, start, f'<!DOCTYPE x [<!ENTITY l0 "ha">{laughs}]>'.encode() + start)
+    bomb = rewrite(bomb, name, b"<t>1</t>", b"<t>&l9;</t>")
+    with pytest.raises(ConfigError, match=r"people\.xlsx: must be an \.xlsx workbook, but is damaged"):
+        read(tmp_path, bomb, "people.xlsx")
+
+
 def rewrite(content: bytes, name: str, old: bytes, new: bytes) -> bytes:
     """A zip in which something of one file is replaced."""
     found = BytesIO()
