@@ -91,8 +91,10 @@ def sample(
     code = conclude(summary, console)
     report_after_run(chosen.config.output, summary.run_id)
     _write_sheet(chosen, summary.run_id, sheet)
-    say(f"look at them, then approve them: lynx-batch approve {place} --by NAME")
-    say(f"and render all rows: lynx-batch render {run_file} --require-approval{_where_approved(out)}")
+    say(f"look at the clips; to approve them: lynx-batch approve {place} --by NAME")
+    say(
+        f"then render all rows, with the same other options: lynx-batch render {run_file} --require-approval{_where_approved(out)}"
+    )
     raise typer.Exit(code)
 
 
@@ -113,7 +115,7 @@ def approve(
     """
     from lynx_batch.ledger import approvals
     from lynx_batch.ledger.clip_list import Decision, read_clip_list
-    from lynx_batch.planning.approval import TEMPLATE
+    from lynx_batch.planning.approval import TEMPLATE, TEXTS
     from lynx_batch.report.gather import find_run
 
     if not by.strip():
@@ -128,7 +130,7 @@ def approve(
     )
     varying = {name: values for name, values in approval.values.items() if name != TEMPLATE and len(values) > 1}
     for name, values in varying.items():
-        say(f"  {name}: {', '.join(map(str, values))}" if name != "negative_prompt" else f"  {name}: {len(values)}")
+        say(f"  {name}: {f'{len(values)} texts' if name in TEXTS else ', '.join(map(str, values))}")
 
 
 def _show_choice(chosen: "SampleRun") -> None:
@@ -137,6 +139,8 @@ def _show_choice(chosen: "SampleRun") -> None:
     found = chosen.sample
     if chosen.rejections:
         say(describe_rejections(chosen.rejections, ALL_PROBLEMS))
+    if chosen.outage:
+        say(f"left out are rows whose photos cannot be read: {chosen.outage}")
     say(f"picked {len(found.picks)} of {chosen.num_rows:,} rows, each with as many new values as possible:")
     for pick in found.picks:
         say(f"  row {pick.row}: {pick.explain()}")

@@ -21,7 +21,7 @@ from lynx_batch.preparation.selection import Selection
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRun:
     """A sample and the run that renders it: its config has an output location of its own, and `settings` are those that people approve.
-    It was chosen from `num_rows` rows that can be rendered.
+    It was chosen from `num_rows` rows that can be rendered. `outage` says which hosts of photos are down; their rows are left out.
     """
 
     sample: Sample
@@ -31,6 +31,7 @@ class SampleRun:
     settings: Mapping[str, Setting]
     num_rows: int
     rejections: list[Rejection]
+    outage: str
 
 
 def prepare_sample(
@@ -57,6 +58,7 @@ def prepare_sample(
         settings=settings_of(config, prepared.model),
         num_rows=len(rows),
         rejections=prepared.rejections,
+        outage=prepared.outage,
     )
 
 
