@@ -16,7 +16,7 @@ from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.metadata import READ_SCHEMA, read_metadata, results_of
 from lynx_batch.ledger.order import RunOrder, newest_rows
 from lynx_batch.ledger.requested import RequestKey, request_key
-from lynx_batch.ledger.runs import list_runs, read_run_manifest, read_whole_manifest, without_maps
+from lynx_batch.ledger.runs import list_runs, read_run_manifest, read_whole_manifest, redacted, without_maps
 
 Row = dict[str, Any]
 
@@ -67,7 +67,8 @@ def read_manifest_lines(output: str, manifest: pa.Table, uri: str, run_id: str |
         run_ids = _newest_first(same or order.ranks, order)
     else:
         run_ids = [_known_run(output, run_id)]
-    return _with_results(output, list(_answer(output, _Asked(source=source, manifest=manifest, run_ids=run_ids))))
+    asked = _Asked(source=source, manifest=redacted(manifest), run_ids=run_ids)
+    return _with_results(output, list(_answer(output, asked)))
 
 
 def read_run_lines(output: str, run_id: str) -> list[ManifestLine]:

@@ -106,7 +106,7 @@ def write_run_record(
     URIs of photos are redacted: signatures must not be kept here after the run.
     """
     parquet = io.BytesIO()
-    pq.write_table(_redacted(manifest), parquet)
+    pq.write_table(redacted(manifest), parquet)
     storage.write_bytes(run_file_uri(output, run_id, RUN_FILE), run_yaml)
     storage.write_bytes(run_file_uri(output, run_id, RUN_MANIFEST), parquet.getvalue())
     storage.write_bytes(run_file_uri(output, run_id, RUN_ENVIRONMENT), json.dumps(environment, indent=1).encode())
@@ -204,7 +204,8 @@ def _read_all(kind: type[Record], listed: Iterable[str], name: str) -> dict[str,
     return {parse_run_file(uri)[0]: record for uri, record in read_records(kind, uris)}
 
 
-def _redacted(manifest: pa.Table) -> pa.Table:
+def redacted(manifest: pa.Table) -> pa.Table:
+    """The manifest as runs keep it: without what is secret in the URIs of photos."""
     for index, field in enumerate(manifest.schema):
         if field.name in ("subject_uri", "subject_uris"):
             uris = redact_all(manifest[field.name].to_pylist())

@@ -109,6 +109,14 @@ def test_runs_over_the_same_manifest_answer_it_before_others(place: Place, tmp_p
     assert clips(tmp_path / "named") == {"aa11.mp4": "aa11 1"}
 
 
+def test_a_row_whose_link_was_signed_anew_is_the_same_row(place: Place, tmp_path: Path) -> None:
+    place.run("run", [rendered("aa11", subject_uri="https://host/ada.jpg?signature=1", prompt="Wave.")])
+    file = manifest(tmp_path, asking("Wave.") | {"subject_uri": "https://host/ada.jpg?signature=2"})
+    assert place.export(tmp_path / "named", "{clip_id}.mp4", "--manifest", file, "--table", "csv").exit_code == 0
+    assert clips(tmp_path / "named") == {"aa11.mp4": "aa11 1"}
+    assert b"signature" not in (tmp_path / "named" / "clips.csv").read_bytes()
+
+
 def test_a_manifest_gives_the_edition_in_force(two_runs: Place, tmp_path: Path) -> None:
     publish(two_runs.output, "dd44", edition=2)
     two_runs.run("again", [ended(Outcome.ABANDONED, spec("dd44", prompt="Smile."))], is_whole=False)
