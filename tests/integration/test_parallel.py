@@ -92,8 +92,11 @@ def skip(plan: ParallelPlan | None = None) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "plan",
-    [ParallelPlan(ulysses=2), ParallelPlan(branches=2), ParallelPlan(branches=2, ulysses=2)],
-    ids=lambda plan: f"{plan.branches}x{plan.ulysses}",
+    [
+        pytest.param(ParallelPlan(ulysses=2), id="1x2"),
+        pytest.param(ParallelPlan(branches=2), id="2x1"),
+        pytest.param(ParallelPlan(branches=2, ulysses=2), id="2x2", marks=pytest.mark.slow),
+    ],
 )
 def test_ranks_that_share_a_clip_skip_the_same_steps_as_one(tmp_path: Path, plan: ParallelPlan) -> None:
     """Each keeps the residuals of its own share: also of a branch that both share, and after the branches become fewer."""

@@ -61,6 +61,7 @@ def test_the_file_names_the_model_and_holds_its_magnitudes_at_the_runs_noise_lev
     assert Magnitudes(points=tuple(map(tuple, content["points"]))).sha256 == content["sha256"]
 
 
+@pytest.mark.slow
 def test_calibrating_again_gives_the_same_bytes(job: Job, calibrated: Path, tmp_path: Path) -> None:
     command = ["models", "calibrate", job.folder / "run.yaml", "--count", "2", "--root", tmp_path]
     assert invoke(*command).exit_code == 0
