@@ -128,8 +128,7 @@ def read_whole_manifest(output: str, run_id: str) -> pa.Table:
     uri = run_file_uri(output, run_id, RUN_MANIFEST)
     try:
         table = checked(read_table(storage.read_bytes(uri)))
-        names = [field.name for field in table.schema if not pa.types.is_map(field.type)]
-        return table.select(["row", *(name for name in names if name != "row")])
+        return table.select(["row", *(name for name in table.column_names if name != "row")])
     except (*FAULTS, MissingObject) as error:
         warn_left_out(f"{storage.redact(uri)}: not the manifest of a run: {error}")
         return pa.table({})

@@ -82,7 +82,7 @@ def test_away_from_a_terminal_an_event_is_a_line_of_json_on_stderr(capsys: pytes
 
 
 def test_a_command_that_needs_more_than_the_base_install_says_what() -> None:
-    program = "import sys; sys.modules['torch'] = None; from lynx_batch.cli import app; app(['one', 'a.jpg', 'Hi.'])"
+    program = "import sys; sys.modules['torch'] = None; from lynx_batch.cli import app; app(['bench', 'engine'])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr == "error: this command needs torch: pip install 'lynx-batch[render]'\n"

@@ -364,7 +364,7 @@ def test_rules_of_single_cells_are_checked_with_the_lines_of_the_file(tmp_path: 
     assert str(caught.value).splitlines()[1:] == [
         "  line 3: width=833: must be a positive multiple of 16 px; the nearest is 832",
         "  line 3: clip_name='../x': must be a relative path without empty parts, '.' and '..'",
-        "  line 4: subject_uri: must not be null",
+        "  line 4: subject_uri: must not be null, unless subject_uris names the photos",
         "  line 5: prompt: must not be null",
     ]
 

@@ -129,7 +129,7 @@ def test_new_clips_get_new_shards_and_a_new_edition_replaces_the_old_one(place: 
 def test_a_shard_that_was_removed_is_written_again_and_another_file_is_kept(place: Place, tmp_path: Path) -> None:
     export(place, tmp_path / "set")
     (tmp_path / "set" / "shard-000001.tar").unlink()
-    assert "10 clips, 1 shards written" in export(place, tmp_path / "set")
+    assert "10 clips, 1 shard written" in export(place, tmp_path / "set")
     (tmp_path / "set" / "shard-000001.tar").write_bytes(b"my own")
     refused = place.export(tmp_path / "set", None, "--format", "webdataset", "--shard-mb", "1")
     assert (refused.exit_code, "shard-000001.tar: must be free" in refused.stderr) == (2, True)

@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lynx_model import sampler
@@ -17,7 +17,7 @@ from lynx_model.spec import EngineOptions, RenderParams
 from lynx_model.step_cache import Magnitudes, StepCache, average, noise_levels
 from lynx_model.step_plan import full_steps, num_full_forwards
 from tests.builders import PARAMS
-from tests.unit.test_canonical import FULL, LITE, ODD, REQUESTS, form
+from tests.requests import FULL, LITE, ODD, REQUESTS, form
 
 LEVELS = (1.0, 0.8, 0.6, 0.4, 0.2)
 
@@ -206,6 +206,7 @@ def test_forwards_are_counted_in_full_steps_alone() -> None:
 
 
 @pytest.mark.parametrize("traits", [FULL, LITE, ODD], ids=["full", "lite", "lite, 5 blocks"])
+@settings(deadline=None)
 @given(first=REQUESTS, second=REQUESTS)
 def test_requests_of_one_form_have_one_plan(traits: ModelTraits, first: RenderParams, second: RenderParams) -> None:
     alike = replace(first, ip_blocks=second.ip_blocks, ref_end=second.ref_end, flow_shift=second.flow_shift)

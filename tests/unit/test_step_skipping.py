@@ -14,7 +14,7 @@ from lynx_model.step_cache import Magnitudes, StepCache, average, noise_levels
 from lynx_model.step_plan import full_steps
 from tests.builders import PARAMS, make_subject
 from tests.models import load_tiny
-from tests.unit.test_canonical import FULL
+from tests.requests import FULL
 
 LONG = replace(PARAMS, num_inference_steps=8)
 SKIPPING = StepCache(
