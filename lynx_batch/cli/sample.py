@@ -18,6 +18,7 @@ from lynx_batch.cli.targets import is_png, refuse_other_file
 from lynx_batch.errors import ConfigError
 from lynx_batch.planning.sampling import DEFAULT_COUNT, PROMPT
 from lynx_batch.preparation.selection import Selection
+from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
     from lynx_batch.preparation.sample import SampleRun
@@ -125,8 +126,8 @@ def approve(
     approval = approvals.approve(output, run, by=by.strip(), now=datetime.now(UTC), only=only)
     num_templates = len(approval.values[TEMPLATE])
     say(
-        f"{storage.redact(output)}: {approval.approved_by} approved run {run.run_id}: {num_templates} template(s), "
-        f"as shown by {len(approval.clip_ids)} clip(s), and {len(approval.settings)} settings of the run"
+        f"{storage.redact(output)}: {approval.approved_by} approved run {run.run_id}: {counted(num_templates, 'template')}, "
+        f"as shown by {counted(len(approval.clip_ids), 'clip')}, and {counted(len(approval.settings), 'setting')} of the run"
     )
     varying = {name: values for name, values in approval.values.items() if name != TEMPLATE and len(values) > 1}
     for name, values in varying.items():

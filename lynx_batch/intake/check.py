@@ -14,6 +14,7 @@ from lynx_batch.intake.guidance import BRANCHES, BrokenRule, explain_guidance, s
 from lynx_batch.intake.problems import RowProblem, name_photos
 from lynx_batch.intake.schema import MAX_PHOTOS, REQUIRED, ROW
 from lynx_batch.photo_places import explain_photo
+from lynx_batch.printable import counted
 from lynx_batch.storage import redact, resolve
 from lynx_model.errors import InvalidParams
 from lynx_model.parameters import PARAMETERS
@@ -214,9 +215,9 @@ def _explain_choice(cells: Mapping[str, Any]) -> Iterator[BrokenRule]:
             yield "subject_uri", None, "must not be null, unless subject_uris names the photos"
         return
     if "subject_uri" in cells:
-        yield "subject_uris", f"{len(uris)} photo(s)", "must be null in a row with a subject_uri"
+        yield "subject_uris", counted(len(uris), "photo"), "must be null in a row with a subject_uri"
     if not uris or None in uris:
-        yield "subject_uris", f"{len(uris)} photo(s)", "must name a photo, and must not hold null"
+        yield "subject_uris", counted(len(uris), "photo"), "must name a photo, and must not hold null"
     num_photos = len({*uris})
     if num_photos > MAX_PHOTOS:
         yield "subject_uris", f"{num_photos} photos", f"must name at most {MAX_PHOTOS}"

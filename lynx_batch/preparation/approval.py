@@ -11,6 +11,7 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.approvals import read_approvals
 from lynx_batch.planning.approval import RowValues, Setting, find_differences, values_of
 from lynx_batch.preparation.model import CheckedModel
+from lynx_batch.printable import counted
 from lynx_model.checkpoints.fingerprint import fingerprint_file
 
 MARKS = {"marking", "label", "watermark", "aigc", "c2pa"}
@@ -77,7 +78,7 @@ def check_approved(config: RunConfig, settings: dict[str, Setting], requests: It
         lines = [f"  {difference}" for difference in differences[:MAX_DIFFERENCES_SHOWN]]
         if (num_hidden := len(differences) - MAX_DIFFERENCES_SHOWN) > 0:
             lines.append(f"  ... and {num_hidden} more")
-        head = f"approval.required: {len(differences)} thing(s) were not approved, so nothing was started:"
+        head = f"approval.required: not approved, so nothing was started ({counted(len(differences), 'difference')}):"
         raise ConfigError("\n".join([head, *lines, f"To go on, {advice}"]))
     return tuple(storage.redact(uri) for uri, _ in found)
 

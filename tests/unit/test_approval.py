@@ -187,7 +187,7 @@ def test_a_run_is_refused_until_its_sample_is_approved(make_config: Callable[...
     with pytest.raises(ConfigError) as refused:
         check_approved(config, settings | {"model.base": "other"}, [asked(5, guidance_scale=9.0), asked(6, BYE)])
     assert str(refused.value).splitlines()[:4] == [
-        "approval.required: 3 thing(s) were not approved, so nothing was started:",
+        "approval.required: not approved, so nothing was started (3 differences):",
         "  model.base='other': approved is 'b'",
         "  guidance_scale=9.0: approved is 4.0, 5.0 (row 5)",
         f"  template '{BYE}': was not approved (row 6)",

@@ -92,11 +92,11 @@ def test_a_row_names_its_photos_in_one_column_each_once() -> None:
     ("cells", "problems"),
     [
         ({"subject_uri": None}, [("subject_uri", None, "must not be null, unless subject_uris names the photos")]),
-        ({"subject_uris": ["b.jpg"]}, [("subject_uris", "1 photo(s)", "must be null in a row with a subject_uri")]),
-        (several_photos(), [("subject_uris", "0 photo(s)", "must name a photo, and must not hold null")]),
+        ({"subject_uris": ["b.jpg"]}, [("subject_uris", "1 photo", "must be null in a row with a subject_uri")]),
+        (several_photos(), [("subject_uris", "0 photos", "must name a photo, and must not hold null")]),
         (
             several_photos("a.jpg") | {"subject_uris": ["a.jpg", None]},
-            [("subject_uris", "2 photo(s)", "must name a photo, and must not hold null")],
+            [("subject_uris", "2 photos", "must name a photo, and must not hold null")],
         ),
         (several_photos("a.jpg", " "), [("subject_uris", " ", "must not be empty")]),
         (
