@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_WITHHELD_SHOWN = 50
 
 TABLE_NAME = "clips"
+SUFFIX = ".mp4"
 
 LONGEST_LINK = "7d"
 """S3 and Google sign for no longer."""
@@ -179,6 +180,8 @@ def _check_destination(output: str, destination: str) -> None:
 def _check_together(
     kind: Format, name: str | None, table: TableKind | None, sign: str | None, *, no_copy: bool
 ) -> None:
+    if name is not None and not name.endswith(SUFFIX):
+        raise ConfigError(f"--name {name!r}: must end in {SUFFIX}")
     given = {"--name": name is not None, "--table": table is not None, "--sign": sign is not None, "--no-copy": no_copy}
     for option, is_given in given.items():
         if is_given and kind is Format.WEBDATASET:
@@ -256,7 +259,6 @@ def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: d
     destination, table_name = wishes.destination, wishes.table_name
     refuse_file(destination)
     listed = open_list(wishes.output, destination, now, overwrites=wishes.overwrites)
-    _check_names(naming, template, table_name)
     if wishes.table is not None and table_name is not None:
         check_num_lines(wishes.table, len(chosen.lines or ()))
         refuse_foreign(destination, table_name, listed, overwrites=wishes.overwrites)
@@ -268,7 +270,7 @@ def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: d
     listed = listed.with_files(list_of_clips(exported) if wishes.copies else {})
     links, content = _make_links(wishes, exported), b""
     if wishes.table is not None and table_name is not None:
-        table = _make_table(chosen.lines or (), template, naming, links, left_out)
+        table = _make_table(chosen.lines or (), template, naming, links, left_out, are_copied=wishes.copies)
         content = write_table(wishes.table, table.columns, table.lines)
         listed = listed.with_pending(table_name, describe_file(content))
     if listed.files:
@@ -283,14 +285,6 @@ def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: d
     )
 
 
-def _check_names(naming: "NamedClips", template: str, table_name: str | None) -> None:
-    from lynx_batch.ledger.export_list import LIST_NAME
-
-    for own in (LIST_NAME, table_name):
-        if own in naming.clips:
-            raise ConfigError(f"--name {template!r}: {own!r} must not be the name of a clip: `export` writes that file")
-
-
 def _make_links(wishes: _Wishes, exported: "Mapping[str, CommitRecord]") -> Links:
     """The link of each name; nothing if no table needs them."""
     if wishes.table is None:
@@ -302,12 +296,19 @@ def _make_links(wishes: _Wishes, exported: "Mapping[str, CommitRecord]") -> Link
 
 
 def _make_table(
-    lines: "Sequence[ManifestLine]", template: str, naming: "NamedClips", links: Links, left_out: Mapping[str, str]
+    lines: "Sequence[ManifestLine]",
+    template: str,
+    naming: "NamedClips",
+    links: Links,
+    left_out: Mapping[str, str],
+    *,
+    are_copied: bool,
 ) -> "ExportTable":
     from lynx_batch.ledger.export import names_of_lines
     from lynx_batch.ledger.export_table import make_table
 
-    table = make_table(lines, names_of_lines(lines, template, naming.clips), naming, links, left_out)
+    names = names_of_lines(lines, template, naming.clips)
+    table = make_table(lines, names, naming, links, left_out, are_copied=are_copied)
     say(f"table: {counted(len(table.lines), 'line')}")
     return table
 

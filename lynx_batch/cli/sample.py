@@ -1,5 +1,6 @@
 """`sample` renders a few rows that show everything that varies. `approve` records that somebody looked at such clips and approved them."""
 
+import shlex
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -74,10 +75,20 @@ def sample(
     _show_choice(chosen)
     place = storage.redact(chosen.config.output)
     if dry_run:
-        where = chosen.selection.where
-        say(
-            f"submit them: lynx-batch submit {run_file} --output {place} --where '{where}' --set approval.required=false"
-        )
+        given = {"--manifest": manifest, "--output": place, "--where": chosen.selection.where}
+        flags = {
+            "--allow-invalid": allow_invalid,
+            "--allow-duplicates": allow_duplicates,
+            "--allow-missing-consent": allow_missing_consent,
+            "--unsafe-commit": unsafe_commit,
+        }
+        command = [
+            *("lynx-batch", "submit", str(run_file)),
+            *(part for option, value in given.items() if value is not None for part in (option, value)),
+            *(flag for flag, is_given in flags.items() if is_given),
+            *(part for each in (*(overrides or ()), "approval.required=false") for part in ("--set", each)),
+        ]
+        say(f"submit them: {shlex.join(command)}")
         return
     withdraw_outdated(chosen, datetime.now(UTC))
     console = make_console()

@@ -18,7 +18,7 @@ from lynx_batch.intake.photo_folder import find_people, find_photos
 from lynx_batch.intake.problems import list_faults, shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS
 from lynx_batch.intake.tables import SourceTable
-from lynx_batch.intake.templates import PromptTemplate, Template, fill
+from lynx_batch.intake.templates import PromptTemplate, Template, fill, languages_of
 from lynx_batch.storage import explained
 from lynx_batch.store_errors import Operation
 
@@ -113,6 +113,8 @@ def _build(
         raise ConfigError(list_faults(source, found))
     if not people:
         raise ConfigError(f"{source}: must have a row below the names of its columns")
+    if others := _other_languages(people, prompts or ()):
+        log.warning("language_without_prompts", rows_by_language=dict(others), help="they get the column `prompt`")
     if empty:
         log.warning(
             "empty_values", lines_by_column=dict(empty), help="{{column|text}} gives a default, {{column!}} refuses"
@@ -141,6 +143,12 @@ def _prompt(
         suffix = "" if len(prompts) == 1 and person.cells.get("clip_name") else f"-{each.name}"
         rows.append({**person.cells, **_prompt_cells(template, filled.prompt, f"{_name_of(person.cells)}{suffix}")})
     return rows, faults, empty
+
+
+def _other_languages(people: Sequence[Person], prompts: Sequence[PromptTemplate]) -> Counter[str]:
+    """How many people have each language that no prompt has a text for, where any prompt has some."""
+    known = languages_of(prompts)
+    return Counter(person.language for person in people if known and person.language and person.language not in known)
 
 
 def _prompt_cells(template: Template, prompt: str, clip_name: str) -> dict[str, Any]:

@@ -164,6 +164,8 @@ def _numbers(text: str) -> list[Decimal]:
         raise ValueError(f"{text!r} must have a positive step and a last number that is not below the first")
     if (num_steps := (last - first) / step) >= MAX_VALUES:
         raise ValueError(f"{text!r} must have at most {MAX_VALUES:,} values")
+    if num_steps != int(num_steps):
+        raise ValueError(f"{text!r} must reach its last number with whole steps")
     return [first + step * number for number in range(int(num_steps) + 1)]
 
 
@@ -172,7 +174,9 @@ def _parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         if match := WHOLE_RANGE.fullmatch(part.strip()):
             first, last = int(match["first"]), int(match["last"])
-            if last < first or last - first >= MAX_VALUES:
+            if last < first:
+                raise ConfigError(f"--seeds {text!r}: {part!r} must not end before it starts")
+            if last - first >= MAX_VALUES:
                 raise ConfigError(f"--seeds {text!r}: {part!r} must be a range of at most {MAX_VALUES:,} seeds")
             seeds += range(first, last + 1)
         else:

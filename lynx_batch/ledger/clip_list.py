@@ -51,7 +51,10 @@ def read_clip_list(uri: str, wanted: Decision) -> frozenset[str]:
 
 def _entries(lines: list[str], shown: str, default: str) -> Iterator[tuple[int, str, str]]:
     """The line, the ClipId and the decision of each entry; `default` is the decision where the list has none."""
-    rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(lines), 1)]
+    head = next(filter(str.strip, lines), "")
+    separator = ";" if ";" in head and "," not in head else ","  # spreadsheets of some countries write semicolons
+    table = csv.reader(lines, delimiter=separator)
+    rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(table, 1)]
     filled = [(number, row) for number, row in rows if any(row)]
     header = [CLIP_COLUMN]
     if filled and CLIP_COLUMN in filled[0][1]:

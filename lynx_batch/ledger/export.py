@@ -117,7 +117,7 @@ def name_clips(
         if row["clip_id"] is None or row["clip_id"] in withheld or _was_rendered(row, editions)
     ]
     claims, problems = _claim(rows, template, columns, withheld.keys())
-    owners, conflicts = _settle(claims)
+    owners, conflicts = _settle(claims, only)
     problems += [*conflicts, *_explain_folders(owners)]
     if problems:
         raise ConfigError(_describe(problems, template))
@@ -248,17 +248,24 @@ def _first_words(text: str) -> str:
     return joined[: MAX_WORDS_LENGTH + 1].rpartition("-")[0] or joined[:MAX_WORDS_LENGTH]
 
 
-def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:
-    """The row that owns each name, without withheld ones, and the conflicts; `claims` has the newest run first."""
+def _settle(claims: Iterable[Claim], only: Set[str] | None) -> tuple[dict[str, Row], list[str]]:
+    """The row that owns each name, without withheld ones, and the conflicts; `claims` has the newest run first.
+
+    A conflict with a clip that is not among `only` is none: the clip that is has the name.
+    """
+
+    def is_chosen(claim: Claim) -> bool:
+        return only is None or claim.row["clip_id"] in only
+
     newest: dict[tuple[str | None, str], Claim] = {}
     problems = []
     for claim in claims:
         key = claim.row["manifest"], claim.name
         first = newest.setdefault(key, claim)
         if first.row["run"] == claim.row["run"] and not claim.is_withheld:
-            if first.is_withheld:
+            if first.is_withheld or (is_chosen(claim) and not is_chosen(first)):
                 newest[key] = claim
-            elif not _is_same_clip(first, claim):
+            elif is_chosen(claim) and not _is_same_clip(first, claim):
                 rule = f"{claim.name!r} must not also be the name of row {first.row['row']}"
                 problems.append(f"{describe(claim.row)}: {rule}")
     owners: dict[str, Claim] = {}
@@ -266,9 +273,9 @@ def _settle(claims: Iterable[Claim]) -> tuple[dict[str, Row], list[str]]:
         first = owners.setdefault(claim.name, claim)
         if not _are_of_two_manifests(first, claim) or _is_same_clip(first, claim):
             continue  # the newer one has the name
-        if first.is_withheld:
+        if first.is_withheld or (is_chosen(claim) and not is_chosen(first)):
             owners[claim.name] = claim
-        elif not claim.is_withheld:
+        elif is_chosen(claim) and not claim.is_withheld:
             rule = f"{claim.name!r} must not also be the name of {describe(first.row)}, which is of another manifest"
             problems.append(
                 f"{describe(claim.row)}: {rule}; add a column that tells them apart, for example {{rendered_by_run}}"

@@ -34,6 +34,8 @@ def make_table(
     naming: NamedClips,
     links: Mapping[str, SignedLink | str],
     left_out: Mapping[str, str],
+    *,
+    are_copied: bool = True,
 ) -> ExportTable:
     """The table of these lines.
 
@@ -43,8 +45,11 @@ def make_table(
         naming: Why other clips have none.
         links: The link of each name that was exported.
         left_out: Why other names were not.
+        are_copied: Whether the names are those of files.
     """
     made = [_line(line, name, naming, links, left_out) for line, name in zip(lines, names, strict=True)]
+    if not are_copied:
+        made = [line | {FILE: None} for line in made]
     used = dict.fromkeys(column for line in made for column, cell in line.items() if cell is not None)
     own = [*RESULTS, *SCORE_COLUMNS, FILE, *LINK]
     given = [column for column in used if column not in own and not column.startswith(TAG_PREFIX)]

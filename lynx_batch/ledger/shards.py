@@ -18,10 +18,13 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from lynx_batch import storage
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.copies import NUM_PARALLEL_COPIES, read_clip
 from lynx_batch.ledger.export_list import ExportList, WrittenFile, is_complete, refuse_foreign, write_list
+from lynx_batch.ledger.metadata import READ_SCHEMA
 
 NUM_AT_ONCE = 64
 """How many clips are held in memory."""
@@ -34,6 +37,8 @@ SHARD = "shard-{number:06}" + SUFFIX
 
 OF_THE_FILES = frozenset({"clip_uri", "poster_uri", "preview_uri", "run", "row"})
 """Columns that say nothing about a clip that was taken out of its output location."""
+
+MAPS = frozenset(field.name for field in READ_SCHEMA if pa.types.is_map(field.type))
 
 Row = Mapping[str, Any]
 
@@ -189,7 +194,6 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, at: datetime) -> None:
 
 def _as_json(row: Row) -> bytes:
     """A row of the metadata. Maps, which Arrow gives as pairs, become objects; times are in ISO 8601."""
-    cells = {
-        name: dict(cell) if isinstance(cell, list) else cell for name, cell in row.items() if name not in OF_THE_FILES
-    }
+    own = {name: cell for name, cell in row.items() if name not in OF_THE_FILES}
+    cells = {name: dict(cell) if name in MAPS else cell for name, cell in own.items()}
     return json.dumps(cells, ensure_ascii=False, default=datetime.isoformat).encode()

@@ -12,6 +12,7 @@ from lynx_batch.ledger.clip_list import Decision, read_clip_list
     ("text", "approved", "rejected"),
     [
         ("clip_id,decision\r\naa11,approve\r\nbb22,reject\r\n", {"aa11"}, {"bb22"}),
+        ("clip_id;decision\naa11;approve\nbb22;reject\n", {"aa11"}, {"bb22"}),
         ("name,decision,clip_id\nada,reject,aa11\n\n", None, {"aa11"}),
         ("clip_id\naa11\naa11\n", {"aa11"}, {"aa11"}),
         ("clip_id,decision\naa11,\nbb22,approve\ncc33,reject\n", {"bb22"}, {"cc33"}),

@@ -93,6 +93,19 @@ def test_a_condition_chooses_by_the_metadata(two_runs: Place, tmp_path: Path) ->
     assert (nothing.exit_code, "--where \"prompt == 'Sit.'\": must match a row" in nothing.stderr) == (2, True)
 
 
+def test_only_chosen_clips_must_have_names_of_their_own(place: Place, tmp_path: Path) -> None:
+    place.run("run", [rendered("aa11", subject_id="ada"), rendered("bb22", 1, subject_id="bob")])
+    place.run("other", [rendered("cc33", subject_id="cem")], manifest="/b.parquet")
+    for subject, clip_id in (("ada", "aa11"), ("bob", "bb22"), ("cem", "cc33")):
+        named = tmp_path / subject
+        result = place.export(named, "clip.mp4", "--where", f"subject_id == '{subject}'")
+        assert result.exit_code == 0, result.output
+        assert clips(named) == {"clip.mp4": f"{clip_id} 1"}
+    result = place.export(tmp_path / "two", "clip.mp4", "--where", "subject_id != 'cem'")
+    assert result.exit_code == 2
+    assert "must not also be the name of row 0" in result.output
+
+
 def test_a_manifest_gives_exactly_its_rows_by_its_own_names(two_runs: Place, tmp_path: Path) -> None:
     file = manifest(tmp_path, asking("Jump."), asking("Smile.", clip_name="grin"), asking("Sit."))
     assert two_runs.export(tmp_path / "named", None, "--manifest", file).exit_code == 0
@@ -195,10 +208,10 @@ def test_a_folder_holds_the_exports_of_one_output(two_runs: Place, tmp_path: Pat
     assert (refused.exit_code, told in refused.stderr) == (2, True)
 
 
-def test_a_clip_cannot_have_the_name_of_the_list(place: Place, tmp_path: Path) -> None:
+def test_a_name_ends_as_a_video_does(place: Place, tmp_path: Path) -> None:
     place.run("run", [rendered("aa11", clip_name="export.json")])
     refused = place.export(tmp_path / "named", "{clip_name}")
-    assert (refused.exit_code, "'export.json' must not be the name of a clip" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "--name '{clip_name}': must end in .mp4" in refused.stderr) == (2, True)
 
 
 # The latest rows

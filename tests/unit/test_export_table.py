@@ -106,6 +106,7 @@ def test_without_copies_the_links_lead_to_the_output(place: Place, tmp_path: Pat
     assert {file.name for file in named.iterdir()} == {"clips.parquet", "export.json"}
     first = pq.read_table(named / "clips.parquet").to_pylist()[0]
     assert Path(first["link"]).read_text() == "aa11 1"
+    assert first["file"] is None, "there is none"
     assert (first["seed_used"], first["edition"], first["committed_at"]) == (1, 1, NOW)
 
 

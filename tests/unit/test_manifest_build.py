@@ -18,7 +18,7 @@ from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
 from lynx_batch.intake.people import ColumnUse
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.intake.tables import ReadOptions, SourceTable, read_source
-from lynx_batch.intake.templates import make_templates, read_templates
+from lynx_batch.intake.templates import PromptTemplate, make_templates, parse_template, read_templates
 
 
 @pytest.fixture
@@ -334,6 +334,16 @@ def test_columns_that_nothing_uses_are_named(people: SourceTable) -> None:
         build_from_table(people, make_templates(["Hi."]), use=ColumnUse(keep=("stat",)))
     with pytest.raises(ConfigError, match="line 1: column 'prompt': required, but missing"):
         build_from_table(people, use=ColumnUse(keep=("*",)))
+
+
+def test_people_of_a_language_without_prompts_are_counted(people: SourceTable) -> None:
+    texts = {"": parse_template("Hi."), "de": parse_template("Hallo.")}
+    prompts = [PromptTemplate(name="p01", texts=texts)]
+    with capture_logs() as logs:
+        table = build_from_table(people, prompts, use=ColumnUse(ignore=("*",), language="sprache"))
+    (warning,) = [entry for entry in logs if entry["event"] == "language_without_prompts"]
+    assert warning["rows_by_language"] == {"zh": 1}
+    assert table["prompt"].to_pylist() == ["Hallo.", "Hi.", "Hi."]
 
 
 def test_all_other_columns_can_be_kept(people: SourceTable) -> None:

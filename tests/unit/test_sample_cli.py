@@ -49,6 +49,10 @@ def test_a_dry_run_says_which_rows_why_and_how_to_submit_them(run_file: Path) ->
     assert not place.exists()
     assert "picked 4 of 8 rows" in sample(run_file, "--count", "4", "--per", "subject, tags.number")
     assert f"--output {run_file.parent / 'other'} " in sample(run_file, "--out", run_file.parent / "other")
+    manifest = run_file.parent / "manifest.parquet"
+    told = sample(run_file, "--manifest", manifest, "--set", "defaults.seed=7", "--allow-duplicates")
+    assert f"submit {run_file} --manifest {manifest} --output {place} " in told
+    assert "--allow-duplicates --set defaults.seed=7 --set approval.required=false" in told
 
 
 @pytest.mark.parametrize(

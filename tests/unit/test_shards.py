@@ -69,6 +69,15 @@ def test_a_webdataset_has_every_clip_once_with_its_metadata(place: Place, tmp_pa
             assert len(tar.getnames()) <= 6
 
 
+def test_several_photos_of_a_person_are_a_list(tmp_path: Path) -> None:
+    place = Place(str(tmp_path / "out"))
+    photos = ["https://host/1.jpg", "https://host/2.jpg"]
+    place.run("run", [rendered("aa11", subject_uris=photos)])
+    export(place, tmp_path / "set")
+    _, described = read(tmp_path / "set")["aa11"]
+    assert described["subject_uris"] == photos
+
+
 def test_an_interrupted_export_goes_on_where_it_stopped(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
