@@ -26,6 +26,7 @@ Transient
 ├── NotMarked              a mark failed that the run requires
 ├── NotJudged              a scorer failed, so nobody knows whether the clip is good enough
 ├── TooManyFaults          machines or clips kept failing, so the run stopped (exit code 4)
+├── RunStopped             a run on which a command depends stopped early (exit code 4)
 └── StoreUnavailable       the store cannot be reached, or does not accept a write
 """
 
@@ -182,6 +183,10 @@ class UnfitState(Transient):
 
 class TooManyFaults(Transient):
     """Machines or clips kept failing, so the run stopped. Running again continues it."""
+
+
+class RunStopped(Transient):
+    """A run on which a command depends stopped early. Running the command again continues it."""
 
 
 class StoreUnavailable(Transient):

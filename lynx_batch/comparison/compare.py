@@ -19,7 +19,7 @@ from lynx_batch.comparison.paired import Difference, difference
 from lynx_batch.comparison.pictures import Lpips, PictureDistance, compare_videos
 from lynx_batch.comparison.settings import OTHER_SEED, Changes, Comparison, Setting
 from lynx_batch.config import QualityConfig, RunConfig, load_run_config
-from lynx_batch.errors import ConfigError, Permanent
+from lynx_batch.errors import ConfigError, Permanent, RunStopped
 from lynx_batch.intake.manifest import read_manifest, write_manifest
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, ROW
 from lynx_batch.ledger.commits import CommitRecord
@@ -98,6 +98,7 @@ def compare(
 
     Raises:
         ConfigError: If a setting is impossible, or `out` holds a comparison of other clips. Nothing was rendered.
+        RunStopped: If a setting's run stopped early.
         Permanent: If a setting renders no clip that the reference rendered, too.
     """
     reference, settings = comparison.reference, (comparison.reference, *comparison.settings)
@@ -185,7 +186,9 @@ def _render(
     announce: Callable[[str], None],
 ) -> RenderedCell:
     if {clip.clip_id for clip in clips} - list_editions(config.output).in_force.keys():
-        api.render(config, announce=announce)
+        summary = api.render(config, announce=announce)
+        if summary.stopped_by:
+            raise RunStopped(f"setting {setting.name!r}: {summary.stopped_by}; run the same command again to go on")
     for clip_id, fault in judge_all(config.output, find_unjudged(config.output).clips, quality):
         if fault is not None:
             announce(f"{setting.name}: clip {clip_id} could not be judged: {fault}")
