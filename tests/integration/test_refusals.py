@@ -17,7 +17,8 @@ pytestmark = pytest.mark.ray
 
 OUTPUT = "s3://bucket/out"
 NUM_CLIPS = 4
-SOON_S = 60
+SOON_S = 90
+"""An attempt, the record of what was spent, and the metadata each wait for valid credentials, one after the other."""
 
 
 @pytest.fixture
