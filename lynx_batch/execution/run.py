@@ -147,12 +147,15 @@ def render(
             settings = _worker_settings(config, run_id, prepared.model, record)
             _drive(config, settings, prepared.model, recorder, announce, watch_all, budget)
 
-    def close(stopped_by: str) -> str:
+    def close(stopped_by: str, refusal: StoreRefused | None) -> str:
         reason = stopped_by or "its records could not be written"
         try:
-            spending.close()
+            if refusal is None:
+                spending.close()
             withdraw_revoked(config.output, owners)
             reason = recorder.close(stopped_by)
+            if refusal is not None:  # only now, because each record waits until the store is ready again
+                spending.close()
         finally:
             notifier.end(reason)
         return reason
@@ -260,7 +263,11 @@ class _Ending:
     is_limited: bool
 
 
-def _carry_out(render_open: Callable[[], None], close: Callable[[str], str], outage: str) -> _Ending:
+Close = Callable[[str, StoreRefused | None], str]
+"""(what stopped the run, the store's refusal if that did) -> what stopped it in the end. Writes the run's last records."""
+
+
+def _carry_out(render_open: Callable[[], None], close: Close, outage: str) -> _Ending:
     """Calls `render_open` and closes the run's records, however that ends.
 
     An `outage` of a photo host counts as having stopped the run, so that the user runs it again.
@@ -285,12 +292,10 @@ def _carry_out(render_open: Callable[[], None], close: Callable[[str], str], out
     return _Ending(stopped_by=stopped_by, is_refused=is_refused, is_limited=is_limited)
 
 
-def _close(
-    close: Callable[[str], str], stopped_by: str, refusal: StoreRefused | None
-) -> tuple[str, StoreRefused | None]:
+def _close(close: Close, stopped_by: str, refusal: StoreRefused | None) -> tuple[str, StoreRefused | None]:
     """Closes the run's records. If the store refuses them, that stopped the run too; the commits still record every clip."""
     try:
-        return close(stopped_by), refusal
+        return close(stopped_by, refusal), refusal
     except StoreRefused as error:
         log.warning("metadata_unwritten", error=str(error))
         return str(error), error

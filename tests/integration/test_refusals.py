@@ -17,8 +17,7 @@ pytestmark = pytest.mark.ray
 
 OUTPUT = "s3://bucket/out"
 NUM_CLIPS = 4
-SOON_S = 90
-"""An attempt, the record of what was spent, and the metadata each wait for valid credentials, one after the other."""
+SOON_S = 60
 
 
 @pytest.fixture
