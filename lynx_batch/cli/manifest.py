@@ -118,9 +118,10 @@ def build(
     refuse_other_kind("--out", out, "a manifest", is_manifest)
     axes = make_axes(vary or (), size or (), seeds)
     if rows is not None:
-        for option, is_given in (("--recursive", recursive), ("--person-folders", person_folders)):
-            if is_given:
-                raise ConfigError(f"{option}: must not be given together with --from, whose rows name their photos")
+        _refuse_given(
+            {"--recursive": recursive, "--person-folders": person_folders},
+            "must not be given together with --from, whose rows name their photos",
+        )
         if language and prompts is None:
             raise ConfigError(f"--language {language!r}: needs --prompts")
         source = read_source(rows, ReadOptions(sheet=sheet, encoding=encoding, renamed=parse_map(renamed or ())))
@@ -132,8 +133,10 @@ def build(
         templates = None if prompts is None else read_templates(prompts, encoding)
         table = build_from_table(source, templates, axes, use=use, photos=photos, consent_ref=consent_ref)
     elif photos is not None and prompts is not None:
-        if given := [option for option, value in _of_tables(keep, ignore, renamed, language, sheet) if value]:
-            raise ConfigError(f"{given[0]}: needs --from")
+        _refuse_given(
+            {"--keep": keep, "--ignore": ignore, "--map": renamed, "--language": language, "--sheet": sheet},
+            "needs --from",
+        )
         if recursive and person_folders:
             raise ConfigError(
                 "--recursive: must not be given together with --person-folders, which takes sub-folders for persons"
@@ -295,9 +298,11 @@ def _parse_columns(text: str | None) -> tuple[str, ...]:
     return tuple(name if name == ALL else normalise(name) for name in names if name)
 
 
-def _of_tables(*values: object) -> "Iterator[tuple[str, object]]":
-    """The options that only tables have, with their values."""
-    return zip(("--keep", "--ignore", "--map", "--language", "--sheet"), values, strict=True)
+def _refuse_given(options: "Mapping[str, object]", rule: str) -> None:
+    """Raises ConfigError with the rule for the first option that has a value."""
+    for option, value in options.items():
+        if value:
+            raise ConfigError(f"{option}: {rule}")
 
 
 def _fit_to_base(

@@ -38,6 +38,9 @@ SCORES = (LIKENESS, LIKENESS_P10, MOTION, PROMPT)
 
 NAMED_BY = ("subject_id", "clip_name", "prompt")
 
+OF_NO_CAMPAIGN: Changes = {"quality": None, "notify": [], "approval.required": False}
+"""What every setting has: nothing is judged before it counts, nobody is told, and nobody has to have approved it."""
+
 HOUR_S = 3600.0
 
 
@@ -102,7 +105,7 @@ def compare(
         Permanent: If a setting renders no clip that the reference rendered, too.
     """
     reference, settings = comparison.reference, (comparison.reference, *comparison.settings)
-    wanted = load_run_config(run_file, {**overrides, **reference.changes, "quality": None, "output": out})
+    wanted = load_run_config(run_file, {**overrides, **reference.changes, **OF_NO_CAMPAIGN, "output": out})
     quality = load_run_config(run_file, dict(overrides)).quality or QualityConfig()
     check_scorers(quality)
     manifests = _write_manifests(wanted, out, limit)
@@ -171,7 +174,7 @@ def _with_seeds(manifest: pa.Table, clips: Sequence[ClipSpec], shift: int) -> pa
 
 def _config_of(run_file: Path, overrides: Changes, setting: Setting, out: str, manifest: str) -> RunConfig:
     """Raises ConfigError that names the setting."""
-    own = {"manifest": manifest, "output": storage.join(out, setting.folder), "quality": None}
+    own = {**OF_NO_CAMPAIGN, "manifest": manifest, "output": storage.join(out, setting.folder)}
     try:
         return load_run_config(run_file, {**overrides, **setting.changes, **own})
     except ConfigError as error:

@@ -13,8 +13,12 @@ MAX_BYTES = 2**20
 REFERENCE, OTHER_SEED = "reference", "another seed"
 SECTIONS = ("reference", "floors", "settings")
 
-REFERENCE_CHANGES: Mapping[str, object] = {"engine.compile": False, "engine.attention": "auto"}
-"""What the reference is unless the file says otherwise: the run file, not compiled, with an exact kernel."""
+REFERENCE_CHANGES: Mapping[str, object] = {
+    "engine.compile": False,
+    "engine.attention": "auto",
+    "engine.step_cache": None,
+}
+"""What the reference is unless the file says otherwise: the run file, not compiled, with an exact kernel and every step in full."""
 
 Changes = Mapping[str, object]
 """Keys of a run file in dotted form, and their values."""

@@ -40,7 +40,12 @@ settings: {"12 steps": {defaults.num_inference_steps: 12}, compiled: {engine.com
         ("12-steps", False),
         ("compiled", False),
     ]
-    kept = {"engine.compile": False, "engine.attention": "auto", "engine.precision": "float32"}
+    kept = {
+        "engine.compile": False,
+        "engine.attention": "auto",
+        "engine.step_cache": None,
+        "engine.precision": "float32",
+    }
     assert comparison.reference.changes == comparison.settings[0].changes == kept
     assert comparison.settings[2].changes == {**kept, "defaults.num_inference_steps": 12}
     assert comparison.settings[3].changes == {**kept, "engine.compile": True}
