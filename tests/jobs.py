@@ -31,7 +31,10 @@ DEADLINE_S = 120
 
 @dataclass(kw_only=True)
 class Job:
-    """A run file with small clips on the tiny model, and what came of it."""
+    """A run file with small clips on the tiny model, and what came of it.
+
+    One group renders them, unless `settings` has a `cluster`: each group starts a process that takes 16 s of a processor to load.
+    """
 
     folder: Path
     face_pack: Path
@@ -46,7 +49,8 @@ class Job:
         self.output = self.output or str(self.folder / "out")
         write_manifest(self.folder / "manifest.parquet", self.rows)
         defaults = {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": self.steps}
-        settings = {"engine": {"precision": "float32"}, "defaults": defaults, **self.settings}
+        cluster = {"max_groups": 1}
+        settings = {"engine": {"precision": "float32"}, "defaults": defaults, "cluster": cluster, **self.settings}
         write_run(self.folder, self.face_pack, output=self.output, **settings)
 
     def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 OUTPUT = "s3://slow/out"
 UPLOAD_S = 2.0
 MANY_STEPS = 300  # 5 s of one core of 2026
+LONG_STEPS = 400  # denoising takes far longer than reading and decoding, as it does with real clips
 JUDGING = {"likeness": {"min_mean": -1}, "technical": False, "safety": {"max_score": 1}}
 """Judges all and rejects nothing: the tiny model's noise looks like nobody."""
 
@@ -68,7 +69,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowStore]:
 def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
     def make(num_rows: int, steps: int, **settings: object) -> Job:
         rows = [row(seed=seed) for seed in range(num_rows)]
-        settings = {"cluster": {"max_groups": 1}, **settings}
         return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=steps, settings=settings, output=OUTPUT)
 
     return make
@@ -94,13 +94,13 @@ def overlap_s(one: dict[str, Any], other: dict[str, Any]) -> float:
 def test_a_group_denoises_while_it_judges_and_delivers(make_job: Callable[..., Job], store: SlowStore) -> None:
     """Both ranks denoise together, so the second one does not wait for the first, which judges and delivers, either."""
     cluster = {"max_groups": 1, "gpus_per_group": 2}
-    result = make_job(3, steps=MANY_STEPS // 2, quality=JUDGING, cluster=cluster).run()
+    result = make_job(2, steps=LONG_STEPS, quality=JUDGING, cluster=cluster).run()
     assert result.exit_code == 0, result.stderr
 
     events = read_trace()
     denoising, uploads = of_stage(events, "denoise"), of_stage(events, "upload")
     judging, next_starts = of_stage(events, "judge"), of_stage(events, "subject")[1:]
-    assert len(judging) == 3
+    assert len(judging) == 2
     assert all(end_of(judged) > start["ts"] for judged, start in zip(judging[:-1], next_starts, strict=True))
     assert min(event["dur"] for event in uploads) > UPLOAD_S * 1e6
     for upload, next_denoising in zip(uploads[:-1], denoising[1:], strict=True):

@@ -29,7 +29,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusals]:
 @pytest.fixture
 def job(tmp_path: Path, face_pack: Path, store: Refusals) -> Job:
     rows = [row(seed=seed) for seed in range(NUM_CLIPS)]
-    return Job(folder=tmp_path, face_pack=face_pack, rows=rows, output=OUTPUT, settings={"cluster": {"max_groups": 1}})
+    return Job(folder=tmp_path, face_pack=face_pack, rows=rows, output=OUTPUT)
 
 
 @pytest.mark.slow

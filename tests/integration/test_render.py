@@ -260,7 +260,7 @@ def cluster_of_pretended_gpus() -> Iterator[str]:
 def test_on_a_cluster_that_is_there_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
     make_job: Callable[..., Job], cluster_of_pretended_gpus: str
 ) -> None:
-    job = make_job([row(seed=seed, priority=100 * (seed == 2)) for seed in range(6)])
+    job = make_job([row(seed=seed, priority=100 * (seed == 2)) for seed in range(6)], settings={"cluster": {}})
     result = job.run("--address", cluster_of_pretended_gpus)
     assert result.exit_code == 0, result.stderr
     sizes = [r["group_size"] for r in job.metadata()]
@@ -306,7 +306,7 @@ def test_a_photo_that_kills_its_worker_fails_alone_whatever_becomes_of_the_drive
     while not sha256_of(HOPPER) < sha256_of(killer) < sha256_of(COLLINS):
         killer.write_bytes(killer.read_bytes() + b"\0")  # a group takes subjects in this order
     rows = [row(killer if number == 1 else (HOPPER, COLLINS)[number % 2], seed=number) for number in range(8)]
-    impatient = {"cluster": {"max_groups": 1}, "retry": {"give_up_after_s": 0}}
+    impatient = {"retry": {"give_up_after_s": 0}}
     job = make_job(rows, settings=impatient, env=crashes.ENVIRONMENT)
     process = job.start()
     wait_until(lambda: any(event.deaths == 2 for event in job.events()), process)
@@ -340,7 +340,7 @@ def test_a_local_ray_whose_head_dies_while_it_starts_is_told(make_job: Callable[
 
 @pytest.mark.slow
 def test_a_local_ray_that_loses_its_node_is_started_once_more(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(seed=seed) for seed in range(9)], steps=60, settings={"cluster": {"max_groups": 1}})
+    job = make_job([row(seed=seed) for seed in range(9)], steps=60)
     process = job.start()
     wait_until(lambda: job.num_commits() >= 1, process)
     kill_part_of_ray(process, "raylet")

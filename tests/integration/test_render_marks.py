@@ -23,7 +23,7 @@ def test_a_run_commits_marked_clips_and_leaves_no_key_anywhere(tmp_path: Path, f
         "c2pa": c2pa,
     }
     rows = [row(str(HOPPER), prompt, subject_id="ada-lovelace", consent_ref="CRM-17", seed=seed) for seed in (1, 2)]
-    settings = {"provenance": provenance, "video": {"preview": "webp"}, "cluster": {"max_groups": 1}}
+    settings = {"provenance": provenance, "video": {"preview": "webp"}}
     job = Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1, settings=settings, env={"SIGNING_KEY": pem})
 
     done = job.run()

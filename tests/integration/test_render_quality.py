@@ -44,8 +44,7 @@ NUM_CLIPS, NUM_POOR, NUM_POOR_SEEDS = 12, 4, 2
 def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
     def make(quality: dict[str, object] | None, num_rows: int = 3) -> Job:
         rows = [{**row(str(HOPPER)), "seed": None, "prompt": f"A person waves {number}."} for number in range(num_rows)]
-        settings = {"quality": quality, "cluster": {"max_groups": 1}}
-        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1, settings=settings)
+        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1, settings={"quality": quality})
 
     return make
 
