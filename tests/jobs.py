@@ -66,7 +66,11 @@ class Job:
 
     def run(self, *options: str, command: str = "render") -> "Result":
         process = self.start(*options, command=command)
-        stdout, stderr = process.communicate(timeout=self.deadline_s)
+        try:
+            stdout, stderr = process.communicate(timeout=self.deadline_s)
+        except subprocess.TimeoutExpired:
+            process.kill()  # or it would slow down all tests that follow
+            raise
         return Result(process.returncode, stdout, stderr)
 
     def metadata(self) -> list[dict[str, Any]]:
