@@ -1,4 +1,5 @@
-"""The generated sections of the user's guide, `jobs/README.md`, and of `cluster/README.md`: reference tables, from the code.
+"""The generated sections of the user's guide, `jobs/README.md`, of `jobs/presets/README.md` and of `cluster/README.md`: reference
+tables, from the code.
 
 `python -m tests.guide` (`make docs`) rewrites them; `tests/unit/test_guide.py` fails while one is stale. A section stands
 between `<!-- generated: NAME -->` and `<!-- end -->`.
@@ -23,17 +24,21 @@ from pydantic.json_schema import models_json_schema
 from lynx_batch import exits
 from lynx_batch.cli.answers import ANSWERS
 from lynx_batch.config import RunConfig
+from lynx_batch.config.preset import PRESETS, PresetName, stated_loss
 from lynx_batch.execution.metrics import METRICS
 from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, PHOTO_COLUMNS, REQUIRED
 from lynx_batch.ledger.metadata import READ_SCHEMA
+from lynx_batch.planning.cost import H100, H200, GpuType
 from lynx_batch.planning.layout import URGENT_PRIORITY
 from lynx_batch.stages import CLIP_STAGES
 from lynx_model.parameters import PARAMETERS, Parameter
 from lynx_model.spec import NUM_TEXT_TOKENS
 from tests.models import ROOT
+from tests.presets import full_forwards, predicted_s
 
 GUIDE = ROOT / "jobs" / "README.md"
-GUIDES = (GUIDE, ROOT / "cluster" / "README.md")
+PRESETS_PAGE = ROOT / "jobs" / "presets" / "README.md"
+GUIDES = (GUIDE, PRESETS_PAGE, ROOT / "cluster" / "README.md")
 ANSWERS_SCHEMA = ROOT / "jobs" / "answers.schema.json"
 SECTION = re.compile(r"(?<=<!-- generated: )(?P<name>[a-z ]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 MAX_DEFAULT_LENGTH = 60
@@ -188,6 +193,36 @@ def metrics() -> str:
     return _table(("metric", "kind", "labels", "unit", "meaning"), rows)
 
 
+def presets() -> str:
+    """What a clip of each preset is predicted to take on one GPU, and what it loses."""
+    rows = (
+        (
+            f"[`{name}`](../../lynx_batch/config/presets/{name}.yaml)",
+            str(full_forwards(name)),
+            *(cell for gpu in (H100, H200) for cell in _speed(name, gpu)),
+            stated_loss(name).text,
+        )
+        for name in PRESETS
+    )
+    head = (
+        "preset",
+        "full forwards",
+        "H100: s a clip",
+        "clips per hour",
+        "x exact",
+        "H200: s a clip",
+        "clips per hour",
+        "x exact",
+        "loss",
+    )
+    return _table(head, rows)
+
+
+def _speed(name: PresetName, gpu: GpuType) -> tuple[str, str, str]:
+    seconds, exact_s = predicted_s(name, gpu), predicted_s(PRESETS[0], gpu)
+    return f"{seconds:.1f}", f"{3600 / seconds:.1f}", f"{exact_s / seconds:.2f}"
+
+
 def answers() -> str:
     """The object that each command prints with `--json`, and below it the objects that it holds."""
     return "\n\n".join(_answer(f"`{command} --json`", model) for command, model in ANSWERS.items())
@@ -208,6 +243,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "metadata": metadata,
     "exit codes": exit_codes,
     "metrics": metrics,
+    "presets": presets,
     "answers": answers,
 }
 

@@ -19,6 +19,7 @@ def doctor(
     run_file: Annotated[
         Path | None, typer.Argument(metavar="[RUN.yaml]", help="Also check what this run file names.")
     ] = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
     as_json: options.AsJson = False,
@@ -27,9 +28,10 @@ def doctor(
     from lynx_batch.cli.findings import Level, examine_machine, examine_models, examine_run, fit_published
 
     silence(as_json)
-    if overrides and run_file is None:
-        raise ConfigError(f"--set {overrides[0]}: overrides a key of a RUN.yaml, but none is given")
-    config = load(run_file, {}, overrides) if run_file else None
+    if (overrides or preset) and run_file is None:
+        option = f"--set {overrides[0]}" if overrides else f"--preset {preset}"
+        raise ConfigError(f"{option}: overrides keys of a RUN.yaml, but none is given")
+    config = load(run_file, {"preset": preset}, overrides) if run_file else None
     machine, findings = examine_machine()
     if config is None:
         findings += [*examine_models(), *fit_published(machine)]

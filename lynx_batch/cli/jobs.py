@@ -31,6 +31,7 @@ def submit(
     address: Address = DASHBOARD,
     manifest: options.Manifest = None,
     output: options.Output = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     is_followed: Annotated[
         bool, typer.Option("--follow", help="Show the job's output, and end with its exit code.")
@@ -51,7 +52,7 @@ def submit(
     from lynx_batch.preparation.package import pack
     from lynx_batch.preparation.selection import Selection
 
-    settings = {"manifest": manifest, "output": output, "approval.required": require_approval}
+    settings = {"manifest": manifest, "output": output, "preset": preset, "approval.required": require_approval}
     config = load(run_file, settings, overrides)
     selection = Selection(
         where=where,

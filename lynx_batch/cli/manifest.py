@@ -14,8 +14,9 @@ from lynx_batch.cli import options
 from lynx_batch.cli.answers import ManifestCheckAnswer, ProblemAnswer, RejectionAnswer
 from lynx_batch.cli.console import add_row, make_console, say, say_answer, silence
 from lynx_batch.cli.photos import show_photos
+from lynx_batch.cli.render import load
 from lynx_batch.cli.targets import has_json_keys, is_manifest, is_photo_sheet, refuse_other_file, refuse_other_kind
-from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, load_run_config
+from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.places import WRITABLE, explain_place
 from lynx_batch.printable import counted
@@ -164,6 +165,7 @@ def check(
     run: Annotated[
         Path | None, typer.Option(help="Check against this run file's defaults, inputs, face pack and model.")
     ] = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     photos: Annotated[
         bool, typer.Option("--photos", help="Also read every photo, find its face and judge its quality, on CPUs.")
@@ -193,9 +195,9 @@ def check(
         refuse_other_file("--problems", problems_file, "a list of problems", has_keys)
     if sheet:
         _check_sheet(sheet, problems_file, has_photos=photos)
-    if overrides and not run:
-        raise ConfigError("--set: changes a run file, so it needs --run")
-    config = load_run_config(run, options.parse_overrides(overrides)) if run else None
+    if (overrides or preset) and not run:
+        raise ConfigError(f"{'--set' if overrides else '--preset'}: changes a run file, so it needs --run")
+    config = load(run, {"preset": preset}, overrides) if run else None
     num_rows, problems, unconsented = _find_problems(
         manifest, config, has_photos=photos, allow_duplicates=allow_duplicates, sheet=sheet
     )

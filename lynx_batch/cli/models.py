@@ -89,6 +89,7 @@ def calibrate_model(
     count: Annotated[int, typer.Option(min=1, help="How many rows of the manifest to render.")] = 4,
     root: Root = None,
     manifest: options.Manifest = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     where: options.Where = None,
     allow_missing_consent: Annotated[bool, typer.Option(help="Render rows without a consent, too.")] = False,
@@ -104,7 +105,7 @@ def calibrate_model(
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoising", total=None)
         calibration = calibrate(
-            load(run_file, {"manifest": manifest}, overrides),
+            load(run_file, {"manifest": manifest, "preset": preset}, overrides),
             selection,
             announce=console.print,
             on_step=lambda step, num_steps: bar.update(task, completed=step, total=num_steps),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lynx_batch.config import parse_override
+from lynx_batch.config.preset import PRESETS
 from lynx_batch.errors import ConfigError
 
 DURATION = re.compile(r"(?P<num>\d+(\.\d+)?)(?P<unit>[smhd])")
@@ -20,6 +21,13 @@ Manifest = Annotated[str | None, typer.Option(help="Use this manifest instead of
 Output = Annotated[str | None, typer.Option(help="Use this output location instead of the run file's.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the run file.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"A trade of quality for speed: {', '.join(PRESETS[:-1])} or {PRESETS[-1]}. It overrules the run file, and --set overrules it.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 Limit = Annotated[int | None, typer.Option(min=0, help="At most this many rows.")]

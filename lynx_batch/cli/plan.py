@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +13,10 @@ from lynx_batch import api
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.plan_rows import refuse_other_rows, show_rows, write_rows
+from lynx_batch.cli.preset_table import presets_as_json, show_presets
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
+from lynx_batch.errors import ConfigError
 from lynx_batch.planning.budget import amount
 from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.selection import Selection
@@ -21,10 +24,13 @@ from lynx_batch.printable import counted
 
 # pyarrow takes a while to load, so what reads manifests and metadata is imported by the command.
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lynx_batch.planning.expectation import PassCount
     from lynx_batch.planning.layout import Node
     from lynx_batch.planning.plan import Option
     from lynx_batch.preparation.forecast import RunForecast
+    from lynx_batch.preparation.presets import Load
 
 WIDTH = 100
 
@@ -38,6 +44,7 @@ def plan(
     deadline: Annotated[str | None, typer.Option(help="Such as 90m, 8h or 2d.")] = None,
     manifest: options.Manifest = None,
     output: options.Output = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     limit: options.Limit = None,
     where: options.Where = None,
@@ -50,16 +57,20 @@ def plan(
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write what --rows says to a .csv or .parquet file.")
     ] = None,
+    compare_presets: Annotated[
+        bool, typer.Option("--compare-presets", help="Show what all rows would take with each preset, and its loss.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
+    if compare_presets:
+        _refuse_beside_comparison({"--preset": preset, "--deadline": deadline, "--rows": rows, "--out": out})
     if out is not None:
         refuse_other_rows("--out", out)
     pools = gpus or ["8xH200"]
     nodes = parse_nodes(pools)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
-    config = load(run_file, {"manifest": manifest, "output": output}, overrides)
-
+    settings = {"manifest": manifest, "output": output, "preset": preset}
     selection = Selection(
         where=where,
         limit=limit,
@@ -67,7 +78,10 @@ def plan(
         allow_duplicates=allow_duplicates,
         allow_missing_consent=allow_missing_consent,
     )
-    forecast = api.plan(config, pools, selection)
+    if compare_presets:
+        _compare_presets(lambda name: load(run_file, settings | {"preset": name}, overrides), selection, nodes, as_json)
+        return
+    forecast = api.plan(load(run_file, settings, overrides), pools, selection)
     found = forecast.rows() if rows or out else []
     if as_json:
         listed = {"rows": [asdict(row) for row in found]} if rows else {}
@@ -80,6 +94,24 @@ def plan(
         write_rows(found, out)
         if not as_json:
             say(f"{out}: {len(found):,} rows")
+
+
+def _refuse_beside_comparison(others: "Mapping[str, object]") -> None:
+    for option, value in others.items():
+        if value:
+            raise ConfigError(
+                f"{option}: must not be given with --compare-presets, which shows one table of all presets"
+            )
+
+
+def _compare_presets(load_preset: "Load", selection: Selection, nodes: "tuple[Node, ...]", as_json: bool) -> None:
+    from lynx_batch.preparation.presets import forecast_presets
+
+    forecasts = forecast_presets(load_preset, selection, nodes, datetime.now(UTC))
+    if as_json:
+        say(json.dumps({"presets": presets_as_json(forecasts)}, indent=1))
+    else:
+        show_presets(forecasts, nodes)
 
 
 def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, object]:

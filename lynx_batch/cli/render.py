@@ -4,7 +4,7 @@ import os.path
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -29,6 +29,7 @@ def render(
     run_file: options.RunFile,
     manifest: options.Manifest = None,
     output: options.Output = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     address: Annotated[str | None, typer.Option(help="Use this Ray cluster instead of a local one.")] = None,
     limit: options.Limit = None,
@@ -48,7 +49,7 @@ def render(
     """
     from lynx_batch.preparation.origin import read_origin
 
-    settings = {"manifest": manifest, "output": output, "cluster.address": address}
+    settings = {"manifest": manifest, "output": output, "preset": preset, "cluster.address": address}
     config = load(run_file, settings | {"approval.required": require_approval}, overrides)
     selection = Selection(
         where=where,
@@ -74,9 +75,12 @@ def render(
 
 
 def load(run_file: Path, settings: Mapping[str, object], overrides: list[str] | None) -> RunConfig:
-    """The run file with the overrides of the command line."""
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    return load_run_config(run_file, given | options.parse_overrides(overrides))
+    """The run file with the overrides of the command line. `settings` that are None were not given."""
+    return load_run_config(run_file, _given(settings, overrides))
+
+
+def _given(settings: Mapping[str, object], overrides: list[str] | None) -> dict[str, object]:
+    return {key: value for key, value in settings.items() if value is not None} | options.parse_overrides(overrides)
 
 
 def conclude(summary: "RunSummary", console: Console) -> int:
@@ -127,6 +131,7 @@ def one(
         list[str] | None, typer.Option("--photo", help="Another photo of the same person. May be given several times.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the run file's, or one derived from the clip.")] = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
 ) -> None:
     """Render a single clip in this process, without a cluster. Photo and prompt are checked before anything is loaded."""
@@ -134,7 +139,11 @@ def one(
 
     refuse_other_file("--out", out, "an MP4", is_mp4)
     console = make_console()
-    config = load(run_file, {}, overrides) if run_file else published_config(options.parse_overrides(overrides))
+    config = (
+        load(run_file, {"preset": preset}, overrides)
+        if run_file
+        else published_config(_given({"preset": preset}, overrides))
+    )
     photos = {"subject_uris": [photo, *more_photos]} if more_photos else {"subject_uri": photo}
     consent = {"consent_ref": consent_ref, "consent_scope": consent_scope, "regions": regions}
     cells = {"prompt": _read_prompt(prompt), "face_index": face_index, "seed": seed, **consent}

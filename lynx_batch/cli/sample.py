@@ -45,6 +45,7 @@ def sample(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which rows, and how to submit them.")] = False,
     manifest: options.Manifest = None,
     output: options.Output = None,
+    preset: options.Preset = None,
     overrides: options.Overrides = None,
     address: Annotated[str | None, typer.Option(help="Use this Ray cluster instead of a local one.")] = None,
     limit: options.Limit = None,
@@ -61,7 +62,7 @@ def sample(
     from lynx_batch.preparation.sample import prepare_sample, withdraw_outdated
 
     refuse_other_file("--sheet", sheet, "a PNG", is_png)
-    settings = {"manifest": manifest, "output": output, "cluster.address": address, "approval.sample": out}
+    settings = {"manifest": manifest, "output": output, "preset": preset, "cluster.address": address}
     selection = Selection(
         where=where,
         limit=limit,
@@ -70,12 +71,12 @@ def sample(
         allow_missing_consent=allow_missing_consent,
     )
     aspects = [name.strip() for name in (per or "").split(",") if name.strip()]
-    config = load(run_file, settings, overrides)
+    config = load(run_file, settings | {"approval.sample": out}, overrides)
     chosen = prepare_sample(config, selection, count=count, per=aspects, now=datetime.now(UTC))
     _show_choice(chosen)
     place = storage.redact(chosen.config.output)
     if dry_run:
-        given = {"--manifest": manifest, "--output": place, "--where": chosen.selection.where}
+        given = {"--manifest": manifest, "--output": place, "--preset": preset, "--where": chosen.selection.where}
         flags = {
             "--allow-invalid": allow_invalid,
             "--allow-duplicates": allow_duplicates,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lynx_batch.config.preset import KEY, preset_keys
 from lynx_batch.errors import ConfigError
 from lynx_batch.local_files import read_at_most
 from lynx_batch.yaml_text import read_yaml
@@ -94,7 +95,17 @@ def _changes(value: object, where: str) -> Changes:
             raise ConfigError(
                 f"{where}: {key}: must not be changed; every setting renders the same rows, ungated, to a place of its own"
             )
-    return value
+    return _with_preset(value, where)
+
+
+def _with_preset(changes: Changes, where: str) -> Changes:
+    """The keys of the preset that `changes` name, if any, then the others: so the preset's keys replace those of the reference."""
+    if changes.get(KEY) is None:
+        return changes
+    try:
+        return {KEY: changes[KEY], **preset_keys(changes[KEY]), **changes}
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _check_names(names: list[str], source: str) -> None:

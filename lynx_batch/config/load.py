@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from lynx_batch.config.paths import REFERENCE_KEYS, explain_paths, make_absolute
+from lynx_batch.config.preset import KEY, apply_presets, explain_preset
 from lynx_batch.config.sections import AdapterConfig, CalibrationConfig, LoraConfig, RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.local_files import read_at_most
@@ -69,6 +70,8 @@ COMPARISONS = frozenset({"greater_than", "greater_than_equal", "less_than_equal"
 def load_run_config(path: Path, overrides: dict[str, object]) -> RunConfig:
     """The run file at `path` with `overrides` ({"a.b": value}) applied.
 
+    A `preset` among the overrides overrules the file, and is overruled by the others.
+
     Raises:
         ConfigError: If the file cannot be read, is not YAML, or a key or value breaks a rule; the message names every fault.
     """
@@ -94,9 +97,18 @@ def _read_text(path: Path) -> str:
 
 
 def override(content: dict[str, Any], overrides: dict[str, object], *, source: str) -> RunConfig:
-    """`content` with `overrides` ({"a.b": value}) applied; changes `content`. Raises as `parse_run_config` does."""
+    """`content` with its preset and `overrides` ({"a.b": value}) applied; changes `content`.
+
+    Raises:
+        ConfigError: As `parse_run_config`, or because there is no such preset.
+    """
+    try:
+        content = apply_presets(content, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
     for key, value in overrides.items():
-        _put(content, key, make_absolute(key, value, Path.cwd()))
+        if key != KEY:
+            _put(content, key, make_absolute(key, value, Path.cwd()))
     return parse_run_config(content, source=source)
 
 
@@ -106,7 +118,8 @@ def parse_run_config(content: dict[str, Any], *, source: str) -> RunConfig:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError("\n".join([f"{source}:", *_explain_values(error)])) from error
-    if faults := list(explain_paths(config)):
+    faults = [*explain_paths(config), *explain_preset(config.preset, has_loras=bool(config.model.loras))]
+    if faults:
         raise ConfigError("\n".join([f"{source}:", *faults]))
     return config
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model,
 from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
+from lynx_batch.config.preset import PresetName
 from lynx_batch.config.references import DEVELOPMENT, explain_address, explain_reference, is_web_address
 from lynx_batch.config.stop_time import explain_stop_at
 from lynx_batch.photo_places import ANYWHERE, explain_entry
@@ -656,6 +657,7 @@ class ApprovalConfig(_Section):
 
 
 class RunConfig(_Section):
+    preset: PresetName | None = None
     manifest: str
     output: str
     model: ModelConfig

@@ -14,11 +14,11 @@ import yaml
 
 from lynx_batch.cli import app
 from lynx_batch.config import RunConfig
-from tests.guide import ANSWERS_SCHEMA, GUIDE, GUIDES, SECTIONS, write_answers_schema, write_guide
+from tests.guide import ANSWERS_SCHEMA, GUIDE, GUIDES, PRESETS_PAGE, SECTIONS, write_answers_schema, write_guide
 from tests.models import ROOT
 
 README = ROOT / "README.md"
-DOCUMENTS = (README, GUIDE, ROOT / "CONTRIBUTING.md", ROOT / "cluster" / "README.md")
+DOCUMENTS = (README, GUIDE, PRESETS_PAGE, ROOT / "CONTRIBUTING.md", ROOT / "cluster" / "README.md")
 MAX_README_LINES = 80
 
 BLOCK = re.compile(r"^ *```(?P<language>\w*)\n(?P<text>.*?)^ *```", re.DOTALL | re.MULTILINE)

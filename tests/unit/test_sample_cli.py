@@ -53,6 +53,7 @@ def test_a_dry_run_says_which_rows_why_and_how_to_submit_them(run_file: Path) ->
     told = sample(run_file, "--manifest", manifest, "--set", "defaults.seed=7", "--allow-duplicates")
     assert f"submit {run_file} --manifest {manifest} --output {place} " in told
     assert "--allow-duplicates --set defaults.seed=7 --set approval.required=false" in told
+    assert f"--output {place} --preset exact --where " in sample(run_file, "--preset", "exact")
 
 
 @pytest.mark.parametrize(
