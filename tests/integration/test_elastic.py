@@ -63,6 +63,16 @@ def test_nodes_come_for_the_clips_of_a_run_and_each_goes_once_no_clip_waits_for_
     assert not any("steady" in seen.nodes for _, seen in cluster.log)
 
 
+def test_a_run_for_which_no_node_comes_in_time_says_which_labels_it_asked_for(
+    make_job: Callable[..., Job], cluster: AutoscaledCluster
+) -> None:
+    ended = make_job([row()], gpu="H200", gpus=8, max=1).run("--set", "cluster.ready_within_s=2")
+    assert ended.exit_code == 4, ended.stderr
+    assert "no node of the type 8xH200 came within cluster.ready_within_s=2" in ended.stdout
+    assert "select: ray.io/accelerator-type: H200, ray.io/market-type: !spot" in ended.stdout
+    wait_until(lambda: cluster.look().num_asked == 0)
+
+
 def test_a_killed_driver_leaves_nothing_asked_for(make_job: Callable[..., Job], cluster: AutoscaledCluster) -> None:
     job = make_job([row()], gpu="H200", gpus=8, max=1)
     driver = job.start()
