@@ -63,23 +63,24 @@ def render(
 
 
 def plan(
-    run: RunConfig | Path | str, gpus: str | Sequence[str] = "8xH200", selection: Selection = EVERY_ROW
+    run: RunConfig | Path | str, gpus: str | Sequence[str] | None = None, selection: Selection = EVERY_ROW
 ) -> "RunForecast":
     """Predicts what `render` would do on a cluster. Writes nothing.
 
     Args:
         run: A run file, or a config that `load_run_config` returned.
-        gpus: One or several pools of GPUs, such as "64xH100@2.5" (USD per GPU-hour).
+        gpus: One or several pools of GPUs, such as "64xH100@2.5" (USD per GPU-hour). None takes the nodes that may come by
+            `cluster.node_types`, or "8xH200" if there are none.
         selection: The rows to take.
 
     Raises:
         Permanent: If the run file, manifest, model or `gpus` is unfit.
     """
-    from lynx_batch.planning.layout import parse_nodes
     from lynx_batch.preparation.forecast import forecast_run
+    from lynx_batch.preparation.node_types import nodes_to_plan_on
 
-    pools = [gpus] if isinstance(gpus, str) else gpus
-    return forecast_run(_loaded(run), selection, parse_nodes(pools), datetime.now(UTC))
+    config, pools = _loaded(run), [gpus] if isinstance(gpus, str) else gpus
+    return forecast_run(config, selection, nodes_to_plan_on(config.cluster, pools), datetime.now(UTC))
 
 
 def read_metadata(

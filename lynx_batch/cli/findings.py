@@ -16,6 +16,7 @@ from lynx_batch.notices.notifier import open_targets
 from lynx_batch.preparation.budget import prices_of, require_prices
 from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import CheckedModel, check_model
+from lynx_batch.preparation.node_types import node_types_of, require_autoscaler
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
@@ -112,6 +113,8 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
     ]
     if config.notify or config.cluster.usd_per_gpu_hour is not None:
         findings.append(_tried("limits, notify", lambda: _check_notify(config)))
+    if config.cluster.node_types:
+        findings.append(_tried("node types", lambda: _check_node_types(config)))
     if config.provenance.is_on:
         findings.append(_tried("marks", lambda: _check_marks(config)))
     if model is not None:
@@ -208,6 +211,12 @@ def _check_notify(config: RunConfig) -> str:
     prices_of(config.cluster)
     targets = ", ".join(target.shown for target in open_targets(config.notify))
     return f"will notify {targets}" if targets else "complete"
+
+
+def _check_node_types(config: RunConfig) -> str:
+    require_autoscaler(config.cluster)
+    require_prices(config)
+    return "may come: " + ", ".join(f"{each.max_nodes} of {each}" for each in node_types_of(config.cluster))
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:

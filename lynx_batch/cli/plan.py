@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -16,9 +18,10 @@ from lynx_batch.cli.plan_rows import refuse_other_rows, show_rows, write_rows
 from lynx_batch.cli.preset_table import presets_as_json, show_presets
 from lynx_batch.cli.progress import duration
 from lynx_batch.cli.render import load
+from lynx_batch.config.preset import PRESETS
 from lynx_batch.errors import ConfigError
 from lynx_batch.planning.budget import amount
-from lynx_batch.planning.layout import parse_nodes
+from lynx_batch.preparation.node_types import nodes_to_plan_on
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.printable import counted
 
@@ -39,7 +42,10 @@ def plan(
     run_file: options.RunFile,
     gpus: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8. May be repeated."),
+        typer.Option(
+            help="Such as 64xH100 or 64xH100@2.5 (USD per GPU-hour), in nodes of 8. May be repeated. Default: what may come by "
+            "cluster.node_types, or else 8xH200."
+        ),
     ] = None,
     deadline: Annotated[str | None, typer.Option(help="Such as 90m, 8h or 2d.")] = None,
     manifest: options.Manifest = None,
@@ -67,8 +73,6 @@ def plan(
         _refuse_beside_comparison({"--preset": preset, "--deadline": deadline, "--rows": rows, "--out": out})
     if out is not None:
         refuse_other_rows("--out", out)
-    pools = gpus or ["8xH200"]
-    nodes = parse_nodes(pools)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
     settings = {"manifest": manifest, "output": output, "preset": preset}
     selection = Selection(
@@ -79,9 +83,11 @@ def plan(
         allow_missing_consent=allow_missing_consent,
     )
     if compare_presets:
-        _compare_presets(lambda name: load(run_file, settings | {"preset": name}, overrides), selection, nodes, as_json)
+        _compare_presets(lambda name: load(run_file, settings | {"preset": name}, overrides), selection, gpus, as_json)
         return
-    forecast = api.plan(load(run_file, settings, overrides), pools, selection)
+    config = load(run_file, settings, overrides)
+    nodes = nodes_to_plan_on(config.cluster, gpus)
+    forecast = api.plan(config, gpus, selection)
     found = forecast.rows() if rows or out else []
     if as_json:
         listed = {"rows": [asdict(row) for row in found]} if rows else {}
@@ -104,9 +110,10 @@ def _refuse_beside_comparison(others: "Mapping[str, object]") -> None:
             )
 
 
-def _compare_presets(load_preset: "Load", selection: Selection, nodes: "tuple[Node, ...]", as_json: bool) -> None:
+def _compare_presets(load_preset: "Load", selection: Selection, gpus: list[str] | None, as_json: bool) -> None:
     from lynx_batch.preparation.presets import forecast_presets
 
+    nodes = nodes_to_plan_on(load_preset(PRESETS[0]).cluster, gpus)
     forecasts = forecast_presets(load_preset, selection, nodes, datetime.now(UTC))
     if as_json:
         say(json.dumps({"presets": presets_as_json(forecasts)}, indent=1))
@@ -161,11 +168,14 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     if chosen is None:
         return
     console.print(_table(forecast))
+    to_come = [node for node in nodes if node.may_come]
     excess = chosen.forecast.makespan_s / forecast.ideal_s - 1
     console.print(
-        f"chosen: groups of {chosen.sizes[0]}: the shortest run, and so the cheapest on these GPUs; "
+        f"chosen: groups of {chosen.sizes[0]}: {_merit(has_to_come=bool(to_come))}; "
         f"{excess:.1%} longer than if every GPU were busy to the end in groups of one"
     )
+    if to_come:
+        console.print(_describe_coming(to_come), soft_wrap=True)
     console.print(_basis(forecast, nodes))
     if forecast.judged is not None:
         console.print(f"tries: {forecast.num_tries:.2f} per clip expected, {_explain_tries(forecast.judged)}")
@@ -178,6 +188,18 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
         console.print(_compare(chosen, deadline_s, nodes))
     if forecast.limits is not None:
         console.print("\n".join(forecast.exceeded or [_describe_fit(forecast, chosen)]), soft_wrap=True)
+
+
+def _merit(*, has_to_come: bool) -> str:
+    return f"the shortest run{'' if has_to_come else ', and so the cheapest on these GPUs'}"
+
+
+def _describe_coming(nodes: "Iterable[Node]") -> str:
+    from lynx_batch.planning.simulate import START_S
+
+    most = Counter(f"{node.num_gpus}x{node.gpu.name}{' (spot)' if node.is_spot else ''}" for node in nodes)
+    paid = f"each is paid from {duration(START_S)} before it is there until its last group ends"
+    return f"nodes: at most {', '.join(f'{number} of {kind}' for kind, number in most.items())}; {paid}"
 
 
 def _table(forecast: "RunForecast") -> Table:

@@ -66,6 +66,8 @@ def _headline(progress: Progress, remaining_s: float | None) -> str:
         parts.append(f"{progress.num_failed} failed")
     if progress.num_groups_loading:
         parts.append(f"{counted(progress.num_groups_loading, 'group')} loading")
+    if progress.num_groups_asked:
+        parts.append(f"{counted(progress.num_groups_asked, 'group')} waiting for nodes")
     if remaining_s is not None:
         parts.append(f"about {duration(remaining_s)} left")
     return ", ".join(parts)

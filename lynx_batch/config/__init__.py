@@ -1,5 +1,6 @@
 """The run file: what to render, with which model, where to and on which machines."""
 
+from lynx_batch.config.cluster import ClusterConfig, NodeTypeConfig
 from lynx_batch.config.load import load_run_config, override, parse_override, parse_run_config
 from lynx_batch.config.paths import named_paths
 from lynx_batch.config.sections import (
@@ -8,7 +9,6 @@ from lynx_batch.config.sections import (
     ApprovalConfig,
     C2paConfig,
     CalibrationConfig,
-    ClusterConfig,
     DefaultsConfig,
     EngineConfig,
     FacesConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "LimitsConfig",
     "LoraConfig",
     "ModelConfig",
+    "NodeTypeConfig",
     "NotifyConfig",
     "ProvenanceConfig",
     "QualityConfig",

@@ -2,16 +2,16 @@
 
 from dataclasses import fields
 from functools import partial
-from math import inf
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_batch.clip import broken_rule
+from lynx_batch.config.cluster import ClusterConfig
 from lynx_batch.config.preset import PresetName
 from lynx_batch.config.references import DEVELOPMENT, explain_address, explain_reference, is_web_address
+from lynx_batch.config.section import Section as _Section
 from lynx_batch.config.stop_time import explain_stop_at
 from lynx_batch.photo_places import ANYWHERE, explain_entry
 from lynx_batch.yaml_text import write_yaml
@@ -23,25 +23,6 @@ from lynx_model.step_cache import Magnitudes, StepCache
 
 MAX_LABEL_LENGTH = 200
 MAX_LIMIT_NAME = 100
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and annotation is not bool:
-            rule = "must be a mapping of keys" if _is_section(annotation) else "must not be true or false"
-            raise PydanticCustomError("no_truth", "{rule}", {"rule": rule})
-        return value
-
-
-def _is_section(annotation: object) -> bool:
-    """Whether a key takes a section: it may also take null."""
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    return all(isinstance(kind, type) and issubclass(kind, _Section) for kind in kinds)
 
 
 class AdapterConfig(_Section):
@@ -430,43 +411,6 @@ class ProvenanceConfig(_Section):
     def required_marks(self) -> frozenset[str]:
         """The marks without which no clip may be committed."""
         return self.marks if self.marking == "required" else frozenset()
-
-
-class ClusterConfig(_Section):
-    """The machines of a run, and the groups of GPUs on them.
-
-    `address: local` starts a private Ray; any other value is the address of an existing cluster. `shared_paths` are folders that
-    every node has, with the same content. On several machines, and for `submit`, a run may use local files only from these folders.
-    `gpus_per_group: auto` uses the group size that `lynx-batch plan` chooses, and larger groups for clips that need them; a number
-    is the size of every group. `max_groups: null` forms as many groups as fit.
-    A group that is not ready after `ready_within_s` is given up; the first node has the same time to join. A group is replaced after
-    `max_clips_per_group` clips, in case something leaks slowly; null turns this off.
-    `usd_per_gpu_hour` is the price of every GPU, or of each type, such as `{H100: 2.5, A100: 1.2}`; `other` is the price of all types
-    that lynx-batch has no figures for. On a cluster without GPUs, a CPU core counts as one.
-    """
-
-    address: str = "local"
-    shared_paths: tuple[str, ...] = ()
-    gpus_per_group: Literal["auto", 1, 2, 3, 4, 6, 8] = "auto"
-    max_groups: int | None = Field(default=None, ge=1)
-    max_clips_per_group: int | None = Field(default=500, ge=1)
-    ready_within_s: float = Field(default=3600.0, gt=0)
-    usd_per_gpu_hour: float | dict[str, float] | None = None
-
-    @field_validator("usd_per_gpu_hour", mode="before")
-    @classmethod
-    def _has_prices(cls, prices: object) -> object:
-        each: list[object] = list(prices.values()) if isinstance(prices, dict) else [prices]
-        are_prices = all(isinstance(price, int | float) and price is not True and 0 < price < inf for price in each)
-        if prices is not None and not (each and are_prices):
-            rule = "must be a price in USD above 0, or a mapping of GPU types to such prices, for example {H100: 2.5}"
-            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
-        return prices
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the run starts a private Ray."""
-        return self.address == "local"
 
 
 class RetryConfig(_Section):

@@ -19,7 +19,8 @@ from lynx_batch import exits
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import ConfigError, HeadLost
 from lynx_batch.execution.head import LOCAL_MAX_SILENCE_S, MAX_SILENCE_S, Head, check_reachable
-from lynx_batch.planning.cost import OTHER, GpuType, gpu_type
+from lynx_batch.execution.labels import MARKET_TYPE, SPOT, gpu_of, is_spot
+from lynx_batch.planning.cost import OTHER
 from lynx_batch.planning.layout import Node
 
 log = structlog.get_logger()
@@ -58,7 +59,7 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     """Connects to the cluster for the duration of a run; yields its slots.
 
     `address: local` always starts its own Ray and ends it, even on a machine that belongs to a cluster. If the cluster has no
-    slots yet, this waits for them: a head answers minutes before its first GPU node joins.
+    slots yet, this waits for them: a head answers minutes before its first GPU node joins. With `config.node_types` it does not wait.
 
     Raises:
         ConfigError: If no cluster answers at `config.address`, or it does not accept us.
@@ -72,6 +73,7 @@ def connected(config: ClusterConfig) -> Iterator[Slots]:
     try:
         with _exiting_if_head_dies(config.address), _our_sigterm_kept():
             _init(config)
+        warn_if_on_spot()
         yield _await_slots(config)
     except ray.exceptions.RayError as error:
         raise HeadLost(f"cluster.address={config.address!r}: Ray failed: {error}") from error
@@ -153,8 +155,10 @@ def _init(config: ClusterConfig) -> None:
 def _await_slots(config: ClusterConfig) -> Slots:
     """Waits up to `config.ready_within_s` for the cluster's first node; returns empty slots if none comes.
 
-    A local cluster without a node has lost it, so that raises HeadLost.
+    If the run asks for its nodes, it needs none to start. A local cluster without a node has lost it, so that raises HeadLost.
     """
+    if config.node_types:
+        return find_slots("GPU")
     slots, ends_s = find_slots(), time.monotonic() + config.ready_within_s
     if slots.nodes:
         return slots
@@ -208,16 +212,24 @@ def find_slots(resource: str | None = None) -> Slots:
     """The slots of the cluster's nodes that are alive and not draining: of `resource` if given, else GPUs if any, else CPU cores."""
     notices_ms = ray._private.state.state.get_draining_nodes()
     draining = {node_id: ms / 1000 if ms else math.inf for node_id, ms in notices_ms.items()}
-    offers = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    resource = resource or ("GPU" if any(offer.get("GPU", 0) >= 1 for offer in offers.values()) else "CPU")
+    offers = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    resource = resource or ("GPU" if any(_num_of("GPU", node) for node in offers.values()) else "CPU")
     nodes = {
-        node_id: Node(num_gpus=int(offer[resource]), gpu=_gpu_of(offer) if resource == "GPU" else OTHER)
-        for node_id, offer in offers.items()
-        if offer.get(resource, 0) >= 1 and node_id not in draining
+        node_id: Node(
+            num_gpus=_num_of(resource, node), gpu=gpu_of(node) if resource == "GPU" else OTHER, is_spot=is_spot(node)
+        )
+        for node_id, node in offers.items()
+        if _num_of(resource, node) and node_id not in draining
     }
     return Slots(resource=resource, nodes=nodes, draining=draining)
 
 
-def _gpu_of(offer: dict[str, float]) -> GpuType:
-    """Ray names one of a node's resources after its GPU type, for example "accelerator_type:H200"."""
-    return next((gpu_type(name) for name in offer if name.startswith("accelerator_type:")), OTHER)
+def _num_of(resource: str, node: dict[str, Any]) -> int:
+    return int(node["Resources"].get(resource, 0))
+
+
+def warn_if_on_spot() -> None:
+    """Warns if the driver itself runs on a spot machine: with it, the whole run would end."""
+    own = ray.get_runtime_context().get_node_id()
+    if any(is_spot(node) for node in ray.nodes() if node["NodeID"] == own):
+        log.warning("driver_on_spot", node=own, advice=f"run it on a node without the label {MARKET_TYPE}: {SPOT}")

@@ -23,12 +23,13 @@ from lynx_batch.errors import (
     StoreUnready,
     TooManyFaults,
 )
+from lynx_batch.execution.asking import Asking
 from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.group_budget import GroupBudget
 from lynx_batch.execution.head import Head
 from lynx_batch.execution.last_lines import LastLines
-from lynx_batch.execution.placement import Placements
+from lynx_batch.execution.placement import Placement, Placements
 from lynx_batch.execution.progress import GroupProgress, Progress
 from lynx_batch.ledger.editions import Editions
 from lynx_batch.output import TryName, new_attempt
@@ -109,7 +110,7 @@ class Recorders:
 
 
 class Driver:
-    """Renders every clip of a schedule, on the groups that the schedule asks for and that fit the cluster.
+    """Renders every clip of a schedule, on the groups that the schedule asks for and that fit the cluster or may come to it.
 
     However `run` ends, it leaves no actor and no placement group behind. After `HeadLost` it may be called again with another
     cluster of the same kind.
@@ -137,6 +138,7 @@ class Driver:
         self._last_lines = LastLines(settings.output, settings.run_id)
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
+        self._asking = Asking(cluster, schedule, self._budget, self._names)
         self._num_steps_saved = find_saved(settings.output)
         self._next_number = dict(first_numbers)
         self._was_refused = False
@@ -157,6 +159,7 @@ class Driver:
             while not self._schedule.is_finished:
                 self._head.check()
                 if self._placements.refresh():
+                    self._look_for_nodes()
                     self._check_groups()
                 self._assign()
                 if self._budget.closed_by and not self._groups:
@@ -174,6 +177,7 @@ class Driver:
                 group.end()
                 self._budget.release(group)
             self._last_lines.wait()
+            self._asking.forget()
             self._placements.remove_all()
 
     def _close_logs(self, groups: Iterable[Group]) -> None:
@@ -189,7 +193,18 @@ class Driver:
             self._schedule.leave(group.name)
             self._budget.release(group)
         self._groups.clear()
+        self._asking.forget()
         self._placements.forget()
+
+    def _look_for_nodes(self) -> None:
+        """Forms the groups whose nodes have come. If none comes in time and no group is left, that is a fault of the machines."""
+        arrived, failure = self._asking.look(self._placements)
+        for name, placement in arrived.items():
+            self._open(name, placement)
+        if failure is not None and not self._groups:
+            log.warning("no_node", error=failure.error)
+            self._faults.record_load_timeout()
+            self._stop_if_too_many_faults(failure)
 
     def _check_groups(self) -> None:
         """Ends groups that are stuck or whose node is gone, and drains nodes that are going away."""
@@ -205,8 +220,14 @@ class Driver:
                 self._drain(group, gone_at_s)
             elif node not in slots.nodes:
                 self._end_lost(group, GroupLost(f"group {group.name}: its node is gone"))
-        if not self._groups and self._schedule.wanted_size(self._placements.largest) is None:
+        if not self._groups and not self._has_room():
             self._wait_for_room()
+
+    def _has_room(self) -> bool:
+        """Whether a group that clips wait for can be formed, now or once a node has come."""
+        if self._schedule.wanted_size(self._placements.largest) is not None:
+            return True
+        return bool(self._asking) or self._asking.may_ask(self._placements)
 
     def _wait_for_room(self) -> None:
         """Counts a machine fault whenever no pause is on, so that warnings and retries become less and less frequent."""
@@ -241,23 +262,30 @@ class Driver:
                 group.take(self._make_task(planned, group.size))
             elif self._is_spare(group):
                 self._remove(group)
-        while self._cluster.max_groups is None or len(self._groups) < self._cluster.max_groups:
+        while self._may_form_more():
             size = self._schedule.wanted_size(self._placements.largest)
             if size is None or not self._budget.may_form(self._groups, size, self._placements.gpu_of_next(size)):
                 break
             self._form(size)
         self._placements.remove_spare()
+        self._asking.ask(self._placements, self._groups, self._may_form_more)
+
+    def _may_form_more(self) -> bool:
+        most = self._cluster.max_groups
+        return most is None or len(self._groups) + len(self._asking) < most
 
     def _is_spare(self, group: Group) -> bool:
-        """Whether to end a group that has no clip."""
+        """Whether to end a group that has no clip. If nodes come and go, it ends at once, so that its node may go."""
         if self._budget.closed_by:
             return not group.state.tasks
-        return group.state.is_idle and (group.state.is_closing or self._schedule.is_useless(group.name))
+        is_of_no_use = group.state.is_closing or self._schedule.is_useless(group.name)
+        return group.state.is_idle and (is_of_no_use or bool(self._cluster.node_types))
 
     def _wants_clip(self, group: Group) -> bool:
         """A group that is rendering gets its next clip early, unless so few clips wait that another group would run dry."""
         is_free = group.state.rendering is None
-        return group.state.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= len(self._groups))
+        num_takers = len(self._groups) + len(self._asking)
+        return group.state.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= num_takers)
 
     def _make_task(self, planned: PlannedClip, group_size: int) -> RenderTask:
         """An attempt at a clip. Its shortest plausible time is that of the fastest GPU here, its deadline that of the slowest."""
@@ -279,10 +307,14 @@ class Driver:
         )
 
     def _form(self, size: int) -> None:
-        settings = replace(self._settings, plan=ParallelPlan.of_size(size))
-        group = Group(next(self._names), settings, self._placements.take(size), self._cluster)
-        self._schedule.join(group.name, size)
-        self._groups.append(group)
+        name = next(self._names)
+        self._schedule.join(name, size)
+        self._open(name, self._placements.take(size))
+
+    def _open(self, name: str, placement: Placement) -> None:
+        """Starts the workers of a group that the schedule knows."""
+        settings = replace(self._settings, plan=ParallelPlan.of_size(placement.size))
+        self._groups.append(Group(name, settings, placement, self._cluster))
 
     def _await_answers(self) -> list[tuple[Group, Any]]:
         """Waits up to `POLL_S` for answers of workers."""
@@ -451,6 +483,7 @@ class Driver:
             num_left=self._schedule.num_unfinished,
             running=tuple(clip for group in self._groups for clip in group.state.running()),
             num_groups_loading=sum(not group.state.is_ready for group in self._groups),
+            num_groups_asked=len(self._asking),
             waiting_by_size=self._schedule.num_waiting_by_size(),
             groups=tuple(map(self._describe_group, self._groups)),
             spending=self._budget.spending,

@@ -65,14 +65,19 @@ class GroupBudget:
             return None
         return planned
 
-    def may_form(self, groups: Sequence[Group], size: int, gpu: GpuType) -> bool:
-        """Whether there is enough for another group and a clip of the usual length. If there are no groups at all, the budget closes."""
+    def may_form(
+        self, groups: Sequence[Group], size: int, gpu: GpuType, asked: Sequence[tuple[int, GpuType]] = ()
+    ) -> bool:
+        """Whether there is enough for another group and a clip of the usual length. If there are no groups at all, the budget closes.
+
+        `asked`: size and GPU of each group that waits for its node.
+        """
         if self._budget.limits is None:
             return True
-        need = self._budget.need(size, gpu, self._budget.load_s(gpu) + self._usual_clip_s(size, gpu))
         self._gpu = gpu
-        reason = self._why_refused([self._need(group) for group in groups], need)
-        if not groups:
+        running = [self._need(group) for group in groups] + [self._need_of_new(*each) for each in asked]
+        reason = self._why_refused(running, self._need_of_new(size, gpu))
+        if not running:
             self._close(reason)
         return reason is None
 
@@ -111,6 +116,9 @@ class GroupBudget:
         if reason and not self.closed_by:
             self._budget.closed_by = reason
             log.warning("limit_reached", reason=reason, num_left=self._schedule.num_unfinished)
+
+    def _need_of_new(self, size: int, gpu: GpuType) -> Need:
+        return self._budget.need(size, gpu, self._budget.load_s(gpu) + self._usual_clip_s(size, gpu))
 
     def _need(self, group: Group) -> Need:
         """What a group still needs; one that is loading needs time for the clip for which it was formed, too."""

@@ -9,9 +9,11 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lynx_batch.execution.cluster import Slots, find_slots, node_answers
+from lynx_batch.execution.labels import selector_of
 from lynx_batch.execution.worker import Worker
 from lynx_batch.planning.cost import GpuType
 from lynx_batch.planning.layout import FreeGpus
+from lynx_batch.preparation.node_types import NodeType
 from lynx_batch.rendering.tasks import WorkerSettings
 
 LOOK_EVERY_S = 2.0
@@ -21,15 +23,11 @@ ALL_GPUS_VISIBLE = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": 
 
 
 class Placement:
-    """A placement group with one slot per rank."""
+    """A placement group with one slot per rank, all on `node`. `where` says more to Ray about where that is."""
 
-    def __init__(self, slots: Slots, node: str, size: int) -> None:
-        self.node, self.size, self._bundle = node, size, slots.bundle()
-        self.gpu = slots.nodes[node].gpu
-        # The target node is only a preference: if it is gone by now, Ray uses another.
-        self._placement_group = placement_group(
-            [self._bundle] * size, strategy="STRICT_PACK", _soft_target_node_id=node
-        )
+    def __init__(self, bundle: dict[str, float], size: int, gpu: GpuType, node: str, **where: Any) -> None:
+        self.node, self.size, self.gpu, self._bundle = node, size, gpu, bundle
+        self._placement_group = placement_group([bundle] * size, strategy="STRICT_PACK", **where)
 
     @property
     def state(self) -> str:
@@ -55,11 +53,31 @@ class Placement:
         remove_placement_group(self._placement_group)
 
 
+class AskedPlacement(Placement):
+    """A placement group that waits for a node of a certain type. Ray's autoscaler sees it, and adds a node if none has room.
+
+    It ends with the driver, so nothing remains asked for. `node` is empty until `find_node` finds it.
+    """
+
+    def __init__(self, bundle: dict[str, float], size: int, type_of_node: NodeType) -> None:
+        self.type, self.asked_s = type_of_node, time.monotonic()
+        labels = [selector_of(type_of_node)] * size
+        super().__init__(bundle, size, type_of_node.gpu, "", bundle_label_selector=labels)
+
+    def find_node(self) -> bool:
+        """Whether its slots are reserved now."""
+        table = placement_group_table(self._placement_group)
+        if table["state"] == "CREATED":
+            self.node = next(iter(table["bundles_to_node_id"].values()))
+        return bool(self.node)
+
+
 class Placements:
-    """All placements of a run, including the spare ones of ended groups, and the free GPUs of the cluster."""
+    """All placements of a run, including those asked for and the spare ones of ended groups, and the free GPUs of the cluster."""
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
+        self.asked: list[AskedPlacement] = []
         self._taken: list[Placement] = []
         self._spare: list[Placement] = []
         self._unreachable: set[str] = set()
@@ -109,16 +127,41 @@ class Placements:
         placement = next((spare for spare in self._spare if spare.size == size), None)
         if placement is None:
             self.remove_spare()
-            placement = Placement(self.slots, self._free_gpus.take(size), size)
+            placement = self._make(size)
         else:
             self._spare.remove(placement)
         self._taken.append(placement)
         return placement
 
+    def ask(self, size: int, type_of_node: NodeType) -> AskedPlacement:
+        """Asks for a placement of `size` on a node of this type, which need not be there."""
+        placement = AskedPlacement(self.slots.bundle(), size, type_of_node)
+        self.asked.append(placement)
+        self._count_free_gpus()
+        return placement
+
+    def withdraw(self, placement: AskedPlacement) -> None:
+        """Asks for this placement no more."""
+        placement.remove()
+        self.asked.remove(placement)
+        self._count_free_gpus()
+
+    def take_arrived(self) -> list[AskedPlacement]:
+        """The placements whose nodes have come since the last call."""
+        arrived = [placement for placement in self.asked if placement.find_node()]
+        if arrived:
+            self.asked = [placement for placement in self.asked if placement not in arrived]
+            self._taken += arrived
+            self.refresh(is_urgent=True)
+        return arrived
+
     def release(self, placement: Placement) -> None:
-        """Takes back the placement of a group that has ended. Another group can use it if its node is still there."""
+        """Takes back the placement of a group that has ended. Another group can use it if its node is still there.
+
+        What becomes free on a node of a type that was asked for goes to the groups that wait for it.
+        """
         self._taken.remove(placement)
-        if placement.is_intact(self.slots.nodes):
+        if placement.is_intact(self.slots.nodes) and placement.node not in self._promised():
             self._spare.append(placement)
         else:
             placement.remove()
@@ -132,16 +175,29 @@ class Placements:
 
     def remove_all(self) -> None:
         """Removes every placement, at the end of a run."""
-        for placement in (*self._taken, *self._spare):
+        for placement in (*self.asked, *self._taken, *self._spare):
             placement.remove()
         self.forget()
 
     def forget(self) -> None:
         """Drops all placements without asking Ray: with the head gone they are gone too, and asking would block."""
+        self.asked.clear()
         self._taken.clear()
         self._spare.clear()
 
+    def _make(self, size: int) -> Placement:
+        """The target node is only a preference: if it is gone by now, Ray uses another."""
+        node = self._free_gpus.take(size)
+        return Placement(self.slots.bundle(), size, self.slots.nodes[node].gpu, node, _soft_target_node_id=node)
+
+    def _promised(self) -> set[str]:
+        """The nodes on which Ray may give what becomes free to a placement that was asked for."""
+        types = {placement.type for placement in self.asked}
+        return {name for name, node in self.slots.nodes.items() if any(each.matches(node) for each in types)}
+
     def _count_free_gpus(self) -> None:
-        self._free_gpus = FreeGpus({node_id: node.num_gpus for node_id, node in self.slots.nodes.items()})
+        promised = self._promised()
+        own = {name: node.num_gpus for name, node in self.slots.nodes.items() if name not in promised}
+        self._free_gpus = FreeGpus(own)
         for placement in (*self._taken, *self._spare):
             self._free_gpus.fill(placement.node, placement.size)

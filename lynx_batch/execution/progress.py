@@ -23,7 +23,10 @@ class GroupProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is. `running` holds (clip name, steps done, steps in all); `waiting_by_size` counts clips by group size."""
+    """How far a run is. `running` holds (clip name, steps done, steps in all); `waiting_by_size` counts clips by group size.
+
+    `num_groups_asked`: groups that wait for their nodes to come.
+    """
 
     num_rendered: int
     num_rejected: int
@@ -31,6 +34,7 @@ class Progress:
     num_left: int
     running: tuple[tuple[str, int, int], ...]
     num_groups_loading: int
+    num_groups_asked: int = 0
     waiting_by_size: Mapping[int, int] = field(default_factory=dict)
     groups: tuple[GroupProgress, ...] = ()
     spending: Spending = field(default_factory=Spending)

@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.config import RunConfig
+from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.config.references import mask_address
 from lynx_batch.errors import HeadLost, LimitReached, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
@@ -37,6 +37,7 @@ from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES, report_index_uri
 from lynx_batch.planning.approval import Setting
 from lynx_batch.planning.budget import NOTHING, Budget
 from lynx_batch.planning.cost import CostModel
+from lynx_batch.planning.layout import Node
 from lynx_batch.planning.plan import best
 from lynx_batch.planning.schedule import RetryPolicy, Schedule
 from lynx_batch.preparation.approval import check_approved, settings_of
@@ -51,6 +52,7 @@ from lynx_batch.preparation.budget import (
 from lynx_batch.preparation.consent import is_consent_required
 from lynx_batch.preparation.forecast import cost_model, forecast_tries, ways_to_render
 from lynx_batch.preparation.model import CheckedModel
+from lynx_batch.preparation.node_types import node_types_of, nodes_of_run, require_autoscaler
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.package import refuse_private_paths
 from lynx_batch.preparation.prepare import PreparedRun, describe_rejections, origin_of, prepare
@@ -109,6 +111,7 @@ def render(
     now = datetime.now(UTC)
     origin = origin or origin_of(config)
     require_prices(config)
+    require_autoscaler(config.cluster)
     targets = open_targets(config.notify)
     prepared = prepare(config, selection, now, origin, tombstones=read_revoked(config.output))
     settings = settings_of(config, prepared.model)
@@ -373,7 +376,7 @@ def _drive(
 
     def drive() -> None:
         with connected(config.cluster) as slots:
-            check_prices(config, price_nodes(slots.nodes.values(), prices_of(config.cluster)))
+            check_prices(config, _priced_nodes(config.cluster, slots))
             announce(f"metrics for Prometheus: {describe_addresses() or 'none'}")
             if schedule.is_finished:
                 _plan(config, model, recorder, schedule, slots, cost)
@@ -396,17 +399,21 @@ def _plan(
     slots: Slots,
     cost: CostModel,
 ) -> None:
-    """Plans the open clips on the nodes that the cluster has now."""
-    if has_several_machines():
+    """Plans the open clips on the nodes that the cluster has now, and on those that may come."""
+    if config.cluster.node_types or has_several_machines():
         refuse_private_paths(
             config, dict.fromkeys(portrait.uri for clip in recorder.open_clips for portrait in clip.portraits)
         )
-    nodes = price_nodes(slots.nodes.values(), prices_of(config.cluster))
+    nodes = _priced_nodes(config.cluster, slots)
     tries = forecast_tries(config, model)
     chosen = best(ways_to_render(recorder.open_clips, nodes, cost, config.cluster, tries))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
     deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
     schedule.plan(chosen.clips, chosen.sizes, deaths)
+
+
+def _priced_nodes(cluster: ClusterConfig, slots: Slots) -> tuple[Node, ...]:
+    return price_nodes(nodes_of_run(node_types_of(cluster), slots.nodes.values()), prices_of(cluster))
 
 
 def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:

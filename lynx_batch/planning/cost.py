@@ -108,6 +108,11 @@ def gpu_type(device: str) -> GpuType:
     return next((gpu for gpu in GPU_TYPES if gpu.name in device), OTHER)
 
 
+def named_gpu_types() -> dict[str, GpuType]:
+    """The types that a run file may name, by their names in lower case; `OTHER` is the last."""
+    return {gpu.name.lower(): gpu for gpu in (*GPU_TYPES, OTHER)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """The model, and the options of the engine that runs it. The defaults are Lynx-full as published."""

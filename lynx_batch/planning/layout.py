@@ -28,11 +28,16 @@ POOL = re.compile(r"(?P<num>[1-9]\d*)x(?P<gpu>[A-Za-z0-9]+)(@(?P<usd>\d+(\.\d+)?
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine with GPUs of one type. `usd_per_gpu_hour` is None if the price is unknown."""
+    """A machine with GPUs of one type. `usd_per_gpu_hour` is None if the price is unknown.
+
+    `may_come`: it is not there yet, and is paid only from when it is asked for until no group is left on it.
+    """
 
     num_gpus: int
     gpu: GpuType
     usd_per_gpu_hour: float | None = None
+    is_spot: bool = False
+    may_come: bool = False
 
 
 def parse_nodes(pools: Sequence[str]) -> tuple[Node, ...]:
@@ -52,10 +57,14 @@ def parse_nodes(pools: Sequence[str]) -> tuple[Node, ...]:
 
 
 class FreeGpus:
-    """The GPUs of each node that no group uses. A group never spans nodes."""
+    """The GPUs of each node that no group uses. A group never spans nodes.
 
-    def __init__(self, nodes: Mapping[str, int]) -> None:
+    `later`: nodes that are used only if no other has room, in this order. Once a group is on one of them, it is a node like any other.
+    """
+
+    def __init__(self, nodes: Mapping[str, int], later: Iterable[str] = ()) -> None:
         self._free = dict(nodes)
+        self._later = dict.fromkeys(later)
 
     @property
     def largest(self) -> int:
@@ -69,12 +78,16 @@ class FreeGpus:
 
     def choose(self, size: int) -> str:
         """The node with the least sufficient room. There must be one."""
-        return min((name for name, free in self._free.items() if free >= size), key=lambda name: self._free[name])
+        in_use = [name for name, free in self._free.items() if free >= size and name not in self._later]
+        if not in_use:
+            return next(name for name in self._later if self._free[name] >= size)
+        return min(in_use, key=lambda name: self._free[name])
 
     def fill(self, node: str, size: int) -> None:
         """Takes `size` GPUs of this node; does nothing if the node is gone."""
         if node in self._free:
             self._free[node] -= size
+        self._later.pop(node, None)
 
     def give_back(self, node: str, size: int) -> None:
         self._free[node] += size

@@ -13,14 +13,18 @@ from lynx_batch.planning.schedule import RetryPolicy, Schedule
 
 HOUR_S = 3600.0
 
+START_S = 300.0
+"""From asking for a node until groups can be formed on it. An assumption: a cloud starts a machine with GPUs and fetches the image."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """The predicted time and cost of a plan.
 
-    `gpu_hours` are those of the whole cluster until the last clip is done, because that is what is paid for. `groups`: how many
-    groups of each size were formed. `usd` is None if a price is unknown. `held_gpu_hours` and `held_usd` are those of the groups alone,
-    from their forming to their end: what counts against the limits of a run.
+    `gpu_hours` are those of the whole cluster until the last clip is done, because that is what is paid for; of a node that may come, only
+    those from when it is asked for until its last group ends. `groups`: how many groups of each size were formed. `usd` is None if a price
+    is unknown. `held_gpu_hours` and `held_usd` are those of the groups alone, from their forming to their end: what counts against the
+    limits of a run.
     """
 
     makespan_s: float
@@ -54,7 +58,11 @@ class Simulation:
         self._cost = cost
         self._num_free = max_groups if max_groups is not None else sum(node.num_gpus for node in nodes)
         self._nodes = {str(number): node for number, node in enumerate(nodes)}
-        self._free_gpus = FreeGpus({name: node.num_gpus for name, node in self._nodes.items()})
+        to_come = [name for name, node in self._nodes.items() if node.may_come]
+        self._is_elastic = bool(to_come)
+        self._free_gpus = FreeGpus({name: node.num_gpus for name, node in self._nodes.items()}, later=to_come)
+        self._asked_s: dict[str, float] = {}
+        self._left_s: dict[str, float] = {}
         self._schedule = Schedule(RetryPolicy())
         self._schedule.plan(clips, sizes)
         self._numbers = itertools.count()
@@ -78,7 +86,7 @@ class Simulation:
             self._assign(now_s)
         for group in (*self._idle, *(group for _, _, group, _ in self._events)):
             self._note_held(group, now_s)
-        gpu_hours = {name: node.num_gpus * now_s / HOUR_S for name, node in self._nodes.items()}
+        gpu_hours = {name: node.num_gpus * self._paid_s(name, now_s) / HOUR_S for name, node in self._nodes.items()}
         prices = {name: node.usd_per_gpu_hour for name, node in self._nodes.items()}
         total_gpu_s = HOUR_S * sum(gpu_hours.values())
         return Forecast(
@@ -96,19 +104,30 @@ class Simulation:
             self._num_free -= 1
             group = _SimulatedGroup(f"g{next(self._numbers)}", self._free_gpus.take(size), size)
             self._num_formed[size] += 1
-            self._formed_s[group.name] = now_s
+            self._formed_s[group.name] = self._ready_s(group.node, now_s)
             self._schedule.join(group.name, size)
-            self._push(now_s + LOAD_S, group, None)
+            self._push(self._formed_s[group.name] + LOAD_S, group, None)
+
+    def _ready_s(self, node: str, now_s: float) -> float:
+        """When a group can be formed on a node. The first group asks for a node that may come."""
+        if not self._nodes[node].may_come:
+            return now_s
+        return max(now_s, self._asked_s.setdefault(node, now_s) + START_S)
+
+    def _paid_s(self, node: str, now_s: float) -> float:
+        if not self._nodes[node].may_come:
+            return now_s
+        return self._left_s[node] - self._asked_s[node] if node in self._asked_s else 0.0
 
     def _assign(self, now_s: float) -> None:
-        """Gives each idle group its next clip, or ends it if its GPUs are better used by others."""
+        """Gives each idle group its next clip, or ends it if its GPUs are better used by others or its node may go."""
         idle, self._idle = self._idle, []
         for group in idle:
             if planned := self._schedule.take(group.name):
                 seconds = planned.num_tries * self._seconds_of(planned, group)
                 self._busy_gpu_s += seconds * group.size
                 self._push(now_s + seconds, group, planned.clip.clip_id)
-            elif self._schedule.is_useless(group.name):
+            elif self._is_elastic or self._schedule.is_useless(group.name):
                 self._schedule.leave(group.name)
                 self._note_held(group, now_s)
                 self._free_gpus.give_back(group.node, group.size)
@@ -118,7 +137,9 @@ class Simulation:
                 self._idle.append(group)
 
     def _note_held(self, group: _SimulatedGroup, now_s: float) -> None:
-        self._held_gpu_hours[group.node] += group.size * (now_s - self._formed_s[group.name]) / HOUR_S
+        held_s = max(0.0, now_s - self._formed_s[group.name])
+        self._held_gpu_hours[group.node] += group.size * held_s / HOUR_S
+        self._left_s[group.node] = now_s
 
     def _seconds_of(self, planned: PlannedClip, group: _SimulatedGroup) -> float:
         """The seconds of a try. The clips of one kind share one object as their work, and its id is much faster to look up than its value."""

@@ -9,8 +9,9 @@ from lynx_batch.config.stop_time import find_stop
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.spending import SpentRecord
 from lynx_batch.planning.budget import NOTHING, Amount, Limits, Prices, price
-from lynx_batch.planning.cost import GPU_TYPES, OTHER
+from lynx_batch.planning.cost import OTHER, named_gpu_types
 from lynx_batch.planning.layout import Node
+from lynx_batch.preparation.node_types import NodeType, node_types_of
 
 PRICES = "cluster.usd_per_gpu_hour"
 
@@ -31,15 +32,29 @@ def limits_of(config: RunConfig, now: datetime) -> Limits | None:
 
 
 def prices_of(cluster: ClusterConfig) -> Prices:
-    """The price list of a run file. Raises ConfigError for a type of GPU that nobody knows."""
+    """The price list of a run file. Of a GPU that several of its types of node have, the dearest counts.
+
+    Raises:
+        ConfigError: If it names a type of GPU that nobody knows.
+    """
+    of_types = _dearest(node_types_of(cluster))
     given = cluster.usd_per_gpu_hour
     if not isinstance(given, dict):
-        return Prices(of_others=given)
-    names = {gpu.name.lower(): gpu.name for gpu in (*GPU_TYPES, OTHER)}
+        return Prices(by_type=of_types, of_others=given)
+    names = {key: gpu.name for key, gpu in named_gpu_types().items()}
     if unknown := [name for name in given if name.lower() not in names]:
         raise ConfigError(f"{PRICES}: {unknown[0]!r} is no known type of GPU; known: {', '.join(names.values())}")
-    by_type = {names[name.lower()]: usd for name, usd in given.items()}
+    by_type = {names[name.lower()]: usd for name, usd in given.items()} | of_types
     return Prices(by_type=by_type, of_others=by_type.get(OTHER.name))
+
+
+def _dearest(types: Iterable[NodeType]) -> dict[str, float]:
+    """USD per GPU-hour of each GPU, by its name."""
+    dearest = dict[str, float]()
+    for each in types:
+        if each.usd_per_gpu_hour is not None:
+            dearest[each.gpu.name] = max(each.usd_per_gpu_hour, dearest.get(each.gpu.name, 0.0))
+    return dearest
 
 
 def price_nodes(nodes: Iterable[Node], prices: Prices) -> tuple[Node, ...]:
@@ -51,7 +66,9 @@ def price_nodes(nodes: Iterable[Node], prices: Prices) -> tuple[Node, ...]:
 
 def require_prices(config: RunConfig) -> None:
     """Raises ConfigError if `limits.max_usd` is set in a run file without any price."""
-    if config.limits is not None and config.limits.max_usd is not None and config.cluster.usd_per_gpu_hour is None:
+    if config.limits is None or config.limits.max_usd is None or config.cluster.usd_per_gpu_hour is not None:
+        return
+    if not any(each.usd_per_hour is not None for each in config.cluster.node_types):
         raise ConfigError(f"limits.max_usd={config.limits.max_usd:g}: needs {PRICES}, the price of a GPU-hour")
 
 

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from lynx_batch.cli import app
 from lynx_batch.config import load_run_config
+from lynx_batch.execution.labels import selector_of
+from lynx_batch.preparation.node_types import node_types_of
 from tests.models import ROOT
 from tests.pod_security import broken_rules, open_containers
 
@@ -35,18 +37,22 @@ def load(name: str) -> list[Document]:
     return [*yaml.safe_load_all((KUBERAY / name).read_text())]
 
 
-def merged(document: Any, patch: Any) -> Any:
-    """`document` changed by a merge patch (RFC 7396), as `kubectl patch --type merge` does it."""
-    if not isinstance(patch, dict):
-        return patch
-    kept = document if isinstance(document, dict) else {}
-    changed = {key: merged(kept.get(key), value) for key, value in patch.items()}
-    return {key: value for key, value in (kept | changed).items() if value is not None}
+def patched(document: Any, patch: list[Document]) -> Any:
+    """`document` changed by a JSON patch (RFC 6902), as `kubectl patch --type json` does it."""
+    changed = copy.deepcopy(document)
+    for change in patch:
+        *parents, last = change["path"].removeprefix("/").split("/")
+        target = changed
+        for parent in parents:
+            target = target[int(parent) if isinstance(target, list) else parent]
+        assert (last in target) == (change["op"] == "replace"), change
+        target[last] = change["value"]
+    return changed
 
 
 JOB = load("rayjob.yaml")[0]
 CRON_JOB = load("raycronjob.yaml")[0]
-QUEUED_JOB = merged(JOB, load("kueue.yaml")[0])
+QUEUED_JOB = patched(JOB, load("kueue.yaml")[0])
 JOB_SPECS = {"rayjob": JOB["spec"], "raycronjob": CRON_JOB["spec"]["jobTemplate"], "kueue": QUEUED_JOB["spec"]}
 OTHERS = [
     document for file in sorted(KUBERAY.glob("*.yaml")) if file.stem not in JOB_SPECS for document in load(file.name)
@@ -278,6 +284,8 @@ def test_a_queued_run_waits_for_kueue_and_does_not_scale() -> None:
     assert "kueue.x-k8s.io/queue-name" in QUEUED_JOB["metadata"]["labels"]
     assert QUEUED_JOB["spec"]["suspend"] is True
     assert QUEUED_JOB["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    (workers,) = QUEUED_JOB["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert workers["replicas"] == workers["maxReplicas"]
 
 
 def test_the_cluster_runs_the_pinned_ray_with_token_authentication() -> None:
@@ -291,10 +299,24 @@ def test_the_head_takes_no_work_and_no_gpu() -> None:
     assert "nvidia.com/gpu" not in container(HEAD)["resources"]["limits"]
 
 
-def test_the_autoscaler_may_let_all_workers_go_but_one() -> None:
-    assert int(container(WORKER)["resources"]["limits"]["nvidia.com/gpu"]) >= 1
-    assert 1 == WORKER["minReplicas"] <= WORKER["replicas"] == WORKER["maxReplicas"]
-    assert JOB["spec"]["rayClusterSpec"]["autoscalerOptions"]["idleTimeoutSeconds"] > 0
+def test_all_workers_come_when_they_are_asked_for_and_may_go() -> None:
+    assert (WORKER["replicas"], WORKER["minReplicas"]) == (0, 0)
+    cluster = JOB["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert (cluster["autoscalerOptions"]["version"], cluster["autoscalerOptions"]["idleTimeoutSeconds"]) == ("v2", 600)
+
+
+def test_the_run_file_asks_for_the_workers_of_the_files_by_their_labels() -> None:
+    (asked,) = node_types_of(load_run_config(ROOT / "jobs" / "campaign.yaml", {}).cluster)
+    launched = yaml.safe_load((ROOT / "cluster" / "ray-up.yaml").read_text())["available_node_types"]["h100"]
+    assert selector_of(asked) == WORKER["labels"] == launched["labels"]
+    assert asked.max_nodes == WORKER["maxReplicas"] == launched["max_workers"]
+    assert str(asked.num_gpus) == container(WORKER)["resources"]["limits"]["nvidia.com/gpu"]
+
+
+def test_the_head_is_on_a_machine_that_is_not_taken_away() -> None:
+    assert HEAD["labels"] == {"ray.io/market-type": "on-demand"}
+    assert pod(HEAD)["nodeSelector"] != pod(WORKER)["nodeSelector"]
 
 
 def test_prometheus_finds_the_port_that_kuberay_adds() -> None:

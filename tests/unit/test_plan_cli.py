@@ -120,6 +120,27 @@ def test_a_price_of_the_pool_is_enough_for_a_limit_in_usd(run_file: Path) -> Non
     assert (refused.exit_code, "must have a price for H100" in refused.stderr) == (2, True)
 
 
+SPOT = "cluster.node_types=[{gpu: H100, gpus: 8, max: 3, usd_per_hour: 16, spot: true}]"
+
+
+def test_without_gpus_the_plan_is_for_the_nodes_that_may_come(run_file: Path) -> None:
+    told = json.loads(run(str(run_file), "--set", SPOT, "--set", "cluster.gpus_per_group=1", "--json"))
+    (option,) = told["options"]
+    assert option["groups"] == {"1": 12}, "on two of the three nodes"
+    assert option["usd"] == pytest.approx(2 * option["gpu_hours"])
+    assert option["gpu_hours"] <= 16 * option["makespan_s"] / 3600
+    told_to_people = run(str(run_file), "--set", SPOT)
+    assert "nodes: at most 3 of 8xH100 (spot); each is paid from 5 min 00 s before it is there" in told_to_people
+    assert "cheapest" not in told_to_people
+    assert "and so the cheapest on these GPUs" in run(str(run_file), "--set", SPOT, "--gpus", "8xH100")
+
+
+def test_an_unknown_gpu_of_a_node_that_may_come_is_refused(run_file: Path) -> None:
+    result = invoke("plan", run_file, "--set", SPOT.replace("H100", "H300"))
+    assert result.exit_code == 2
+    assert "cluster.node_types.0.gpu: 'H300' is no known type of GPU; known: H200" in result.output
+
+
 def test_a_watermark_that_is_no_network_is_refused_before_any_worker_loads_it(run_file: Path) -> None:
     (run_file.parent / "text.jit").write_bytes(b"no network")
     marks = f"provenance={{marking: required, require_consent: false, watermark: {run_file.parent / 'text.jit'}}}"
