@@ -133,7 +133,8 @@ def export(
     Exit codes: 0 DEST holds every clip that may be handed out, and every approved one of a list that may; 3 some clips are listed,
     because their video or commit is missing or damaged.
     """
-    from lynx_batch.ledger.export import DEFAULT_NAME, name_clips
+    from lynx_batch.ledger.export import name_clips
+    from lynx_batch.ledger.export_names import DEFAULT_NAME
 
     silence(as_json)
     _check_destination(output, destination)
