@@ -13,6 +13,7 @@ from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.notices.notifier import open_targets
+from lynx_batch.preparation.approval import describe_approvals, settings_of
 from lynx_batch.preparation.budget import prices_of, require_prices
 from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import CheckedModel, check_model
@@ -114,6 +115,8 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
         findings.append(_tried("limits, notify", lambda: _check_notify(config)))
     if config.provenance.is_on:
         findings.append(_tried("marks", lambda: _check_marks(config)))
+    if model is not None and config.approval.required:
+        findings.append(_check_approval(config, model))
     if model is not None:
         findings += [*find_lacks(config.engine.options, machine), fit_run(config, model.size, machine)]
     return findings
@@ -208,6 +211,15 @@ def _check_notify(config: RunConfig) -> str:
     prices_of(config.cluster)
     targets = ", ".join(target.shown for target in open_targets(config.notify))
     return f"will notify {targets}" if targets else "complete"
+
+
+def _check_approval(config: RunConfig, model: CheckedModel) -> Finding:
+    """A missing approval is a note: a sample must be rendered before anything can be approved."""
+    try:
+        is_approved, text = describe_approvals(config, settings_of(config, model))
+    except LynxError as error:
+        return Finding(subject="approval", text=str(error), level=Level.FAULT)
+    return Finding(subject="approval", text=text, level=Level.OK if is_approved else Level.NOTE)
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:

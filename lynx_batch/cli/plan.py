@@ -44,6 +44,9 @@ def plan(
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     allow_missing_consent: options.AllowMissingConsent = False,
+    require_approval: Annotated[
+        bool | None, typer.Option("--require-approval", help="Warn of what `render --require-approval` would refuse.")
+    ] = None,
     rows: Annotated[
         bool, typer.Option("--rows", help="Also say of each row where it stands and what it costs.")
     ] = False,
@@ -52,13 +55,18 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
+    """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU.
+
+    Warns if the run requires an approval that is missing: `render` and `submit` would refuse it. The exit code stays 0, because a plan
+    is needed before anything can be approved.
+    """
     if out is not None:
         refuse_other_rows("--out", out)
     pools = gpus or ["8xH200"]
     nodes = parse_nodes(pools)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
-    config = load(run_file, {"manifest": manifest, "output": output}, overrides)
+    settings = {"manifest": manifest, "output": output, "approval.required": require_approval}
+    config = load(run_file, settings, overrides)
 
     selection = Selection(
         where=where,
@@ -98,6 +106,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "ideal_s": forecast.ideal_s,
         "deadline_s": deadline_s,
         "limits": _limits(forecast),
+        "unapproved": forecast.unapproved,
         "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
     }
     if chosen is not None:
@@ -125,6 +134,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     if forecast.num_unreachable:
         reason = f"their photos cannot be read: {forecast.outage}"
         console.print(f"{counted(forecast.num_unreachable, 'row')} cannot start because {reason}", soft_wrap=True)
+    if forecast.unapproved is not None:
+        console.print(f"warning: {forecast.unapproved}", soft_wrap=True)
     chosen = forecast.chosen
     if chosen is None:
         return

@@ -20,6 +20,7 @@ from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options, typical_node
 from lynx_batch.planning.row_costs import RowCost, RowState, cost_rows, refused_rows
+from lynx_batch.preparation.approval import foresee_refusal, settings_of
 from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
@@ -38,6 +39,7 @@ class RunForecast:
     `judged` is None.
     `node` is the one for whose GPUs the clips' times were predicted.
     `limits` are those of the run file, `spent` is what counts against them so far, and `exceeded` says which of them the run would pass.
+    `unapproved` says what is missing if the run requires an approval that it does not have; `render` would refuse it then.
     """
 
     num_rows: int
@@ -59,6 +61,7 @@ class RunForecast:
     limits: Limits | None
     spent: Amount
     exceeded: list[str]
+    unapproved: str | None = None
 
     @property
     def num_committed(self) -> int:
@@ -126,6 +129,9 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         limits=limits,
         spent=spent,
         exceeded=exceeded_limits(limits, spent, chosen.forecast, now.timestamp()) if limits and chosen else [],
+        unapproved=foresee_refusal(
+            config, settings_of(config, prepared.model), (clip.request for clip in prepared.clips)
+        ),
     )
 
 
