@@ -104,7 +104,8 @@ def prune(
 ) -> None:
     """Remove what is of no use any more: videos that neither a commit nor an open try needs, and saved steps of finished clips.
 
-    Files of a run that has not ended stay until it has shown no sign of life for --min-age.
+    Of a clip that the quality gate rejected, what the run that rendered a try keeps (`quality.keep_rejected`) stays, and so does what the
+    newest run keeps. Files of a run that has not ended stay until it has shown no sign of life for --min-age.
     """
     from lynx_batch.ledger.leftovers import find_leftovers, find_old_logs, of_run, unchanged_since
 
