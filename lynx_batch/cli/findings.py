@@ -13,7 +13,6 @@ from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.notices.notifier import open_targets
-from lynx_batch.preparation.approval import describe_approvals, settings_of
 from lynx_batch.preparation.budget import prices_of, require_prices
 from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import CheckedModel, check_model
@@ -80,9 +79,9 @@ def examine_machine() -> "tuple[Machine | None, list[Finding]]":
     if "torch" in missing:
         return None, findings
 
-    from lynx_model.engine.machine import see_machine
+    from lynx_model.engine.machine import inspect_machine
 
-    machine = see_machine()
+    machine = inspect_machine()
     built_for = f"for CUDA {machine.cuda}" if machine.cuda else "without CUDA"
     driver = f"NVIDIA driver {machine.driver}" if machine.driver else "no NVIDIA driver"
     findings.append(Finding(subject="torch", text=f"{machine.torch_version}, built {built_for}; {driver}"))
@@ -215,6 +214,11 @@ def _check_notify(config: RunConfig) -> str:
 
 def _check_approval(config: RunConfig, model: CheckedModel) -> Finding:
     """A missing approval is a note: a sample must be rendered before anything can be approved."""
+    from lynx_batch.preparation.approval import (
+        describe_approvals,
+        settings_of,
+    )  # reads metadata, with what takes a while to load
+
     try:
         is_approved, text = describe_approvals(config, settings_of(config, model))
     except LynxError as error:

@@ -284,7 +284,7 @@ def _find_problems(
         keys = keys_of_requests(requests, hashes)
     problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
     if has_photos:
-        reports = _see_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
+        reports = _examine_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
         seen = show_photos(reports, sheet, manifest)
         problems += _check_photos(requests, seen)
     return num_rows, sorted(problems, key=lambda problem: problem.row), unconsented
@@ -312,11 +312,11 @@ def _fit_to_base(
     """As `fit_to_base`. If the run's base model cannot be read from here, says so and gives no readings."""
     from lynx_batch.intake.texts import warn_of_long_texts
     from lynx_batch.preparation.prepare import fit_to_base
-    from lynx_batch.preparation.staging import see_weights
+    from lynx_batch.preparation.staging import inspect_weights
 
     if config is not None:
         try:
-            return fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
+            return fit_to_base(inspect_weights(config.model.base).path, config.defaults, requests)
         except ConfigError:
             raise
         except LynxError as error:
@@ -375,7 +375,7 @@ def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[s
     return hash_photos((uri for request in requests for uri in request.subject_uris), inputs)
 
 
-def _see_photos(
+def _examine_photos(
     requests: "list[ClipRequest]",
     photos: "Mapping[str, Photo]",
     faces: FacesConfig,

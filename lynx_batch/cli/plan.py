@@ -107,7 +107,7 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "deadline_s": deadline_s,
         "limits": _limits(forecast),
         "unapproved": forecast.unapproved,
-        "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
+        "options": [{"smallest_group": option.sizes[0], **asdict(option.forecast)} for option in forecast.options],
     }
     if chosen is not None:
         report["chosen_group"] = chosen.sizes[0]
@@ -161,10 +161,10 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
 
 def _table(forecast: "RunForecast") -> Table:
     table = Table("group", "groups formed", "time", "GPU-hours", "USD", "busy", "x ideal")
-    for way in forecast.ways:
-        report = way.forecast
+    for option in forecast.options:
+        report = option.forecast
         table.add_row(
-            f"{way.sizes[0]}{' (chosen)' if way is forecast.chosen else ''}",
+            f"{option.sizes[0]}{' (chosen)' if option is forecast.chosen else ''}",
             " + ".join(f"{num} of {size}" for size, num in sorted(report.groups.items())),
             duration(report.makespan_s),
             f"{report.gpu_hours:,.1f}",

@@ -538,7 +538,7 @@ class NotifyConfig(_Section):
     secret: str | None = None
 
     @model_validator(mode="after")
-    def _tells_something(self) -> Self:
+    def _has_an_occasion(self) -> Self:
         if not self.events and self.every_percent is None and self.every_hours is None:
             raise PydanticCustomError("broken_rule", "events must name one if there is no every_percent or every_hours")
         return self

@@ -15,7 +15,7 @@ from lynx_batch.intake.check import explain_cells
 from lynx_batch.intake.grid import Axis, Choice, columns_of, combine
 from lynx_batch.intake.people import NO_USE, ColumnUse, Person, people_of_photos, people_of_table
 from lynx_batch.intake.photo_folder import find_people, find_photos
-from lynx_batch.intake.problems import list_faults, shorten, told_once
+from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS
 from lynx_batch.intake.tables import SourceTable
 from lynx_batch.intake.templates import PromptTemplate, Template, fill, languages_of
@@ -111,7 +111,7 @@ def _build(
         broken += [(person.where, rule) for rule in dict.fromkeys(rules) if not person.faults]
         empty.update(unfilled)
         prompted += own
-    if found := [*found, *told_once(broken)]:
+    if found := [*found, *join_equal_faults(broken)]:
         raise ConfigError(list_faults(source, found))
     if not people:
         raise ConfigError(f"{source}: must have a row below the names of its columns")

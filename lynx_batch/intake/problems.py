@@ -48,7 +48,7 @@ def list_faults(source: str, faults: Sequence[str]) -> str:
     return "\n  ".join([f"{source}: {counted(len(faults), 'fault')}", *shown, *more])
 
 
-def told_once(found: Iterable[tuple[str, str]]) -> list[str]:
+def join_equal_faults(found: Iterable[tuple[str, str]]) -> list[str]:
     """One fault for each rule that is broken in several places, from (place, rule) pairs: the first place, and then the others."""
     places: dict[str, list[str]] = {}
     for place, rule in found:

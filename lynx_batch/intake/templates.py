@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.headers import normalise
-from lynx_batch.intake.problems import list_faults, shorten, told_once
+from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.tables import ReadOptions, is_table, read_source
 from lynx_batch.intake.text_files import read_text
 from lynx_batch.redaction import redact
@@ -142,7 +142,7 @@ def refuse_unknown_fields(templates: Iterable[PromptTemplate], columns: Set[str]
     named = [(f"prompt {template.name}", each) for template in templates for each in template.texts.values()]
     found = [(where, rule) for where, each in named for rule in _explain_fields(each, columns)]
     if found:
-        raise ConfigError(list_faults("prompts", told_once(dict.fromkeys(found))))
+        raise ConfigError(list_faults("prompts", join_equal_faults(dict.fromkeys(found))))
 
 
 def _explain_fields(template: Template, columns: Set[str]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def name_clips(
     needed = [*columns, *(source for name in columns for source in STAND_INS.get(name, ()))]
     requested, editions = find_requested(output, needed, now), list_editions(output)
     commits = {commit.clip_id: commit for commit in known_commits(output, editions.in_force)}
-    asking = requested.rows if lines is None else [_asking(line) for line in lines]
+    asking = requested.rows if lines is None else [_row_of_line(line) for line in lines]
     withheld = {
         **(_explain_own_end(asking, now) if is_manifest_given else requested.removed),
         **requested.ended,
@@ -110,7 +110,7 @@ def _name_of_line(row: Row, template: str, columns: Iterable[str], clips: Mappin
     return name if name in clips and clips[name].clip_id == row["clip_id"] else None
 
 
-def _asking(line: ManifestLine) -> Row:
+def _row_of_line(line: ManifestLine) -> Row:
     """A row that claims a name. All lines count as rows of one run, so that two of them cannot share a name."""
     own = {"source": line.source, "run": line.source, "manifest": line.source}
     return line.row | own | {"consent_expires_at": line.given.get("consent_expires_at")}

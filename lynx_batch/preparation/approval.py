@@ -77,7 +77,9 @@ def check_approved(config: RunConfig, settings: dict[str, Setting], requests: It
     return tuple(map(storage.redact, found))
 
 
-def foresee_refusal(config: RunConfig, settings: dict[str, Setting], requests: Iterable[ClipRequest]) -> str | None:
+def explain_missing_approval(
+    config: RunConfig, settings: dict[str, Setting], requests: Iterable[ClipRequest]
+) -> str | None:
     """Why `render` and `submit` would refuse the run for want of an approval; None if they would not.
 
     Raises:

@@ -64,7 +64,7 @@ def prepare_one(config: RunConfig, cells: Mapping[str, object], selection: Selec
     if checked.problems:
         raise ConfigError("\n  ".join(_explain(problem, cells) for problem in checked.problems))
     _raise_first(checked.unconsented)
-    _look_at_photos(config, checked.requests)
+    _check_photos_of_one(config, checked.requests)
     prepared = prepare_requests(config, checked, origin, selection, tombstones=tombstones)
     _raise_first(prepared.rejections)
     return prepared.model, prepared.clips[0]
@@ -77,7 +77,7 @@ def _explain(problem: RowProblem, cells: Mapping[str, object]) -> str:
     return f"{ARGUMENTS[column] if is_given else f'defaults.{column}'}={shorten(problem.value)}: {problem.rule}"
 
 
-def _look_at_photos(config: RunConfig, requests: list[ClipRequest]) -> None:
+def _check_photos_of_one(config: RunConfig, requests: list[ClipRequest]) -> None:
     """Raises ConfigError or Transient if a photo cannot be used."""
     faces = config.faces.model_copy(update={"pack": fetch_weights(config.faces.pack)})
     wanted = [(uri, request.face_index) for request in requests for uri in request.subject_uris]
