@@ -214,10 +214,8 @@ def _check_notify(config: RunConfig) -> str:
 
 def _check_approval(config: RunConfig, model: CheckedModel) -> Finding:
     """A missing approval is a note: a sample must be rendered before anything can be approved."""
-    from lynx_batch.preparation.approval import (
-        describe_approvals,
-        settings_of,
-    )  # reads metadata, with what takes a while to load
+    # It reads metadata, with packages that take a while to load.
+    from lynx_batch.preparation.approval import describe_approvals, settings_of
 
     try:
         is_approved, text = describe_approvals(config, settings_of(config, model))
