@@ -6,6 +6,7 @@ any order, on any number of GPUs and with any codec settings.
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -21,6 +22,7 @@ CONTRACT_VERSION = 2
 """Increased when a change of the code changes pixels. Every ClipId changes with it."""
 
 CLIP_ID_LENGTH = 32
+ON_WHICH_DISKS = "on disks that ignore upper and lower case (macOS, Windows)"
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -199,6 +201,14 @@ def explain_file_name(name: str) -> str | None:
     if any(part in ("", ".", "..") for part in name.split("/")):
         return "must be a relative path without empty parts, '.' and '..'"
     return None
+
+
+def file_key(name: str) -> str:
+    """Equal for all names that are one file on a disk that ignores upper and lower case, and how a letter with an accent is encoded.
+
+    Source: the Unicode Standard, section 3.13, canonical caseless matching. File systems differ in rare letters.
+    """
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def photo_inputs(uris: Sequence[str], written: str | Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command line. Each command has a module; this one joins them and ends each command with its exit code."""
 
+import errno
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from lynx_batch import exits
 from lynx_batch.cli.audit import audit
 from lynx_batch.cli.bench import bench_app
 from lynx_batch.cli.clips import prune, verify
-from lynx_batch.cli.console import say, say_error, show_bug, silence
+from lynx_batch.cli.console import end_without_output, say, say_error, show_bug, silence
 from lynx_batch.cli.doctor import doctor
 from lynx_batch.cli.export import export
 from lynx_batch.cli.findings import RENDER_PACKAGES
@@ -37,8 +38,22 @@ UsageError: Any = typer.BadParameter.__base__
 """The base of all Typer errors about arguments. Typer has no public name for it."""
 
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""What writing to a file raises if its disk is full, or broken."""
+
+
 class _Commands(TyperGroup):
     """The one place where an error becomes a message and an exit code."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Typer itself prints help and errors about arguments."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            if error.errno not in NO_ROOM or error.filename is not None:
+                raise
+            end_without_output(error)
+            sys.exit(exits.FAULTY if isinstance(error.__context__, UsageError) else exits.STOPPED)
 
     def invoke(self, ctx: Any) -> Any:
         try:

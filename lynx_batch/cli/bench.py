@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 LEFT_OUT = {"subject": "it needs a --photo", "encode": "it needs the package av"}
 """Stages that can be missing from a report, and what it takes to measure them."""
 
+NO_GPU = (
+    "this command measures the model at its true size on GPUs, and torch finds none here; `lynx-batch doctor` says why"
+)
+
 bench_app = typer.Typer(help="Measure the engine on this machine.", no_args_is_help=True)
 
 Width = Annotated[int, typer.Option(help="Pixels.")]
@@ -62,12 +66,14 @@ def engine(
     from lynx_model.bench.forward import bench_forward
     from lynx_model.bench.stages import bench_stages
 
-    read_subject = _subject_reader(photo, faces) if photo is not None else None
     if out is not None:
         refuse_other_file("--json", out, "an earlier report", has_json_keys("device", "measurements"))
         _check_writable(out)
+    if not torch.cuda.is_available():
+        raise ConfigError(NO_GPU)
+    read_subject = _subject_reader(photo, faces) if photo is not None else None
     encode = _encode if find_spec("av") is not None else None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda")
     case = _case(width=width, height=height, num_frames=frames, is_lite=is_lite, num_blocks=blocks)
     report = bench_forward(case, device=device, num_runs=runs)
     console = make_console(140)
@@ -99,14 +105,17 @@ def scaling(
     numbers, num_found = _numbers("gpus", gpus, ","), torch.cuda.device_count()
     if num_found and max(numbers) > num_found:
         raise ConfigError(f"--gpus {gpus!r}: must be at most the {num_found} GPUs of this machine")
-    read_results(out)
+    found = {result.name for result in read_results(out)}
     _check_writable(out)
     cases = [
         _case(width=width, height=height, num_frames=number, is_lite=is_lite, num_blocks=blocks)
         for width, height in (_numbers("sizes", size, "x", 2) for size in sizes.split(","))
         for number in _numbers("frames", frames, ",")
     ]
-    results = bench_scaling(plan_cells(cases, numbers), out, runs)
+    cells = [*plan_cells(cases, numbers)]
+    if not num_found and not found.issuperset(cell.name for cell in cells):
+        raise ConfigError(NO_GPU)
+    results = bench_scaling(cells, out, runs)
     make_console(110).print(_scaling_table(results))
 
 
@@ -183,9 +192,12 @@ def _subject_reader(photo: Path, pack: str) -> Callable[[], object]:
 
 
 def _check_writable(file: Path) -> None:
-    """Raises ConfigError now rather than after hours of measuring."""
+    """Raises ConfigError now rather than after hours of measuring. Leaves no empty file."""
+    is_new = not file.exists()
     try:
         file.open("ab").close()
+        if is_new:
+            file.unlink()
     except OSError as error:
         raise ConfigError(f"--json {file}: must be a file that can be written: {error}") from error
 

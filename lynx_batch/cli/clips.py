@@ -104,7 +104,8 @@ def prune(
 ) -> None:
     """Remove what is of no use any more: videos that neither a commit nor an open try needs, and saved steps of finished clips.
 
-    Files of a run that has not ended stay until it has shown no sign of life for --min-age.
+    Of a clip that the quality gate rejected, what the run that rendered a try keeps (`quality.keep_rejected`) stays, and so does what the
+    newest run keeps. Files of a run that has not ended stay until it has shown no sign of life for --min-age.
     """
     from lynx_batch.ledger.leftovers import find_leftovers, find_old_logs, of_run, unchanged_since
 
@@ -189,7 +190,7 @@ def _set_aside(output: str, editions: "Editions", names: "Iterable[TryName]") ->
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from lynx_batch.ledger.history import ask_again, given_up_before
+    from lynx_batch.ledger.history import given_up_before, request_retry
     from lynx_batch.ledger.tries import set_aside
 
     for name in names:
@@ -197,7 +198,7 @@ def _set_aside(output: str, editions: "Editions", names: "Iterable[TryName]") ->
     given_up = given_up_before(output, editions)
     is_of_these = pc.is_in(given_up["clip_id"], pa.array([name.clip_id for name in names], pa.string()))
     is_unreadable = pc.equal(given_up["error_type"], UnreadableRecord.__name__)
-    ask_again(output, given_up.filter(pc.and_(is_of_these, is_unreadable)), datetime.now(UTC))
+    request_retry(output, given_up.filter(pc.and_(is_of_these, is_unreadable)), datetime.now(UTC))
 
 
 def _say_revoked(output: str) -> list[str]:

@@ -90,6 +90,19 @@ def say_error(error: object) -> None:
     say(f"error: {error}", is_error=True)
 
 
+def end_without_output(error: OSError) -> None:
+    """Says that the terminal's place, such as a file on a full disk, took no more, and drops what is left for it.
+
+    For output that does not come from here, such as help; only the command can end then.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            drop_output(stream, BrokenPipeError())
+    say_error(f"the output cannot be written: {error}")
+
+
 def add_row(table: Table, *cells: str) -> None:
     """Adds a row whose cells take one line each. Makes them printable before the table measures them."""
     table.add_row(*(Text(printable(cell.replace("\t", " "))) for cell in cells))

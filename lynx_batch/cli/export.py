@@ -45,7 +45,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wishes:
+class _ExportRequest:
     """The options that decide what is written."""
 
     output: str
@@ -133,12 +133,13 @@ def export(
     Exit codes: 0 DEST holds every clip that may be handed out, and every approved one of a list that may; 3 some clips are listed,
     because their video or commit is missing or damaged.
     """
-    from lynx_batch.ledger.export import DEFAULT_NAME, name_clips
+    from lynx_batch.ledger.export import name_clips
+    from lynx_batch.ledger.export_names import DEFAULT_NAME
 
     silence(as_json)
     _check_destination(output, destination)
     _check_together(kind, name, table, sign, no_copy=no_copy)
-    wishes = _Wishes(
+    request = _ExportRequest(
         output=output,
         destination=destination,
         table=table,
@@ -146,7 +147,7 @@ def export(
         copies=not no_copy,
         overwrites=overwrite,
     )
-    _check_links(wishes)
+    _check_links(request)
     now = datetime.now(UTC)
     needs_lines = table is not None or kind is Format.WEBDATASET
     chosen = _choose(output, where, run_id, manifest, clip_list, needs_lines=needs_lines)
@@ -162,9 +163,9 @@ def export(
         is_manifest_given=manifest is not None,
     )
     if kind is Format.WEBDATASET:
-        answer = _export_shards(wishes, naming, chosen, now, shard_mb * 10**6)
+        answer = _export_shards(request, naming, chosen, now, shard_mb * 10**6)
     else:
-        answer = _export_files(wishes, naming, chosen, now, template)
+        answer = _export_files(request, naming, chosen, now, template)
     _finish(output, naming, chosen, answer)
 
 
@@ -197,13 +198,13 @@ def _parse_sign(sign: str) -> int:
     return max(1, int(seconds))
 
 
-def _check_links(wishes: _Wishes) -> None:
+def _check_links(request: _ExportRequest) -> None:
     """Raises ConfigError if the links that were asked for would lead to local files."""
-    if wishes.sign_s is None or wishes.has_signed_copies or not storage.is_local(wishes.output):
+    if request.sign_s is None or request.has_signed_copies or not storage.is_local(request.output):
         return
     raise ConfigError(
         "--sign: needs clips in a bucket (s3://, gs://, az://), but "
-        + ("OUT and DEST are local" if wishes.copies else "OUT, where the links lead with --no-copy, is local")
+        + ("OUT and DEST are local" if request.copies else "OUT, where the links lead with --no-copy, is local")
     )
 
 
@@ -251,48 +252,52 @@ def _matching(lines: "Sequence[ManifestLine]", where: str) -> "list[ManifestLine
     return [lines[number] for number in sorted(choose_rows(numbered, where, FILTER_COLUMNS)["number"].to_pylist())]
 
 
-def _export_files(wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: datetime, template: str) -> ExportAnswer:
+def _export_files(
+    request: _ExportRequest, naming: "NamedClips", chosen: _Chosen, now: datetime, template: str
+) -> ExportAnswer:
     """Copies the clips, then writes the list, and last the table."""
     from lynx_batch.ledger.copies import copy_clips, refuse_file
     from lynx_batch.ledger.export_list import describe_file, list_of_clips, open_list, refuse_foreign, write_list
 
-    destination, table_name = wishes.destination, wishes.table_name
+    destination, table_name = request.destination, request.table_name
     refuse_file(destination)
-    listed = open_list(wishes.output, destination, now, overwrites=wishes.overwrites)
-    if wishes.table is not None and table_name is not None:
-        check_num_lines(wishes.table, len(chosen.lines or ()))
-        refuse_foreign(destination, table_name, listed, overwrites=wishes.overwrites)
-    _make_links(wishes, dict(islice(naming.clips.items(), 1)))  # a trial: credentials that cannot sign are an error now
+    listed = open_list(request.output, destination, now, overwrites=request.overwrites)
+    if request.table is not None and table_name is not None:
+        check_num_lines(request.table, len(chosen.lines or ()))
+        refuse_foreign(destination, table_name, listed, overwrites=request.overwrites)
+    _make_links(
+        request, dict(islice(naming.clips.items(), 1))
+    )  # a trial: credentials that cannot sign are an error now
     left_out = dict(naming.lost)
-    if wishes.copies:
-        left_out |= copy_clips(wishes.output, naming.clips, destination, overwrites=wishes.overwrites)
+    if request.copies:
+        left_out |= copy_clips(request.output, naming.clips, destination, overwrites=request.overwrites)
     exported = {name: commit for name, commit in naming.clips.items() if name not in left_out}
-    listed = listed.with_files(list_of_clips(exported) if wishes.copies else {})
-    links, content = _make_links(wishes, exported), b""
-    if wishes.table is not None and table_name is not None:
-        table = _make_table(chosen.lines or (), template, naming, links, left_out, are_copied=wishes.copies)
-        content = write_table(wishes.table, table.columns, table.lines)
+    listed = listed.with_files(list_of_clips(exported) if request.copies else {})
+    links, content = _make_links(request, exported), b""
+    if request.table is not None and table_name is not None:
+        table = _make_table(chosen.lines or (), template, naming, links, left_out, are_copied=request.copies)
+        content = write_table(request.table, table.columns, table.lines)
         listed = listed.with_pending(table_name, describe_file(content))
     if listed.files:
         write_list(destination, listed)
     if table_name is not None:
         storage.write_bytes(storage.join(destination, table_name), content)
-    what = "" if wishes.copies else " in the table, none copied"
+    what = "" if request.copies else " in the table, none copied"
     say(f"{storage.redact(destination)}: {counted(len(exported), 'clip')}{what}")
     ends_at = _say_links(links.values())
     return _answer(
-        wishes, naming, left_out, num_clips=len(exported), is_listed=bool(listed.files), links_end_at=ends_at
+        request, naming, left_out, num_clips=len(exported), is_listed=bool(listed.files), links_end_at=ends_at
     )
 
 
-def _make_links(wishes: _Wishes, exported: "Mapping[str, CommitRecord]") -> Links:
+def _make_links(request: _ExportRequest, exported: "Mapping[str, CommitRecord]") -> Links:
     """The link of each name; nothing if no table needs them."""
-    if wishes.table is None:
+    if request.table is None:
         return {}
-    places = {name: wishes.place_of(name, commit) for name, commit in exported.items()}
-    if wishes.sign_s is None:
+    places = {name: request.place_of(name, commit) for name, commit in exported.items()}
+    if request.sign_s is None:
         return {name: storage.redact(place) for name, place in places.items()}
-    return {name: storage.sign(place, wishes.sign_s) for name, place in places.items()}
+    return {name: storage.sign(place, request.sign_s) for name, place in places.items()}
 
 
 def _make_table(
@@ -331,21 +336,21 @@ def _say_links(links: Iterable[storage.SignedLink | str]) -> datetime | None:
 
 
 def _export_shards(
-    wishes: _Wishes, naming: "NamedClips", chosen: _Chosen, now: datetime, max_bytes: int
+    request: _ExportRequest, naming: "NamedClips", chosen: _Chosen, now: datetime, max_bytes: int
 ) -> ExportAnswer:
     from lynx_batch.ledger.copies import refuse_file
     from lynx_batch.ledger.export_list import open_list
     from lynx_batch.ledger.shards import write_shards
 
-    refuse_file(wishes.destination)
+    refuse_file(request.destination)
     shards = write_shards(
-        wishes.output,
+        request.output,
         naming.clips.values(),
         {line.row["clip_id"]: line.row for line in chosen.lines or ()},
-        wishes.destination,
-        open_list(wishes.output, wishes.destination, now, overwrites=wishes.overwrites),
+        request.destination,
+        open_list(request.output, request.destination, now, overwrites=request.overwrites),
         max_bytes=max_bytes,
-        overwrites=wishes.overwrites,
+        overwrites=request.overwrites,
         announce=say,
     )
     for shard, clip_ids in shards.find_clips(naming.withheld.keys()).items():
@@ -355,15 +360,15 @@ def _export_shards(
     left_out = {**naming.lost, **shards.left_out}
     num_clips = len(naming.clips.keys() - left_out.keys())
     say(
-        f"{storage.redact(wishes.destination)}: {counted(num_clips, 'clip')}, {counted(shards.num_written, 'shard')} written"
+        f"{storage.redact(request.destination)}: {counted(num_clips, 'clip')}, {counted(shards.num_written, 'shard')} written"
     )
     return _answer(
-        wishes, naming, left_out, num_clips=num_clips, is_listed=bool(num_clips), num_shards=shards.num_written
+        request, naming, left_out, num_clips=num_clips, is_listed=bool(num_clips), num_shards=shards.num_written
     )
 
 
 def _answer(
-    wishes: _Wishes,
+    request: _ExportRequest,
     naming: "NamedClips",
     left_out: Mapping[str, str],
     *,
@@ -374,7 +379,7 @@ def _answer(
 ) -> ExportAnswer:
     from lynx_batch.ledger.export_list import LIST_NAME
 
-    destination, table_name = wishes.destination, wishes.table_name
+    destination, table_name = request.destination, request.table_name
     return ExportAnswer(
         destination=storage.redact(destination),
         num_clips=num_clips,

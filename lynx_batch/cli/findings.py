@@ -80,9 +80,9 @@ def examine_machine() -> "tuple[Machine | None, list[Finding]]":
     if "torch" in missing:
         return None, findings
 
-    from lynx_model.engine.machine import see_machine
+    from lynx_model.engine.machine import inspect_machine
 
-    machine = see_machine()
+    machine = inspect_machine()
     built_for = f"for CUDA {machine.cuda}" if machine.cuda else "without CUDA"
     driver = f"NVIDIA driver {machine.driver}" if machine.driver else "no NVIDIA driver"
     findings.append(Finding(subject="torch", text=f"{machine.torch_version}, built {built_for}; {driver}"))
@@ -117,6 +117,8 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
         findings.append(_tried("node types", lambda: _check_node_types(config)))
     if config.provenance.is_on:
         findings.append(_tried("marks", lambda: _check_marks(config)))
+    if model is not None and config.approval.required:
+        findings.append(_check_approval(config, model))
     if model is not None:
         findings += [*find_lacks(config.engine.options, machine), fit_run(config, model.size, machine)]
     return findings
@@ -217,6 +219,18 @@ def _check_node_types(config: RunConfig) -> str:
     require_autoscaler(config.cluster)
     require_prices(config)
     return "may come: " + ", ".join(f"{each.max_nodes} of {each}" for each in node_types_of(config.cluster))
+
+
+def _check_approval(config: RunConfig, model: CheckedModel) -> Finding:
+    """A missing approval is a note: a sample must be rendered before anything can be approved."""
+    # It reads metadata, with packages that take a while to load.
+    from lynx_batch.preparation.approval import describe_approvals, settings_of
+
+    try:
+        is_approved, text = describe_approvals(config, settings_of(config, model))
+    except LynxError as error:
+        return Finding(subject="approval", text=str(error), level=Level.FAULT)
+    return Finding(subject="approval", text=text, level=Level.OK if is_approved else Level.NOTE)
 
 
 def _tried(subject: str, look: Callable[[], str], level: Level = Level.FAULT) -> Finding:

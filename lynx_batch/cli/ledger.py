@@ -153,22 +153,22 @@ def retry(
     elif run_file is not None:
         raise ConfigError(f"--run {run_file}: must be given together with --redo")
     else:
-        say_answer(_ask_again(output, _choose(given_up, reason, where, listed)))
+        say_answer(_request_retry(output, _choose(given_up, reason, where, listed)))
 
 
-def _ask_again(output: str, chosen: "pa.Table") -> RetryAnswer:
+def _request_retry(output: str, chosen: "pa.Table") -> RetryAnswer:
     """Leaves out what the quality gate rejected: only the rules of the next run decide about that."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from lynx_batch.ledger.history import ask_again
+    from lynx_batch.ledger.history import request_retry
     from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
 
     def is_type(*names: str) -> "pa.ChunkedArray":
         return pc.is_in(chosen["error_type"], pa.array(names))
 
     again = chosen.filter(pc.invert(is_type(NOT_GOOD_ENOUGH, *UNSAFE_ERRORS)))
-    ask_again(output, again, datetime.now(UTC))
+    request_retry(output, again, datetime.now(UTC))
     say(f"{counted(again.num_rows, 'clip')} will be tried again by the next `lynx-batch render`")
     if num_rejected := chosen.filter(is_type(NOT_GOOD_ENOUGH)).num_rows:
         say(

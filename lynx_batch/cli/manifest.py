@@ -186,7 +186,8 @@ def check(
 ) -> None:
     """Check every row of a manifest and show every problem. Exit code 2 if there is one.
 
-    With --run and --photos, finds everything that `render` would refuse before it starts. With --run, warns of texts that the model's
+    With --run and --photos, finds everything that `render` would refuse before it starts, except a missing approval, of which `plan`
+    warns. With --run, warns of texts that the model's
     tokenizer hardly knows. With --photos, says how good a likeness each photo promises. Warnings and verdicts are no problems.
     """
     silence(as_json)
@@ -285,7 +286,7 @@ def _find_problems(
         keys = keys_of_requests(requests, hashes)
     problems += [*unfit, *find_shared_names(keys), *([] if allow_duplicates else find_duplicates(keys))]
     if has_photos:
-        reports = _see_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
+        reports = _examine_photos(requests, found, config.faces if config else FacesConfig(), inputs, sheet is not None)
         seen = show_photos(reports, sheet, manifest)
         problems += _check_photos(requests, seen)
     return num_rows, sorted(problems, key=lambda problem: problem.row), unconsented
@@ -313,11 +314,11 @@ def _fit_to_base(
     """As `fit_to_base`. If the run's base model cannot be read from here, says so and gives no readings."""
     from lynx_batch.intake.texts import warn_of_long_texts
     from lynx_batch.preparation.prepare import fit_to_base
-    from lynx_batch.preparation.staging import see_weights
+    from lynx_batch.preparation.staging import inspect_weights
 
     if config is not None:
         try:
-            return fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
+            return fit_to_base(inspect_weights(config.model.base).path, config.defaults, requests)
         except ConfigError:
             raise
         except LynxError as error:
@@ -376,7 +377,7 @@ def _hash_photos(requests: "list[ClipRequest]", inputs: InputsConfig) -> "dict[s
     return hash_photos((uri for request in requests for uri in request.subject_uris), inputs)
 
 
-def _see_photos(
+def _examine_photos(
     requests: "list[ClipRequest]",
     photos: "Mapping[str, Photo]",
     faces: FacesConfig,

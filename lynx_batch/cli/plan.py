@@ -57,6 +57,9 @@ def plan(
     allow_invalid: options.AllowInvalid = False,
     allow_duplicates: options.AllowDuplicates = False,
     allow_missing_consent: options.AllowMissingConsent = False,
+    require_approval: Annotated[
+        bool | None, typer.Option("--require-approval", help="Warn of what `render --require-approval` would refuse.")
+    ] = None,
     rows: Annotated[
         bool, typer.Option("--rows", help="Also say of each row where it stands and what it costs.")
     ] = False,
@@ -68,13 +71,17 @@ def plan(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU."""
+    """Show what is already committed, and simulate the rest on a cluster. Needs neither Ray nor a GPU.
+
+    Warns if the run requires an approval that is missing: `render` and `submit` would refuse it. The exit code stays 0, because a plan
+    is needed before anything can be approved.
+    """
     if compare_presets:
         _refuse_beside_comparison({"--preset": preset, "--deadline": deadline, "--rows": rows, "--out": out})
     if out is not None:
         refuse_other_rows("--out", out)
     deadline_s = options.parse_duration("--deadline", deadline) if deadline else None
-    settings = {"manifest": manifest, "output": output, "preset": preset}
+    settings = {"manifest": manifest, "output": output, "preset": preset, "approval.required": require_approval}
     selection = Selection(
         where=where,
         limit=limit,
@@ -137,7 +144,8 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "ideal_s": forecast.ideal_s,
         "deadline_s": deadline_s,
         "limits": _limits(forecast),
-        "options": [{"smallest_group": way.sizes[0], **asdict(way.forecast)} for way in forecast.ways],
+        "unapproved": forecast.unapproved,
+        "options": [{"smallest_group": option.sizes[0], **asdict(option.forecast)} for option in forecast.options],
     }
     if chosen is not None:
         report["chosen_group"] = chosen.sizes[0]
@@ -164,6 +172,8 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     if forecast.num_unreachable:
         reason = f"their photos cannot be read: {forecast.outage}"
         console.print(f"{counted(forecast.num_unreachable, 'row')} cannot start because {reason}", soft_wrap=True)
+    if forecast.unapproved is not None:
+        console.print(f"warning: {forecast.unapproved}", soft_wrap=True)
     chosen = forecast.chosen
     if chosen is None:
         return
@@ -204,10 +214,10 @@ def _describe_coming(nodes: "Iterable[Node]") -> str:
 
 def _table(forecast: "RunForecast") -> Table:
     table = Table("group", "groups formed", "time", "GPU-hours", "USD", "busy", "x ideal")
-    for way in forecast.ways:
-        report = way.forecast
+    for option in forecast.options:
+        report = option.forecast
         table.add_row(
-            f"{way.sizes[0]}{' (chosen)' if way is forecast.chosen else ''}",
+            f"{option.sizes[0]}{' (chosen)' if option is forecast.chosen else ''}",
             " + ".join(f"{num} of {size}" for size, num in sorted(report.groups.items())),
             duration(report.makespan_s),
             f"{report.gpu_hours:,.1f}",

@@ -483,7 +483,7 @@ class NotifyConfig(_Section):
     secret: str | None = None
 
     @model_validator(mode="after")
-    def _tells_something(self) -> Self:
+    def _has_an_occasion(self) -> Self:
         if not self.events and self.every_percent is None and self.every_hours is None:
             raise PydanticCustomError("broken_rule", "events must name one if there is no every_percent or every_hours")
         return self
@@ -538,6 +538,10 @@ class PromptRules(_Section):
     model: str
 
 
+KeepRejected = Literal["clip", "poster", "nothing"]
+"""What is kept of a try that the quality gate rejects."""
+
+
 class QualityConfig(_Section):
     """When a rendered clip is good enough to be committed. Without this section, no clip is judged.
 
@@ -545,7 +549,8 @@ class QualityConfig(_Section):
     incomplete), and `safety`; `prompt` is only measured. Files of scorers are paths, not URIs: they are not fetched from a store.
     A clip that fails is rendered again with another seed, at most `max_reseeds` times; then its row is rejected. `best_of` seeds are
     rendered in any case, and the one with the highest p10 of likeness among those that pass is committed. A row that gives a seed is
-    rendered with that seed alone, unless `reseed_given`. `keep_rejected` says what is kept of clips that fail.
+    rendered with that seed alone, unless `reseed_given`. `keep_rejected` says what is kept of clips that fail; what a run kept, a later run
+    with another rule does not delete.
     """
 
     num_frames: int = Field(default=16, ge=1)
@@ -556,7 +561,7 @@ class QualityConfig(_Section):
     max_reseeds: int = Field(default=2, ge=0)
     best_of: int = Field(default=1, ge=1)
     reseed_given: bool = False
-    keep_rejected: Literal["clip", "poster", "nothing"] = "poster"
+    keep_rejected: KeepRejected = "poster"
 
     @model_validator(mode="after")
     def _judges_something(self) -> Self:

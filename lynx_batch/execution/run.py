@@ -50,7 +50,7 @@ from lynx_batch.preparation.budget import (
     total_spent,
 )
 from lynx_batch.preparation.consent import is_consent_required
-from lynx_batch.preparation.forecast import cost_model, forecast_tries, ways_to_render
+from lynx_batch.preparation.forecast import cost_model, forecast_options, forecast_tries
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.node_types import node_types_of, nodes_of_run, require_autoscaler
 from lynx_batch.preparation.origin import Origin
@@ -406,7 +406,7 @@ def _plan(
         )
     nodes = _priced_nodes(config.cluster, slots)
     tries = forecast_tries(config, model)
-    chosen = best(ways_to_render(recorder.open_clips, nodes, cost, config.cluster, tries))
+    chosen = best(forecast_options(recorder.open_clips, nodes, cost, config.cluster, tries))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
     deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
     schedule.plan(chosen.clips, chosen.sizes, deaths)

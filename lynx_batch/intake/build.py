@@ -15,7 +15,7 @@ from lynx_batch.intake.check import explain_cells
 from lynx_batch.intake.grid import Axis, Choice, columns_of, combine
 from lynx_batch.intake.people import NO_USE, ColumnUse, Person, people_of_photos, people_of_table
 from lynx_batch.intake.photo_folder import find_people, find_photos
-from lynx_batch.intake.problems import list_faults, shorten
+from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS
 from lynx_batch.intake.tables import SourceTable
 from lynx_batch.intake.templates import PromptTemplate, Template, fill, languages_of
@@ -103,13 +103,15 @@ def _build(
     if num_rows > MAX_BUILT_ROWS:
         raise ConfigError(f"{source}: must make at most {MAX_BUILT_ROWS:,} rows, not {num_rows:,}")
     found, empty = [*faults], Counter[str]()
+    broken = list[tuple[str, str]]()
     prompted = []
     for person in people:
         own, rules, unfilled = _prompt(person, prompts)
-        found += [f"{person.where}: {rule}" for rule in person.faults or dict.fromkeys(rules)]
+        found += [f"{person.where}: {fault}" for fault in person.faults]
+        broken += [(person.where, rule) for rule in dict.fromkeys(rules) if not person.faults]
         empty.update(unfilled)
         prompted += own
-    if found:
+    if found := [*found, *join_equal_faults(broken)]:
         raise ConfigError(list_faults(source, found))
     if not people:
         raise ConfigError(f"{source}: must have a row below the names of its columns")

@@ -7,7 +7,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_batch.clip import CELLS, ClipRequest, ClipSpec, Rejection, broken_rule, explain_file_name, photo_inputs
+from lynx_batch.clip import (
+    CELLS,
+    ON_WHICH_DISKS,
+    ClipRequest,
+    ClipSpec,
+    Rejection,
+    broken_rule,
+    explain_file_name,
+    file_key,
+    photo_inputs,
+)
 from lynx_batch.config import DefaultsConfig, InputsConfig
 from lynx_batch.intake.consent import explain_names
 from lynx_batch.intake.guidance import BRANCHES, BrokenRule, explain_guidance, settle_guidance
@@ -141,7 +151,7 @@ def find_duplicates(keys: Iterable[RequestKey]) -> list[RowProblem]:
 def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
     """A problem for each row whose `clip_name` already belongs to another clip of the same `subject_id`.
 
-    An export could not tell the two apart.
+    An export could not tell the two apart, and names that differ in upper and lower case alone are one file on some disks.
     """
     first: dict[tuple[str | None, str], RequestKey] = {}
     problems = []
@@ -149,9 +159,12 @@ def find_shared_names(keys: Iterable[RequestKey]) -> list[RowProblem]:
         request, key = named
         if (name := request.clip_name) is None:
             continue
-        earlier, first_key = first.setdefault((request.subject_id, name), named)
+        subject = request.subject_id
+        earlier, first_key = first.setdefault((subject and file_key(subject), file_key(name)), named)
         if key != first_key:
-            rule = f"must not also be the name of row {earlier.row}, which asks for another clip"
+            is_equal = (earlier.subject_id, earlier.clip_name) == (subject, name)
+            where = "" if is_equal else f" {ON_WHICH_DISKS}"
+            rule = f"must not also be the name of row {earlier.row}{where}, which asks for another clip"
             problems.append(RowProblem(row=request.row, column="clip_name", value=name, rule=rule))
     return problems
 

@@ -45,7 +45,7 @@ MAX_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenFace:
+class UsableFace:
     """A face that can be used, how far it is rotated clockwise in its photo, and how good a likeness it promises.
 
     `embedding` is by the pack's own recogniser; None unless the photo is to be compared with others.
@@ -56,7 +56,7 @@ class SeenFace:
     embedding: "NDArray[np.float32] | None" = field(repr=False, compare=False, default=None)
 
 
-Finding = PhotoProblem | SeenFace
+Finding = PhotoProblem | UsableFace
 """Why a face cannot be used, or what was seen of it."""
 
 
@@ -171,7 +171,7 @@ def _find_stranger(request: ClipRequest, found: Mapping[str, Finding | None]) ->
     embeddings = {
         uri: finding.embedding
         for uri, finding in found.items()
-        if isinstance(finding, SeenFace) and finding.embedding is not None
+        if isinstance(finding, UsableFace) and finding.embedding is not None
     }
     if len(embeddings) < len(found) or len(found) == 1:
         return []
@@ -189,7 +189,7 @@ def find_turned_faces(requests: Iterable[ClipRequest], findings: Mapping[PhotoFa
         _at(request, uri, describe_turn(finding.turned_degrees))
         for request in requests
         for uri in request.subject_uris
-        if isinstance(finding := findings.get((uri, request.face_index)), SeenFace) and finding.turned_degrees
+        if isinstance(finding := findings.get((uri, request.face_index)), UsableFace) and finding.turned_degrees
     ]
 
 
@@ -293,7 +293,7 @@ def _check_face(task: _Task, photo: "NDArray[np.uint8]", faces: "list[DetectedFa
     embedding = (
         _recogniser(task.faces.pack)(align_face_for_identity(photo, chosen.landmarks)) if task.with_identity else None
     )
-    seen = SeenFace(turned_degrees=chosen.turned_degrees, judgement=judgement, embedding=embedding)
+    seen = UsableFace(turned_degrees=chosen.turned_degrees, judgement=judgement, embedding=embedding)
     return _report(task, photo, faces, index, seen, chosen)
 
 

@@ -1,6 +1,6 @@
 """Problems with the rows of a manifest, as they are shown to the user."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lynx_batch.clip import ClipRequest
@@ -9,6 +9,7 @@ from lynx_batch.storage import redact
 
 MAX_SHOWN = 60
 MAX_FAULTS_SHOWN = 50
+MAX_PLACES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,21 @@ def list_faults(source: str, faults: Sequence[str]) -> str:
     shown = sorted(faults, key=_line_of)[:MAX_FAULTS_SHOWN]
     more = [f"... and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
     return "\n  ".join([f"{source}: {counted(len(faults), 'fault')}", *shown, *more])
+
+
+def join_equal_faults(found: Iterable[tuple[str, str]]) -> list[str]:
+    """One fault for each rule that is broken in several places, from (place, rule) pairs: the first place, and then the others."""
+    places: dict[str, list[str]] = {}
+    for place, rule in found:
+        places.setdefault(rule, []).append(place)
+    return [f"{first}: {rule}{_also_in(others)}" for rule, (first, *others) in places.items()]
+
+
+def _also_in(places: Sequence[str]) -> str:
+    if not places:
+        return ""
+    more = f" and {len(places) - MAX_PLACES_SHOWN:,} more" if len(places) > MAX_PLACES_SHOWN else ""
+    return f" (also {', '.join(places[:MAX_PLACES_SHOWN])}{more})"
 
 
 def _line_of(fault: str) -> int:

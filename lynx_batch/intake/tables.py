@@ -10,6 +10,7 @@ from lynx_batch.intake.headers import rename
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.tags import read_json
 from lynx_batch.intake.text_files import TEXT_LIMIT, read_text
+from lynx_batch.intake.titles import refuse_title
 from lynx_batch.intake.workbook import BadCell, read_sheet
 from lynx_batch.printable import counted
 from lynx_batch.storage import read_bytes, redact
@@ -55,6 +56,14 @@ class ReadOptions:
 
 NO_OPTIONS = ReadOptions()
 
+OTHER_PROGRAMS = {
+    **dict.fromkeys((".xls", ".xlsb"), "open it in Excel, and save it as .xlsx"),
+    **dict.fromkeys((".ods", ".fods"), "open it in LibreOffice, and save it as .xlsx"),
+    ".numbers": "open it in Numbers, and export it to Excel (.xlsx)",
+    ".gsheet": "open it in Google Sheets, and download it as .xlsx",
+}
+"""How a table of another program becomes one that can be read."""
+
 
 def read_source(uri: str, options: ReadOptions = NO_OPTIONS) -> SourceTable:
     """The table in a file. Its first line that is not blank has the names of the columns.
@@ -65,7 +74,8 @@ def read_source(uri: str, options: ReadOptions = NO_OPTIONS) -> SourceTable:
     address = uri.partition("?")[0] if "://" in uri else uri
     suffix = PurePosixPath(address).suffix.lower()
     if suffix not in READERS:
-        raise ConfigError(f"{redact(uri)}: must be a {', '.join(READERS)} file")
+        advice = f": {OTHER_PROGRAMS[suffix]}" if suffix in OTHER_PROGRAMS else ""
+        raise ConfigError(f"{redact(uri)}: must be a {', '.join(READERS)} file{advice}")
     if options.sheet is not None and suffix not in WORKBOOKS:
         raise ConfigError(f"--sheet {options.sheet!r}: {redact(uri)} has no sheets")
     return READERS[suffix](uri, address.rpartition("/")[0] or ".", options)
@@ -96,7 +106,7 @@ def _arrange(
     lines: Iterable[Line], source: str, folder: str, options: ReadOptions, *, notes: list[str], are_complete: bool
 ) -> SourceTable:
     """Gives the cells of each line their columns, and leaves out blank lines. Lines that `are_complete` have a cell for each column."""
-    filled, num_blank = [], 0
+    filled, num_blank = list[Line](), 0
     for line in lines:
         if any(isinstance(cell, BadCell) or cell.strip() for cell in line[1]):
             filled.append(line)
@@ -104,6 +114,7 @@ def _arrange(
             num_blank += 1
     if num_blank:
         notes = [*notes, f"{counted(num_blank, 'blank line')} skipped"]
+    refuse_title(filled, source, options.renamed)
     (first, names), rows = filled[0] if filled else (1, []), filled[1:]
     columns = rename(_read_names(names, f"{source}: line {first}"), options.renamed)
     while columns and not columns[-1]:

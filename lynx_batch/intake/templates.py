@@ -5,12 +5,12 @@ length. Without a value, a field that has neither `!` nor a default stays empty.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.headers import normalise
-from lynx_batch.intake.problems import list_faults, shorten
+from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.tables import ReadOptions, is_table, read_source
 from lynx_batch.intake.text_files import read_text
 from lynx_batch.redaction import redact
@@ -139,22 +139,20 @@ def make_templates(prompts: Sequence[str]) -> list[PromptTemplate]:
 
 def refuse_unknown_fields(templates: Iterable[PromptTemplate], columns: Set[str]) -> None:
     """Raises ConfigError if a template names a column that the people's table does not have, or has it in single braces."""
-    faults = []
-    for template in templates:
-        for each in template.texts.values():
-            faults += [
-                f"prompt {template.name}: {{{{{name}}}}}: must be a column; {_nearest(name, columns)}"
-                for name in dict.fromkeys(field.name for field in each.fields)
-                if name not in columns
-            ]
-            plain = "\0".join(part for part in each.parts if isinstance(part, str))
-            faults += [
-                f"prompt {template.name}: {{{name}}}: must have double braces, as in {{{{{name}}}}}"
-                for name in SINGLE_BRACES.findall(plain)
-                if normalise(name) in columns
-            ]
-    if faults:
-        raise ConfigError(list_faults("prompts", faults))
+    named = [(f"prompt {template.name}", each) for template in templates for each in template.texts.values()]
+    found = [(where, rule) for where, each in named for rule in _explain_fields(each, columns)]
+    if found:
+        raise ConfigError(list_faults("prompts", join_equal_faults(dict.fromkeys(found))))
+
+
+def _explain_fields(template: Template, columns: Set[str]) -> Iterator[str]:
+    for name in dict.fromkeys(field.name for field in template.fields):
+        if name not in columns:
+            yield f"{{{{{name}}}}}: must be a column; {_nearest(name, columns)}"
+    plain = "\0".join(part for part in template.parts if isinstance(part, str))
+    for name in SINGLE_BRACES.findall(plain):
+        if normalise(name) in columns:
+            yield f"{{{name}}}: must have double braces, as in {{{{{name}}}}}"
 
 
 def _nearest(name: str, columns: Set[str]) -> str:

@@ -9,6 +9,9 @@ from lynx_batch.storage import SizeLimit, read_bytes, redact
 
 TEXT_LIMIT = SizeLimit(256 * 2**20, "the most that is read of a file with rows or texts")
 HEAD_BYTES = 4096
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How files of spreadsheet programs begin: ZIP archives (.xlsx, .ods, .numbers), and compound files (.xls)."""
+
 
 ENCODING_NAMES = {"utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
 WESTERN = "cp1252"
@@ -27,10 +30,14 @@ def read_text(uri: str, encoding: str | None = None) -> Text:
     """The text of a file. Without `encoding`, it is detected.
 
     Raises:
-        ConfigError: If the file is in none of the encodings, or not in the one that is given.
+        ConfigError: If the file is a workbook, in none of the encodings, or not in the one that is given.
         InputRefused: If it is too large.
     """
     content = read_bytes(uri, TEXT_LIMIT)
+    if content.startswith(WORKBOOKS):
+        raise ConfigError(
+            f"{redact(uri)}: must be a text, but is a workbook or an archive: save it as CSV, or as .xlsx where a table is read"
+        )
     known = encoding or _detect(content)
     if known is None:
         raise ConfigError(

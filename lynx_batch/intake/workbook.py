@@ -36,7 +36,18 @@ DAMAGE = (
 )
 """Errors that openpyxl and zipfile raised for randomly damaged files in tests."""
 
-OLD_FORMAT = b"\xd0\xcf\x11\xe0"
+COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
+"""How .xls files begin, and .xlsx files that a password protects.
+
+Source: [MS-CFB] 2.2 (the signature), [MS-XLS] 2.1.2 (Workbook), [MS-OFFCRYPTO] 2.3.4 (EncryptedPackage).
+"""
+
+STREAMS = {
+    "EncryptedPackage": "protected by a password: remove the password in Excel, and save it again",
+    "Workbook": "an old .xls file: open it in Excel, and save it as .xlsx",
+}
+"""What a compound file is that has such a stream, and what to do about it."""
+
 FORMULA = re.compile(rb"<(?:\w+:)?f[\s/>]")
 MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*ref="([^"]{1,40})"')
 PIECE_BYTES = 2**20
@@ -70,8 +81,15 @@ def read_sheet(content: bytes, sheet: str | None, source: str) -> tuple[str, Lin
             formulas = _open(content, has_values=False)[name] if has_formulas else None
             return name, iter([*_lines(book[name], formulas, source)])
     except DAMAGE as error:
-        kind = "an old .xls file or protected by a password" if content.startswith(OLD_FORMAT) else f"damaged ({error})"
+        kind = _explain_compound(content) if content.startswith(COMPOUND_FILE) else f"damaged ({error})"
         raise ConfigError(f"{source}: must be an .xlsx workbook, but is {kind}") from error
+
+
+def _explain_compound(content: bytes) -> str:
+    """The names of its streams are in UTF-16."""
+    found = (advice for stream, advice in STREAMS.items() if stream.encode("utf-16-le") in content)
+    unknown = "an old .xls file or protected by a password: save it as .xlsx without a password"
+    return next(found, unknown)
 
 
 def _refuse_bomb(content: bytes, source: str) -> None:

@@ -53,7 +53,7 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
     return pa.Table.from_pylist(kept, METADATA_SCHEMA)
 
 
-def ask_again(output: str, given_up: pa.Table, now: datetime) -> None:
+def request_retry(output: str, given_up: pa.Table, now: datetime) -> None:
     """Lets the next run try these clips again, even if the clocks that noted their failures were ahead of `now`."""
     if given_up.num_rows:
         asked_at = max(now, pc.max(given_up["ended_at"]).as_py() + timedelta(microseconds=1))

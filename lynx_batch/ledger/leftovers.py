@@ -63,7 +63,8 @@ def _is_over(of: TryName, editions: Editions) -> bool:
 def _files_needed(output: str, editions: Editions, open_clips: Set[str]) -> dict[str, tuple[str, ...]]:
     """What the tries of these clips' wanted editions name, relative to the output location.
 
-    If the quality gate rejected the clip, that is what the newest run's `keep_rejected` keeps. Nothing is needed of an unsafe try.
+    If the quality gate rejected the clip, that is what `keep_rejected` of the try's own run or of the newest run keeps. Nothing is needed of
+    an unsafe try.
     """
     needed: dict[str, tuple[str, ...]] = dict.fromkeys(open_clips, ())
     tries = [name for name in list_tries(storage.join(output, TRIES)) if name.clip_id in open_clips]
@@ -74,7 +75,7 @@ def _files_needed(output: str, editions: Editions, open_clips: Set[str]) -> dict
     quality = newest_quality(output)
     for name, record in read_each(output, (name for name in tries if name.edition == editions.wanted(name.clip_id))):
         if isinstance(record, TryRecord) and not record.is_unsafe:
-            dropped = DROPPED[quality.keep_rejected] if quality and name.clip_id in rejected else ()
+            dropped = record.not_kept(quality.keep_rejected) if quality and name.clip_id in rejected else ()
             kept = [field for field in DROPPED["nothing"] if field not in dropped]
             needed[name.clip_id] += tuple(filter(None, (getattr(record.commit, field) for field in kept)))
     return needed

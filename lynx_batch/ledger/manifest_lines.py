@@ -43,7 +43,7 @@ class ManifestLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _ManifestRuns:
     """The rows of a manifest, and the runs that may have answered them, the newest first."""
 
     source: str
@@ -67,7 +67,7 @@ def read_manifest_lines(output: str, manifest: pa.Table, uri: str, run_id: str |
         run_ids = _newest_first(same or order.ranks, order)
     else:
         run_ids = [_known_run(output, run_id)]
-    asked = _Asked(source=source, manifest=redacted(manifest), run_ids=run_ids)
+    asked = _ManifestRuns(source=source, manifest=redacted(manifest), run_ids=run_ids)
     return _with_results(output, list(_answer(output, asked)))
 
 
@@ -75,7 +75,7 @@ def read_run_lines(output: str, run_id: str) -> list[ManifestLine]:
     """A line for each row that a run took. Raises ConfigError if there is no such run."""
     manifest = read_whole_manifest(output, _known_run(output, run_id))
     return _with_results(
-        output, list(_answer(output, _Asked(source=f"run {run_id}", manifest=manifest, run_ids=[run_id])))
+        output, list(_answer(output, _ManifestRuns(source=f"run {run_id}", manifest=manifest, run_ids=[run_id])))
     )
 
 
@@ -102,7 +102,7 @@ def _own_line(row: Row) -> ManifestLine:
     return ManifestLine(source=f"run {row['run']}", given={}, row=row)
 
 
-def _current_manifests(output: str, order: RunOrder) -> Iterator[_Asked]:
+def _current_manifests(output: str, order: RunOrder) -> Iterator[_ManifestRuns]:
     """Each manifest by the runs that no newer run over the whole of it replaced. A row that several of them took is the newest one's."""
     runs_of: dict[str, list[str]] = defaultdict(list)
     for run_id in _newest_first(order.ranks, order):
@@ -110,7 +110,7 @@ def _current_manifests(output: str, order: RunOrder) -> Iterator[_Asked]:
     current = order.current_runs()
     for source, run_ids in runs_of.items():
         copies = [read_whole_manifest(output, run_id) for run_id in run_ids if run_id in current]
-        yield _Asked(source=source, manifest=_newest_of_each_row(copies), run_ids=run_ids)
+        yield _ManifestRuns(source=source, manifest=_newest_of_each_row(copies), run_ids=run_ids)
 
 
 def _newest_of_each_row(copies: Iterable[pa.Table]) -> pa.Table:
@@ -123,7 +123,7 @@ def _newest_of_each_row(copies: Iterable[pa.Table]) -> pa.Table:
     return pa.concat_tables(kept, promote_options="default").sort_by("row") if kept else pa.table({})
 
 
-def _answer(output: str, asked: _Asked) -> Iterator[ManifestLine]:
+def _answer(output: str, asked: _ManifestRuns) -> Iterator[ManifestLine]:
     """The rows with their newest answer: a clip in force if there is one, else the newest row of a run that asked for the same."""
     in_force = list_editions(output).in_force
     keys = {row["row"]: request_key(row) for row in without_maps(asked.manifest).to_pylist()}

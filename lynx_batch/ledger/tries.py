@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
-from lynx_batch.config import QualityConfig
+from lynx_batch.config import KeepRejected, QualityConfig
 from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.numbering import first_number, list_tries
@@ -22,7 +22,11 @@ from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide, is_
 
 SCHEMA_VERSION = 1
 
-DROPPED = {"clip": (), "poster": ("clip_uri", "preview_uri"), "nothing": ("clip_uri", "preview_uri", "poster_uri")}
+DROPPED: Mapping[KeepRejected, tuple[str, ...]] = {
+    "clip": (),
+    "poster": ("clip_uri", "preview_uri"),
+    "nothing": ("clip_uri", "preview_uri", "poster_uri"),
+}
 """What is not kept of a rejected try, by `keep_rejected`."""
 
 DAMAGED = ".damaged"
@@ -33,7 +37,8 @@ class TryRecord(BaseModel):
     """A try that was rendered and judged.
 
     `commit` is what its worker would have committed, so that any worker can commit the try later. `scorers` has the SHA-256 of each
-    file of each scorer. An unsafe try has no video: its pixels were never uploaded.
+    file of each scorer. An unsafe try has no video: its pixels were never uploaded. `keep_rejected` is the rule of the run that rendered
+    it; None if an older release did.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -46,7 +51,13 @@ class TryRecord(BaseModel):
     scores: dict[str, float]
     scorers: dict[str, dict[str, str]]
     is_unsafe: bool = False
+    keep_rejected: KeepRejected | None = None
     commit: CommitRecord
+
+    def not_kept(self, newest: KeepRejected) -> tuple[str, ...]:
+        """The fields of `commit` whose files neither the try's own run nor the newest one keeps of a rejected try."""
+        own = DROPPED[self.keep_rejected or newest]
+        return tuple(field for field in DROPPED[newest] if field in own)
 
     @property
     def name(self) -> TryName:
@@ -128,10 +139,15 @@ def set_aside(output: str, name: TryName) -> None:
 
 
 def drop_rejected(output: str, tries: Iterable[TryRecord], quality: QualityConfig) -> None:
-    """Deletes what `keep_rejected` does not keep of a rejected clip, and all of a try that these rules call unsafe."""
+    """Deletes of a rejected clip what neither these rules nor those of the run that rendered the try keep (`keep_rejected`).
+
+    Deletes all of a try that these rules call unsafe.
+    """
     for record in tries:
         is_forbidden = record.is_unsafe or is_unsafe(record.scores, quality)
-        delete_files(output, record.commit, DROPPED["nothing" if is_forbidden else quality.keep_rejected])
+        delete_files(
+            output, record.commit, DROPPED["nothing"] if is_forbidden else record.not_kept(quality.keep_rejected)
+        )
 
 
 def delete_files(output: str, commit: CommitRecord, fields: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ class Notifier:
             self._due.append(
                 Due(every_percent=every.every_percent, every_hours=every.every_hours, share=share, now_s=now_s)
             )
-        self._tell(Event.START)
+        self._notify(Event.START)
 
     def progress(self, share: float) -> None:
         now_s = time.monotonic()
@@ -67,12 +67,12 @@ class Notifier:
 
     def end(self, stopped_by: str) -> None:
         """Tells how the run ended, and waits at most `LAST_WORD_S` until everything is delivered."""
-        self._tell(Event.STOP if stopped_by else Event.END, stopped_by)
+        self._notify(Event.STOP if stopped_by else Event.END, stopped_by)
         ends_s = time.monotonic() + LAST_WORD_S
         for mailbox in self._mailboxes:
             mailbox.close(ends_s)
 
-    def _tell(self, event: Event, stopped_by: str = "") -> None:
+    def _notify(self, event: Event, stopped_by: str = "") -> None:
         for mailbox in self._mailboxes:
             if event in mailbox.target.config.events:
                 mailbox.put(self._describe(event, stopped_by))

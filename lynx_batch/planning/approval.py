@@ -129,6 +129,11 @@ def find_differences(
     return min(found, key=len)
 
 
+def differences_of_settings(settings: Mapping[str, Setting], approvals: Sequence[Approved]) -> list[Difference]:
+    """What of a run's settings nobody approved, compared with the closest approval; nothing if one approves all of them."""
+    return min(([*_differences_of_run(settings, approved)] for approved in reversed(approvals)), key=len, default=[])
+
+
 def _differences_of_run(settings: Mapping[str, Setting], approved: Approved) -> Iterator[Difference]:
     for name in dict.fromkeys([*settings, *approved.settings]):
         value, known = settings.get(name), approved.settings.get(name)

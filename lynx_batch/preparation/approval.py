@@ -1,7 +1,7 @@
 """Whether people have approved what a run asks for: its settings, and the templates and parameters of its rows."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lynx_batch import storage
@@ -9,7 +9,15 @@ from lynx_batch.clip import CONTRACT_VERSION, ClipRequest
 from lynx_batch.config import RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.approvals import read_approvals
-from lynx_batch.planning.approval import RowValues, Setting, find_differences, values_of
+from lynx_batch.planning.approval import (
+    Approved,
+    Difference,
+    RowValues,
+    Setting,
+    differences_of_settings,
+    find_differences,
+    values_of,
+)
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.printable import counted
 from lynx_model.checkpoints.fingerprint import fingerprint_file
@@ -63,24 +71,77 @@ def check_approved(config: RunConfig, settings: dict[str, Setting], requests: It
     """
     if not config.approval.required:
         return ()
-    found = [*read_approvals(config.output), *read_approvals(place_of_sample(config))]
-    approvals = [approval.covers for _, approval in sorted(found, key=lambda each: each[1].approved_at)]
-    advice = (
-        f"render a sample with `lynx-batch sample RUN.yaml`, look at it, and record the approval with "
-        f"`lynx-batch approve {storage.redact(place_of_sample(config))} --by NAME`"
-    )
+    found = _find_approvals(config)
+    if fault := _explain_unapproved(config, settings, requests, [*found.values()], "nothing was started"):
+        raise ConfigError(fault)
+    return tuple(map(storage.redact, found))
+
+
+def explain_missing_approval(
+    config: RunConfig, settings: dict[str, Setting], requests: Iterable[ClipRequest]
+) -> str | None:
+    """Why `render` and `submit` would refuse the run for want of an approval; None if they would not.
+
+    Raises:
+        ConfigError: If it is not clear where the approvals are.
+    """
+    if not config.approval.required:
+        return None
+    approvals = [*_find_approvals(config).values()]
+    return _explain_unapproved(config, settings, requests, approvals, "`render` and `submit` will start nothing")
+
+
+def describe_approvals(config: RunConfig, settings: dict[str, Setting]) -> tuple[bool, str]:
+    """Whether somebody approved these settings, and what `doctor` says about that, which does not read the rows.
+
+    Raises:
+        ConfigError: If it is not clear where the approvals are.
+    """
+    approvals = [*_find_approvals(config).values()]
+    refusal = "`render` and `submit` will start nothing"
     if not approvals:
-        raise ConfigError(f"approval.required: nobody has approved anything yet, so nothing was started; {advice}")
+        return False, str(_explain_unapproved(config, settings, (), approvals, refusal))
+    if differences := differences_of_settings(settings, approvals):
+        return False, _list_differences(config, differences, refusal)
+    return True, f"{counted(len(approvals), 'approval')}, and the settings are approved; `plan` compares the rows, too"
+
+
+def _find_approvals(config: RunConfig) -> dict[str, Approved]:
+    """By URI, what each approval at the output and at the place of its samples covers, the oldest first."""
+    found = [*read_approvals(config.output), *read_approvals(place_of_sample(config))]
+    return {uri: approval.covers for uri, approval in sorted(found, key=lambda each: each[1].approved_at)}
+
+
+def _explain_unapproved(
+    config: RunConfig,
+    settings: dict[str, Setting],
+    requests: Iterable[ClipRequest],
+    approvals: Sequence[Approved],
+    refusal: str,
+) -> str | None:
+    """What was not approved, and how to go on. `refusal` says what follows from that."""
+    if not approvals:
+        return f"approval.required: nobody has approved anything yet, so {refusal}; {_advise(config)}"
     rows: defaultdict[RowValues, list[int]] = defaultdict(list)
     for request in requests:
         rows[values_of(request)].append(request.row)
-    if differences := find_differences(settings, rows, approvals):
-        lines = [f"  {difference}" for difference in differences[:MAX_DIFFERENCES_SHOWN]]
-        if (num_hidden := len(differences) - MAX_DIFFERENCES_SHOWN) > 0:
-            lines.append(f"  ... and {num_hidden} more")
-        head = f"approval.required: not approved, so nothing was started ({counted(len(differences), 'difference')}):"
-        raise ConfigError("\n".join([head, *lines, f"To go on, {advice}"]))
-    return tuple(storage.redact(uri) for uri, _ in found)
+    differences = find_differences(settings, rows, approvals)
+    return _list_differences(config, differences, refusal) if differences else None
+
+
+def _list_differences(config: RunConfig, differences: Sequence[Difference], refusal: str) -> str:
+    lines = [f"  {difference}" for difference in differences[:MAX_DIFFERENCES_SHOWN]]
+    if (num_hidden := len(differences) - MAX_DIFFERENCES_SHOWN) > 0:
+        lines.append(f"  ... and {num_hidden} more")
+    head = f"approval.required: not approved, so {refusal} ({counted(len(differences), 'difference')}):"
+    return "\n".join([head, *lines, f"To go on, {_advise(config)}"])
+
+
+def _advise(config: RunConfig) -> str:
+    return (
+        f"render a sample with `lynx-batch sample RUN.yaml`, look at it, and record the approval with "
+        f"`lynx-batch approve {storage.redact(place_of_sample(config))} --by NAME`"
+    )
 
 
 def place_of_sample(config: RunConfig) -> str:

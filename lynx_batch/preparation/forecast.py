@@ -1,4 +1,4 @@
-"""What `plan` and `render` share: the cost model of a run, and the ways to render its clips on some nodes."""
+"""What `plan` and `render` share: the cost model of a run, and the options to render its clips on some nodes."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options, typical_node
 from lynx_batch.planning.row_costs import RowCost, RowState, cost_rows, refused_rows
+from lynx_batch.preparation.approval import explain_missing_approval, settings_of
 from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
@@ -33,11 +34,12 @@ class RunForecast:
     `clips` are those that rows ask for; of them `committed` are finished, and `given_up` says why earlier runs gave others up. Photos of
     `unreachable` rows are on hosts that are down, as `outage` says.
     `num_timings` earlier clips corrected the shipped figures. By the estimate, no group has enough memory for `num_unfit` clips.
-    If there is nothing to render, `ways` is empty and `chosen` is None.
+    If there is nothing to render, `options` is empty and `chosen` is None.
     With a quality gate, each of the clips is expected to take `num_tries` on average, because of the tries in `judged`; without one,
     `judged` is None.
     `node` is the one for whose GPUs the clips' times were predicted.
     `limits` are those of the run file, `spent` is what counts against them so far, and `exceeded` says which of them the run would pass.
+    `unapproved` says what is missing if the run requires an approval that it does not have; `render` would refuse it then.
     """
 
     num_rows: int
@@ -53,12 +55,13 @@ class RunForecast:
     judged: PassCount | None
     num_unfit: int
     ideal_s: float
-    ways: list[Option]
+    options: list[Option]
     chosen: Option | None
     node: Node
     limits: Limits | None
     spent: Amount
     exceeded: list[str]
+    unapproved: str | None = None
 
     @property
     def num_committed(self) -> int:
@@ -101,8 +104,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     timings = read_timings(config.output, prepared.model.identity)
     cost = cost_model(prepared.model, timings)
     tries = forecast_tries(config, prepared.model)
-    ways = ways_to_render(clips, nodes, cost, config.cluster, tries) if clips else []
-    chosen = best(ways) if ways else None
+    found = forecast_options(clips, nodes, cost, config.cluster, tries) if clips else []
+    chosen = best(found) if found else None
     limits, spent = limits_of(config, now), Amount()
     if limits is not None:
         spent = total_spent(SpentRecords(config.output).read(limits.name), prices_of(config.cluster))
@@ -119,13 +122,16 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
         num_tries=fmean(planned.num_tries for planned in chosen.clips) if chosen else 1.0,
         judged=tries.counted if tries else None,
         num_unfit=num_unfit(chosen.clips, cost, nodes) if chosen else 0,
-        ideal_s=ideal_s(ways[0].clips, cost, nodes) if ways else 0.0,
-        ways=ways,
+        ideal_s=ideal_s(found[0].clips, cost, nodes) if found else 0.0,
+        options=found,
         chosen=chosen,
         node=typical_node(nodes),
         limits=limits,
         spent=spent,
         exceeded=exceeded_limits(limits, spent, chosen.forecast, now.timestamp()) if limits and chosen else [],
+        unapproved=explain_missing_approval(
+            config, settings_of(config, prepared.model), (clip.request for clip in prepared.clips)
+        ),
     )
 
 
@@ -151,7 +157,7 @@ def forecast_tries(config: RunConfig, model: CheckedModel) -> TryForecast | None
     return TryForecast(config.quality, PassCount.of(judged, config.quality))
 
 
-def ways_to_render(
+def forecast_options(
     clips: Sequence[ClipSpec],
     nodes: tuple[Node, ...],
     cost: CostModel,

@@ -9,7 +9,7 @@ from pathlib import Path
 from lynx_batch import storage
 from lynx_batch.clip import RenderIdentity
 from lynx_batch.config import EngineConfig, FacesConfig, ModelConfig, RunConfig
-from lynx_batch.preparation.staging import SeenWeights, see_weights
+from lynx_batch.preparation.staging import InspectedWeights, inspect_weights
 from lynx_batch.preparation.step_cache import with_calibration
 from lynx_model.canonical import ModelTraits
 from lynx_model.checkpoints.adapter_spec import AdapterSpec, check_fit, describe_adapters
@@ -55,7 +55,7 @@ def check_model(config: RunConfig) -> CheckedModel:
         MissingFile, MissingObject, WeightsMismatch: If a folder is incomplete, or the parts of the model do not fit each other.
     """
     source = locate_model(config.model)
-    seen = {uri: see_weights(uri) for uri in (*source.parts, config.faces.pack, config.faces.identity)}
+    seen = {uri: inspect_weights(uri) for uri in (*source.parts, config.faces.pack, config.faces.identity)}
     headers = source.moved({uri: seen[uri].path for uri in source.parts})
     faces = config.faces.model_copy(update={key: seen[getattr(config.faces, key)].path for key in ("pack", "identity")})
     pack = find_pack(faces.pack)
@@ -105,7 +105,7 @@ def _check_encoder(
 
 
 def _identify(
-    config: RunConfig, source: ModelSource, seen: dict[str, SeenWeights], loras: tuple[Lora, ...], pack: FacePack
+    config: RunConfig, source: ModelSource, seen: dict[str, InspectedWeights], loras: tuple[Lora, ...], pack: FacePack
 ) -> RenderIdentity:
     face_pack = seen[config.faces.pack].fingerprint(pack.folder)
     seen_identity = seen[config.faces.identity]
@@ -123,7 +123,7 @@ def _identify(
     )
 
 
-def _name_lora(lora: Lora, weights: SeenWeights) -> str:
+def _name_lora(lora: Lora, weights: InspectedWeights) -> str:
     """What a LoRA adds, which is nothing with a scale of 0. An alpha that another file beside it declares counts, too."""
     if not lora.scale:
         return ""

@@ -39,7 +39,7 @@ from lynx_batch.preparation.origin import ORIGIN_FILE
 from lynx_batch.preparation.prepare import describe_problems, fit_to_base, origin_of
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
-from lynx_batch.preparation.staging import see_weights
+from lynx_batch.preparation.staging import inspect_weights
 from lynx_batch.preparation.step_cache import with_file
 from lynx_batch.printable import counted
 from lynx_model.errors import LynxError, MissingFile
@@ -172,7 +172,7 @@ def _check_rows(config: RunConfig, manifest: pa.Table, selection: Selection) -> 
         if uri in faults
     ]
     try:
-        base = see_weights(config.model.base).path
+        base = inspect_weights(config.model.base).path
         _, unfit, _ = fit_to_base(base, config.defaults, requests)
         problems += unfit
     except MissingFile:  # the cluster may have what this machine lacks; it is checked there

@@ -31,7 +31,7 @@ from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.origin import Origin
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
-from lynx_batch.preparation.staging import see_weights
+from lynx_batch.preparation.staging import inspect_weights
 from lynx_batch.printable import counted
 from lynx_model.checkpoints.base import read_base
 from lynx_model.tokenizer import Tokenizer
@@ -123,7 +123,7 @@ def check_requests(
     requests, problems = check_rows(manifest, config.defaults, config.inputs, origin.folder)
     if origin.photos:
         requests = [_with_copies(request, origin.photos) for request in requests]
-    requests, unfit, readings = fit_to_base(see_weights(config.model.base).path, config.defaults, requests)
+    requests, unfit, readings = fit_to_base(inspect_weights(config.model.base).path, config.defaults, requests)
     problems += unfit
     if problems and not selection.allow_invalid:
         raise ConfigError(describe_problems(problems))

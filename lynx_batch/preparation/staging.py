@@ -28,9 +28,9 @@ from lynx_model.checkpoints.fingerprint import (
     Fingerprint,
     fingerprint_file,
     fingerprint_folder,
-    keep_fingerprint,
     parse_fingerprint,
     weight_files,
+    write_fingerprint,
 )
 from lynx_model.checkpoints.loras import PEFT_CONFIG_FILE
 from lynx_model.checkpoints.names import below
@@ -45,7 +45,7 @@ NUM_PARALLEL_FILES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class SeenWeights:
+class InspectedWeights:
     """Weights whose headers can be read at `path`: the folder or file itself, or a headers-only copy of one in a store."""
 
     path: str
@@ -85,16 +85,16 @@ def fetch_weights(uri: str) -> str:
     return uri if storage.is_local(uri) else _fetch(_find(uri), "weights", _copy_all)
 
 
-def see_weights(uri: str) -> SeenWeights:
+def inspect_weights(uri: str) -> InspectedWeights:
     """As `fetch_weights`, but a headers-only copy: megabytes instead of gigabytes, enough to check and fingerprint weights.
 
     Every file has its name and its size. JSON files are whole, safetensors files have their headers, PyTorch files the names
     of their tensors, and the rest is a hole.
     """
     if storage.is_local(uri):
-        return SeenWeights(uri)
+        return InspectedWeights(uri)
     stored = _find(uri)
-    return SeenWeights(_fetch(stored, "headers", _copy_all_headers), stored)
+    return InspectedWeights(_fetch(stored, "headers", _copy_all_headers), stored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _fetch(weights: _StoredWeights, kind: str, fill: Callable[[Path, _StoredWeig
         folder.mkdir(exist_ok=True)
         started_s = time.perf_counter()
         if fill(folder, weights):
-            keep_fingerprint(folder, weights.fingerprint)
+            write_fingerprint(folder, weights.fingerprint)
             seconds = round(time.perf_counter() - started_s, 2)
             log.info("weights_fetched", uri=shown, kind=kind, seconds=seconds)
     return str(folder / weights.file)

@@ -126,6 +126,7 @@ class Gate:
             scores=scores.values,
             scorers={name: dict(files) for name, files in scores.scorers.items()},
             is_unsafe=scores.is_unsafe,
+            keep_rejected=self._quality.keep_rejected,
             commit=commit,
         )
         record_try(self._output, record, is_store_safe=self._is_store_safe)

@@ -66,7 +66,7 @@ class _Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Undelivered:
     """A rendered clip that waits to be delivered. `frames` is (F, H, W, 3)."""
 
     attempt: Attempt
@@ -98,7 +98,7 @@ class Renderer:
         self._gate = None if rank > 0 else Gate.load(settings)
         self._read_subject = lru_cache(maxsize=NUM_CACHED_SUBJECTS)(self._read_subject_once)
         self._reading, self._pausing = Lock(), Event()
-        self._kept: dict[str, _Kept] = {}
+        self._undelivered: dict[str, _Undelivered] = {}
 
     def prefetch(self, task: RenderTask) -> None:
         """Reads a clip's subject ahead of time. An error is ignored here; it occurs again, and is reported, in `render`."""
@@ -130,8 +130,8 @@ class Renderer:
 
     def deliver(self, task: RenderTask) -> Result:
         """Marks, encodes, judges, uploads and commits the frames that `render` kept. May run in parallel with the `render` of another clip."""
-        kept = self._kept.pop(task.attempt)
-        return kept.attempt.carry_out(lambda: self._deliver(kept))
+        clip = self._undelivered.pop(task.attempt)
+        return clip.attempt.carry_out(lambda: self._deliver(clip))
 
     def _find_settled(self, task: RenderTask) -> Rendered | Judged | None:
         """What another driver, or an attempt whose answer was lost, has made of the clip, if anything. Only the first rank looks."""
@@ -194,42 +194,42 @@ class Renderer:
         with attempt.stage(Stage.DECODE):
             frames = self._pipe.decode(latents)
         check_picture(frames)
-        self._kept[attempt.task.attempt] = _Kept(attempt, frames, ready.subject)
+        self._undelivered[attempt.task.attempt] = _Undelivered(attempt, frames, ready.subject)
         return _frames_ready()
 
-    def _deliver(self, kept: _Kept) -> Rendered | Judged:
+    def _deliver(self, clip: _Undelivered) -> Rendered | Judged:
         """Marks, encodes, judges, uploads and commits. The commit comes last; it makes the clip finished."""
-        settings, attempt, task = self._settings, kept.attempt, kept.attempt.task
+        settings, attempt, task = self._settings, clip.attempt, clip.attempt.task
         self._refuse_revoked(task.clip)
-        encoded = self._finish(kept)
+        encoded = self._finish(clip)
         stored = encoded.stored_as(task.clip.clip_id, task.attempt)
         if self._gate is None:
             self._upload(attempt, encoded, stored)
-            record = self._commit_record(kept, stored, {})
+            record = self._commit_record(clip, stored, {})
             with attempt.stage(Stage.COMMIT):
                 settled: CommitRecord | Judged = commit(settings.output, record, is_store_safe=settings.is_store_safe)
         else:
             with attempt.stage(Stage.JUDGE):
-                scores = self._gate.judge(encoded.video, kept.subject, task)
+                scores = self._gate.judge(encoded.video, clip.subject, task)
             if not scores.is_unsafe:
                 self._upload(attempt, encoded, stored)
             with attempt.stage(Stage.COMMIT):
-                settled = self._gate.settle(task, scores, self._commit_record(kept, stored, scores.values))
+                settled = self._gate.settle(task, scores, self._commit_record(clip, stored, scores.values))
         self._refuse_revoked(task.clip)
         self._clean_up(task, stored, settled)
         return _answer(settled, tuple(attempt.spans))
 
-    def _finish(self, kept: _Kept) -> EncodedClip:
+    def _finish(self, clip: _Undelivered) -> EncodedClip:
         assert self._marker is not None
-        settings, task = self._settings, kept.attempt.task
+        settings, task = self._settings, clip.attempt.task
         return finish(
-            kept.frames,
+            clip.frames,
             task.clip,
             task.params,
             identity=settings.identity,
             video=settings.video,
             marker=self._marker,
-            stage=kept.attempt.stage,
+            stage=clip.attempt.stage,
         )
 
     def _upload(self, attempt: Attempt, encoded: EncodedClip, stored: StoredClip) -> None:
@@ -245,8 +245,8 @@ class Renderer:
             if task.num_steps_saved:
                 delete_saved(self._settings.output, task.name, task.num_steps_saved)
 
-    def _commit_record(self, kept: _Kept, stored: StoredClip, scores: Mapping[str, float]) -> CommitRecord:
-        settings, task = self._settings, kept.attempt.task
+    def _commit_record(self, clip: _Undelivered, stored: StoredClip, scores: Mapping[str, float]) -> CommitRecord:
+        settings, task = self._settings, clip.attempt.task
         return CommitRecord(
             **asdict(stored),
             clip_id=task.clip.clip_id,
@@ -257,11 +257,11 @@ class Renderer:
             seed=task.params.seed,
             try_number=task.number,
             scores=dict(scores),
-            face_turned_degrees=kept.subject.turned_degrees,
+            face_turned_degrees=clip.subject.turned_degrees,
             allows_missing_consent=settings.allows_missing_consent,
             group_size=settings.plan.num_ranks,
             device=self._device_name,
-            stage_s={stage.column: seconds for stage, seconds in kept.attempt.seconds.items()},
+            stage_s={stage.column: seconds for stage, seconds in clip.attempt.seconds.items()},
             identity=asdict(settings.identity),
             software=self._software,
         )

@@ -19,6 +19,7 @@ from lynx_batch.config import InputsConfig, QualityConfig, ReportConfig
 from lynx_batch.errors import ConfigError, LynxError, UnreadableRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import SCORE_COLUMNS, Outcome, read_metadata
+from lynx_batch.ledger.order import RunOrder
 from lynx_batch.ledger.runs import Run, read_runs
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.ledger.tries import TryRecord, read_tries
@@ -81,6 +82,7 @@ class RunRows:
         self._axes = find_axes(table.select([*VARYING]), table["tags"])
         self._table = table.select([name for name in wanted if name in COLUMNS or name in self._axes])
         self._num_tries, self._revoked = _count_tries(output), read_revoked(output)
+        self._num_earlier_tries = _count_earlier_tries(output, run_id, self._table["clip_id"])
         self._in_force = list_editions(output).in_force
 
     def all(self) -> Iterator[ReportRow]:
@@ -101,6 +103,7 @@ class RunRows:
                     self._run_id,
                     self._now,
                     num_tries=self._num_tries,
+                    num_earlier_tries=self._num_earlier_tries,
                     in_force=self._in_force,
                     revoked=self._revoked,
                     axes=self._axes,
@@ -116,6 +119,20 @@ def _count_tries(output: str) -> Counter[tuple[str, int]]:
     """The number of recorded tries of each edition of a clip, from their names alone."""
     names = (parse_try(file.uri) for file in storage.list_files(storage.join(output, TRIES)))
     return Counter((name.clip_id, name.edition) for name in names if name)
+
+
+def _count_earlier_tries(output: str, run_id: str, clip_ids: pa.ChunkedArray) -> dict[tuple[str, int], int]:
+    """The tries that each edition of these clips had when the last run before this one ended its row. A killed run's are not among them."""
+    is_judged = pc.field("num_tries").is_valid() & (pc.field("run") != run_id)
+    table = read_metadata(output, ["run", "clip_id", "edition", "num_tries"], is_judged)
+    table = table.filter(pc.is_in(table["clip_id"], clip_ids.unique()))
+    ranks = RunOrder.of(output, [run_id, *pc.unique(table["run"]).to_pylist()]).ranks
+    found: Counter[tuple[str, int]] = Counter()
+    for row in table.to_pylist():
+        if ranks[row["run"]] < ranks[run_id]:
+            edition = row["clip_id"], row["edition"]
+            found[edition] = max(found[edition], row["num_tries"])
+    return dict(found)
 
 
 def _add_kept_tries(output: str, rows: list[ReportRow]) -> list[ReportRow]:

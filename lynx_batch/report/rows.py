@@ -19,7 +19,7 @@ COLUMNS = (
     *("row", "clip_id", "edition", "outcome", "rendered_by_run", "attempts", "error_type", "error"),
     *(*PHOTO_COLUMNS, "subject_id", "clip_name", "consent_ref", "consent_expires_at", "tags", "prompt"),
     *("width", "height", "num_frames", "fps", "seed", "clip_uri", "poster_uri", "num_bytes", "group_size", "device"),
-    *("try_number", *SCORE_COLUMNS, *(stage.column for stage in CLIP_STAGES)),
+    *("try_number", "num_tries", *SCORE_COLUMNS, *(stage.column for stage in CLIP_STAGES)),
     MARKS,
 )
 """The columns of the metadata that the report needs."""
@@ -34,8 +34,8 @@ class ReportRow:
     are relative to the output location; `photo` is relative to the report's folder. `scores` has only scores that exist. `marks` says of
     each mark whether the video carries it.
     `varied` has the row's value of each axis (see `varied.py`).
-    `is_rendered_here`: this run rendered it, not an earlier one. `num_tries` is None without a quality gate. `in_force` is the clip's edition
-    in force where that is not what the row was rendered as: an older one that a redo did not replace, or one that was committed since.
+    `is_rendered_here`: this run rendered it, not an earlier one. `num_tries` is None without a quality gate; `num_earlier_tries` of them
+    were rendered by earlier runs that ended without the clip. `in_force` is the clip's edition in force where that is not what the row was rendered as: an older one that a redo did not replace, or one that was committed since.
     """
 
     row: int
@@ -60,6 +60,7 @@ class ReportRow:
     num_bytes: int | None = None
     attempts: int = 0
     num_tries: int | None = None
+    num_earlier_tries: int = 0
     try_number: int | None = None
     group_size: int | None = None
     device: str = ""
@@ -90,9 +91,9 @@ class ReportRow:
 
     @property
     def num_extra_tries(self) -> int:
-        """Tries beyond the first one of a clip that this run finished. Those of clips that it found finished are an earlier run's."""
+        """Tries of this run beyond the first one of a clip that it finished. Those of clips that it found finished are an earlier run's."""
         is_finished_here = self.is_rendered_here or (self.outcome is not Outcome.RENDERED and self.attempts > 0)
-        return max((self.num_tries or 0) - 1, 0) if is_finished_here else 0
+        return max((self.num_tries or 0) - max(self.num_earlier_tries, 1), 0) if is_finished_here else 0
 
     @property
     def is_still_in_force(self) -> bool:
@@ -111,14 +112,15 @@ def read_row(
     now: datetime,
     *,
     num_tries: Mapping[tuple[str, int], int],
+    num_earlier_tries: Mapping[tuple[str, int], int] = MappingProxyType({}),
     in_force: Mapping[str, int] = MappingProxyType({}),
     revoked: Set[Key] = frozenset(),
     axes: Iterable[str] = (),
 ) -> ReportRow:
     """The report's row from a row of the metadata with `COLUMNS`.
 
-    A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip; `in_force` has the editions in
-    force. A row of which something is in `revoked` has no files any more. `axes` are from `find_axes`.
+    A consent that ends before `now` is over. `num_tries` counts the recorded tries of each edition of a clip, for rows whose metadata do not
+    say how many there were, and `num_earlier_tries` those of earlier runs; `in_force` has the editions in force. A row of which something is in `revoked` has no files any more. `axes` are from `find_axes`.
     """
     expires_at = cells["consent_expires_at"]
     photos = photos_in(cells)
@@ -129,6 +131,7 @@ def read_row(
     if is_revoked := explain_revoked(keys, revoked) is not None:
         texts |= {"clip_uri": "", "poster_uri": ""}
     is_rendered = cells["outcome"] == Outcome.RENDERED
+    edition = cells["clip_id"], cells["edition"]
     return ReportRow(
         row=cells["row"],
         name=cells["clip_name"] or _short(cells["clip_id"]) or f"row {cells['row']}",
@@ -147,7 +150,8 @@ def read_row(
         marks=dict(cells.get(MARKS) or ()),
         varied={axis: value for axis in axes if (value := value_of(cells, axis)) is not None},
         edition=cells["edition"],
-        num_tries=num_tries.get((cells["clip_id"], cells["edition"])),
+        num_tries=cells.get("num_tries") or num_tries.get(edition),
+        num_earlier_tries=num_earlier_tries.get(edition, 0),
         in_force=None if is_rendered else in_force.get(cells["clip_id"]),
         attempts=cells["attempts"] or 0,
         **texts,

@@ -137,7 +137,7 @@ def parse_fingerprint(text: bytes, *, source: str) -> Fingerprint:
     return fingerprint
 
 
-def keep_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
+def write_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
     """Stores a fingerprint beside its files."""
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -210,7 +210,7 @@ def _adopt(folder: Path, kept: Fingerprint, found: Mapping[str, FileDigest]) -> 
 
 def _store_if_possible(folder: Path, fingerprint: Fingerprint) -> None:
     with suppress(OSError):  # a read-only or full disk; the fingerprint is valid without being stored
-        keep_fingerprint(folder, fingerprint)
+        write_fingerprint(folder, fingerprint)
 
 
 def _differences(expected: Mapping[str, FileDigest], found: Mapping[str, FileDigest]) -> list[str]:

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 from huggingface_hub.utils import build_hf_headers
 
 from lynx_model.checkpoints.digests import FileDigest
-from lynx_model.checkpoints.fingerprint import Fingerprint, counts, is_as_recorded, keep_fingerprint, read_fingerprint
+from lynx_model.checkpoints.fingerprint import Fingerprint, counts, is_as_recorded, read_fingerprint, write_fingerprint
 from lynx_model.checkpoints.names import below, check_names
 from lynx_model.checkpoints.published import FileSource, RepoSource
 from lynx_model.checkpoints.transfer import Download, fetch, missing_bytes
@@ -115,7 +115,7 @@ def _record(folder: Path, fetched: dict[Path, FileDigest], *, source: str, revis
     """Stores the fingerprint of the fetched files; other files in the folder came from elsewhere."""
     names = {file.relative_to(folder).as_posix(): digest for file, digest in fetched.items()}
     files = {name: digest for name, digest in names.items() if counts(name)}
-    keep_fingerprint(folder, Fingerprint(files=files, source=source, revision=revision))
+    write_fingerprint(folder, Fingerprint(files=files, source=source, revision=revision))
 
 
 @contextmanager

@@ -33,18 +33,18 @@ class Machine:
     gpus: tuple[Gpu, ...]
 
 
-def see_machine() -> Machine:
+def inspect_machine() -> Machine:
     """Describes this machine as torch sees it."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Machine(
         torch_version=torch.__version__,
         cuda=torch.version.cuda or "",
         driver=_driver(),
-        gpus=tuple(_see_gpu(torch.device("cuda", index)) for index in range(num_gpus)),
+        gpus=tuple(_inspect_gpu(torch.device("cuda", index)) for index in range(num_gpus)),
     )
 
 
-def _see_gpu(device: torch.device) -> Gpu:
+def _inspect_gpu(device: torch.device) -> Gpu:
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     return Gpu(
         name=torch.cuda.get_device_name(device),

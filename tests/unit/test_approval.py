@@ -18,7 +18,13 @@ from lynx_batch.ledger.approvals import Approval, read_approvals
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.runs import RunRecord, write_run_record
 from lynx_batch.planning.approval import Approved, Setting, collect_values, find_differences, is_made_from, values_of
-from lynx_batch.preparation.approval import check_approved, place_of_sample, settings_of
+from lynx_batch.preparation.approval import (
+    check_approved,
+    describe_approvals,
+    explain_missing_approval,
+    place_of_sample,
+    settings_of,
+)
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.package import pack
 from lynx_batch.preparation.selection import Selection
@@ -193,6 +199,30 @@ def test_a_run_is_refused_until_its_sample_is_approved(make_config: Callable[...
         f"  template '{BYE}': was not approved (row 6)",
     ], "the clip of that template failed, so nobody has seen it"
     assert check_approved(make_config(approval={}), {}, [asked(6, BYE)]) == (), "no approval is required"
+
+
+def test_a_refusal_is_foreseen_until_the_sample_is_approved(make_config: Callable[..., RunConfig]) -> None:
+    config = make_config()
+    settings, place = settings_for(config), place_of_sample(config)
+    for told in (explain_missing_approval(config, settings, [asked(5)]), describe_approvals(config, settings)[1]):
+        assert str(told).startswith(
+            "approval.required: nobody has approved anything yet, so `render` and `submit` will"
+        )
+    sample_rendered(place, [asked(0), asked(1)], settings)
+    approve(place)
+
+    assert explain_missing_approval(config, settings, [asked(5)]) is None
+    assert describe_approvals(config, settings) == (
+        True,
+        "1 approval, and the settings are approved; `plan` compares the rows, too",
+    )
+    assert str(explain_missing_approval(config, settings, [asked(6, BYE)])).splitlines()[:2] == [
+        "approval.required: not approved, so `render` and `submit` will start nothing (1 difference):",
+        f"  template '{BYE}': was not approved (row 6)",
+    ]
+    is_approved, told = describe_approvals(config, settings | {"model.base": "other"})
+    assert (is_approved, told.splitlines()[1]) == (False, "  model.base='other': approved is 'b'")
+    assert explain_missing_approval(make_config(approval={}), {}, [asked(6, BYE)]) is None
 
 
 def test_approvals_at_the_output_itself_count_too(make_config: Callable[..., RunConfig]) -> None:

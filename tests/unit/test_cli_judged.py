@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lynx_batch import storage
 from lynx_batch.config import QualityConfig
 from lynx_batch.ledger.commits import commit
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.redo import RedoRequest, request_redo
-from lynx_batch.ledger.tries import TryRecord
+from lynx_batch.ledger.tries import TryRecord, drop_rejected
 from lynx_batch.output import TryName, saved_clip_uri, try_uri
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_CONTENT
 from tests.builders import (
@@ -177,6 +178,34 @@ def test_prune_keeps_the_files_of_open_tries_and_of_rejected_ones_as_the_rules_s
         *(f"clips/dd/dd/run-10.{end}" for end in kept),
     }
     assert files_below(output, "clips") == left
+
+
+@pytest.mark.parametrize(
+    ("own", "newest", "kept"),
+    [
+        ("clip", "nothing", {"jpg", "mp4"}),
+        ("poster", "nothing", {"jpg"}),
+        ("nothing", "poster", {"jpg"}),
+        ("nothing", "nothing", set()),
+    ],
+)
+def test_a_newer_run_deletes_nothing_that_the_run_of_a_rejected_try_keeps(
+    output: str, own: str, newest: str, kept: set[str]
+) -> None:
+    clip = small_clip("99", 6)
+    tries = [recorded_try(output, number, clip_id="99", keep_rejected=own) for number in (0, 1)]
+    for made in tries:
+        upload(output, "99", made.commit.attempt)
+    write_metadata(output, "run", [rejected("99", 6, NOT_GOOD_ENOUGH, POOR)])
+    start_run(output, "later", minutes=1, run_yaml=RULES % newest)
+    rules = QualityConfig.model_validate(yaml.safe_load(RULES % newest)["quality"])
+    left = {f"clips/99/{clip.clip_id}/run-1{number}.{end}" for number in (0, 1) for end in kept}
+
+    make_older(output, hours=25)
+    assert invoke("prune", output).exit_code == 0
+    assert files_below(output, "clips") == left
+    drop_rejected(output, tries, rules)
+    assert files_below(output, "clips") == left, "a run that rejects the clip again keeps them, too"
 
 
 def test_prune_keeps_both_editions_of_a_clip_that_is_being_redone(output: str) -> None:

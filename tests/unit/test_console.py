@@ -115,6 +115,31 @@ def test_a_full_disk_is_reported_and_ends_no_command(line: str) -> None:
     ]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], [], ["manifest", "build", "--help"]])
+def test_help_that_a_full_disk_does_not_take_is_an_error_without_a_traceback(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = subprocess.run(
+            [sys.executable, "-m", "lynx_batch", *arguments],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    told = "error: the output cannot be written: [Errno 28] No space left on device\n"
+    assert (command.returncode, command.stderr) == (4, told)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_wrong_arguments_end_with_2_even_if_nobody_can_be_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = subprocess.run(
+            [sys.executable, "-m", "lynx_batch", "nonsense"], check=False, stdout=full, stderr=full, timeout=60
+        )
+    assert command.returncode == 2
+
+
 def test_logs_that_nobody_reads_end_no_command() -> None:
     program = (
         "import structlog\nfrom lynx_batch.telemetry import configure_logging\nconfigure_logging()\n"

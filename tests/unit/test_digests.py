@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written_to_is_hashed_once(folder: Path, monkeyp
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(fingerprint, "keep_fingerprint", refuse)
+    monkeypatch.setattr(fingerprint, "write_fingerprint", refuse)
     assert files_read(lambda: fingerprint_folder(folder)) == 2
     assert files_read(lambda: fingerprint_folder(folder)) == 0
     assert not (folder / FINGERPRINT_FILE).exists()

@@ -73,6 +73,14 @@ def test_what_a_run_names_and_is_not_there_is_a_fault(run_file: str, key: str, v
     assert result.output.count("fault") == 1
 
 
+def test_a_missing_approval_is_a_note(run_file: str) -> None:
+    result = CliRunner().invoke(app, ["doctor", run_file, "--set", "approval.required=true", "--json"])
+    assert result.exit_code == 0, result.output
+    (found,) = [each for each in json.loads(result.output)["findings"] if each["subject"] == "approval"]
+    assert found["level"] == "note"
+    assert found["text"].startswith("approval.required: nobody has approved anything yet, so `render` and `submit`")
+
+
 def test_quiet_prints_only_what_is_wrong(run_file: str) -> None:
     assert CliRunner().invoke(app, ["doctor", run_file, "--quiet"]).output == ""
     result = CliRunner().invoke(app, ["doctor", run_file, "--quiet", "--set", "manifest=nowhere.parquet", "--json"])

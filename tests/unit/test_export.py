@@ -58,6 +58,29 @@ def test_clips_are_named_by_their_tags(place: Place) -> None:
             name_clips(place.output, template, NOW)
 
 
+def test_a_tag_that_no_row_has_is_told_once_with_the_nearest(place: Place, tmp_path: Path) -> None:
+    place.run("run-1", [rendered(f"{row:04}", row, tags={"city": "Oslo"}) for row in range(40)])
+    refused = place.export(tmp_path / "named", "{tags.ctiy}-{row}.mp4")
+    assert refused.exit_code == 2
+    told = "error: --name '{tags.ctiy}-{row}.mp4': no row has the tag 'ctiy'; the nearest is 'city'"
+    assert " ".join(refused.stderr.split()) == told
+
+
+def test_a_tag_of_an_output_without_any_tag_is_told_once(place: Place) -> None:
+    place.run("run-1", [rendered(f"{row:04}", row, tags={}) for row in range(3)])
+    with pytest.raises(ConfigError, match=r"no row has the tag 'city'; none has any tag$"):
+        place.names("{tags.city}-{row}")
+
+
+def test_a_rule_that_many_rows_break_is_told_once(place: Place) -> None:
+    whole = [rendered(f"{row:04}", row, tags={"city": "Oslo"} if row == 7 else {}) for row in range(40)]
+    place.run("run-1", whole)
+    with pytest.raises(ConfigError) as refused:
+        place.names("{tags.city}-{row}")
+    told = "row 0 of run run-1: tags.city must not be null (and so in 38 more rows)"
+    assert str(refused.value).splitlines()[1:] == [f"  {told}"]
+
+
 def test_clips_are_copied_to_another_store(team: Place) -> None:
     naming = name_clips(team.output, "{clip_id}.mp4", NOW)
     for _ in range(2):
@@ -135,6 +158,34 @@ def test_a_cell_does_not_lead_out_of_the_destination(team: Place) -> None:
 def test_a_clip_cannot_be_the_folder_of_another(place: Place) -> None:
     place.run("run", [rendered("dd44", 0, clip_name="a"), rendered("ee55", 1, clip_name="a/b")])
     with pytest.raises(ConfigError, match="'a' must not be both a clip and the folder of 'a/b'"):
+        place.names()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("Ada", "ada"), ("ÉVA", "éva"), ("\u00e9va", "e\u0301va"), ("Strauß", "STRAUSS"), ("team/Ada", "Team/ada")],
+)
+def test_names_that_are_one_file_on_some_disks_are_refused(place: Place, first: str, second: str) -> None:
+    place.run("run", [rendered("dd44", 0, subject_id=first), rendered("ee55", 1, subject_id=second)])
+    told = (
+        f"row 1 of run run: {second!r} must not be the same file as {first!r} of row 0 of run run on disks that ignore"
+    )
+    with pytest.raises(ConfigError) as refused:
+        place.names("{subject_id}")
+    assert told in str(refused.value)
+    assert place.names("{subject_id}-{row}") == {f"{first}-0": "dd44", f"{second}-1": "ee55"}
+
+
+def test_names_that_are_one_file_on_some_disks_may_be_of_one_clip_or_of_two_exports(place: Place) -> None:
+    place.run("run", [rendered("dd44", 0, clip_name="Ada"), rendered("dd44", 1, clip_name="ada")])
+    assert place.names() == {"Ada": "dd44", "ada": "dd44"}
+    place.run("other", [rendered("ee55", clip_name="ADA")], manifest="/b.parquet")
+    assert [*name_clips(place.output, "{clip_name}", NOW, {"ee55"}).clips] == ["ADA"]
+
+
+def test_a_clip_cannot_be_the_folder_of_another_in_other_letters(place: Place) -> None:
+    place.run("run", [rendered("dd44", 0, clip_name="A"), rendered("ee55", 1, clip_name="a/b")])
+    with pytest.raises(ConfigError, match="'A' must not be both a clip and the folder of 'a/b'"):
         place.names()
 
 

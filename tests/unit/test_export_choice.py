@@ -8,7 +8,7 @@ import pytest
 
 from lynx_batch import read_metadata
 from lynx_batch.errors import ConfigError
-from lynx_batch.ledger.export import DEFAULT_NAME
+from lynx_batch.ledger.export_names import DEFAULT_NAME
 from lynx_batch.ledger.metadata import Outcome
 from tests.builders import ended, write_manifest
 from tests.exports import YESTERDAY, Place, ask, publish, rejected, rendered, spec

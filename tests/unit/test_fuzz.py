@@ -39,7 +39,8 @@ from lynx_batch.intake.people import ALL, ColumnUse
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.intake.tables import read_source
 from lynx_batch.intake.templates import fill, parse_template
-from lynx_batch.ledger.export import _claim, _columns_of
+from lynx_batch.ledger.export_claims import claim_names
+from lynx_batch.ledger.export_names import columns_of
 from lynx_batch.ledger.metadata import FILTER_COLUMNS
 from lynx_batch.photo_places import ANYWHERE, explain_entry, explain_photo
 from lynx_batch.preparation.model import locate_model
@@ -354,7 +355,7 @@ ROW = dict.fromkeys(FILTER_COLUMNS) | {
 def try_name(random: Random, folder: Path) -> object:
     names = [f"{{{random.choice([*ROW, 'tags.city', 'tags[any key]'])}{spec}}}" for spec in ("", ":>9", "!r")]
     template = distorted(random, "/".join(["{subject_id}", *names]), NAME_WORDS)
-    return _claim([ROW], template, _columns_of(template), set())
+    return claim_names([ROW], template, columns_of(template), set())
 
 
 # ---- photos and tables

@@ -245,8 +245,21 @@ def test_a_name_that_two_clips_of_a_subject_share_is_a_problem_of_the_later_row(
         {"seed": 2},
         {"seed": 3},
     )
-    (problem,) = find_shared_names(keys_of_requests(requests))
+    problem, in_capitals = find_shared_names(keys_of_requests(requests))
     assert str(problem) == "row 11: clip_name='a': must not also be the name of row 10, which asks for another clip"
+    assert str(in_capitals).startswith(
+        "row 14: clip_name='A': must not also be the name of row 10 on disks that ignore"
+    )
+
+
+def test_names_that_are_one_file_on_some_disks_are_told() -> None:
+    base = request_of({"subject_id": "Ada", "clip_name": "Wave"})
+    other = replace(base, params=replace(base.params, seed=9))
+    same_clip = replace(base, row=11, clip_name="wave")
+    requests = [base, same_clip, replace(other, row=12, subject_id="ada"), replace(other, row=13, subject_id="bob")]
+    (problem,) = find_shared_names(keys_of_requests(requests))
+    told = "must not also be the name of row 10 on disks that ignore upper and lower case (macOS, Windows), which asks for another clip"
+    assert str(problem) == f"row 12: clip_name='Wave': {told}"
 
 
 def test_a_consent_holds_until_it_expires() -> None:

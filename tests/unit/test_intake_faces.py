@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from lynx_batch.config import FacesConfig, InputsConfig
 from lynx_batch.errors import LynxError
 from lynx_batch.intake import faces as intake_faces
-from lynx_batch.intake.faces import Finding, PhotoFace, SeenFace, check_faces
+from lynx_batch.intake.faces import Finding, PhotoFace, UsableFace, check_faces
 from lynx_batch.intake.photos import PhotoProblem
 from lynx_model.errors import MissingFile
 from tests import builders, crashes
@@ -54,9 +54,9 @@ def test_each_face_that_cannot_be_used_has_its_reason(tmp_path: Path, face_pack:
     wanted += [(broken, None), (missing, None), (COLLINS, None), (turned, None)]
     findings = findings_of(wanted, face_pack, 2, compared={COLLINS})
     problems = problems_of(findings)
-    embedded = {face for face, seen in findings.items() if isinstance(seen, SeenFace) and seen.embedding is not None}
+    embedded = {face for face, seen in findings.items() if isinstance(seen, UsableFace) and seen.embedding is not None}
     assert embedded == {(COLLINS, None)}
-    assert {face: seen.turned_degrees for face, seen in findings.items() if isinstance(seen, SeenFace)} == {
+    assert {face: seen.turned_degrees for face, seen in findings.items() if isinstance(seen, UsableFace)} == {
         (COLLINS, None): 0,
         (HOPPER, 0): 0,
         (group, 1): 0,

@@ -21,7 +21,7 @@ from lynx_batch.ledger.commits import commit, read_commit, read_commits
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import EventKind, read_events, write_event
 from lynx_batch.ledger.heartbeat import beating, living_runs
-from lynx_batch.ledger.history import ask_again, deaths_before, given_up_before, known_commits
+from lynx_batch.ledger.history import deaths_before, given_up_before, known_commits, request_retry
 from lynx_batch.ledger.leftovers import find_leftovers
 from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, read_metadata
 from lynx_batch.ledger.order import newest_rows
@@ -106,7 +106,7 @@ def test_the_last_word_decides_whether_a_clip_was_given_up(tmp_path: Path) -> No
     assert given_up(output) == {}
     write_event(output, event(EventKind.FAILED, minutes=1))
     assert given_up(output) == {"ab12": "failed"}
-    ask_again(output, given_up_before(output, NOTHING), NOW)
+    request_retry(output, given_up_before(output, NOTHING), NOW)
     assert given_up(output) == {}, "although the clock of whoever asks is behind"
     write_event(output, event(EventKind.REJECTED, minutes=3, run_id="next"))
     assert given_up(output) == {"ab12": "rejected"}
@@ -128,7 +128,7 @@ def test_a_clip_that_a_finished_run_gave_up_stays_so_until_it_is_asked_for(tmp_p
 
     (row,) = given_up_before(output, NOTHING).to_pylist()
     assert (row["clip_id"], row["error"], row["prompt"]) == ("ab12", "too big", "她微笑着")
-    ask_again(output, given_up_before(output, NOTHING), NOW + timedelta(minutes=1))
+    request_retry(output, given_up_before(output, NOTHING), NOW + timedelta(minutes=1))
     assert given_up(output) == {}
     write_metadata(output, "next", [ended(Outcome.ABANDONED, small_clip(), minutes=2)])
     assert given_up(output) == {}, "a wish holds until the clip is given up anew"
@@ -170,7 +170,7 @@ def test_deaths_are_known_of_runs_that_did_not_come_to_their_end_until_the_clip_
     assert deaths_before(output, {"bb", "cc", "dd"}) == {"bb": 2}
 
     write_metadata(output, "stopped", [ended(Outcome.FAILED, small_clip("bb"), minutes=7)])
-    ask_again(output, given_up_before(output, list_editions(output)), NOW)
+    request_retry(output, given_up_before(output, list_editions(output)), NOW)
     assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2}
 
 

@@ -313,6 +313,17 @@ def test_values_that_do_not_fit_are_named_for_every_line_at_once(people: SourceT
     assert [log["lines_by_column"] for log in logs] == [{"stadt": 1}]
 
 
+def test_a_fault_of_many_lines_is_told_once_with_the_lines(tmp_path: Path) -> None:
+    lines = [f"{n}.jpg,{'Rome' if n == 4 else ''}" for n in range(9)]
+    (tmp_path / "people.csv").write_text("\n".join(["subject_uri,city", *lines]), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        build_from_table(read_source(str(tmp_path / "people.csv")), make_templates(["In {{city!}}.", "{{city!}}"]))
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 2: city: must not be empty, because a template requires it "
+        "(also line 3, line 4, line 5, line 7, line 8 and 2 more)"
+    ]
+
+
 def test_a_language_without_a_text_is_a_fault(people: SourceTable, tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text("name;de\nparty;Alle tanzen.\n")
     prompts = read_templates(str(tmp_path / "prompts.csv"))

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from io import StringIO
 
-from lynx_batch.intake.faces import PhotoReport, SeenFace
+from lynx_batch.intake.faces import PhotoReport, UsableFace
 from lynx_batch.intake.photo_sheet import HEAD, VERDICTS, PhotoSheet, describe
 from lynx_batch.intake.photos import PhotoProblem
 from lynx_model.faces.photo_quality import Judgement, Verdict
@@ -35,7 +35,7 @@ class Reader(HTMLParser):
 
 
 def report(uri: str, verdict: Verdict = Verdict.GOOD, *reasons: str, index: int | None = None) -> PhotoReport:
-    seen = SeenFace(turned_degrees=0, judgement=Judgement(verdict=verdict, reasons=reasons))
+    seen = UsableFace(turned_degrees=0, judgement=Judgement(verdict=verdict, reasons=reasons))
     return PhotoReport(face=(uri, index), finding=seen, photo_jpeg=b"photo", crop_jpeg=b"crop")
 
 

@@ -141,6 +141,23 @@ def test_an_unknown_gpu_of_a_node_that_may_come_is_refused(run_file: Path) -> No
     assert "cluster.node_types.0.gpu: 'H300' is no known type of GPU; known: H200" in result.output
 
 
+def test_a_missing_approval_is_told_before_a_gpu_is_paid_for(run_file: Path) -> None:
+    for options in (["--require-approval"], ["--set", "approval.required=true", "--limit", "0"]):
+        told = run(str(run_file), *options)
+        assert "warning: approval.required: nobody has approved anything yet, so `render` and `submit` will" in told
+        assert "out-sample --by NAME`" in told
+    told = json.loads(run(str(run_file), "--require-approval", "--json"))
+    assert told["unapproved"].startswith("approval.required: nobody has approved anything yet")
+    assert told["num_to_render"] == 12, "it plans all the same"
+    unasked = json.loads(run(str(run_file), "--json"))
+    assert unasked["unapproved"] is None
+
+
+def test_a_place_of_samples_that_cannot_be_is_an_error(run_file: Path) -> None:
+    result = invoke("plan", run_file, "--require-approval", "--set", f"approval.sample={run_file.parent / 'out' / 's'}")
+    assert (result.exit_code, "must be apart from output" in result.stderr) == (2, True)
+
+
 def test_a_watermark_that_is_no_network_is_refused_before_any_worker_loads_it(run_file: Path) -> None:
     (run_file.parent / "text.jit").write_bytes(b"no network")
     marks = f"provenance={{marking: required, require_consent: false, watermark: {run_file.parent / 'text.jit'}}}"

@@ -28,7 +28,7 @@ from lynx_batch.ledger.metadata import METADATA_SCHEMA, Outcome, RowOutcome
 from lynx_batch.ledger.pace import Cost
 from lynx_batch.ledger.runs import RunEnd, RunRecord, write_run_end, write_run_record
 from lynx_batch.ledger.spending import SpentRecord, write_spent
-from lynx_batch.ledger.tries import TryRecord, record_try
+from lynx_batch.ledger.tries import BestTry, TryRecord, record_try
 from lynx_batch.report import pages, photos, write
 from lynx_batch.report.figures import sum_up
 from lynx_batch.report.gather import RunRows
@@ -38,7 +38,20 @@ from lynx_batch.report.trace import Trace, write_trace
 from lynx_batch.report.varied import VARYING, find_axes, value_of
 from lynx_batch.report.write import write_report
 from tests import crashes
-from tests.builders import COLLINS, HOPPER, NOW, PARAMS, deliver, ended, make_clip, make_request, record, write_metadata
+from tests.builders import (
+    COLLINS,
+    HOPPER,
+    NOW,
+    PARAMS,
+    deliver,
+    ended,
+    make_clip,
+    make_request,
+    record,
+    recorded_try,
+    start_run,
+    write_metadata,
+)
 from tests.jobs import invoke
 
 HOSTILE = (
@@ -47,6 +60,7 @@ HOSTILE = (
     "a\u2028b\u2029c &lt;b&gt; <!-- ",
     "{{ 7 * 7 }} {% raw %}",
 )
+RUN_IDS = ("before", "run", "after")
 RUN = RunFacts(run_id="run", manifest="m.parquet", started_at=NOW, ended_at=NOW + timedelta(hours=2))
 
 
@@ -438,6 +452,25 @@ def test_a_slow_store_does_not_hold_up_a_report(output: str, monkeypatch: pytest
     monkeypatch.setattr(photos, "WITHIN_S", -1.0)
     write_report(output)
     assert files_of(output) == {"index.html"}
+
+
+def test_a_run_that_goes_on_with_an_edition_does_not_count_the_tries_of_earlier_runs(tmp_path: Path) -> None:
+    output, clip, fresh = str(tmp_path / "out"), wanted("dd44", 0), wanted("ee55", 1)
+    for number in range(4):
+        recorded_try(output, number, clip_id="dd44")
+    best = BestTry(number=0, seed=1, scores={}, num_tries=2)
+    start_run(output, "before", minutes=-60)
+    write_metadata(output, "before", [replace(ended(Outcome.REJECTED, clip), best=best)])
+    judged = [
+        replace(ended(Outcome.RENDERED, each), commit=record(each.clip_id).model_copy(update={"num_tries": number}))
+        for each, number in ((clip, 4), (fresh, 3))
+    ]
+    finish(output, judged)
+    start_run(output, "after", minutes=60)
+    write_metadata(output, "after", judged)
+
+    extra = {run_id: [row.num_extra_tries for row in RunRows(output, run_id, NOW).all()] for run_id in RUN_IDS}
+    assert extra == {"before": [1], "run": [2, 2], "after": [0, 0]}
 
 
 def test_a_clip_that_the_gate_rejected_shows_its_best_try_that_was_kept(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from lynx_batch import storage
 from lynx_batch.config import RunConfig, parse_run_config
 from lynx_batch.errors import ConfigError, MissingObject, Transient
 from lynx_batch.preparation.model import check_model, locate_model
-from lynx_batch.preparation.staging import fetch_weights, see_weights
+from lynx_batch.preparation.staging import fetch_weights, inspect_weights
 from lynx_model.checkpoints.digests import digest_files
 from lynx_model.checkpoints.fingerprint import (
     FINGERPRINT_FILE,
     Fingerprint,
     fingerprint_folder,
-    keep_fingerprint,
     read_fingerprint,
+    write_fingerprint,
 )
 from lynx_model.checkpoints.loras import PEFT_CONFIG_FILE
 from lynx_model.errors import MissingFile, WeightsMismatch
@@ -43,11 +43,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def headers_of(uri: str) -> str:
-    return see_weights(uri).path
+    return inspect_weights(uri).path
 
 
 def fingerprint(uri: str) -> str:
-    return see_weights(uri).fingerprint()
+    return inspect_weights(uri).fingerprint()
 
 
 def run_config(base: str, adapters: str, pack: str) -> RunConfig:
@@ -165,7 +165,7 @@ def test_a_disk_that_is_too_small_is_the_machines_fault_and_told_first(store: st
     kept = read_fingerprint(FULL)
     assert kept is not None
     files = {path: type(digest)(sha256=digest.sha256, num_bytes=10**18) for path, digest in kept.files.items()}
-    keep_fingerprint(tmp_path / "huge", Fingerprint(files=files))
+    write_fingerprint(tmp_path / "huge", Fingerprint(files=files))
     with pytest.raises(Transient, match=r"needs \d+\.0 GB for s3:.*its disk has"):
         fetch_weights(put(tmp_path / "huge", store))
 

@@ -13,6 +13,7 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.intake import workbook
 from lynx_batch.intake.headers import parse_map
 from lynx_batch.intake.tables import ReadOptions, SourceTable, read_source
+from lynx_batch.intake.templates import read_templates
 
 PEOPLE = "Subject URI;Vor-Name;Straße\r\nada.jpg;Zoë;Größenweg 7\r\n;;\r\nli.jpg;Jürgen;\r\n;;\r\n"
 
@@ -87,6 +88,37 @@ def test_separators_are_detected_and_lines_are_those_of_the_file(tmp_path: Path,
     table = read(tmp_path, text)
     assert [*table.columns] == ["a", "b"]
     assert cells_of(table)[0] == (line, {"a": "1", "b": "2"})
+
+
+TITLED = (
+    "Spring campaign{sep}{sep}\n\nSubject URI{sep}prompt{sep}city\nada.jpg{sep}Hi.{sep}Köln\nli.jpg{sep}Hi.{sep}Rom\n"
+)
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t"])
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_a_title_above_the_names_is_told(tmp_path: Path, separator: str, is_padded: bool) -> None:
+    text = TITLED.format(sep=separator)
+    if not is_padded:
+        text = text.replace(f"campaign{separator}{separator}", "campaign")
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, text)
+    told = (
+        "line 1: 'Spring campaign': must be the names of the columns, which line 3 seems to have: remove what is above"
+    )
+    assert told in str(refused.value)
+
+
+def test_a_title_in_a_workbook_and_above_renamed_columns_is_told(tmp_path: Path) -> None:
+    content = save(("Leute", [["Frühling"], ["Stand: heute"], ["Foto", "Text"], ["ada.jpg", "Hi."]]))
+    renamed = {"foto": "subject_uri", "text": "prompt"}
+    with pytest.raises(ConfigError, match="line 1: 'Frühling': must be the names of the columns, which line 3 seems"):
+        read(tmp_path, content, "people.xlsx", renamed=renamed)
+
+
+def test_unknown_names_without_known_ones_below_are_no_title(tmp_path: Path) -> None:
+    table = read(tmp_path, "name,de\nparty,prompt\nsubject_uri,Hallo.\n")
+    assert [*table.columns] == ["name", "de"]
 
 
 def test_columns_are_renamed(tmp_path: Path) -> None:
@@ -189,6 +221,46 @@ def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:
             read(tmp_path, content, "people.xlsx")
     with pytest.raises(ConfigError, match=r"must be a \.csv, \.tsv, \.xlsx, \.xlsm, \.jsonl file"):
         read(tmp_path, b"", "people.ods")
+
+
+@pytest.mark.parametrize(
+    ("stream", "advice"),
+    [
+        ("EncryptedPackage", "but is protected by a password: remove the password in Excel, and save it again"),
+        ("Workbook", r"but is an old \.xls file: open it in Excel, and save it as \.xlsx"),
+    ],
+)
+def test_a_compound_file_says_what_it_is(tmp_path: Path, stream: str, advice: str) -> None:
+    content = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(1000) + stream.encode("utf-16-le") + bytes(1000)
+    with pytest.raises(ConfigError, match=rf"people\.xlsx: must be an \.xlsx workbook, {advice}$"):
+        read(tmp_path, content, "people.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("people.xls", "open it in Excel, and save it as .xlsx"),
+        ("PEOPLE.XLSB", "open it in Excel, and save it as .xlsx"),
+        ("people.ods", "open it in LibreOffice, and save it as .xlsx"),
+        ("people.numbers", "open it in Numbers, and export it to Excel (.xlsx)"),
+    ],
+)
+def test_a_table_of_another_program_is_refused_with_advice(tmp_path: Path, name: str, advice: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, b"", name)
+    assert str(refused.value).endswith(f"{name}: must be a .csv, .tsv, .xlsx, .xlsm, .jsonl file: {advice}")
+
+
+def test_a_workbook_that_is_named_like_a_text_is_refused_with_advice(tmp_path: Path) -> None:
+    contents = save(("Leute", [["subject_uri"], ["ada.jpg"]])), b"\xd0\xcf\x11\xe0" + bytes(100)
+    for content in contents:
+        with pytest.raises(
+            ConfigError, match=r"people\.csv: must be a text, but is a workbook or an archive: save it as"
+        ):
+            read(tmp_path, content, "people.csv")
+        (tmp_path / "prompts.xls").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"prompts\.xls: must be a text, but is a workbook"):
+            read_templates(str(tmp_path / "prompts.xls"))
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.templates import fill, make_templates, parse_template, read_templates, refuse_unknown_fields
+from lynx_batch.intake.templates import (
+    PromptTemplate,
+    fill,
+    make_templates,
+    parse_template,
+    read_templates,
+    refuse_unknown_fields,
+)
 
 
 def filled(template: str, **values: str) -> str:
@@ -91,4 +98,19 @@ def test_a_field_must_be_a_column_in_double_braces() -> None:
     assert str(caught.value).splitlines()[1:] == [
         "  prompt p01: {{fist_name}}: must be a column; the nearest is 'first_name'",
         "  prompt p01: {city}: must have double braces, as in {{city}}",
+    ]
+
+
+def test_a_fault_of_many_languages_and_prompts_is_told_once() -> None:
+    prompts = [
+        PromptTemplate(name=f"p{n:02}", texts={language: parse_template("{{ctiy}}, {city}") for language in ("", "de")})
+        for n in range(1, 9)
+    ]
+    with pytest.raises(ConfigError) as caught:
+        refuse_unknown_fields(prompts, {"city"})
+    others = "(also prompt p02, prompt p03, prompt p04, prompt p05, prompt p06 and 2 more)"
+    assert str(caught.value).splitlines() == [
+        "prompts: 2 faults",
+        f"  prompt p01: {{{{ctiy}}}}: must be a column; the nearest is 'city' {others}",
+        f"  prompt p01: {{city}}: must have double braces, as in {{{{city}}}} {others}",
     ]
