@@ -16,7 +16,7 @@ from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.planning.layout import Node
 from lynx_batch.planning.plan import best
 from lynx_batch.preparation.budget import price_nodes, prices_of
-from lynx_batch.preparation.forecast import cost_model, forecast_tries, forecast_options
+from lynx_batch.preparation.forecast import cost_model, forecast_options, forecast_tries
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.prepare import check_requests, find_naming, name_clips, origin_of, prepare_rows
 from lynx_batch.preparation.selection import Selection
