@@ -1,6 +1,7 @@
 """Attention in fp8: what makes its loss smaller, and which blocks and steps compute in it. A CPU emulates the kernel."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ FOUR_STEPS = replace(PARAMS, num_inference_steps=4)
 
 
 def draw_heads(*, key_mean: float = 0.0, value_mean: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 700, 3, 64) for _ in range(3))
-    return query, key + key_mean * torch.randn(1, 1, 3, 64), value + value_mean * torch.randn(1, 1, 3, 64)
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    query, key, value = (draw(1, 700, 3, 64) for _ in range(3))
+    return query, key + key_mean * draw(1, 1, 3, 64), value + value_mean * draw(1, 1, 3, 64)
 
 
 def load(attention: Fp8Attention | None) -> LynxPipeline:
