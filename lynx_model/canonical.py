@@ -6,9 +6,10 @@ can write in several ways (the steps and blocks that a range selects), the form 
 by arithmetic, such as guidance with two equal scales and with one, keep different forms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ DEFAULT_FLOW_SHIFT = 1.0
 INTERPRETED = frozenset(
     {
         *("prompt", "negative_prompt", "seed", "flow_shift"),
-        *("guidance_scale", "guidance_scale_image", "guidance_until"),
+        *("guidance_scale", "guidance_scale_image", "guidance_until", "image_guidance_every"),
         *("ip_scale", "ip_start", "ip_end", "ip_blocks"),
         *("ref_scale", "ref_start", "ref_end", "ref_blocks"),
     }
@@ -87,19 +88,19 @@ def _without_texts(settings: tuple[Any, ...], traits: ModelTraits) -> Canonical:
     params = RenderParams(prompt="any", **dict(zip(SETTINGS, settings, strict=True)))
     num_steps = params.num_inference_steps
     shift = traits.flow_shift if params.flow_shift is None else params.flow_shift
+    ip_steps = _steps(num_steps, params.ip_start, params.ip_end)
+    ip_blocks = _blocks("ip_blocks", params.ip_blocks, traits.num_blocks, traits.id_stride)
+    ref_steps = _steps(num_steps, params.ref_start, params.ref_end)
+    ref_blocks = _blocks("ref_blocks", params.ref_blocks, traits.num_blocks, 1)
+    adapters = {
+        "ip": _adapter(params.ip_scale, ip_steps, ip_blocks),
+        "ref": _adapter(params.ref_scale if traits.has_ref else 0, ref_steps, ref_blocks),
+    }
+    changes = {step for adapter in adapters.values() if adapter for step in adapter["steps"]}
     return _values_taken_as_given(params) | {
         "flow_shift": _number(shift),
-        "guidance": _guidance(params, traits),
-        "ip": _adapter(
-            params.ip_scale,
-            _steps(num_steps, params.ip_start, params.ip_end),
-            _blocks("ip_blocks", params.ip_blocks, traits.num_blocks, traits.id_stride),
-        ),
-        "ref": _adapter(
-            params.ref_scale if traits.has_ref else 0,
-            _steps(num_steps, params.ref_start, params.ref_end),
-            _blocks("ref_blocks", params.ref_blocks, traits.num_blocks, 1),
-        ),
+        "guidance": _guidance(params, traits, changes),
+        **adapters,
     }
 
 
@@ -121,17 +122,28 @@ def _read_flow_shift(file: Path) -> float:
     return float(shift)
 
 
-def _guidance(params: RenderParams, traits: ModelTraits) -> dict[str, object] | None:
-    """None if every step has one branch, which reads neither the negative prompt nor a scale."""
+def _guidance(params: RenderParams, traits: ModelTraits, changes: Set[int]) -> dict[str, object] | None:
+    """None if every step has one branch, which reads neither the negative prompt nor a scale.
+
+    `changes` are the steps at which an adapter starts or stops.
+    """
     num_steps = _num_guided_steps(params)
     if not num_steps:
         return None
     image_scale = params.guidance_scale_image if traits.has_image_guidance else None
+    every = 1 if image_scale is None else min(params.image_guidance_every, _longest_stretch(num_steps, changes))
     return {
         "scale": _number(params.guidance_scale),
         "image_scale": None if image_scale is None else _number(image_scale),
         "num_steps": num_steps,
+        **({"image_every": every} if every > 1 else {}),
     }
+
+
+def _longest_stretch(num_steps: int, changes: Set[int]) -> int:
+    """The most steps in a row, of the first `num_steps`, without one of the `changes` between them."""
+    bounds = sorted({0, num_steps, *(step for step in changes if step < num_steps)})
+    return max(after - before for before, after in pairwise(bounds))
 
 
 def _num_guided_steps(params: RenderParams) -> int:
@@ -140,7 +152,7 @@ def _num_guided_steps(params: RenderParams) -> int:
     return steps[1] if params.guidance_scale > 1 and steps else 0
 
 
-def _adapter(scale: float, steps: Stretch | None, blocks: Stretch | None) -> dict[str, object] | None:
+def _adapter(scale: float, steps: Stretch | None, blocks: Stretch | None) -> dict[str, Any] | None:
     """None if the adapter is off at every step, or in every block for which it has a layer."""
     if scale == 0 or steps is None or blocks is None:
         return None

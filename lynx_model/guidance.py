@@ -27,6 +27,9 @@ SUBJECT_ONLY = Branch(has_prompt=False, has_subject=True)
 UNCONDITIONAL = Branch(has_prompt=False, has_subject=False)
 
 
+SMALLEST_SQUARE = 1e-20  # two predictions that are equal have no way between them
+
+
 def plan_branches(params: RenderParams, *, step: int, has_image_guidance: bool) -> tuple[Branch, ...]:
     """The branches of `step`, counted from 0, in the order that `combine` expects.
 
@@ -41,7 +44,7 @@ def plan_branches(params: RenderParams, *, step: int, has_image_guidance: bool) 
 
 
 def num_forwards(params: RenderParams, *, has_image_guidance: bool) -> int:
-    """The number of DiT forwards that a clip takes: its branches, summed over all steps."""
+    """The number of DiT forwards that a clip takes if no step leaves any out: its branches, summed over all steps."""
     steps = range(params.num_inference_steps)
     return sum(len(plan_branches(params, step=step, has_image_guidance=has_image_guidance)) for step in steps)
 
@@ -57,3 +60,36 @@ def combine(predictions: "Sequence[Tensor]", params: RenderParams) -> "Tensor":
     assert params.guidance_scale_image is not None
     towards_subject = params.guidance_scale_image * (subject_only - unconditional)
     return unconditional + towards_subject + params.guidance_scale * (conditional - subject_only)
+
+
+class Guidance:
+    """Combines the predictions of one clip, step by step, and keeps what later steps reuse of the branch with the photo alone.
+
+    That prediction is split into a share of the way from the unconditional to the conditional one, and a rest. Both change more slowly from
+    step to step than the prediction does.
+    """
+
+    def __init__(self, params: RenderParams) -> None:
+        self._params = params
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def combine(self, predictions: "Sequence[Tensor]", *, reuses_image: bool) -> "Tensor":
+        """As the function `combine`. If `reuses_image`, the last prediction is missing, and what was kept of it stands in for it."""
+        if reuses_image:
+            assert self._kept is not None
+            conditional, unconditional = predictions
+            share, rest = self._kept
+            subject_only = unconditional + share * (conditional - unconditional) + rest
+            return combine((conditional, unconditional, subject_only), self._params)
+        if len(predictions) == 3 and self._params.image_guidance_every > 1:
+            self._kept = split_subject_only(*predictions)
+        return combine(predictions, self._params)
+
+
+def split_subject_only(
+    conditional: "Tensor", unconditional: "Tensor", subject_only: "Tensor"
+) -> "tuple[Tensor, Tensor]":
+    """The share s and the rest r of subject_only = unconditional + s (conditional - unconditional) + r, with the smallest rest."""
+    by_prompt, by_photo = conditional - unconditional, subject_only - unconditional
+    share = (by_prompt * by_photo).sum() / by_prompt.square().sum().clamp(min=SMALLEST_SQUARE)
+    return share, by_photo - share * by_prompt

@@ -162,6 +162,14 @@ class RenderParams:
             neutral=1.0,
         ),
     )
+    image_guidance_every: int = field(
+        default=1,
+        metadata=about(
+            "At every n-th step only, the third forward tells how the photo changes the picture. The steps between reuse that.",
+            Range(1, 1000),
+            neutral=1,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name in PARAMETERS:

@@ -15,11 +15,11 @@ from torch import Tensor
 from lynx_model import sampler
 from lynx_model.canonical import DEFAULT_FLOW_SHIFT, ModelTraits
 from lynx_model.checkpoints.base import BaseSpec, read_base
-from lynx_model.engine.attention import check_attention
+from lynx_model.engine.attention import check_attention, check_fp8_attention
 from lynx_model.engine.offload import call_on_device_of, check_offload
 from lynx_model.engine.precision import check_fp8
 from lynx_model.errors import EncoderMismatch, InvalidParams, MissingFile
-from lynx_model.guidance import Branch, combine, plan_branches
+from lynx_model.guidance import Guidance
 from lynx_model.network import vae
 from lynx_model.network.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.network.decoder import VideoDecoder
@@ -36,8 +36,8 @@ from lynx_model.spec import (
     RenderParams,
     Subject,
 )
-from lynx_model.step_plan import full_steps
-from lynx_model.strengths import Strengths, plan_strengths
+from lynx_model.step_plan import plan_steps
+from lynx_model.strengths import Strengths
 from lynx_model.weights import LoadedModel, load_model
 
 if TYPE_CHECKING:
@@ -53,12 +53,20 @@ NUM_CACHED_FACES = 64
 class PreparedClip:
     """A clip with its conditioning computed: one per guidance branch, for each step.
 
-    Steps with the same branches and strengths share their conditioning. Only `full_steps` run the transformer's blocks.
+    Steps with the same branches and strengths share their conditioning. Only `full_steps` run the transformer's blocks, and the blocks
+    that ever attend in fp8 do so in `fp8_steps`. Steps in `reuses_image` have no branch with the photo alone, and use what it said
+    earlier.
     """
 
     params: RenderParams
     steps: tuple[tuple[Conditioning, ...], ...]
     full_steps: tuple[bool, ...]
+    reuses_image: tuple[bool, ...]
+    fp8_steps: tuple[bool, ...]
+
+    def can_start_at(self, step: int) -> bool:
+        """Whether the step needs nothing of earlier ones but their latents."""
+        return self.full_steps[step] and not self.reuses_image[step]
 
     def share_left(self, num_steps_done: int) -> float:
         """The share of the clip's full forwards that come after its first steps."""
@@ -84,7 +92,7 @@ class LynxPipeline:
     ) -> None:
         self.device, self.dtype = device, getattr(torch, engine.dtype)
         self.adapters = model.adapters
-        self._model, self._faces, self._step_cache = model, faces, engine.step_cache
+        self._model, self._faces, self._engine = model, faces, engine
         self._decoder = VideoDecoder(model.vae, is_compiled=engine.compile)
         self._encode_face = lru_cache(maxsize=NUM_CACHED_FACES)(self._encode_face_once)
 
@@ -171,7 +179,8 @@ class LynxPipeline:
                 model's.
         """
         self._check(subject)
-        steps = [self._plan_step(step, params) for step in range(params.num_inference_steps)]
+        plan = plan_steps(params, self._traits(), self._engine)
+        steps = [[(branch, step.strengths) for branch in step.branches] for step in plan]
         wanted = {key for step in steps for key in step}
         text = {has: self._text(has, params) for has in {branch.has_prompt for branch, _ in wanted}}
         whole = {
@@ -188,7 +197,9 @@ class LynxPipeline:
         return PreparedClip(
             params=params,
             steps=tuple(tuple(conditioning[key] for key in step) for step in steps),
-            full_steps=full_steps(params, self._traits(), self._step_cache),
+            full_steps=tuple(step.is_full for step in plan),
+            reuses_image=tuple(step.reuses_image for step in plan),
+            fp8_steps=tuple(step.is_attending_in_fp8 for step in plan),
         )
 
     @torch.inference_mode()
@@ -206,17 +217,18 @@ class LynxPipeline:
         sampling resumes where another pipeline of the same model paused.
 
         Raises:
-            Paused: If `is_to_pause()` is true before a full step; it carries the state to resume from.
+            Paused: If `is_to_pause()` is true before a step that needs nothing of earlier ones but their latents; it carries the state
+                to resume from.
         """
         residuals = None if all(clip.full_steps) else Residuals()
         return sampler.denoise(
-            partial(self._predict, clip, residuals),
+            partial(self._predict, clip, Guidance(clip.params), residuals),
             sampler.draw_noise(clip.params, self.device),
             sampler.make_schedule(self._model.scheduler_config, clip.params, self.device),
             on_step,
             state=state,
             is_to_pause=is_to_pause,
-            can_start_at=lambda step: clip.full_steps[step],
+            can_start_at=clip.can_start_at,
         )
 
     @torch.inference_mode()
@@ -225,10 +237,10 @@ class LynxPipeline:
 
         The pipeline must have no step cache, and no other ranks.
         """
-        residuals, measured = Residuals(), list[list[float]]()
+        guidance, residuals, measured = Guidance(clip.params), Residuals(), list[list[float]]()
 
         def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
-            velocity = self._predict(clip, residuals, latents, timestep, step)
+            velocity = self._predict(clip, guidance, residuals, latents, timestep, step)
             measured.append(residuals.magnitudes())
             return velocity
 
@@ -238,13 +250,22 @@ class LynxPipeline:
         return measured
 
     def _predict(
-        self, clip: PreparedClip, residuals: Residuals | None, latents: Tensor, timestep: Tensor, step: int
+        self,
+        clip: PreparedClip,
+        guidance: Guidance,
+        residuals: Residuals | None,
+        latents: Tensor,
+        timestep: Tensor,
+        step: int,
     ) -> Tensor:
         if residuals is not None:
             residuals.begin_step(is_full=clip.full_steps[step])
         inputs = latents.to(self.dtype)
-        velocities = self._model.transformer.predict(inputs, timestep, clip.steps[step], residuals)
-        return combine([velocity.float() for velocity in velocities], clip.params)
+        velocities = self._model.transformer.predict(
+            inputs, timestep, clip.steps[step], residuals, is_attending_in_fp8=clip.fp8_steps[step]
+        )
+        predictions = [velocity.float() for velocity in velocities]
+        return guidance.combine(predictions, reuses_image=clip.reuses_image[step])
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
         """`prepare` and `sample` in one call."""
@@ -273,12 +294,6 @@ class LynxPipeline:
             has_image_guidance=self.adapters.has_image_guidance,
             flow_shift=float(self._model.scheduler_config.get("flow_shift", DEFAULT_FLOW_SHIFT)),
         )
-
-    def _plan_step(self, step: int, params: RenderParams) -> list[tuple[Branch, Strengths]]:
-        """The branches of a step, each paired with the adapters' strengths."""
-        strengths = plan_strengths(params, step=step, num_blocks=len(self._model.transformer.blocks))
-        branches = plan_branches(params, step=step, has_image_guidance=self.adapters.has_image_guidance)
-        return [(branch, strengths) for branch in branches]
 
     def _text(self, has_prompt: bool, params: RenderParams) -> Sequence[KeysValues]:
         embedding = self._model.text_encoder.embed(params.prompt if has_prompt else params.negative_prompt)
@@ -318,6 +333,8 @@ def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device) -
     engine.check_calibrated()
     dtype = getattr(torch, engine.dtype)
     check_attention(engine.attention, device=device, dtype=dtype, head_dim=base.head_dim)
+    if engine.fp8_attention is not None:
+        check_fp8_attention(device=device, dtype=dtype, head_dim=base.head_dim)
     if engine.precision == "fp8":
         check_fp8(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
     if engine.offload == "blocks":

@@ -22,6 +22,11 @@ def is_within(step: int, num_steps: int, start: float, end: float) -> bool:
     return start <= step / num_steps < end
 
 
+def lies_within(part: int, num_parts: int, start: float, end: float) -> bool:
+    """Whether `part`, counted from 0, of `num_parts` equal parts lies as a whole between `start` and `end`, fractions of the whole."""
+    return start <= part / num_parts and (part + 1) / num_parts <= end
+
+
 def explain_step_ranges(value_of: Callable[[str], float]) -> Iterator[tuple[str, float, str]]:
     """Field, value and rule of each range that ends before it starts. `value_of` maps a field's name to its value."""
     for start, end in STEP_RANGES:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynx_model.errors import InvalidParams
+from lynx_model.fp8_attention import Fp8Attention
 from lynx_model.parameters import Range
 from lynx_model.parameters import RenderParams as RenderParams  # users import it from here
 from lynx_model.step_cache import StepCache
@@ -96,11 +97,13 @@ TextPlacement = Literal["resident", "staged", "cpu"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How a forward is carried out. Only `precision`, `attention: fa3_fp8` and `step_cache` change the picture beyond rounding.
+    """How a forward is carried out. Only `precision`, `fp8_attention`, `attention: fa3_fp8` and `step_cache` change the picture beyond
+    rounding.
 
     `precision: fp8` is bfloat16 with the blocks' large matrices multiplied in fp8, except in the first and last
-    `num_bf16_edge_blocks` blocks. `attention: auto` takes the fastest exact kernel that works; `fa3_fp8` runs base self-attention
-    in fp8. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off from a few clips of one
+    `num_bf16_edge_blocks` blocks. `attention: auto` takes the fastest exact kernel that works. `fp8_attention` runs base
+    self-attention in fp8, everywhere or in some blocks and steps; `attention: fa3_fp8` is an older form of it with a larger error, for
+    clips that were begun with it. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off from a few clips of one
     shape on. `offload: blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in
     host memory, from where its layers visit the GPU one by one when a worker meets a new prompt; `cpu` stays in host memory and
     computes there, slowly. `step_cache` skips the blocks in steps that would change little.
@@ -109,6 +112,7 @@ class EngineOptions:
     precision: Literal["bfloat16", "float32", "fp8"] = "bfloat16"
     num_bf16_edge_blocks: int = 0
     attention: AttentionChoice = "auto"
+    fp8_attention: Fp8Attention | None = None
     compile: bool = False
     offload: Literal["none", "blocks"] = "none"
     text_encoder: TextPlacement = "resident"
@@ -125,6 +129,14 @@ class EngineOptions:
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, "needs precision fp8")
         if self.dtype != "bfloat16" and self.attention not in ANY_DTYPE:
             raise InvalidParams("attention", self.attention, f"needs bfloat16, but the model is {self.dtype}")
+        if self.fp8_attention is not None:
+            self._check_fp8_attention(self.fp8_attention)
+
+    def _check_fp8_attention(self, value: Fp8Attention) -> None:
+        if self.dtype != "bfloat16":
+            raise InvalidParams("fp8_attention", value.name, f"needs bfloat16, but the model is {self.dtype}")
+        if self.attention == "fa3_fp8":
+            raise InvalidParams("fp8_attention", value.name, "must not be given with attention fa3_fp8; leave that out")
 
     @property
     def dtype(self) -> Literal["bfloat16", "float32"]:
@@ -133,12 +145,13 @@ class EngineOptions:
 
     @property
     def numerics(self) -> str:
-        """What changes the picture beyond rounding, for example "bfloat16" or "fp8, 5 edge blocks bfloat16, fa3_fp8".
+        """What changes the picture beyond rounding, for example "bfloat16" or "fp8, 5 edge blocks bfloat16, fp8 attention".
 
         A step cache counts with its settings and the hash of the model's magnitudes.
         """
         edges = [f"{self.num_bf16_edge_blocks} edge blocks bfloat16"] if self.num_bf16_edge_blocks else []
         attention = ["fa3_fp8"] if self.attention == "fa3_fp8" else []
+        attention += [] if self.fp8_attention is None else [self.fp8_attention.name]
         cache = [] if self.step_cache is None else [self.step_cache.name]
         return ", ".join([self.precision, *edges, *attention, *cache])
 
@@ -162,10 +175,14 @@ class EngineOptions:
             self.step_cache.check_calibrated()
 
     def check_blocks(self, num_blocks: int) -> None:
-        """Raises InvalidParams if `num_bf16_edge_blocks` leaves none of the model's `num_blocks` blocks in fp8."""
+        """Raises InvalidParams if `num_bf16_edge_blocks` or `fp8_attention` leaves none of the model's `num_blocks` blocks in fp8."""
         if self.num_bf16_edge_blocks and 2 * self.num_bf16_edge_blocks >= num_blocks:
             rule = f"must leave some of the model's {num_blocks} blocks in fp8"
             raise InvalidParams("num_bf16_edge_blocks", self.num_bf16_edge_blocks, rule)
+        attention = self.fp8_attention
+        if attention is not None and not attention.share_of_blocks(num_blocks):
+            rule = f"must hold at least one of the model's {num_blocks} blocks as a whole"
+            raise InvalidParams("fp8_attention.blocks", attention.blocks, rule)
 
 
 ENGINE_CHOICES = {

@@ -21,6 +21,7 @@ REQUESTS = st.fixed_dictionaries(
         "guidance_scale": SCALES,
         "guidance_scale_image": st.none() | SCALES,
         "guidance_until": FRACTIONS,
+        "image_guidance_every": st.sampled_from([1, 2, 3, 4, 9]),
         "flow_shift": st.sampled_from([None, 3, 3.0, 5.0]),
         "ip_scale": SCALES,
         "ip_start": st.just(0.0) | FRACTIONS.filter(lambda start: start <= 0.3),

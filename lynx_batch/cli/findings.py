@@ -138,7 +138,7 @@ def fit_published(machine: "Machine | None") -> list[Finding]:
 
 def find_lacks(engine: EngineOptions, machine: "Machine | None") -> list[Finding]:
     """The GPUs that cannot do what `engine` asks for."""
-    wanted = [engine.attention, engine.precision]
+    wanted = [engine.attention, engine.precision, *(["fa3_fp8"] if engine.fp8_attention is not None else [])]
     lacks = {
         index: [f"{name} needs {gpu.missing_needs[name]}" for name in wanted if gpu.missing_needs.get(name)]
         for index, gpu in enumerate(machine.gpus if machine else ())

@@ -17,6 +17,7 @@ SECTIONS = ("reference", "floors", "settings")
 REFERENCE_CHANGES: Mapping[str, object] = {
     "engine.compile": False,
     "engine.attention": "auto",
+    "engine.fp8_attention": None,
     "engine.step_cache": None,
 }
 """What the reference is unless the file says otherwise: the run file, not compiled, with an exact kernel and every step in full."""

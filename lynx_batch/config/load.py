@@ -47,6 +47,7 @@ RULES = {
     "model_type": "must be a mapping of keys",
     "tuple_type": "must be a list",
     "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
     "string_type": "must be text",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",

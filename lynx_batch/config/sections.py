@@ -16,6 +16,7 @@ from lynx_batch.config.stop_time import explain_stop_at
 from lynx_batch.photo_places import ANYWHERE, explain_entry
 from lynx_batch.yaml_text import write_yaml
 from lynx_model.errors import InvalidParams
+from lynx_model.fp8_attention import EVERYWHERE, Fp8Attention
 from lynx_model.parameters import PARAMETERS, Parameter
 from lynx_model.ranges import explain_step_ranges
 from lynx_model.spec import MAX_LORA_SCALE, EngineOptions
@@ -88,7 +89,7 @@ else:
         **{
             option.name: (_HINTS[option.name], option.default)
             for option in fields(EngineOptions)
-            if option.name != "step_cache"
+            if option.name not in ("step_cache", "fp8_attention")
         },
     )
     _ParameterDefaults = create_model(
@@ -163,10 +164,32 @@ class StepCacheConfig(_Section):
         )
 
 
+class Fp8AttentionConfig(_Section):
+    """Computes base self-attention in fp8, which is faster and lossy. `fp8_attention: true` does so everywhere, `false` nowhere.
+
+    `blocks` and `steps` are two fractions each. `blocks: [0.1, 0.9]` leaves the first and the last tenth of the transformer's blocks exact,
+    `steps: [0.1, 1]` the first tenth of a clip's steps.
+    """
+
+    blocks: tuple[float, float] = EVERYWHERE
+    steps: tuple[float, float] = EVERYWHERE
+
+    @property
+    def options(self) -> Fp8Attention:
+        return Fp8Attention(blocks=self.blocks, steps=self.steps)
+
+
 class EngineConfig(_EngineKeys):
     __doc__ = EngineOptions.__doc__
 
+    fp8_attention: Fp8AttentionConfig | None = None
     step_cache: StepCacheConfig | None = None
+
+    @field_validator("fp8_attention", mode="before")
+    @classmethod
+    def _read_truth(cls, value: object) -> object:
+        """`true` is fp8 attention everywhere, `false` is none."""
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:
@@ -178,9 +201,14 @@ class EngineConfig(_EngineKeys):
 
     @property
     def options(self) -> EngineOptions:
-        """A step cache that never skips a step is left out, because pictures and names are those without one."""
+        """What can never have an effect is left out, because pictures and names are those without it."""
         cache = None if self.step_cache is None else self.step_cache.options
-        return EngineOptions(**dict(self) | {"step_cache": None if cache is None or cache.is_idle else cache})
+        attention = None if self.fp8_attention is None else self.fp8_attention.options
+        effective = {
+            "step_cache": None if cache is None or cache.is_idle else cache,
+            "fp8_attention": None if attention is None or attention.is_idle else attention,
+        }
+        return EngineOptions(**dict(self) | effective)
 
 
 class DefaultsConfig(_ParameterDefaults):

@@ -2,12 +2,12 @@
 
 seconds of a clip = factor x (forwards x (products + attention) / (GPUs x efficiency) + decoding + a fixed part)
 
-Forwards in which a step cache skips the blocks count almost nothing.
+Forwards in which a step cache skips the blocks count almost nothing. How well GPUs share a step depends on the number of its branches.
 
 Encoding and upload do not count, because they run in parallel with the next clip.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -16,9 +16,8 @@ from statistics import median
 from lynx_model.canonical import ModelTraits
 from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize, plan_memory
 from lynx_model.geometry import num_tokens
-from lynx_model.guidance import num_forwards, plan_branches
 from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams
-from lynx_model.step_plan import num_full_forwards
+from lynx_model.step_plan import PlannedStep, plan_steps
 
 DECODE_S_PER_MPX = 1.00 / 32.35
 """Compiled, in bfloat16, on one H200: 81 frames of 832x480. Source: lynx_model/MEASURED.md."""
@@ -133,12 +132,14 @@ class Engine:
 class Work:
     """The work of rendering a clip. Clips that differ only in prompt or face have equal work.
 
-    `num_branches` is that of a guided step.
+    `branch_shares` are the shares of its forwards in steps with one, two and three branches, `fp8_share` is that of those in steps that
+    attend in fp8.
     """
 
     products_tflop: float
     attention_tflop: float
-    num_branches: int
+    fp8_share: float
+    branch_shares: tuple[float, float, float]
     clip: ClipSize
 
     @property
@@ -148,7 +149,7 @@ class Work:
 
 WORK_FIELDS = attrgetter(
     *("width", "height", "num_frames", "num_inference_steps"),
-    *("guidance_scale", "guidance_scale_image", "guidance_until"),
+    *("guidance_scale", "guidance_scale_image", "guidance_until", "image_guidance_every"),
 )
 """The parameters of a clip that determine its work."""
 
@@ -156,26 +157,36 @@ STEPS_FIELDS = attrgetter(
     *("flow_shift", "ip_scale", "ip_start", "ip_end", "ip_blocks"),
     *("ref_scale", "ref_start", "ref_end", "ref_blocks"),
 )
-"""The parameters that do so only if there is a step cache, because they determine which steps it skips."""
+"""The parameters that do so only if some steps reuse what earlier ones computed, because they determine which steps may."""
 
 
 def work_of(params: RenderParams, engine: Engine) -> Work:
     """The work of one clip. Keys and values of text and subject are computed once per clip, so they are left out."""
     tokens = num_tokens(width=params.width, height=params.height, num_frames=params.num_frames)
-    has_image_guidance, cache = engine.traits.has_image_guidance, engine.options.step_cache
-    num_branches = len(plan_branches(params, step=0, has_image_guidance=has_image_guidance))
-    num_full = num_full_forwards(params, engine.traits, cache)
-    num_skipped = num_forwards(params, has_image_guidance=has_image_guidance) - num_full
-    forwards = num_full + SKIPPED_COST * num_skipped
+    steps = plan_steps(params, engine.traits, engine.options)
+    forwards = sum(map(_forwards, steps))
     d, blocks = engine.size.channels, engine.size.num_blocks
+    num_branches = max(len(step.branches) for step in steps)
     return Work(
         products_tflop=forwards * blocks * 2 * tokens * (6 * d * d + 2 * d * engine.size.ff_width) / 1e12,
         attention_tflop=forwards * blocks * 4 * d * tokens**2 / 1e12,
-        num_branches=num_branches,
+        fp8_share=sum(_forwards(step) for step in steps if step.is_attending_in_fp8) / forwards,
+        branch_shares=_branch_shares(steps),
         clip=ClipSize(
             width=params.width, height=params.height, num_frames=params.num_frames, num_branches=num_branches
         ),
     )
+
+
+def _forwards(step: PlannedStep) -> float:
+    """How many forwards a step costs, in full ones."""
+    return len(step.branches) * (1.0 if step.is_full else SKIPPED_COST)
+
+
+def _branch_shares(steps: Sequence[PlannedStep]) -> tuple[float, float, float]:
+    total = sum(map(_forwards, steps))
+    one, two, three = (sum(_forwards(step) for step in steps if len(step.branches) == n) / total for n in (1, 2, 3))
+    return one, two, three
 
 
 def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
@@ -185,7 +196,8 @@ def works_of(clips: Iterable[RenderParams], engine: Engine) -> list[Work]:
     distinct: dict[Work, Work] = {}
     works = []
     for params in clips:
-        kind = (WORK_FIELDS(params), STEPS_FIELDS(params)) if has_cache else WORK_FIELDS(params)
+        is_reusing = has_cache or params.image_guidance_every > 1
+        kind = (WORK_FIELDS(params), STEPS_FIELDS(params)) if is_reusing else WORK_FIELDS(params)
         if kind not in kinds:
             work = work_of(params, engine)
             kinds[kind] = distinct.setdefault(work, work)
@@ -245,7 +257,18 @@ class CostModel:
         return self.factors[gpu.name, min(sizes, key=lambda size: abs(size - group_size))] if sizes else 1.0
 
     def _denoise_s(self, work: Work, group_size: int, gpu: GpuType) -> float:
-        fp8_share, has_fp8_attention = self.engine.fp8_share, self.engine.options.attention == "fa3_fp8"
+        fp8_share, share = self.engine.fp8_share, self._fp8_attention_share(work)
         products_s = work.products_tflop / gpu.products_tflops * (1 - fp8_share + fp8_share / gpu.fp8_products)
-        attention_s = work.attention_tflop / gpu.attention_tflops / (gpu.fp8_attention if has_fp8_attention else 1.0)
-        return (products_s + attention_s) / (group_size * EFFICIENCY[group_size][work.num_branches - 1])
+        attention_s = work.attention_tflop / gpu.attention_tflops * (1 - share + share / gpu.fp8_attention)
+        slowdown = sum(
+            branches / efficiency
+            for branches, efficiency in zip(work.branch_shares, EFFICIENCY[group_size], strict=True)
+        )
+        return (products_s + attention_s) * slowdown / group_size
+
+    def _fp8_attention_share(self, work: Work) -> float:
+        """The share of the attention that is computed in fp8."""
+        options = self.engine.options
+        if options.fp8_attention is None:
+            return 1.0 if options.attention == "fa3_fp8" else 0.0
+        return work.fp8_share * options.fp8_attention.share_of_blocks(self.engine.traits.num_blocks)

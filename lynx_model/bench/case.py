@@ -140,9 +140,12 @@ def random_inputs(case: BenchCase, model: LynxTransformer, device: torch.device)
 
 
 def forward_of(model: LynxTransformer, inputs: ForwardInputs, num_branches: int = 1) -> Callable[[], Tensor]:
-    """A call that runs `num_branches` guidance branches of one step and returns the last one's velocity."""
+    """A call that runs `num_branches` guidance branches of one step and returns the last one's velocity.
+
+    Blocks that ever attend in fp8 do so.
+    """
     branches = [inputs.conditioning] * num_branches
-    return lambda: model.predict(inputs.latents, inputs.timestep, branches)[-1]
+    return lambda: model.predict(inputs.latents, inputs.timestep, branches, is_attending_in_fp8=True)[-1]
 
 
 def adapters_of(case: BenchCase) -> AdapterSpec:

@@ -16,7 +16,8 @@ from lynx_model.bench.case import DTYPE, BenchCase, forward_of, random_inputs, r
 from lynx_model.bench.timing import time_ms, time_sustained_ms
 from lynx_model.engine.attention import FP8_KERNEL, choose_attention, missing_needs
 from lynx_model.engine.precision import quantize_blocks
-from lynx_model.spec import ONE_GPU, AttentionChoice, EngineOptions
+from lynx_model.fp8_attention import Fp8Attention
+from lynx_model.spec import ONE_GPU, EngineOptions
 
 NUM_STEPS = 50
 BF16, FP8 = "compiled, bfloat16", "compiled, fp8 linears"
@@ -88,10 +89,8 @@ class ForwardBench:
             )
         )
 
-    def measure_engine(
-        self, name: str, attention: AttentionChoice, *, is_compiled: bool, after_each: Callable[[], None] = lambda: None
-    ) -> None:
-        self.model.set_up(plan=ONE_GPU, engine=EngineOptions(attention=attention, compile=is_compiled))
+    def measure_engine(self, name: str, engine: EngineOptions, after_each: Callable[[], None] = lambda: None) -> None:
+        self.model.set_up(plan=ONE_GPU, engine=engine)
         self.measure(name, forward_of(self.model, self.inputs), after_each)
 
 
@@ -102,12 +101,14 @@ def bench_forward(case: BenchCase, *, device: torch.device, num_runs: int = 5) -
     bench, floor = ForwardBench(case, device, num_runs), Floor(case, device)
     for baseline in baselines(device):
         bench.measure(baseline.name, forward_like(baseline, bench.model, bench.inputs))
-    bench.measure_engine("eager, bfloat16", "auto", is_compiled=False)
-    bench.measure_engine(BF16, "auto", is_compiled=True, after_each=floor.measure)
+    bench.measure_engine("eager, bfloat16", EngineOptions())
+    bench.measure_engine(BF16, EngineOptions(compile=True), after_each=floor.measure)
     quantize_blocks(bench.model.blocks, num_bf16_edge_blocks=0, device=device)
-    bench.measure_engine(FP8, "auto", is_compiled=True)
+    bench.measure_engine(FP8, EngineOptions(compile=True))
     if missing_needs(device=device, dtype=DTYPE, head_dim=case.head_dim)[FP8_KERNEL] is None:
-        bench.measure_engine(f"{FP8} and attention", FP8_KERNEL, is_compiled=True)
+        bench.measure_engine(f"{FP8} and attention", EngineOptions(attention=FP8_KERNEL, compile=True))
+        centered = EngineOptions(fp8_attention=Fp8Attention(), compile=True)
+        bench.measure_engine(f"{FP8} and smooth attention", centered)
     return BenchReport(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         torch_version=torch.__version__,

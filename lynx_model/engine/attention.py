@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lynx_model.engine.precision import quantize
+from lynx_model.engine.attention_fp8 import SmoothAttention, attend_flash3_fp8, emulate_fp8
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import AttentionChoice
 
@@ -59,33 +59,6 @@ def _like_the_query(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) ->
     return torch.empty_like(query_BTHD, memory_format=torch.contiguous_format)
 
 
-def attend_flash3_fp8(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
-    """FlashAttention-3 in fp8 with one scale per head; the result is bfloat16.
-
-    Quantisation stays outside the custom op, so that a compiled graph can fuse it with the preceding computation.
-    """
-    quantized, scales = zip(*(quantize(x, dim=(1, 3)) for x in (query_BTHD, key_BSHD, value_BSHD)), strict=True)
-    scales_BH = (scale_B1H1.flatten(1) for scale_B1H1 in scales)
-    return _flash_attention_3_fp8(*quantized, *scales_BH)  # type: ignore[no-any-return]
-
-
-@torch.library.custom_op("lynx_model::flash_attention_3_fp8", mutates_args=(), device_types="cuda")
-def _flash_attention_3_fp8(
-    query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor, query_BH: Tensor, key_BH: Tensor, value_BH: Tensor
-) -> Tensor:
-    """Attention of fp8 tensors, each with one scale per head."""
-    from fa3_fwd_interface import flash_attn_func
-
-    return flash_attn_func(  # type: ignore[no-any-return]
-        query_BTHD, key_BSHD, value_BSHD, q_descale=query_BH, k_descale=key_BH, v_descale=value_BH
-    )
-
-
-@_flash_attention_3_fp8.register_fake
-def _bfloat16_like_the_query(query_BTHD: Tensor, *_: Tensor) -> Tensor:
-    return torch.empty(query_BTHD.shape, dtype=torch.bfloat16, device=query_BTHD.device)
-
-
 KERNELS: dict[str, Attend] = {
     "fa3": attend_flash3,
     "cudnn": attend_cudnn,
@@ -119,6 +92,20 @@ def choose_attention(name: AttentionChoice, *, device: torch.device, dtype: torc
     chosen = next(working) if name == "auto" else name
     log.info("attention_chosen", kernel=chosen, asked=name)
     return (KERNELS | {FP8_KERNEL: attend_flash3_fp8})[chosen]
+
+
+def check_fp8_attention(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """Raises InvalidParams, which says what is missing, if attention cannot compute in fp8 on `device`. A CPU emulates it, slowly."""
+    need = None if device.type == "cpu" else _missing_need(FP8_KERNEL, device, dtype, head_dim)
+    if need is not None:
+        raise InvalidParams("fp8_attention", True, f"needs {need}")
+
+
+def choose_fp8_attention(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attend:
+    """Attention in fp8 with less loss than `FP8_KERNEL` alone. Raises InvalidParams as `check_fp8_attention` does."""
+    check_fp8_attention(device=device, dtype=dtype, head_dim=head_dim)
+    attend = emulate_fp8 if device.type == "cpu" else attend_flash3_fp8
+    return SmoothAttention(attend, head_dim=head_dim, device=device)
 
 
 def missing_needs(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> dict[str, str | None]:

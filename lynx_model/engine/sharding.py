@@ -32,6 +32,9 @@ class TokenSharding(Protocol):
     def gather(self, tokens_BtX: Tensor) -> Tensor:
         """All ranks' tokens, on every rank."""
 
+    def attending_with(self, attend: Attend) -> "TokenSharding":
+        """The same split, with another kernel in `attend`."""
+
 
 class WholeSequence:
     """The whole sequence on one rank."""
@@ -50,6 +53,9 @@ class WholeSequence:
 
     def gather(self, tokens_BSX: Tensor) -> Tensor:
         return tokens_BSX
+
+    def attending_with(self, attend: Attend) -> "WholeSequence":
+        return WholeSequence(attend)
 
 
 class SharedSequence:
@@ -70,6 +76,9 @@ class SharedSequence:
         self._tokens, self._ulysses, self._ring = tokens, ulysses, ring
         self._num_tokens, self._attend = num_tokens, attend
         self._share = -(-num_tokens // tokens.size())
+
+    def attending_with(self, attend: Attend) -> "SharedSequence":
+        return SharedSequence(self._tokens, self._ulysses, self._ring, self._num_tokens, attend)
 
     def shard(self, tokens_BSX: Tensor) -> Tensor:
         start = self._tokens.rank() * self._share

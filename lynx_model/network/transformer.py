@@ -17,7 +17,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from lynx_model.checkpoints.adapter_spec import AdapterSpec, check_fit
-from lynx_model.engine.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention
+from lynx_model.engine.attention import EXACT_COUNTERPART, FP8_KERNEL, Attend, choose_attention, choose_fp8_attention
 from lynx_model.engine.graphs import allow_many_graphs
 from lynx_model.engine.offload import BlockStream, call_on_device_of
 from lynx_model.engine.parallel import ParallelContext
@@ -63,6 +63,8 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
     ref_adapter: nn.ModuleList | None
     parallel: ParallelContext
     attend_to_conditioning: Attend
+    attend_in_fp8: tuple[Attend | None, ...]
+    """For each block, how its self-attention computes in fp8; None if the block never does."""
     compiled_for: set[torch.Size] | None
     """Shapes of latents that the blocks were compiled for, or None if they are not compiled."""
     in_turn: Iterable[nn.Module]
@@ -104,6 +106,11 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         heads, head_dim = self.config.num_attention_heads, self.config.attention_head_dim
         choose = partial(choose_attention, device=weight.device, dtype=weight.dtype, head_dim=head_dim)
         attend = choose(engine.attention)
+        fp8, num_blocks = engine.fp8_attention, len(self.blocks)
+        self.attend_in_fp8 = (None,) * num_blocks
+        if fp8 is not None:
+            in_fp8 = choose_fp8_attention(device=weight.device, dtype=weight.dtype, head_dim=head_dim)
+            self.attend_in_fp8 = tuple(in_fp8 if fp8.has_block(n, num_blocks) else None for n in range(num_blocks))
         self.parallel = ParallelContext(plan, num_heads=heads, attend=attend)
         self.attend_to_conditioning = choose(EXACT_COUNTERPART) if engine.attention == FP8_KERNEL else attend
         for block in self.blocks:
@@ -152,16 +159,27 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         timestep_B: Tensor,
         branches: Sequence[Conditioning],
         residuals: Residuals | None = None,
+        *,
+        is_attending_in_fp8: bool = False,
     ) -> list[Tensor]:
         """The velocity of each guidance branch, on every rank. Ranks share the branches and their tokens as planned.
 
-        `residuals` are those of the clip, if some of its steps do not run the blocks.
+        `residuals` are those of the clip, if some of its steps do not run the blocks. `is_attending_in_fp8` holds for those blocks that
+        ever do so.
         """
         velocities: list[Tensor] = []
         for turn in self.parallel.turns(len(branches), self._num_tokens(latents_BCFHW)):
             conditioning = branches[turn.branch]
             reuse = None if residuals is None else partial(residuals.apply, turn.branch)
-            velocities += turn.share(self.forward(latents_BCFHW, timestep_B, conditioning, turn.sharding, reuse))
+            velocity = self.forward(
+                latents_BCFHW,
+                timestep_B,
+                conditioning,
+                turn.sharding,
+                reuse,
+                is_attending_in_fp8=is_attending_in_fp8,
+            )
+            velocities += turn.share(velocity)
         return velocities
 
     def forward(
@@ -171,12 +189,15 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         conditioning: Conditioning,
         sharding: TokenSharding,
         reuse: Reuse | None = None,
+        *,
+        is_attending_in_fp8: bool = False,
     ) -> Tensor:
         """The velocity of one guidance branch at `timestep_B`, in the shape of the latents."""
         if self.compiled_for is not None and latents_BCFHW.shape not in self.compiled_for:
             self.compiled_for.add(latents_BCFHW.shape)
             log.info("compiling", latents=tuple(latents_BCFHW.shape), num_tokens=self._num_tokens(latents_BCFHW))
-        tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding, reuse)
+        shardings = self._shardings(sharding, is_attending_in_fp8=is_attending_in_fp8)
+        tokens_BTX = self._run(self.in_turn, latents_BCFHW, timestep_B, conditioning, sharding, reuse, shardings)
         return self._unpatchify(tokens_BTX, latents_BCFHW.shape)
 
     def _run(
@@ -187,7 +208,9 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         conditioning: Conditioning,
         sharding: TokenSharding,
         reuse: Reuse | None = None,
+        of_blocks: Sequence[TokenSharding] | None = None,
     ) -> Tensor:
+        """`of_blocks` are the shardings that the blocks attend with, which differ from `sharding` in the kernel alone."""
         tokens_BTX = self.patch_embedding(latents_BCFHW).flatten(2).transpose(1, 2)
         cos, sin = self.rope(latents_BCFHW)
         # diffusers repeats each angle for both channels of a pair; we need it once
@@ -196,13 +219,19 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
         time_BX, modulation = self._embed_time(timestep_B, tokens_BTX.dtype)
 
         def run_blocks(tokens_BTX: Tensor) -> Tensor:
-            for block, given in zip(blocks, conditioning.blocks, strict=True):
-                inputs = SelfAttentionInputs(cos, sin, sharding, given.reference)
+            attending = of_blocks or (sharding,) * len(conditioning.blocks)
+            for block, given, shared in zip(blocks, conditioning.blocks, attending, strict=True):
+                inputs = SelfAttentionInputs(cos, sin, shared, given.reference)
                 tokens_BTX = block(tokens_BTX, given.cross, modulation, inputs)
             return tokens_BTX
 
         tokens_BTX = run_blocks(tokens_BTX) if reuse is None else reuse(tokens_BTX, run_blocks)
         return sharding.gather(self._project(tokens_BTX, time_BX))
+
+    def _shardings(self, sharding: TokenSharding, *, is_attending_in_fp8: bool) -> list[TokenSharding]:
+        """For each block, `sharding` with the kernel of its self-attention. A compiled block has one graph for each kernel."""
+        kernels = self.attend_in_fp8 if is_attending_in_fp8 else (None,) * len(self.attend_in_fp8)
+        return [sharding if kernel is None else sharding.attending_with(kernel) for kernel in kernels]
 
     def _num_tokens(self, latents_BCFHW: Tensor) -> int:
         return math.prod(latents_BCFHW.shape[2:]) // int(math.prod(self.config.patch_size))

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
-from lynx_model.engine.attention import attend_flash3_fp8, attend_sdpa
+from lynx_model.engine.attention import Attend, attend_sdpa
+from lynx_model.engine.attention_fp8 import SmoothAttention, attend_flash3_fp8, emulate_fp8
 from lynx_model.engine.offload import BlockStream
 from lynx_model.engine.precision import quantize_blocks
+from lynx_model.fp8_attention import Fp8Attention
 from lynx_model.spec import EngineOptions, ParallelPlan
 from tests.builders import GPU_PARAMS, make_subject
 from tests.models import load_tiny, relative_error
@@ -57,6 +59,56 @@ def test_fp8_attention_is_nearly_exact_whatever_the_magnitude_of_a_head() -> Non
     assert found.dtype is torch.bfloat16
     for head in range(3):
         assert relative_error(found[:, :, head], expected[:, :, head]) < 0.15
+
+
+@pytest.mark.gpu(1)
+@needs_fa3
+@pytest.mark.parametrize("num_large_channels", [0, 8])
+def test_smooth_fp8_attention_is_as_its_emulation_says_and_nearer_to_exact_attention(num_large_channels: int) -> None:
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    query, key, value = (torch.randn(1, 2000, 3, 128, device=device) for _ in range(3))
+    if num_large_channels:
+        channels = torch.full((128,), 0.5, device=device)
+        channels[:num_large_channels] = 4.0
+        query, key = query * channels, key * channels
+    heads = [x.bfloat16() for x in (query, key, value)]
+    expected = attend_sdpa(*(x.float() for x in heads))
+
+    def error(attend: Attend) -> float:
+        return relative_error(attend(*heads), expected)
+
+    smooth, emulated = (
+        error(SmoothAttention(attend, head_dim=128, device=device)) for attend in (attend_flash3_fp8, emulate_fp8)
+    )
+    assert smooth == pytest.approx(emulated, rel=0.25)
+    assert smooth < (0.8 if num_large_channels else 1.1) * error(attend_flash3_fp8)
+
+
+@pytest.mark.gpu(1)
+@needs_fa3
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@torch.inference_mode()
+def test_a_compiled_forward_with_fp8_attention_in_one_block_is_nearer_than_in_both() -> None:
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    model = random_transformer(TRUE_WIDTH, device)
+    inputs = random_inputs(TRUE_WIDTH, model, device)
+    expected = forward_of(model, inputs)()
+
+    def error(attention: Fp8Attention, *, is_fp8_step: bool = True) -> float:
+        model.set_up(plan=ParallelPlan(), engine=EngineOptions(fp8_attention=attention, compile=True))
+        (found,) = model.predict(
+            inputs.latents, inputs.timestep, [inputs.conditioning], is_attending_in_fp8=is_fp8_step
+        )
+        return relative_error(found, expected)
+
+    exact, one, both = (
+        error(Fp8Attention(), is_fp8_step=False),
+        error(Fp8Attention(blocks=(0.5, 1))),
+        error(Fp8Attention()),
+    )
+    assert exact < one < both < 0.15
 
 
 @pytest.mark.gpu(1)

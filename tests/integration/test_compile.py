@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch._dynamo.utils import counters
 
+from lynx_model.fp8_attention import Fp8Attention
 from lynx_model.network.decoder import VideoDecoder
 from lynx_model.spec import EngineOptions
 from tests.builders import PARAMS, make_subject
@@ -43,6 +44,21 @@ def test_a_compiled_engine_renders_the_same_and_compiles_once_a_shape(
     assert (found - expected).norm() < bound * expected.norm(), "fusing moves numbers across roundings, of fp8 too"
     assert counters["stats"]["unique_graphs"] == num_graphs
     assert 1 <= num_graphs <= 2, "one graph for all blocks, or two where only every second one has an ID-adapter"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_blocks_that_attend_in_fp8_are_a_second_graph_whatever_the_steps() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    attention = Fp8Attention(blocks=(0.25, 1.0), steps=(0.25, 0.75))
+    engines = [EngineOptions(compile=is_compiled, fp8_attention=attention) for is_compiled in (False, True)]
+    eager, compiled = (load_tiny("full", dtype="bfloat16", engine=engine) for engine in engines)
+    params = replace(PARAMS, num_inference_steps=4, image_guidance_every=2)
+    expected, found = (pipe.denoise(make_subject(), params) for pipe in (eager, compiled))
+    assert (found - expected).norm() < 0.08 * expected.norm(), "fusing moves numbers across roundings, of fp8 too"
+    assert counters["stats"]["unique_graphs"] == 2
+    compiled.denoise(make_subject(1), replace(params, num_inference_steps=8, guidance_until=0.5))
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lynx_model.engine import parallel
+from lynx_model.engine.attention_fp8 import SmoothAttention, emulate_fp8
 from lynx_model.errors import InvalidParams
 from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams
 from lynx_model.step_cache import Magnitudes, StepCache
@@ -76,6 +77,7 @@ def test_ranks_that_share_a_clip_agree_with_one(
 
 SKIPPING = StepCache(threshold=1.0, max_skip=2, magnitudes=Magnitudes(points=((0.001, 1.0), (1.0, 1.05))))
 LONG = replace(UNEVEN, num_inference_steps=8, guidance_until=0.6)
+REUSING = replace(UNEVEN, num_inference_steps=8, guidance_until=0.8, image_guidance_every=4)
 
 
 def skip_on_rank(rank: int, port: int, plan: ParallelPlan, out: str) -> None:
@@ -85,9 +87,11 @@ def skip_on_rank(rank: int, port: int, plan: ParallelPlan, out: str) -> None:
 
 
 def skip(plan: ParallelPlan | None = None) -> dict[str, Any]:
+    """Two clips: the second one reuses image branches, too."""
     pipe = load_tiny("full", plan=plan, engine=EngineOptions(step_cache=SKIPPING))
-    clip = pipe.prepare(make_subject(), LONG)
-    return {"full_steps": clip.full_steps, "latents": pipe.sample(clip)}
+    clips = [pipe.prepare(make_subject(), params) for params in (LONG, REUSING)]
+    plans = [(clip.full_steps, clip.reuses_image, [len(step) for step in clip.steps]) for clip in clips]
+    return {"full_steps": clips[0].full_steps, "plans": plans, "latents": torch.stack([*map(pipe.sample, clips)])}
 
 
 @pytest.mark.parametrize(
@@ -105,10 +109,42 @@ def test_ranks_that_share_a_clip_skip_the_same_steps_as_one(tmp_path: Path, plan
     run_on_ranks(plan.num_ranks, skip_on_rank, rendezvous.port, plan, out)
     alone = skip()
     assert 0 < sum(alone["full_steps"]) < 7
+    assert sum(alone["plans"][1][1]) == 3
     for rank in range(plan.num_ranks):
         shared = torch.load(f"{out}-{rank}.pt")
         assert shared["full_steps"] == alone["full_steps"]
+        assert shared["plans"] == alone["plans"]
         assert (shared["latents"] - alone["latents"]).abs().max() < 1e-5
+
+
+NUM_UNEVEN_TOKENS = 45
+
+
+ATTEND_IN_FP8 = SmoothAttention(emulate_fp8, head_dim=16, device=torch.device("cpu"))
+
+
+def draw_heads() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(1, NUM_UNEVEN_TOKENS, 4, 16) + 2 * torch.randn(1, 1, 4, 16) for _ in range(3)]
+
+
+def attend_in_fp8_on_rank(rank: int, port: int, plan: ParallelPlan, out: str) -> None:
+    connect(rank, plan.num_ranks, port)
+    context = parallel.ParallelContext(plan, num_heads=4, attend=ATTEND_IN_FP8)
+    (turn,) = context.turns(1, NUM_UNEVEN_TOKENS)
+    heads = (turn.sharding.all_to_all(turn.sharding.shard(x)) for x in draw_heads())
+    torch.save(turn.sharding.gather(turn.sharding.attend(*heads).flatten(2)), f"{out}-{rank}.pt")
+    parallel.disconnect()
+
+
+def test_ranks_subtract_the_mean_over_the_tokens_of_all_and_not_over_padding(tmp_path: Path) -> None:
+    """Another mean would round other numbers to fp8."""
+    out = str(tmp_path / "attended")
+    rendezvous = parallel.open_rendezvous(LOCALHOST)
+    run_on_ranks(4, attend_in_fp8_on_rank, rendezvous.port, ParallelPlan(ulysses=4), out)
+    alone = ATTEND_IN_FP8(*draw_heads()).flatten(2)
+    for rank in range(4):
+        assert (torch.load(f"{out}-{rank}.pt") - alone).abs().max() < 1e-5
 
 
 def meet_and_part(rank: int, ports: list[int]) -> None:

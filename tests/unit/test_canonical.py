@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from lynx_model.canonical import ModelTraits, canonicalize, texts_read
 from lynx_model.errors import WeightsMismatch
-from lynx_model.guidance import plan_branches
 from lynx_model.pipeline import LynxPipeline
-from lynx_model.spec import ModelSource, RenderParams
-from lynx_model.strengths import plan_strengths
+from lynx_model.spec import EngineOptions, ModelSource, RenderParams
+from lynx_model.step_plan import plan_steps
 from lynx_model.tokenizer import Tokenizer
 from tests.builders import PARAMS, make_subject
 from tests.models import BASE, MODEL, load_tiny
@@ -23,13 +22,13 @@ from tests.requests import FULL, LITE, ODD, REQUESTS, form
 def computed(params: RenderParams, traits: ModelTraits) -> object:
     """What the pipeline is going to do, step by step, from the functions that it plans with."""
     steps, is_negative_read = [], False
-    for step in range(params.num_inference_steps):
-        branches = plan_branches(params, step=step, has_image_guidance=traits.has_image_guidance)
-        strengths = plan_strengths(params, step=step, num_blocks=traits.num_blocks)
-        ip = [strength for block, strength in enumerate(strengths.ip) if block % traits.id_stride == 0]
-        scales = [params.guidance_scale, params.guidance_scale_image][: len(branches) - 1]
-        steps.append((branches, scales, ip, strengths.ref if traits.has_ref else ()))
-        is_negative_read |= any(not branch.has_prompt for branch in branches)
+    for step in plan_steps(params, traits, EngineOptions()):
+        ip = [strength for block, strength in enumerate(step.strengths.ip) if block % traits.id_stride == 0]
+        num_scales = 2 if step.reuses_image else len(step.branches) - 1
+        scales = [params.guidance_scale, params.guidance_scale_image][:num_scales]
+        ref = step.strengths.ref if traits.has_ref else ()
+        steps.append((step.branches, step.reuses_image, scales, ip, ref))
+        is_negative_read |= any(not branch.has_prompt for branch in step.branches)
     shift = traits.flow_shift if params.flow_shift is None else params.flow_shift
     return steps, params.negative_prompt if is_negative_read else None, shift
 
@@ -43,7 +42,11 @@ def test_requests_share_a_form_exactly_if_the_pipeline_computes_the_same(
 
 
 @pytest.mark.parametrize("traits", [FULL, LITE], ids=["full", "lite"])
-@given(params=REQUESTS, change=st.sampled_from(["guidance_until", "ip_end", "ip_blocks", "ref_blocks"]), data=st.data())
+@given(
+    params=REQUESTS,
+    change=st.sampled_from(["guidance_until", "image_guidance_every", "ip_end", "ip_blocks", "ref_blocks"]),
+    data=st.data(),
+)
 def test_one_field_is_part_of_the_form_exactly_if_it_changes_what_is_computed(
     traits: ModelTraits, params: RenderParams, change: str, data: st.DataObject
 ) -> None:
@@ -64,6 +67,15 @@ ALIKE: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     ),
     "guidance of no step": ({"guidance_until": 0.0}, {"guidance_scale": 0.0}),
     "guidance of the same steps": ({"guidance_until": 0.2}, {"guidance_until": 0.5}),
+    "image guidance of the first step alone": ({"image_guidance_every": 2}, {"image_guidance_every": 1000}),
+    "image guidance where an adapter changes at every step": (
+        {"image_guidance_every": 9, "ip_end": 0.5},
+        {"ip_end": 0.5},
+    ),
+    "image guidance of a branch that is not there": (
+        {"image_guidance_every": 2, "guidance_scale_image": None},
+        {"guidance_scale_image": None},
+    ),
     "all blocks": ({"ip_blocks": "0-3", "ref_blocks": "0-3"}, {}),
     "the base's own flow shift": ({"flow_shift": 3}, {}),
     "ranges of the same steps": ({"ip_start": 0.2, "ref_end": 0.6}, {"ip_start": 0.5, "ref_end": 1.0}),

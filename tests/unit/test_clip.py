@@ -59,6 +59,7 @@ PARAMS = st.fixed_dictionaries(
         "ref_end": st.floats(0.5, 1),
         "ref_blocks": st.none() | st.integers(0, 39).map(lambda n: f"0-{n}"),
         "guidance_until": st.floats(0, 1),
+        "image_guidance_every": st.integers(1, 1000),
     }
 ).map(lambda values: RenderParams(**values))
 

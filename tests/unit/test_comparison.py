@@ -43,6 +43,7 @@ settings: {"12 steps": {defaults.num_inference_steps: 12}, compiled: {engine.com
     kept = {
         "engine.compile": False,
         "engine.attention": "auto",
+        "engine.fp8_attention": None,
         "engine.step_cache": None,
         "engine.precision": "float32",
     }

@@ -8,6 +8,7 @@ from lynx_batch.cli.options import parse_overrides
 from lynx_batch.config import DefaultsConfig, EngineConfig, RunConfig, load_run_config, parse_override, parse_run_config
 from lynx_batch.errors import ConfigError
 from lynx_batch.preparation.model import locate_model
+from lynx_model.fp8_attention import EVERYWHERE, Fp8Attention
 from lynx_model.spec import EngineOptions, LoraSource, ModelSource, RenderParams
 from tests.models import ROOT
 
@@ -101,6 +102,10 @@ def test_all_that_is_lossy_in_an_engine_tells_its_clips_apart() -> None:
         for precision, number in (("bfloat16", 0), ("fp8", 0), ("fp8", 1), ("fp8", 5))
         for attention in ("auto", "fa3_fp8")
     ] + [EngineOptions(precision="float32")]
+    ranges = [EVERYWHERE, (0.1, 0.9)]
+    engines += [
+        EngineOptions(fp8_attention=Fp8Attention(blocks=blocks, steps=steps)) for blocks in ranges for steps in ranges
+    ]
     exact = [EngineOptions(compile=True), EngineOptions(attention="fa3"), EngineOptions(offload="blocks")]
     assert len({engine.numerics for engine in engines}) == len(engines)
     assert {engine.numerics for engine in exact} == {"bfloat16"}
@@ -112,8 +117,34 @@ def test_a_run_file_takes_every_engine_option_with_its_default() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("true", Fp8Attention()),
+        ("false", None),
+        ("null", None),
+        ("{}", Fp8Attention()),
+        ("{blocks: [0.1, 0.9], steps: [0.2, 1]}", Fp8Attention(blocks=(0.1, 0.9), steps=(0.2, 1.0))),
+        ("{steps: [0.5, 0.5]}", None),
+    ],
+)
+def test_fp8_attention_is_everywhere_nowhere_or_in_some_blocks_and_steps(
+    tmp_path: Path, value: str, expected: Fp8Attention | None
+) -> None:
+    config = load_run_config(write(tmp_path, MINIMAL), dict([parse_override(f"engine.fp8_attention={value}")]))
+    assert config.engine.options.fp8_attention == expected
+    (tmp_path / "recorded.yaml").write_bytes(config.to_yaml())
+    assert load_run_config(tmp_path / "recorded.yaml", {}).engine == config.engine
+
+
+@pytest.mark.parametrize(
     ("key", "fault"),
     [
+        ("fp8_attention=3", "engine.fp8_attention: must be a mapping of keys"),
+        ("fp8_attention={steps: [0.1]}", r"engine.fp8_attention.steps.1: required"),
+        ("fp8_attention={steps: [0, 0.1, 1]}", r"engine.fp8_attention.steps: must have at most 2 items"),
+        ("fp8_attention={blocks: [0.9, 0.1]}", r"engine: fp8_attention.blocks=\(0.9, 0.1\): must be two fractions"),
+        ("fp8_attention={blocks: [.nan, 1]}", r"engine: fp8_attention.blocks=\(nan, 1.0\): must be two fractions"),
+        ("fp8_attention={block: [0, 1]}", "engine.fp8_attention.block: unknown; the nearest known key is"),
         ("num_bf16_edge_blocks=true", "engine.num_bf16_edge_blocks: must not be true or false"),
         ("num_bf16_edge_blocks=-1", "engine: num_bf16_edge_blocks=-1: must be at least 0"),
         ("offload=layers", "engine.offload: must be 'none' or 'blocks'"),

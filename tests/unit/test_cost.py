@@ -20,6 +20,7 @@ from lynx_batch.planning.cost import (
     works_of,
 )
 from lynx_batch.planning.layout import GROUP_SIZES
+from lynx_model.fp8_attention import Fp8Attention
 from lynx_model.spec import EngineOptions, RenderParams
 from lynx_model.step_cache import Magnitudes, StepCache
 from lynx_model.step_plan import num_full_forwards
@@ -155,3 +156,42 @@ def test_what_decides_which_steps_are_skipped_is_part_of_a_clips_work_only_with_
     assert cached == [work_of(params, CACHED) for params in clips]
     assert cached[0] is cached[3]
     assert cached[1].products_tflop >= cached[0].products_tflop
+
+
+@pytest.mark.parametrize("engine", [Engine(), CACHED], ids=["exact", "step cache"])
+def test_a_clip_costs_no_forwards_for_image_branches_that_it_reuses(engine: Engine) -> None:
+    params = replace(FULL, image_guidance_every=2)
+    cost = CostModel(engine=engine)
+    every, second = (cost.min_plausible_s(work(each, engine), 1, H200) for each in (FULL, params))
+    num_full = [num_full_forwards(each, engine.traits, engine.options.step_cache) for each in (FULL, params)]
+    assert num_full == ([150, 125] if engine is not CACHED else [90, 85])
+    assert second / every == pytest.approx(num_full[1] / num_full[0], abs=0.003)
+
+
+def test_adapters_that_change_are_part_of_a_clips_work_if_it_reuses_image_branches() -> None:
+    clips = [replace(FULL, image_guidance_every=4, ip_end=end) for end in (1.0, 0.5)]
+    works = works_of(clips, Engine())
+    assert works == [work(params) for params in clips]
+    assert works[1].products_tflop > works[0].products_tflop, "the image branch is computed anew when the adapter stops"
+
+
+def test_gpus_share_each_step_as_well_as_its_branches_allow() -> None:
+    """Three GPUs gain nothing from two branches: they wait for as long as with three."""
+    three, second, half = (
+        CostModel().min_plausible_s(work(replace(FULL, **changes)), 3, H200)
+        for changes in ({}, {"image_guidance_every": 2}, {"guidance_until": 0.5})
+    )
+    assert second == pytest.approx(three, rel=0.01)
+    assert half == pytest.approx(three, rel=0.02)
+
+
+def test_attention_is_as_slow_as_without_fp8_where_it_stays_exact() -> None:
+    def denoise_s(**ranges: tuple[float, float]) -> float:
+        engine = Engine(options=EngineOptions(fp8_attention=Fp8Attention(**ranges)))
+        return CostModel(engine=engine).min_plausible_s(work(engine=engine), 1, H100)
+
+    exact_s = CostModel().min_plausible_s(work(), 1, H100)
+    saved_s = exact_s - denoise_s()
+    assert saved_s > 0.05 * exact_s
+    assert exact_s - denoise_s(blocks=(0.25, 0.75)) == pytest.approx(saved_s / 2), "20 of 40 blocks"
+    assert exact_s - denoise_s(blocks=(0.25, 0.75), steps=(0.1, 0.9)) == pytest.approx(0.4 * saved_s), "40 of 50 steps"

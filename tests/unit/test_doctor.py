@@ -18,6 +18,7 @@ from lynx_model.checkpoints.fingerprint import fingerprint_folder
 from lynx_model.engine.machine import Gpu, Machine
 from lynx_model.engine.memory import GIB, PUBLISHED_FULL, ClipSize, ModelSize
 from lynx_model.engine.precision import missing_fp8_need
+from lynx_model.fp8_attention import Fp8Attention
 from lynx_model.spec import EngineOptions
 from tests.builders import tiny_run, write_run
 from tests.models import BASE, MODEL
@@ -149,6 +150,9 @@ def test_gpus_that_lack_what_the_engine_needs_are_faults(tmp_path: Path, face_pa
     fp8 = "fp8 needs a GPU of compute capability 8.9 (Ada, Hopper) or later, but this one has 8.0"
     assert texts == [[], ["fa3 needs a Hopper GPU"], [fp8], [f"fa3 needs a Hopper GPU; {fp8}"]]
     assert find_lacks(EngineOptions(attention="fa3"), replace(a100, gpus=())) == []
+    needs["fa3_fp8"] = "a Hopper GPU"
+    (finding,) = find_lacks(EngineOptions(fp8_attention=Fp8Attention(steps=(0.1, 0.9))), a100)
+    assert finding.text == "fa3_fp8 needs a Hopper GPU"
 
     engine = {"precision": "bfloat16", "attention": "fa3"}
     faces = FacesConfig(pack=str(face_pack), identity="pack")

@@ -34,7 +34,14 @@ def read_column(path: Path, name: str, column: object) -> list[object]:
 
 def test_a_written_manifest_says_its_version_and_is_read_again(tmp_path: Path) -> None:
     row = {"subject_uri": "a.jpg", "prompt": "一个人微笑", "seed": 2**62, "tags": [("campaign", "x")]}
-    limits = {"ip_start": 0.1, "ip_end": 0.5, "ip_blocks": "8-31", "ref_end": 0.75, "guidance_until": 0.6}
+    limits = {
+        "ip_start": 0.1,
+        "ip_end": 0.5,
+        "ip_blocks": "8-31",
+        "ref_end": 0.75,
+        "guidance_until": 0.6,
+        "image_guidance_every": 2,
+    }
     table = pa.Table.from_pylist([row | limits], schema=MANIFEST_SCHEMA)
     write_manifest(table, str(tmp_path / "folder" / "m.parquet"))
     metadata = pq.read_schema(tmp_path / "folder" / "m.parquet").metadata

@@ -38,7 +38,7 @@ def test_columns_have_the_types_of_their_parameters(schema: pa.Schema) -> None:
     types = {name: schema.field(name).type for name in PARAMETERS}
     texts = {"prompt", "negative_prompt", "ip_blocks", "ref_blocks"}
     assert {name for name, type_ in types.items() if type_ == TEXT} == texts
-    wholes = {"width", "height", "num_frames", "fps", "num_inference_steps", "seed"}
+    wholes = {"width", "height", "num_frames", "fps", "num_inference_steps", "seed", "image_guidance_every"}
     assert {name for name, type_ in types.items() if type_ == WHOLE} == wholes
     assert {name for name, type_ in types.items() if type_ == REAL} == set(PARAMETERS) - texts - wholes
 
@@ -49,7 +49,7 @@ def test_the_metadata_table_has_the_columns_of_old_outputs_in_their_order() -> N
     columns = [(field.name, field.type) for field in METADATA_SCHEMA]
     later = {"edition", "face_turned_degrees", "judge_s", "mark_s", "preview_uri", "marks", *SCORE_COLUMNS, "scores"}
     later |= {"try_number", "num_tries", "thresholds", "accepted_by", "accepted_at"}
-    later |= {"consent_scope", "regions", "allows_missing_consent", "prompt_template"}
+    later |= {"consent_scope", "regions", "allows_missing_consent", "prompt_template", "image_guidance_every"}
     later |= {"subject_uris", "manifest_subject_uri", "manifest_subject_uris", "photo_sha256s"}
     assert [column for column in columns if column[0] not in later] == old
 

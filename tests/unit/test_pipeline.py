@@ -54,6 +54,7 @@ def test_a_clip_does_not_depend_on_the_clips_before_it(full: LynxPipeline) -> No
         {"ref_end": 0.5},
         {"ref_blocks": "1-1"},
         {"guidance_until": 0.5},
+        {"image_guidance_every": 2},
     ],
     ids=str,
 )

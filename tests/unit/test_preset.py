@@ -80,10 +80,14 @@ def test_a_preset_leaves_the_calibration_of_a_step_cache_and_exact_takes_the_cac
 
 def test_exact_turns_off_all_that_is_lossy_in_a_run_file(tmp_path: Path) -> None:
     lossy = "engine: {precision: fp8, num_bf16_edge_blocks: 1, attention: fa3_fp8, step_cache: {threshold: 1}}\n"
-    file = write(tmp_path, lossy + "defaults: {guidance_until: 0.5, num_inference_steps: 8}\n")
+    fewer = "defaults: {guidance_until: 0.5, image_guidance_every: 2, num_inference_steps: 8}\n"
+    file = write(tmp_path, lossy + fewer)
     exact = load_run_config(file, {"preset": "exact"})
     assert exact.engine.options.numerics == EngineOptions().numerics
-    assert (exact.defaults.guidance_until, exact.defaults.num_inference_steps) == (1, 8), "the steps are the file's"
+    assert (exact.defaults.guidance_until, exact.defaults.image_guidance_every) == (1, 1)
+    assert exact.defaults.num_inference_steps == 8, "the steps are the file's"
+    in_fp8 = write(tmp_path, "engine: {fp8_attention: {blocks: [0.1, 0.9]}}\n")
+    assert load_run_config(in_fp8, {"preset": "exact"}).engine.options.numerics == EngineOptions().numerics
     assert load_run_config(file, {"preset": "fast"}).engine.options.attention == "auto"
 
 

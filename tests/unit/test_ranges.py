@@ -6,7 +6,7 @@ import pytest
 
 from lynx_model.errors import InvalidParams
 from lynx_model.guidance import CONDITIONAL, num_forwards, plan_branches
-from lynx_model.ranges import choose_blocks, is_within, parse_blocks
+from lynx_model.ranges import choose_blocks, is_within, lies_within, parse_blocks
 from lynx_model.spec import RenderParams
 from lynx_model.strengths import plan_strengths
 
@@ -29,6 +29,22 @@ def test_fractions_choose_the_steps_that_begin_between_them(
     num_steps: int, start: float, end: float, steps: list[int]
 ) -> None:
     assert [step for step in range(num_steps) if is_within(step, num_steps, start, end)] == steps
+
+
+@pytest.mark.parametrize(
+    ("num_parts", "start", "end", "parts"),
+    [
+        (4, 0.0, 1.0, [0, 1, 2, 3]),
+        (4, 0.1, 0.9, [1, 2]),
+        (10, 0.1, 0.9, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (50, 0.9, 1.0, [45, 46, 47, 48, 49]),
+        (3, 0.4, 0.6, []),
+    ],
+)
+def test_a_part_lies_in_a_range_if_it_does_as_a_whole(
+    num_parts: int, start: float, end: float, parts: list[int]
+) -> None:
+    assert [part for part in range(num_parts) if lies_within(part, num_parts, start, end)] == parts
 
 
 def test_blocks_are_named_by_the_first_and_the_last() -> None:

@@ -39,6 +39,8 @@ NAN, INFINITY = float("nan"), float("inf")
         ("ref_start", NAN),
         ("ref_blocks", "3-1"),
         ("guidance_until", 2.0),
+        ("image_guidance_every", 0),
+        ("image_guidance_every", 1001),
     ],
 )
 def test_a_value_outside_its_rule_is_refused_with_field_value_and_rule(field: str, value: object) -> None:
@@ -65,6 +67,7 @@ def test_a_value_outside_its_rule_is_refused_with_field_value_and_rule(field: st
         ("ref_start", 1.0),
         ("ip_blocks", "0-0"),
         ("guidance_until", 0.0),
+        ("image_guidance_every", 1000),
     ],
 )
 def test_a_value_on_the_edge_of_its_rule_is_taken(field: str, value: object) -> None:
