@@ -94,7 +94,7 @@ def accept(
 def _read_quality(run_file: Path | None) -> "QualityConfig":
     """Raises ConfigError if the run file has no `quality:`."""
     from lynx_batch.config import QualityConfig, load_run_config
-    from lynx_batch.config.sections import SafetyRules
+    from lynx_batch.config.quality import SafetyRules
 
     if run_file is None:
         return QualityConfig(safety=SafetyRules())

@@ -9,9 +9,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from lynx_batch.config.engine import CalibrationConfig
+from lynx_batch.config.model import AdapterConfig, LoraConfig
 from lynx_batch.config.paths import REFERENCE_KEYS, explain_paths, make_absolute
 from lynx_batch.config.preset import KEY, apply_presets, explain_preset
-from lynx_batch.config.sections import AdapterConfig, CalibrationConfig, LoraConfig, RunConfig
+from lynx_batch.config.run import RunConfig
 from lynx_batch.errors import ConfigError
 from lynx_batch.local_files import read_at_most
 from lynx_batch.redaction import redact_all

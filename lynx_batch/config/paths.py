@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lynx_batch.config import references
-from lynx_batch.config.sections import ProvenanceConfig, RunConfig
+from lynx_batch.config.delivery import ProvenanceConfig
+from lynx_batch.config.run import RunConfig
 from lynx_batch.places import READABLE, WRITABLE, explain_place
 
 PATH_KEYS = (
