@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import structlog
 
 from lynx_batch.config import ClusterConfig
 from lynx_batch.errors import (
-    STORE_FAULTS,
     Fault,
     GroupLost,
     HeadLost,
@@ -24,6 +23,7 @@ from lynx_batch.errors import (
     TooManyFaults,
 )
 from lynx_batch.execution.asking import Asking
+from lynx_batch.execution.attempts import Attempts
 from lynx_batch.execution.cluster import NO_LOCAL_NODE, Slots
 from lynx_batch.execution.group import Group
 from lynx_batch.execution.group_budget import GroupBudget
@@ -31,17 +31,15 @@ from lynx_batch.execution.head import Head
 from lynx_batch.execution.last_lines import LastLines
 from lynx_batch.execution.placement import Placement, Placements
 from lynx_batch.execution.progress import GroupProgress, Progress
+from lynx_batch.execution.recorder import Recorder
 from lynx_batch.ledger.editions import Editions
-from lynx_batch.output import TryName, new_attempt
 from lynx_batch.planning.budget import Budget
 from lynx_batch.planning.cost import OTHER, CostModel
 from lynx_batch.planning.fault_budget import FaultBudget
-from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, Schedule, has_used_attempt
 from lynx_batch.planning.upkeep import is_time_to_save
 from lynx_batch.planning.verdict import Render
 from lynx_batch.probe import probe_rights
-from lynx_batch.rendering.resume import delete_saved, find_saved
 from lynx_batch.rendering.tasks import Ended, Failed, Judged, Loaded, Rendered, RenderTask, WorkerSettings
 from lynx_model.spec import ParallelPlan
 
@@ -67,48 +65,6 @@ DRAINED = Failed(
 )
 
 
-class Recorder(Protocol):
-    """Records each group that becomes ready and each attempt that ends.
-
-    `attempts` is how many the clip has used up, `deaths` how many groups broke while it was the only clip aboard.
-    """
-
-    def loaded(self, group: str, answer: Loaded) -> None: ...
-
-    def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None: ...
-
-    def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None: ...
-
-    def failed(
-        self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
-    ) -> None: ...
-
-
-class Recorders:
-    """Passes each report on to several recorders, in their order."""
-
-    def __init__(self, *recorders: Recorder) -> None:
-        self._recorders = recorders
-
-    def loaded(self, group: str, answer: Loaded) -> None:
-        for recorder in self._recorders:
-            recorder.loaded(group, answer)
-
-    def rendered(self, task: RenderTask, group: str, result: Rendered, *, attempts: int) -> None:
-        for recorder in self._recorders:
-            recorder.rendered(task, group, result, attempts=attempts)
-
-    def judged(self, task: RenderTask, group: str, result: Judged, *, attempts: int) -> None:
-        for recorder in self._recorders:
-            recorder.judged(task, group, result, attempts=attempts)
-
-    def failed(
-        self, task: RenderTask, group: str, result: Failed, state: ClipState, *, attempts: int, deaths: int
-    ) -> None:
-        for recorder in self._recorders:
-            recorder.failed(task, group, result, state, attempts=attempts, deaths=deaths)
-
-
 class Driver:
     """Renders every clip of a schedule, on the groups that the schedule asks for and that fit the cluster or may come to it.
 
@@ -132,15 +88,14 @@ class Driver:
         watch: Callable[[Progress], None],
         budget: Budget,
     ) -> None:
-        self._schedule, self._settings, self._cost, self._editions = schedule, settings, cost, editions
-        self._cluster, self._recorder, self._watch = cluster, recorder, watch
+        self._schedule, self._settings, self._cluster = schedule, settings, cluster
+        self._recorder, self._watch = recorder, watch
         self._faults, self._budget = FaultBudget(), GroupBudget(budget, schedule)
         self._last_lines = LastLines(settings.output, settings.run_id)
         self._groups: list[Group] = []
         self._names = (f"g{number}" for number in itertools.count())
         self._asking = Asking(cluster, schedule, self._budget, self._names)
-        self._num_steps_saved = find_saved(settings.output)
-        self._next_number = dict(first_numbers)
+        self._attempts = Attempts(settings, schedule, cost, editions, first_numbers)
         self._was_refused = False
         self._next_progress_s = 0.0
 
@@ -257,9 +212,10 @@ class Driver:
         if self._faults.is_paused(time.monotonic()):
             return
         self._budget.close_if_spent(self._groups)
+        gpus = {node.gpu for node in self._placements.slots.nodes.values()}
         for group in list(self._groups):
             if self._wants_clip(group) and (planned := self._budget.take(self._groups, group)):
-                group.take(self._make_task(planned, group.size))
+                group.take(self._attempts.make_task(planned, group.size, gpus))
             elif self._is_spare(group):
                 self._remove(group)
         while self._may_form_more():
@@ -286,25 +242,6 @@ class Driver:
         is_free = group.state.rendering is None
         num_takers = len(self._groups) + len(self._asking)
         return group.state.has_room and (is_free or self._schedule.count(ClipState.WAITING) >= num_takers)
-
-    def _make_task(self, planned: PlannedClip, group_size: int) -> RenderTask:
-        """An attempt at a clip. Its shortest plausible time is that of the fastest GPU here, its deadline that of the slowest."""
-        clip_id = planned.clip.clip_id
-        of = TryName(clip_id, self._editions.wanted(clip_id), self._next_number.get(clip_id, 0))
-        gpus = {node.gpu for node in self._placements.slots.nodes.values()}
-        are_known = bool(gpus) and all(map(self._cost.is_known, gpus))
-        predicted_s = [self._cost.seconds(planned.work, group_size, gpu) for gpu in gpus]
-        return RenderTask(
-            clip=planned.clip,
-            edition=of.edition,
-            number=of.number,
-            attempt=new_attempt(self._settings.run_id),
-            min_plausible_s=min(
-                (self._cost.min_plausible_s(planned.work, group_size, gpu) for gpu in gpus), default=0.0
-            ),
-            deadline_s=self._schedule.deadline_s(max(predicted_s) if are_known else None),
-            num_steps_saved=self._num_steps_saved.get(of, 0),
-        )
 
     def _form(self, size: int) -> None:
         name = next(self._names)
@@ -390,7 +327,7 @@ class Driver:
             failure = ended.result
             if failure.fault is Fault.UNCLEAR:
                 failure = replace(failure, fault=self._fault_of_break(group))
-            self._update_saved(ended.task, failure)
+            self._attempts.update_saved(ended.task, failure)
             self._record_failure(ended.task, group, failure)
             if failure.is_refused:
                 self._handle_refusal(group, failure)
@@ -400,7 +337,7 @@ class Driver:
         """Another try follows, or the clip is rejected."""
         clip_id, verdict = task.clip.clip_id, result.verdict
         if isinstance(verdict, Render):
-            self._next_number[clip_id] = verdict.number
+            self._attempts.go_on_with(clip_id, verdict.number)
         self._schedule.judged(clip_id, has_next_try=isinstance(verdict, Render))
         self._faults.record_progress()
         self._recorder.judged(task, group.name, result, attempts=self._schedule.attempts(clip_id))
@@ -419,14 +356,6 @@ class Driver:
         with suppress(StoreUnavailable):
             probe_rights(self._settings.output, self._settings.delivery_folders)
         self._dissolve(group, BROKEN)
-
-    def _update_saved(self, task: RenderTask, failure: Failed) -> None:
-        """Remembers after which step a clip can resume, and deletes a saved state that it cannot resume from."""
-        if failure.num_steps_saved:
-            self._num_steps_saved[task.name] = failure.num_steps_saved
-        elif failure.must_restart and self._num_steps_saved.pop(task.name, 0):
-            with suppress(*STORE_FAULTS):
-                delete_saved(self._settings.output, task.name, task.num_steps_saved)
 
     def _record_failure(self, task: RenderTask, group: Group, failure: Failed) -> None:
         clip_id = task.clip.clip_id

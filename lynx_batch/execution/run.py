@@ -15,9 +15,10 @@ from lynx_batch.config import ClusterConfig, RunConfig
 from lynx_batch.config.references import mask_address
 from lynx_batch.errors import HeadLost, LimitReached, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
 from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
-from lynx_batch.execution.driver import Driver, Recorders
+from lynx_batch.execution.driver import Driver
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.execution.progress import Progress
+from lynx_batch.execution.recorder import Recorders
 from lynx_batch.execution.run_metrics import RunMetrics, describe_addresses
 from lynx_batch.execution.spending import SpendingLog
 from lynx_batch.interrupts import held
