@@ -82,7 +82,10 @@ def _reuses_image(params: RenderParams, traits: ModelTraits, full: Sequence[bool
     because what it said then answers another question. Steps that are not full do as the last full one did, because they have the
     residuals of its branches.
     """
-    every, conditions = params.image_guidance_every, _conditions(params, traits)
+    every = params.image_guidance_every
+    if every == 1:
+        return (False,) * len(full)
+    conditions = _conditions(params, traits)
     reuses: list[bool] = []
     computed_at = 0
     for step, condition in enumerate(conditions):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from lynx_batch import storage
 from lynx_batch.ledger.commits import commit
 from tests.builders import record
+from tests.processes import preloaded_context
 
 NUM_RACERS = 8
 
@@ -27,9 +28,8 @@ def race_in_threads(output: str) -> None:
 
 
 def race_in_processes(output: str) -> list[int | None]:
-    """The exit codes. The racers are forks of a server that has loaded this module, so that it is loaded once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    """The exit codes."""
+    context = preloaded_context()
     barrier = context.Barrier(NUM_RACERS)
     racers = [context.Process(target=race_in_process, args=(output, n, barrier)) for n in range(NUM_RACERS)]
     for racer in racers:

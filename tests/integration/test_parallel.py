@@ -1,6 +1,5 @@
 """A group of ranks renders what one rank renders: real processes, joined by gloo."""
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from lynx_model.spec import EngineOptions, ParallelPlan, RenderParams
 from lynx_model.step_cache import Magnitudes, StepCache
 from tests.builders import make_subject
 from tests.models import load_tiny
+from tests.processes import preloaded_context
 
 LOCALHOST = "127.0.0.1"
 EVEN = RenderParams(prompt="a person waves", width=64, height=64, num_frames=9, num_inference_steps=3)
@@ -38,8 +38,7 @@ def denoise_on_rank(rank: int, port: int, plan: ParallelPlan, variant: str, para
 
 
 def run_on_ranks(num_ranks: int, target: Callable[..., None], *arguments: object) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "lynx_model.pipeline"])  # imported once, for all ranks of all tests
+    context = preloaded_context()
     ranks = [context.Process(target=target, args=(rank, *arguments)) for rank in range(num_ranks)]
     for process in ranks:
         process.start()

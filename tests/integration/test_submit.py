@@ -95,6 +95,7 @@ def make_job(tmp_path: Path, face_pack: Path, cluster: Cluster) -> Callable[...,
     return make
 
 
+@pytest.mark.slow
 def test_a_submitted_run_is_followed_to_its_end_and_never_renders_twice(
     make_job: Callable[..., Job], cluster: Cluster, tmp_path: Path
 ) -> None:
