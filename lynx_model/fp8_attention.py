@@ -48,6 +48,11 @@ class Fp8Attention:
         return ", ".join(["fp8 attention", *ranges])
 
     @property
+    def written(self) -> object:
+        """As a run file has it, for messages."""
+        return True if self == Fp8Attention() else {kind: [*ends] for kind, ends in self._ranges if ends != EVERYWHERE}
+
+    @property
     def _ranges(self) -> tuple[tuple[str, tuple[float, float]], ...]:
         return ("blocks", self.blocks), ("steps", self.steps)
 

@@ -134,9 +134,11 @@ class EngineOptions:
 
     def _check_fp8_attention(self, value: Fp8Attention) -> None:
         if self.dtype != "bfloat16":
-            raise InvalidParams("fp8_attention", value.name, f"needs bfloat16, but the model is {self.dtype}")
+            raise InvalidParams("fp8_attention", value.written, f"needs bfloat16, but the model is {self.dtype}")
         if self.attention == "fa3_fp8":
-            raise InvalidParams("fp8_attention", value.name, "must not be given with attention fa3_fp8; leave that out")
+            raise InvalidParams(
+                "fp8_attention", value.written, "must not be given with attention fa3_fp8; leave that out"
+            )
 
     @property
     def dtype(self) -> Literal["bfloat16", "float32"]:

@@ -145,7 +145,10 @@ def _as_json(forecast: "RunForecast", deadline_s: float | None) -> dict[str, obj
         "deadline_s": deadline_s,
         "limits": _limits(forecast),
         "unapproved": forecast.unapproved,
-        "options": [{"smallest_group": option.sizes[0], **asdict(option.forecast)} for option in forecast.options],
+        "options": [
+            {"smallest_group": option.sizes[0], "largest_group": option.sizes[-1], **asdict(option.forecast)}
+            for option in forecast.options
+        ],
     }
     if chosen is not None:
         report["chosen_group"] = chosen.sizes[0]
@@ -181,7 +184,7 @@ def _show(forecast: "RunForecast", nodes: "tuple[Node, ...]", deadline_s: float 
     to_come = [node for node in nodes if node.may_come]
     excess = chosen.forecast.makespan_s / forecast.ideal_s - 1
     console.print(
-        f"chosen: groups of {chosen.sizes[0]}: {_merit(has_to_come=bool(to_come))}; "
+        f"chosen: groups of {_describe_sizes(chosen)}: {_merit(has_to_come=bool(to_come))}; "
         f"{excess:.1%} longer than if every GPU were busy to the end in groups of one"
     )
     if to_come:
@@ -213,11 +216,11 @@ def _describe_coming(nodes: "Iterable[Node]") -> str:
 
 
 def _table(forecast: "RunForecast") -> Table:
-    table = Table("group", "groups formed", "time", "GPU-hours", "USD", "busy", "x ideal")
+    table = Table("groups of", "groups formed", "time", "GPU-hours", "USD", "busy", "x ideal")
     for option in forecast.options:
         report = option.forecast
         table.add_row(
-            f"{option.sizes[0]}{' (chosen)' if option is forecast.chosen else ''}",
+            f"{_describe_sizes(option)}{' (chosen)' if option is forecast.chosen else ''}",
             " + ".join(f"{num} of {size}" for size, num in sorted(report.groups.items())),
             duration(report.makespan_s),
             f"{report.gpu_hours:,.1f}",
@@ -228,10 +231,21 @@ def _table(forecast: "RunForecast") -> Table:
     return table
 
 
+def _describe_sizes(option: "Option") -> str:
+    """The sizes that groups may have: clips that gain by it get wide ones."""
+    smallest, largest = option.sizes[0], option.sizes[-1]
+    return str(smallest) if smallest == largest else f"{smallest} to {largest}"
+
+
 def _describe_fit(forecast: "RunForecast", chosen: "Option") -> str:
     assert forecast.limits is not None
-    hours = f"{amount(forecast.spent.gpu_hours)} GPU-hours are spent, and the run takes {amount(chosen.forecast.held_gpu_hours)}"
-    return f"stays within the limits {forecast.limits.name!r}: {hours}"
+    spent, held = forecast.spent, chosen.forecast
+    taken = (
+        f"{amount(spent.gpu_hours)} GPU-hours are spent, and the groups of the run take {amount(held.held_gpu_hours)}"
+    )
+    if forecast.limits.max_usd is not None and held.held_usd is not None:
+        taken += f", which cost {amount(held.held_usd)} USD"
+    return f"stays within the limits {forecast.limits.name!r}: {taken}"
 
 
 def _basis(forecast: "RunForecast", nodes: "tuple[Node, ...]") -> str:
@@ -258,14 +272,17 @@ def _explain_tries(judged: "PassCount") -> str:
 
 def _compare(chosen: "Option", deadline_s: float, nodes: "tuple[Node, ...]") -> str:
     from lynx_batch.planning.cost import LOAD_S
+    from lynx_batch.planning.simulate import START_S
 
+    before_s = LOAD_S + (START_S if all(node.may_come for node in nodes) else 0.0)
     makespan_s = chosen.forecast.makespan_s
     if makespan_s <= deadline_s:
         return f"meets the deadline with {duration(deadline_s - makespan_s)} to spare"
     missed = f"misses the deadline by {duration(makespan_s - deadline_s)}"
-    least_s = LOAD_S + max(planned.seconds for planned in chosen.clips)
+    least_s = before_s + max(planned.seconds for planned in chosen.clips)
     if deadline_s < least_s:
-        return f"{missed}: loading and the longest clip alone take {duration(least_s)}"
+        waiting = "waiting for a node, " if before_s > LOAD_S else ""
+        return f"{missed}: {waiting}loading and the longest clip alone take {duration(least_s)}"
     num_gpus = sum(node.num_gpus for node in nodes)
-    needed = math.ceil(num_gpus * (makespan_s - LOAD_S) / (deadline_s - LOAD_S))
+    needed = math.ceil(num_gpus * (makespan_s - before_s) / (deadline_s - before_s))
     return f"{missed}: about {needed} such GPUs would meet it"

@@ -33,7 +33,8 @@ def show_presets(forecasts: "Sequence[PresetForecast]", nodes: "tuple[Node, ...]
     of_these = f" (estimated for {', '.join(estimated)})" if estimated else ""
     console.print(
         f"predicted from shipped figures{of_these} of compiled forwards; clips rendered at this output do not correct them, as they do in "
-        f"`plan --preset NAME`. Every row counts, committed or not. Time and GPU-hours include loading and all expected tries.",
+        f"`plan --preset NAME`. Every row counts, committed or not. Time, GPU-hours and USD include loading, idle GPUs and all expected tries; the "
+        f"other columns count one try of a clip alone.",
         soft_wrap=True,
     )
 

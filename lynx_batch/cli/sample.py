@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lynx_batch import api, storage
+from lynx_batch import api, exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.ledger import Output
@@ -103,6 +103,8 @@ def sample(
         )
     code = conclude(summary, console)
     report_after_run(chosen.config.output, summary.run_id)
+    if code in (exits.STOPPED, exits.LIMITED):
+        raise typer.Exit(code)
     _write_sheet(chosen, summary.run_id, sheet)
     say(f"look at the clips; to approve them: lynx-batch approve {place} --by NAME")
     say(

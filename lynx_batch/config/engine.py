@@ -120,7 +120,11 @@ class EngineConfig(_EngineKeys):
     @classmethod
     def _read_truth(cls, value: object) -> object:
         """`true` is fp8 attention everywhere, `false` is none."""
-        return ({} if value else None) if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return {} if value else None
+        if value is not None and not isinstance(value, (dict, Fp8AttentionConfig)):
+            raise PydanticCustomError("broken_rule", "must be true, false, or a mapping of blocks and steps")
+        return value
 
     @model_validator(mode="after")
     def _obeys_the_engine(self) -> Self:

@@ -414,7 +414,7 @@ def _plan(
 
 
 def _priced_nodes(cluster: ClusterConfig, slots: Slots) -> tuple[Node, ...]:
-    return price_nodes(nodes_of_run(node_types_of(cluster), slots.nodes.values()), prices_of(cluster))
+    return price_nodes(nodes_of_run(node_types_of(cluster), slots.nodes.values()), cluster)
 
 
 def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:

@@ -14,6 +14,7 @@ from lynx_batch.planning.layout import Node
 from lynx_batch.preparation.node_types import NodeType, node_types_of
 
 PRICES = "cluster.usd_per_gpu_hour"
+_OR_OF_NODE = ", or cluster.node_types must have usd_per_hour"
 
 
 def limits_of(config: RunConfig, now: datetime) -> Limits | None:
@@ -37,14 +38,20 @@ def prices_of(cluster: ClusterConfig) -> Prices:
     Raises:
         ConfigError: If it names a type of GPU that nobody knows.
     """
-    of_types = _dearest(node_types_of(cluster))
+    given = given_prices(cluster)
+    by_type = {**given.by_type, **_dearest(node_types_of(cluster))}
+    return Prices(by_type=by_type, of_others=given.of_others)
+
+
+def given_prices(cluster: ClusterConfig) -> Prices:
+    """The prices of `cluster.usd_per_gpu_hour` alone. Raises as `prices_of`."""
     given = cluster.usd_per_gpu_hour
     if not isinstance(given, dict):
-        return Prices(by_type=of_types, of_others=given)
+        return Prices(by_type={}, of_others=given)
     names = {key: gpu.name for key, gpu in named_gpu_types().items()}
     if unknown := [name for name in given if name.lower() not in names]:
         raise ConfigError(f"{PRICES}: {unknown[0]!r} is no known type of GPU; known: {', '.join(names.values())}")
-    by_type = {names[name.lower()]: usd for name, usd in given.items()} | of_types
+    by_type = {names[name.lower()]: usd for name, usd in given.items()}
     return Prices(by_type=by_type, of_others=by_type.get(OTHER.name))
 
 
@@ -57,8 +64,9 @@ def _dearest(types: Iterable[NodeType]) -> dict[str, float]:
     return dearest
 
 
-def price_nodes(nodes: Iterable[Node], prices: Prices) -> tuple[Node, ...]:
-    """The nodes with the run file's prices, except those that have one of their own."""
+def price_nodes(nodes: Iterable[Node], cluster: ClusterConfig) -> tuple[Node, ...]:
+    """The nodes with the prices of `cluster.usd_per_gpu_hour`, except those that have one of their own."""
+    prices = given_prices(cluster)
     return tuple(
         replace(node, usd_per_gpu_hour=prices.of(node.gpu)) if node.usd_per_gpu_hour is None else node for node in nodes
     )
@@ -69,7 +77,9 @@ def require_prices(config: RunConfig) -> None:
     if config.limits is None or config.limits.max_usd is None or config.cluster.usd_per_gpu_hour is not None:
         return
     if not any(each.usd_per_hour is not None for each in config.cluster.node_types):
-        raise ConfigError(f"limits.max_usd={config.limits.max_usd:g}: needs {PRICES}, the price of a GPU-hour")
+        raise ConfigError(
+            f"limits.max_usd={config.limits.max_usd:g}: needs {PRICES}, the price of a GPU-hour, or usd_per_hour of cluster.node_types"
+        )
 
 
 def check_prices(config: RunConfig, nodes: Iterable[Node]) -> None:
@@ -78,8 +88,8 @@ def check_prices(config: RunConfig, nodes: Iterable[Node]) -> None:
         return
     if missing := sorted({node.gpu.name for node in nodes if node.usd_per_gpu_hour is None}):
         raise ConfigError(
-            f"{PRICES}: must have a price for {', '.join(missing)}, because limits.max_usd={config.limits.max_usd:g} is set "
-            f"and the cluster has such GPUs"
+            f"{PRICES}: must have a price for {', '.join(missing)}{_OR_OF_NODE if config.cluster.node_types else ''}, because "
+            f"limits.max_usd={config.limits.max_usd:g} is set and the cluster has such GPUs"
         )
 
 

@@ -1,8 +1,9 @@
 """What `plan` and `render` share: the cost model of a run, and the options to render its clips on some nodes."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from statistics import fmean
 
 from lynx_batch.clip import ClipSpec, Rejection
@@ -25,6 +26,7 @@ from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, 
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
+from lynx_model.spec import EngineOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +90,10 @@ class RunForecast:
 
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
     """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
-    nodes = price_nodes(nodes, prices_of(config.cluster))
+    nodes = price_nodes(nodes, config.cluster)
     check_prices(config, nodes)
     prepared = prepare(config, selection, now, tombstones=read_revoked(config.output))
+    check_fp8(prepared.model.engine.options, nodes)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = editions_for(config.output, wanted.values(), config.quality)
     committed = wanted.keys() & editions.finished
@@ -135,6 +138,22 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     )
 
 
+def check_fp8(engine: EngineOptions, nodes: Iterable[Node]) -> None:
+    """Raises ConfigError if the engine computes in fp8 and a GPU of the nodes cannot."""
+    without = sorted({node.gpu.name for node in nodes if not node.gpu.has_fp8})
+    if not without:
+        return
+    if engine.precision == "fp8":
+        given, instead = "engine.precision=fp8", "engine.precision=bfloat16"
+    elif engine.fp8_attention is not None:
+        given, instead = "engine.fp8_attention", "engine.fp8_attention=false"
+    else:
+        return
+    raise ConfigError(
+        f"{given}: needs GPUs that multiply fp8, but {without[0]} does not; on these, use `--set {instead}`"
+    )
+
+
 def cost_model(model: CheckedModel, timings: Sequence[Timing]) -> CostModel:
     """Shipped figures for the run's model and engine, corrected by how long earlier runs took."""
     engine = Engine(size=model.size, options=model.engine.options, traits=model.traits)
@@ -164,13 +183,17 @@ def forecast_options(
     cluster: ClusterConfig,
     tries: TryForecast | None,
 ) -> list[Option]:
-    """One forecast for each smallest group size that `cluster.gpus_per_group` allows.
+    """One forecast for each smallest group size that `cluster.gpus_per_group` allows; if nodes may come, also for each size alone.
 
     Raises:
         ConfigError: If no node has as many GPUs as it asks for.
     """
     sizes = _sizes(nodes, cluster)
-    return options(clips, cost=cost, nodes=nodes, sizes=sizes, max_groups=cluster.max_groups, tries=tries)
+    render = partial(options, clips, cost=cost, nodes=nodes, max_groups=cluster.max_groups, tries=tries)
+    found = render(sizes=sizes)
+    if any(node.may_come for node in nodes):  # wide groups would take more nodes, so narrow ones may cost less
+        found += [option for size in sizes[:-1] for option in render(sizes=(size,))]
+    return found
 
 
 def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:

@@ -77,9 +77,14 @@ def nodes_of_run(types: Sequence[NodeType], there: Iterable[Node] = ()) -> tuple
 
 
 def nodes_to_plan_on(cluster: ClusterConfig, pools: Sequence[str] | None) -> tuple[Node, ...]:
-    """The nodes of `pools`, such as "64xH100@2.5"; without any, those that may come by the run file, or else those of `DEFAULT_POOL`."""
+    """The nodes of `pools`, such as "64xH100@2.5"; without any, those that may come by the run file, or else those of `DEFAULT_POOL`.
+
+    Raises:
+        ConfigError: If a pool is none, or nothing can add the nodes of the run file.
+    """
     if not pools:
         types = node_types_of(cluster)
+        require_autoscaler(cluster)
         return nodes_of_run(types) if types else parse_nodes([DEFAULT_POOL])
     return parse_nodes(pools)
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import RunConfig
 from lynx_batch.config.preset import PRESETS, Loss, PresetName, stated_loss
-from lynx_batch.errors import ConfigError, Permanent
+from lynx_batch.errors import Permanent
 from lynx_batch.intake.manifest import read_manifest
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.planning.layout import Node
 from lynx_batch.planning.plan import best
-from lynx_batch.preparation.budget import price_nodes, prices_of
-from lynx_batch.preparation.forecast import cost_model, forecast_options, forecast_tries
+from lynx_batch.preparation.budget import price_nodes
+from lynx_batch.preparation.forecast import check_fp8, cost_model, forecast_options, forecast_tries
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.prepare import check_requests, find_naming, name_clips, origin_of, prepare_rows
 from lynx_batch.preparation.selection import Selection
@@ -90,7 +90,7 @@ class _Compared:
         return cls(
             manifest=manifest,
             selection=selection,
-            nodes=price_nodes(nodes, prices_of(exact.cluster)),
+            nodes=price_nodes(nodes, exact.cluster),
             now=now,
             rows=frozenset(clip.request.row for clip in clips),
             photos={portrait.uri: portrait.sha256 for clip in clips for portrait in clip.portraits},
@@ -120,7 +120,7 @@ def _costs(
     """None if there is no clip. Raises ConfigError if a GPU cannot do what the preset asks for."""
     if not clips:
         return None
-    _check_fp8(model, nodes)
+    check_fp8(model.engine.options, nodes)
     tries = forecast_tries(config, model)
     chosen = best(forecast_options(clips, nodes, cost_model(model, timings=()), config.cluster, tries))
     return PresetCosts(
@@ -130,10 +130,3 @@ def _costs(
         gpu_hours=chosen.forecast.gpu_hours,
         usd=chosen.forecast.usd,
     )
-
-
-def _check_fp8(model: CheckedModel, nodes: tuple[Node, ...]) -> None:
-    without = sorted({node.gpu.name for node in nodes if not node.gpu.has_fp8})
-    if model.engine.options.precision == "fp8" and without:
-        advice = "`--set engine.precision=bfloat16` goes with the preset"
-        raise ConfigError(f"engine.precision=fp8: needs GPUs that multiply fp8, but {without[0]} does not; {advice}")

@@ -248,8 +248,7 @@ def test_prices_that_break_a_rule_are_named(prices: object) -> None:
 
 def test_prices_are_those_of_the_run_file_unless_a_pool_has_one_of_its_own() -> None:
     run = config(cluster={"usd_per_gpu_hour": {"h100": 2.5, "other": 0.1}}, limits={"max_usd": 5})
-    prices = prices_of(run.cluster)
-    priced = price_nodes(parse_nodes(["2xH100", "2xH100@3", "2xA100"]), prices)
+    priced = price_nodes(parse_nodes(["2xH100", "2xH100@3", "2xA100"]), run.cluster)
     assert [node.usd_per_gpu_hour for node in priced] == [2.5, 3, 0.1]
     assert prices_of(config(cluster={"usd_per_gpu_hour": 2}).cluster).of(H200) == 2
     with pytest.raises(ConfigError, match="'H300' is no known type of GPU; known: H200, H100, A100, other"):
@@ -260,9 +259,9 @@ def test_a_limit_in_usd_needs_a_price_for_each_type_of_the_cluster() -> None:
     with pytest.raises(ConfigError, match=r"limits\.max_usd=5: needs cluster\.usd_per_gpu_hour"):
         require_prices(config(limits={"max_usd": 5}))
     run = config(cluster={"usd_per_gpu_hour": {"H100": 2.5}}, limits={"max_usd": 5})
-    check_prices(run, price_nodes(parse_nodes(["8xH100"]), prices_of(run.cluster)))
+    check_prices(run, price_nodes(parse_nodes(["8xH100"]), run.cluster))
     with pytest.raises(ConfigError, match=r"must have a price for A100, because limits\.max_usd=5"):
-        check_prices(run, price_nodes(parse_nodes(["8xH100", "8xA100"]), prices_of(run.cluster)))
+        check_prices(run, price_nodes(parse_nodes(["8xH100", "8xA100"]), run.cluster))
 
 
 def test_limits_of_a_run_file_are_found_for_its_start() -> None:

@@ -139,7 +139,8 @@ def test_fp8_attention_is_everywhere_nowhere_or_in_some_blocks_and_steps(
 @pytest.mark.parametrize(
     ("key", "fault"),
     [
-        ("fp8_attention=3", "engine.fp8_attention: must be a mapping of keys"),
+        ("fp8_attention=3", "engine.fp8_attention: must be true, false, or a mapping of blocks and steps"),
+        ("fp8_attention=yes", r"engine.fp8_attention: must be true, false, .* \(got 'yes'\)"),
         ("fp8_attention={steps: [0.1]}", r"engine.fp8_attention.steps.1: required"),
         ("fp8_attention={steps: [0, 0.1, 1]}", r"engine.fp8_attention.steps: must have at most 2 items"),
         ("fp8_attention={blocks: [0.9, 0.1]}", r"engine: fp8_attention.blocks=\(0.9, 0.1\): must be two fractions"),

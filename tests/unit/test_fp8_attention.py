@@ -122,7 +122,7 @@ def test_other_ranges_are_refused(kind: str, ends: tuple[float, float]) -> None:
 
 
 def test_it_is_refused_where_it_cannot_work() -> None:
-    with pytest.raises(InvalidParams, match="fp8_attention='fp8 attention': needs bfloat16, but the model is float32"):
+    with pytest.raises(InvalidParams, match="fp8_attention=True: needs bfloat16, but the model is float32"):
         EngineOptions(precision="float32", fp8_attention=Fp8Attention())
     with pytest.raises(InvalidParams, match="must not be given with attention fa3_fp8"):
         EngineOptions(attention="fa3_fp8", fp8_attention=Fp8Attention())

@@ -110,9 +110,15 @@ def test_limits_count_the_dearest_node_with_a_gpu() -> None:
 def test_a_limit_in_usd_needs_the_price_of_each_type_that_may_come() -> None:
     run = config(SPOT, ANY, limits={"max_usd": 5})
     require_prices(run)
-    nodes = price_nodes(nodes_of_run(node_types_of(run.cluster)), prices_of(run.cluster))
-    with pytest.raises(ConfigError, match=r"must have a price for other, because limits\.max_usd=5"):
-        check_prices(run, nodes)
+    with pytest.raises(
+        ConfigError, match=r"must have a price for other, or .* usd_per_hour, because limits\.max_usd=5"
+    ):
+        check_prices(run, price_nodes(nodes_of_run(node_types_of(run.cluster)), run.cluster))
+    unpriced = config(SPOT, {**SPOT, "spot": False, "usd_per_hour": None}, limits={"max_usd": 5})
+    nodes = price_nodes(nodes_of_run(node_types_of(unpriced.cluster)), unpriced.cluster)
+    assert {node.usd_per_gpu_hour for node in nodes if not node.is_spot} == {None}, "not the price of the other type"
+    with pytest.raises(ConfigError, match="must have a price for H100"):
+        check_prices(unpriced, nodes)
     with pytest.raises(ConfigError, match=r"limits\.max_usd=5: needs cluster\.usd_per_gpu_hour"):
         require_prices(config(ANY, limits={"max_usd": 5}))
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def run(*arguments: str) -> str:
 def test_a_table_tells_what_each_group_size_takes_and_which_is_chosen(run_file: Path) -> None:
     output = run(str(run_file), "--gpus", "4xH200@2.5", "--gpus", "2xA100@1", "--deadline", "1h")
     assert "12 rows: 12 to render, 0 committed" in output
-    assert "1 (chosen)" in output
+    assert "1 to 4 (chosen)" in output
     assert "6 of 1" in output, "six GPUs, each a group"
     assert "meets the deadline" in output
     assert not (run_file.parent / "out").exists(), "a plan writes nothing"
@@ -120,23 +121,31 @@ def test_a_price_of_the_pool_is_enough_for_a_limit_in_usd(run_file: Path) -> Non
     assert (refused.exit_code, "must have a price for H100" in refused.stderr) == (2, True)
 
 
-SPOT = "cluster.node_types=[{gpu: H100, gpus: 8, max: 3, usd_per_hour: 16, spot: true}]"
+NODE_TYPES = "cluster.node_types=[{gpu: H100, gpus: 8, max: 3, usd_per_hour: 16, spot: true}]"
+SPOT = ("--set", "cluster.address=auto", "--set", NODE_TYPES)
 
 
 def test_without_gpus_the_plan_is_for_the_nodes_that_may_come(run_file: Path) -> None:
-    told = json.loads(run(str(run_file), "--set", SPOT, "--set", "cluster.gpus_per_group=1", "--json"))
+    told = json.loads(run(str(run_file), *SPOT, "--set", "cluster.gpus_per_group=1", "--json"))
     (option,) = told["options"]
     assert option["groups"] == {"1": 12}, "on two of the three nodes"
     assert option["usd"] == pytest.approx(2 * option["gpu_hours"])
     assert option["gpu_hours"] <= 16 * option["makespan_s"] / 3600
-    told_to_people = run(str(run_file), "--set", SPOT)
+    told_to_people = run(str(run_file), *SPOT)
     assert "nodes: at most 3 of 8xH100 (spot); each is paid from 5 min 00 s before it is there" in told_to_people
     assert "cheapest" not in told_to_people
-    assert "and so the cheapest on these GPUs" in run(str(run_file), "--set", SPOT, "--gpus", "8xH100")
+    for sizes in ("1 to 8", "8", "1", "2", "4"):
+        assert re.search(rf"│ {sizes}( \(chosen\))? +│", told_to_people), "wide groups, and each size alone"
+    assert "waiting for a node, loading and the longest clip alone take" in run(
+        str(run_file), *SPOT, "--deadline", "5m"
+    )
+    local = invoke("plan", run_file, "--set", NODE_TYPES)
+    assert (local.exit_code, "cluster.node_types: needs cluster.address" in local.output) == (2, True)
+    assert "and so the cheapest on these GPUs" in run(str(run_file), *SPOT, "--gpus", "8xH100")
 
 
 def test_an_unknown_gpu_of_a_node_that_may_come_is_refused(run_file: Path) -> None:
-    result = invoke("plan", run_file, "--set", SPOT.replace("H100", "H300"))
+    result = invoke("plan", run_file, *(option.replace("H100", "H300") for option in SPOT))
     assert result.exit_code == 2
     assert "cluster.node_types.0.gpu: 'H300' is no known type of GPU; known: H200" in result.output
 
