@@ -70,6 +70,7 @@ class Job:
             stdout, stderr = process.communicate(timeout=self.deadline_s)
         except subprocess.TimeoutExpired:
             process.kill()  # or it would slow down all tests that follow
+            process.communicate()
             raise
         return Result(process.returncode, stdout, stderr)
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,7 @@ from lynx_batch.redaction import redact_all
 from lynx_batch.spelling import nearest
 from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.store_errors import Operation
+from lynx_model.parameters import PARAMETERS
 
 SCORE_COLUMNS = (
     "likeness_mean",
@@ -177,11 +178,19 @@ def to_parquet(table: pa.Table) -> bytes:
     return parquet.getvalue()
 
 
+MEANT_BY_NULL: Mapping[str, object] = {
+    "edition": 1,
+    **{name: each.neutral for name, each in PARAMETERS.items() if each.neutral is not MISSING and not each.is_optional},
+}
+"""What a column says of rows that were written before it existed."""
+
+
 def read_metadata(output: str | Path, columns: list[str] | None = None, only: pc.Expression | None = None) -> pa.Table:
     """All runs' metadata as one table, with a column `run`. An active run has the rows that ended so far.
 
     `columns` are the columns to read, `only` filters the rows; None means all. Damaged and foreign files are named in a warning and
-    left out. Rows written before editions existed get edition 1. Where no run has written, the table is empty.
+    left out. Rows written before a column existed get what they mean: edition 1, and the parameter's neutral value. Where no run has
+    written, the table is empty.
 
     Raises:
         ConfigError: If there is no such column.
@@ -194,9 +203,9 @@ def read_metadata(output: str | Path, columns: list[str] | None = None, only: pc
         table = _read_together(folder, parts, columns, chosen)
     except (*FAULTS, *STORE_FAULTS):  # a store's client may report pyarrow's error about damage as an outage
         table = _read_apart(folder, parts, columns, chosen)
-    if "edition" in table.column_names:
-        position = table.column_names.index("edition")
-        table = table.set_column(position, METADATA_SCHEMA.field("edition"), pc.fill_null(table["edition"], 1))
+    for name in MEANT_BY_NULL.keys() & {*table.column_names}:
+        filled = pc.fill_null(table[name], MEANT_BY_NULL[name])
+        table = table.set_column(table.column_names.index(name), METADATA_SCHEMA.field(name), filled)
     return table
 
 

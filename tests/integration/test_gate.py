@@ -117,7 +117,7 @@ class Gated:
         """The frames of a try, which is not delivered."""
         task = self.task(number, edition=edition, name="run-0000ffff", num_steps_saved=num_steps_saved)
         assert isinstance(self.renderer.render(task, lambda step, num_steps: None), FramesReady)
-        return self.renderer._kept.pop(task.attempt).frames
+        return self.renderer._undelivered.pop(task.attempt).frames
 
     def finish(self, *, edition: int = 1) -> Result:
         """All tries that the verdicts ask for."""

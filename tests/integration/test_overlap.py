@@ -18,7 +18,7 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.events import EventKind
 from lynx_batch.ledger.metadata import read_metadata
 from tests.builders import row
-from tests.jobs import Job, wait_until, workers_of
+from tests.jobs import DEADLINE_S, Job, wait_until, workers_of
 from tests.stores import use_endpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -69,7 +69,15 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowStore]:
 def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
     def make(num_rows: int, steps: int, **settings: object) -> Job:
         rows = [row(seed=seed) for seed in range(num_rows)]
-        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=steps, settings=settings, output=OUTPUT)
+        return Job(
+            folder=tmp_path,
+            face_pack=face_pack,
+            rows=rows,
+            steps=steps,
+            settings=settings,
+            output=OUTPUT,
+            deadline_s=3 * DEADLINE_S,
+        )
 
     return make
 

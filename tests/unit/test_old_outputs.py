@@ -1,12 +1,16 @@
 """Output locations that earlier versions wrote stay readable: `tests/data/output-contract-1` is a run of contract version 1."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from lynx_batch import read_metadata
 from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.timings import read_timings
+from tests.builders import IDENTITY
 from tests.jobs import invoke
 from tests.models import OLD_OUTPUT
 
@@ -38,6 +42,16 @@ def test_an_old_output_is_exported(output: str, tmp_path: Path) -> None:
 
 def test_nothing_of_an_old_output_is_left_over(output: str) -> None:
     assert "0 files" in invoke("prune", output, "--dry-run").stdout
+
+
+def test_parameters_that_came_later_have_the_value_that_changes_nothing(output: str) -> None:
+    later = {"image_guidance_every": 1, "guidance_until": 1.0, "ip_start": 0.0, "ref_end": 1.0}
+    rows = read_metadata(output, [*later, "ip_blocks", "flow_shift", "edition"]).to_pylist()
+    assert rows == [{**later, "ip_blocks": None, "flow_shift": None, "edition": 1}] * 3
+    table = read_metadata(output, ["run", "model", "outcome"], pc.field("outcome") == "rendered")
+    model = dict(table["model"][0].as_py())
+    identity = replace(IDENTITY, base=model["base"], precision=model["precision"])
+    assert len(read_timings(output, identity)) == 2
 
 
 def test_a_misspelt_column_of_the_metadata_is_named_with_the_nearest(output: str) -> None:
