@@ -33,7 +33,7 @@ class LimitsConfig(Section):
     limit, by the predicted times; what runs is finished, and the exit code is 5.
 
     What counts is the number of GPUs of each group times the time for which it holds them, loading included, summed over all runs of this
-    output with the same `name`. Another `name` is a fresh budget. `max_usd` needs `cluster.usd_per_gpu_hour`;
+    output with the same `name`. Another `name` is a fresh budget. `max_usd` needs `cluster.usd_per_gpu_hour`, or prices of nodes;
     for `plan`, a price in `--gpus` will do.
     `stop_at` is a time such as `2026-11-28T06:00:00+01:00`, or a time of day such as `06:00`, `06:00Z` or `06:00 Europe/Berlin`: the run
     stops when the clock next shows that time. Without a zone, it is the local time of the machine that runs `render`.
