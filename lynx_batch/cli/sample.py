@@ -1,6 +1,7 @@
 """`sample` renders a few rows that show everything that varies. `approve` records that somebody looked at such clips and approved them."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -83,13 +84,7 @@ def sample(
             "--allow-missing-consent": allow_missing_consent,
             "--unsafe-commit": unsafe_commit,
         }
-        command = [
-            *("lynx-batch", "submit", str(run_file)),
-            *(part for option, value in given.items() if value is not None for part in (option, value)),
-            *(flag for flag, is_given in flags.items() if is_given),
-            *(part for each in (*(overrides or ()), "approval.required=false") for part in ("--set", each)),
-        ]
-        say(f"submit them: {shlex.join(command)}")
+        say(f"submit them: {_submit_command(run_file, given, flags, overrides or [])}")
         return
     withdraw_outdated(chosen, datetime.now(UTC))
     console = make_console()
@@ -111,6 +106,20 @@ def sample(
         f"then render all rows, with the same other options: lynx-batch render {run_file} --require-approval{_where_approved(out)}"
     )
     raise typer.Exit(code)
+
+
+def _submit_command(
+    run_file: Path, given: Mapping[str, str | None], flags: Mapping[str, bool], overrides: Sequence[str]
+) -> str:
+    """The command that submits a sample, with the options of this one, so that it can be pasted into a shell."""
+    return shlex.join(
+        [
+            *("lynx-batch", "submit", str(run_file)),
+            *(part for option, value in given.items() if value is not None for part in (option, value)),
+            *(flag for flag, is_given in flags.items() if is_given),
+            *(part for each in (*overrides, "approval.required=false") for part in ("--set", each)),
+        ]
+    )
 
 
 def approve(

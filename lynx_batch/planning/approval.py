@@ -7,7 +7,7 @@ their parameters. Texts of users are compared by digests, so that approvals can 
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -34,13 +34,23 @@ NAMES = (TEMPLATE, *ROW_PARAMETERS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approved:
-    """What one approval covers: a run with exactly these settings, and rows with some of these values under each name."""
+    """What one approval covers: a run with exactly these settings, and rows with some of these values under each name.
+
+    A parameter that the approval does not name came later. Of it, the value that changes nothing is covered.
+    """
 
     settings: Mapping[str, Setting]
     values: Mapping[str, Collection[Setting]]
 
+    def allowed(self, name: str) -> Collection[Setting]:
+        """The values under this name, as an approval keeps them."""
+        if name in self.values or name == TEMPLATE:
+            return self.values.get(name, ())
+        neutral: Any = PARAMETERS[name].neutral
+        return () if neutral is MISSING else (neutral,)
+
     def allows(self, name: str, value: Setting) -> bool:
-        return stored(name, value) in self.values.get(name, ())
+        return stored(name, value) in self.allowed(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +158,7 @@ def _differences_of_rows(rows: Mapping[RowValues, Sequence[int]], approved: Appr
             if not approved.allows(name, value):
                 found.setdefault((name, value), []).extend(numbers)
     for (name, value), numbers in found.items():
-        yield Difference(name=name, value=value, approved=approved.values.get(name, ()), rows=sorted(numbers))
+        yield Difference(name=name, value=value, approved=approved.allowed(name), rows=sorted(numbers))
 
 
 def _squeezed(text: str) -> str:

@@ -47,16 +47,8 @@ def options(
 
 
 def best(options: Iterable[Option]) -> Option:
-    """The shortest option, which is also the cheapest on a given cluster; of equals, the one with the smallest groups.
-
-    Only options with the widest groups count: a clip that runs out of memory needs them.
-    """
-    found = [*options]
-    widest = max(option.sizes[-1] for option in found)
-    return min(
-        (option for option in found if option.sizes[-1] == widest),
-        key=lambda option: (option.forecast.makespan_s, option.sizes),
-    )
+    """The shortest option, which is also the cheapest on a given cluster; of equals, the one with the smallest groups."""
+    return min(options, key=lambda option: (option.forecast.makespan_s, option.sizes))
 
 
 def ideal_s(clips: Iterable[PlannedClip], cost: CostModel, nodes: tuple[Node, ...]) -> float:

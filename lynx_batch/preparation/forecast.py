@@ -109,6 +109,8 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     tries = forecast_tries(config, prepared.model)
     found = forecast_options(clips, nodes, cost, config.cluster, tries) if clips else []
     chosen = best(found) if found else None
+    if chosen and any(node.may_come for node in nodes):  # wide groups take more nodes, so narrow ones may cost less
+        found += forecast_each_size(clips, nodes, cost, config.cluster, tries)
     limits, spent = limits_of(config, now), Amount()
     if limits is not None:
         spent = total_spent(SpentRecords(config.output).read(limits.name), prices_of(config.cluster))
@@ -183,17 +185,26 @@ def forecast_options(
     cluster: ClusterConfig,
     tries: TryForecast | None,
 ) -> list[Option]:
-    """One forecast for each smallest group size that `cluster.gpus_per_group` allows; if nodes may come, also for each size alone.
+    """One forecast for each smallest group size that `cluster.gpus_per_group` allows.
 
     Raises:
         ConfigError: If no node has as many GPUs as it asks for.
     """
     sizes = _sizes(nodes, cluster)
+    return options(clips, cost=cost, nodes=nodes, sizes=sizes, max_groups=cluster.max_groups, tries=tries)
+
+
+def forecast_each_size(
+    clips: Sequence[ClipSpec],
+    nodes: tuple[Node, ...],
+    cost: CostModel,
+    cluster: ClusterConfig,
+    tries: TryForecast | None,
+) -> list[Option]:
+    """One forecast for each group size alone, but the widest, which `forecast_options` has. No run takes one of these by itself."""
+    narrower = _sizes(nodes, cluster)[:-1]
     render = partial(options, clips, cost=cost, nodes=nodes, max_groups=cluster.max_groups, tries=tries)
-    found = render(sizes=sizes)
-    if any(node.may_come for node in nodes):  # wide groups would take more nodes, so narrow ones may cost less
-        found += [option for size in sizes[:-1] for option in render(sizes=(size,))]
-    return found
+    return [option for size in narrower for option in render(sizes=(size,))]
 
 
 def _sizes(nodes: tuple[Node, ...], cluster: ClusterConfig) -> tuple[int, ...]:

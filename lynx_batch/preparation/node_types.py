@@ -80,7 +80,7 @@ def nodes_to_plan_on(cluster: ClusterConfig, pools: Sequence[str] | None) -> tup
     """The nodes of `pools`, such as "64xH100@2.5"; without any, those that may come by the run file, or else those of `DEFAULT_POOL`.
 
     Raises:
-        ConfigError: If a pool is none, or nothing can add the nodes of the run file.
+        ConfigError: If a pool cannot be read, or nothing can add the nodes of the run file.
     """
     if not pools:
         types = node_types_of(cluster)

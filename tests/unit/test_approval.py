@@ -119,6 +119,14 @@ def test_a_parameter_may_have_the_values_that_were_seen() -> None:
     ]
 
 
+def test_an_approval_from_before_a_parameter_existed_covers_the_value_that_changes_nothing() -> None:
+    later = ("image_guidance_every", "ip_end", "ip_blocks")
+    known = {name: values for name, values in approved(asked(0)).values.items() if name not in later}
+    old = Approved(settings=SETTINGS, values=known)
+    assert said([asked(0)], old) == []
+    assert said([asked(1, image_guidance_every=2)], old) == ["image_guidance_every=2: approved is 1 (row 1)"]
+
+
 def test_weights_and_limits_must_be_the_approved_ones() -> None:
     assert said([asked(1)], approved(asked(0)), **{"model.base": "c", "quality.likeness.min_mean": 0.1}) == [
         "model.base='c': approved is 'b'",
