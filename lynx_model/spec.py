@@ -103,8 +103,8 @@ class EngineOptions:
     `precision: fp8` is bfloat16 with the blocks' large matrices multiplied in fp8, except in the first and last
     `num_bf16_edge_blocks` blocks. `attention: auto` takes the fastest exact kernel that works. `fp8_attention` runs base
     self-attention in fp8, everywhere or in some blocks and steps; `attention: fa3_fp8` is an older form of it with a larger error, for
-    clips that were begun with it. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off from a few clips of one
-    shape on. `offload: blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in
+    campaigns that were begun with it. `compile` compiles the blocks at the first clip of each shape, and the decoder's norms; it pays off
+    from a few clips of one shape on. `offload: blocks` keeps weights in host memory, for small GPUs. `text_encoder` is `resident` on the GPU; `staged` in
     host memory, from where its layers visit the GPU one by one when a worker meets a new prompt; `cpu` stays in host memory and
     computes there, slowly. `step_cache` skips the blocks in steps that would change little.
     """

@@ -79,7 +79,7 @@ def _reuses_image(params: RenderParams, traits: ModelTraits, full: Sequence[bool
     """For each step, whether it leaves out the branch with the photo alone.
 
     That branch is computed at a full step if `image_guidance_every` steps have passed, or if the conditions differ from those before,
-    because what it said then answers another question. Steps that are not full do as the last full one did, because they have the
+    because what it said then belongs to other strengths. Steps that are not full do as the last full one did, because they have the
     residuals of its branches.
     """
     every = params.image_guidance_every

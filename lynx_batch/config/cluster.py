@@ -12,8 +12,8 @@ from lynx_batch.config.section import Section
 class NodeTypeConfig(Section):
     """A type of node that the cluster's autoscaler may add while the run lasts.
 
-    A node has `gpus` GPUs of the type `gpu`: `H200`, `H100`, `A100`, or `other` for all that lynx-batch has no figures for. `max` is the most
-    nodes of the type that the run uses, those included that are there already. `usd_per_hour` is the price of a node; null takes
+    A node has `gpus` GPUs of the type `gpu`: `H200`, `H100`, `A100`, or `other` for all that lynx-batch has no figures for. The run uses at
+    most `max` nodes of the type; those that are there already count. `usd_per_hour` is the price of a node; null takes
     `cluster.usd_per_gpu_hour`. `spot: true` takes only spot nodes, `false` takes none of them.
     The run asks for nodes by Ray's labels: `ray.io/accelerator-type`, such as H100 (not for `other`), and `ray.io/market-type: spot` for
     spot nodes. So the cluster's own description of the type must carry them.
