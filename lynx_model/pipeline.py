@@ -24,7 +24,7 @@ from lynx_model.network import vae
 from lynx_model.network.adapters import CrossAttentionInputs, KeysValues
 from lynx_model.network.decoder import VideoDecoder
 from lynx_model.network.residuals import Residuals
-from lynx_model.network.transformer import BlockConditioning, Conditioning
+from lynx_model.network.transformer import BlockConditioning, Conditioning, LynxTransformer
 from lynx_model.spec import (
     ALIGNED_FACE_PX,
     EMBEDDING_SIZE,
@@ -258,14 +258,8 @@ class LynxPipeline:
         timestep: Tensor,
         step: int,
     ) -> Tensor:
-        if residuals is not None:
-            residuals.begin_step(is_full=clip.full_steps[step])
         inputs = latents.to(self.dtype)
-        velocities = self._model.transformer.predict(
-            inputs, timestep, clip.steps[step], residuals, is_attending_in_fp8=clip.fp8_steps[step]
-        )
-        predictions = [velocity.float() for velocity in velocities]
-        return guidance.combine(predictions, reuses_image=clip.reuses_image[step])
+        return predict_step(self._model.transformer, clip, guidance, residuals, inputs, timestep, step)
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
         """`prepare` and `sample` in one call."""
@@ -325,6 +319,25 @@ class LynxPipeline:
         pixels = None if face is None else torch.frombuffer(bytearray(face), dtype=torch.uint8)
         picture_HWC = torch.zeros(shape) if pixels is None else pixels.view(shape) / 127.5 - 1
         return vae.encode_picture(self._model.vae, picture_HWC.permute(2, 0, 1))
+
+
+def predict_step(
+    transformer: LynxTransformer,
+    clip: PreparedClip,
+    guidance: Guidance,
+    residuals: Residuals | None,
+    latents: Tensor,
+    timestep: Tensor,
+    step: int,
+) -> Tensor:
+    """The velocity of one step of a clip, float32: its forwards, combined. `residuals` are needed unless every step is full."""
+    if residuals is not None:
+        residuals.begin_step(is_full=clip.full_steps[step])
+    velocities = transformer.predict(
+        latents, timestep, clip.steps[step], residuals, is_attending_in_fp8=clip.fp8_steps[step]
+    )
+    predictions = [velocity.float() for velocity in velocities]
+    return guidance.combine(predictions, reuses_image=clip.reuses_image[step])
 
 
 def _check_engine(engine: EngineOptions, base: BaseSpec, device: torch.device) -> None:

@@ -16,14 +16,18 @@ from lynx_batch import storage
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.targets import has_json_keys, refuse_other_file
-from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, VideoConfig
+from lynx_batch.config import DefaultsConfig, FacesConfig, InputsConfig, RunConfig, VideoConfig, load_run_config
 from lynx_batch.errors import ConfigError
 from lynx_model.faces.identity import OWN_RECOGNISER
+from lynx_model.parameters import PARAMETERS, RenderParams
 
 if TYPE_CHECKING:
+    from lynx_batch.preparation.model import CheckedModel
+    from lynx_model.bench.clip import ClipTime
     from lynx_model.bench.forward import BenchReport
     from lynx_model.bench.scaling import CellResult
     from lynx_model.bench.stages import StageTime
+    from lynx_model.step_plan import PlannedStep
 
 LEFT_OUT = {"subject": "it needs a --photo", "encode": "it needs the package av"}
 """Stages that can be missing from a report, and what it takes to measure them."""
@@ -120,6 +124,44 @@ def scaling(
 
 
 @bench_app.command()
+def clip(
+    run_file: options.RunFile,
+    presets: Annotated[str, typer.Option(help="The presets to time.")] = "exact,fast,draft",
+    width: Width = 832,
+    height: Height = 480,
+    frames: Annotated[int, typer.Option(help="Frames of the clip.")] = 81,
+    blocks: Blocks = 40,
+    overrides: options.Overrides = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the times to this file.")] = None,
+) -> None:
+    """Time the denoising of one clip with each preset: at full size with random weights, in the steps that RUN.yaml's own model computes.
+
+    So a small model, whose losses can be measured soon, says which steps are skipped.
+    """
+    import torch
+
+    from lynx_model.bench.clip import ClipTime, time_clip
+
+    if out is not None:
+        refuse_other_file("--json", out, "earlier times", has_json_keys("device", "clips"))
+        _check_writable(out)
+    given = options.parse_overrides(overrides)
+    planned = [(name, *_planned(load_run_config(run_file, {"preset": name, **given}))) for name in presets.split(",")]
+    if not torch.cuda.is_available():
+        raise ConfigError(NO_GPU)
+    device, times = torch.device("cuda"), list[ClipTime]()
+    for name, model, params, steps in planned:
+        is_lite = not model.traits.has_ref
+        case = _case(width=width, height=height, num_frames=frames, is_lite=is_lite, num_blocks=blocks)
+        times.append(time_clip(name, case, params, steps, model.engine.options, device=device))
+        say(f"{name}: {times[-1].seconds:.1f} s")
+    make_console(110).print(_clip_table(times))
+    if out is not None:
+        report = {"device": torch.cuda.get_device_name(device), "clips": [asdict(each) for each in times]}
+        out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+@bench_app.command()
 def quality(
     run_file: options.RunFile,
     settings: Annotated[
@@ -160,6 +202,16 @@ def quality(
     page = storage.join(out, "index.html")
     storage.write_bytes(page, build_page(cells, results, titles_of(out)).encode())
     say(f"side by side: {storage.redact(page)}")
+
+
+def _planned(config: RunConfig) -> "tuple[CheckedModel, RenderParams, tuple[PlannedStep, ...]]":
+    """The model of a run, and the steps of a row whose cells are all null. Its prompt and its seed say nothing about what is computed."""
+    from lynx_batch.preparation.model import check_model
+    from lynx_model.step_plan import plan_steps
+
+    values = {name: getattr(config.defaults, name) for name in PARAMETERS if name not in ("prompt", "seed")}
+    model, params = check_model(config), RenderParams(prompt="any", **values)
+    return model, params, plan_steps(params, model.traits, model.engine.options)
 
 
 def _case(**fields: Any) -> Any:
@@ -251,6 +303,21 @@ def _stage_table(stages: "list[StageTime]") -> Table:
         share = f"{stage.seconds / clip_s:.2%}" if stage in own else ""
         table.add_row(stage.stage, stage.baseline, f"{stage.seconds:.3f}", share, f"{stage.peak_gib:.1f}")
     table.add_row("all", "", f"{clip_s:.1f}")
+    return table
+
+
+def _clip_table(times: "list[ClipTime]") -> Table:
+    table = Table("preset", "steps", "full steps", "full forwards", "denoising s", "x first", "peak GiB")
+    for each in times:
+        table.add_row(
+            each.name,
+            str(len(each.steps)),
+            str(sum(map(bool, each.steps))),
+            str(each.num_forwards),
+            f"{each.seconds:.1f}",
+            f"{times[0].seconds / each.seconds:.2f}",
+            f"{each.peak_gib:.1f}",
+        )
     return table
 
 

@@ -46,7 +46,7 @@ IMPOSSIBLE_SHARE = 0.1
 """Denoising that took less than this share of the predicted time did not happen: no precision is that fast."""
 
 SKIPPED_COST = 0.005
-"""A forward that skips the blocks, in full ones. An assumption: it reads and writes the tokens a few times, as one block does 20 times."""
+"""A forward that skips the blocks, in full ones: 0.003 to 0.007 on an H100. Source: lynx_model/MEASURED.md."""
 
 PUBLISHED_TRAITS = ModelTraits(num_blocks=40, id_stride=1, has_ref=True, has_image_guidance=True, flow_shift=3.0)
 """Of Lynx-full as published."""
@@ -89,7 +89,7 @@ H100 = GpuType(
     fp8_attention=1.17,
     is_estimate=False,
 )
-"""As `H200`: 1234 + 1286 ms, in fp8 819 + 1096 ms. Source: lynx_model/MEASURED.md."""
+"""As `H200`: 1234 + 1286 ms, in fp8 818 + 1095 ms. Source: lynx_model/MEASURED.md."""
 
 GPU_TYPES = (
     H200,
