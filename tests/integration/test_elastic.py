@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import heads
 from tests.autoscaling import AutoscaledCluster, autoscaled_cluster
 from tests.builders import row
 from tests.jobs import Job, wait_until
@@ -27,7 +28,8 @@ TYPES = {
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[AutoscaledCluster]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+        for name, value in heads.ENVIRONMENT.items():
+            patch.setenv(name, value)
         with autoscaled_cluster(TYPES) as cluster:
             yield cluster
 

@@ -26,6 +26,7 @@ from lynx_batch.execution.run import render
 from lynx_batch.planning import upkeep
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.selection import Selection
+from tests import heads
 from tests.builders import row
 from tests.jobs import Job, decode, wait_until, worker_settings
 
@@ -38,7 +39,8 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head without slots, and without tokens: tests add the nodes that they need."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name, value in heads.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     with tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True) as folder:
         head = {**NODE, "num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)

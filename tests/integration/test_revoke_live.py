@@ -12,6 +12,7 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.owners import read_owners
 from tests.builders import COLLINS, HOPPER, row
+from tests.heads import Head
 from tests.jobs import Job, wait_until
 from tests.stores import create_bucket, moto_server, use_endpoint
 
@@ -27,7 +28,7 @@ def local_folder(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(params=[local_folder, moto_server])
 def job(
-    request: pytest.FixtureRequest, tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch, head: Head
 ) -> Iterator[Job]:
     """Clips of eileen and of grace in turn, of which each takes a while."""
     people = [(COLLINS, "eileen"), (HOPPER, "grace")] * (NUM_CLIPS // 2)
@@ -36,7 +37,17 @@ def job(
         env = use_endpoint(url, monkeypatch) if url else {}
         output = create_bucket("live") if url else str(tmp_path / "out")
         settings = {"provenance": {"require_consent": True}}
-        yield Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=4, output=output, env=env, settings=settings)
+        shared = None if url else head
+        yield Job(
+            folder=tmp_path,
+            face_pack=face_pack,
+            rows=rows,
+            steps=4,
+            output=output,
+            env=env,
+            settings=settings,
+            head=shared,
+        )
 
 
 def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
