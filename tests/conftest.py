@@ -1,11 +1,13 @@
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.heads import Head, ray_head
 from tests.models import ROOT
+from tests.scheduling import expected_s
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +28,20 @@ def pytest_sessionstart() -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end, no process is to wait for the other."""
+    items.sort(key=expected_s, reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.scheduling import SlowTests
+
+    return SlowTests(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -33,7 +33,7 @@ def compare(head: Head, *arguments: str) -> tuple[int, str]:
     return result.returncode, result.stderr if result.returncode else ""
 
 
-@pytest.mark.slow
+@pytest.mark.slow(s=100)
 @pytest.mark.ray
 def test_settings_are_compared_clip_by_clip_and_nothing_is_rendered_twice(
     tmp_path: Path, face_pack: Path, head: Head

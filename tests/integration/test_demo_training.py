@@ -37,7 +37,7 @@ def cpu_s_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.slow
+@pytest.mark.slow(s=80)
 def test_every_step_runs_and_goes_on_from_its_files(portraits: Path, face_pack: Path, tmp_path: Path) -> None:
     state, start_s = tmp_path / "state", cpu_s_of_children()
     table = run("all", portraits, "--faces", face_pack, state=state)

@@ -11,7 +11,7 @@ from tests.builders import row
 from tests.jobs import Job, wait_until
 from tests.models import MODEL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("elastic")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow(s=200)]
 
 SHORT, LONG = 2, 900  # steps; the second takes 15 s of one core of 2026
 SPOT = {"ray.io/accelerator-type": "A100", "ray.io/market-type": "spot"}

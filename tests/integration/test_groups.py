@@ -80,6 +80,7 @@ def drain(cluster: Cluster, node: Any, within_s: float) -> None:
     assert is_accepted, reason
 
 
+@pytest.mark.slow(s=200)
 def test_a_clip_on_a_node_that_is_drained_continues_elsewhere_with_the_same_picture(
     make_job: Callable[..., Job], cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_run_waits_for_its_first_node_even_one_with_fewer_cores_than_gpus(
     assert "first_node_awaited" in stderr
 
 
+@pytest.mark.slow(s=170)
 def test_a_run_uses_new_nodes_and_survives_the_loss_of_others(make_job: Callable[..., Job], cluster: Cluster) -> None:
     job, first = make_job(12, steps=MANY_STEPS // 2), cluster.add_node(**NODE)
     process = job.start("--address", cluster.address)
@@ -202,6 +204,7 @@ def test_a_group_that_is_not_ready_in_time_ends_the_run_and_says_so(make_job: Ca
     assert "not ready after cluster.ready_within_s=0.01; its placement group is" in result.stdout
 
 
+@pytest.mark.slow(s=90)
 def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ def test_bad_rows_are_all_told_before_anything_starts(make_job: Callable[..., Jo
     assert not Path(job.output).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(s=90)
 def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[..., Job], head: Head) -> None:
     job = make_job([row(seed=seed) for seed in range(6)], steps=4, head=head)
     process = job.start()
@@ -286,7 +286,7 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert {line["run"] for line in lines} == {lost["run"]}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(s=130)
 def test_a_photo_that_kills_its_worker_fails_alone_whatever_becomes_of_the_driver_and_no_run_repeats_it(
     make_job: Callable[..., Job], tmp_path: Path
 ) -> None:

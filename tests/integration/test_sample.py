@@ -11,7 +11,7 @@ from tests.builders import COLLINS, HOPPER, row, write_manifest
 from tests.heads import Head
 from tests.jobs import Job, invoke
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow(s=100)]
 
 
 DEADLINE_S = 600
