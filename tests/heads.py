@@ -30,15 +30,15 @@ class Head:
 
 
 @contextmanager
-def ray_head(*options: str) -> Iterator[Head]:
-    """A head with these options of `ray start`. Its workers have the environment of this process."""
+def ray_head(*options: str, **env: str) -> Iterator[Head]:
+    """A head with these options of `ray start`. Its workers have the environment of this process, and `env`."""
     with tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True) as folder:
         port = free_port()
         ports = ("port", port), ("dashboard-agent-listen-port", free_port()), ("ray-client-server-port", free_port())
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
         command += ["--include-dashboard=false", f"--temp-dir={folder}", f"--object-store-memory={100 * 2**20}"]
         command += [*(f"--{name}={number}" for name, number in ports), *options]
-        environment = {**os.environ, **ENVIRONMENT}
+        environment = {**os.environ, **ENVIRONMENT, **env}
         started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         try:
             wait_until(lambda: can_connect(f"127.0.0.1:{port}"))

@@ -80,6 +80,10 @@ class Job:
             raise
         return Result(process.returncode, stdout, stderr)
 
+    def ask(self, command: str, *options: str) -> CliResult:
+        """What a command says of the output, in this process."""
+        return invoke(command, self.output, *options)
+
     def metadata(self) -> list[dict[str, Any]]:
         """The rows of the newest run."""
         newest = max((Path(self.output) / "metadata").iterdir())

@@ -30,9 +30,9 @@ def test_a_run_goes_on_in_an_old_output(face_pack: Path, tmp_path: Path, head: H
 
     said = {"status": "4 clips committed", "verify": "4 of 4 clips read, 0 faulty", "prune": "0 files"}
     for command, expected in said.items():
-        assert expected in job.run(command=command).stdout
+        assert expected in job.ask(command).stdout
     exported = tmp_path / "named"
-    told = job.run(str(exported), "--name", "{subject_id}/{clip_name}.mp4", command="export")
+    told = job.ask("export", str(exported), "--name", "{subject_id}/{clip_name}.mp4")
     assert told.exit_code == 0, told.stdout
     newest = {f"{r['subject_id']}/boat.mp4": (output / r["clip_uri"]).read_bytes() for r in job.metadata()}
     assert {name: content for name, content in read_folder(exported).items() if name != "export.json"} == newest

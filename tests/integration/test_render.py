@@ -126,7 +126,7 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     ]
     assert re.match(rf"subject_uri ({COLLINS}|{HOPPER}): must show the same person", outcomes[4]["error"])
     assert outcomes[6]["subject_uris"] == [str(HOPPER), str(tmp_path / "mirrored.png")]
-    assert "3 clips will be tried again" in job.run(command="retry").stdout
+    assert "3 clips will be tried again" in job.ask("retry").stdout
     retried = job.run()
     assert "3 to render" in retried.stdout
     assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 5 + ["rendered"] * 2
@@ -286,16 +286,23 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert {line["run"] for line in lines} == {lost["run"]}
 
 
+@pytest.fixture
+def crashing_head() -> Iterator[Head]:
+    """Its workers have a decoder that some photos crash."""
+    with ray_head("--num-cpus=2", **crashes.ENVIRONMENT) as head:
+        yield head
+
+
 @pytest.mark.slow(s=130)
 def test_a_photo_that_kills_its_worker_fails_alone_whatever_becomes_of_the_driver_and_no_run_repeats_it(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: Callable[..., Job], tmp_path: Path, crashing_head: Head
 ) -> None:
     killer = crashes.write_crashing(tmp_path / "killer.jpg", HOPPER)
     while not sha256_of(HOPPER) < sha256_of(killer) < sha256_of(COLLINS):
         killer.write_bytes(killer.read_bytes() + b"\0")  # a group takes subjects in this order
     rows = [row(killer if number == 1 else (HOPPER, COLLINS)[number % 2], seed=number) for number in range(8)]
     impatient = {"retry": {"give_up_after_s": 0}}
-    job = make_job(rows, settings=impatient, env=crashes.ENVIRONMENT)
+    job = make_job(rows, settings=impatient, env=crashes.ENVIRONMENT, head=crashing_head)
     process = job.start()
     wait_until(lambda: any(event.deaths == 2 for event in job.events()), process)
     process.kill()

@@ -39,12 +39,12 @@ def test_a_run_commits_marked_clips_and_leaves_no_key_anywhere(tmp_path: Path, f
     videos = [content for file, content in left.items() if file.suffix == ".mp4"]
     assert not any(word in video for video in videos for word in (b"ada-lovelace", b"CRM-17", b"Countess"))
 
-    assert job.run(command="verify").exit_code == 0
+    assert job.ask("verify").exit_code == 0
     video = Path(job.output) / str(commits[0]["clip_uri"])
     content = bytearray(video.read_bytes())
     content[-30] ^= 1
     video.write_bytes(content)
-    found = job.run(command="verify")
+    found = job.ask("verify")
     assert found.exit_code == 3
     assert "c2pa: assertion.bmffHash.mismatch" in found.stdout
 

@@ -54,8 +54,8 @@ def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
     run = job.start()
     wait_until(lambda: bool(list_editions(job.output).in_force), run)
 
-    assert "is alive" in job.run("--subject", "eileen", "--erase", "--yes", command="revoke").stderr
-    revoked = job.run("--subject", "eileen", "--yes", command="revoke")
+    assert "is alive" in job.ask("revoke", "--subject", "eileen", "--erase", "--yes").stderr
+    revoked = job.ask("revoke", "--subject", "eileen", "--yes")
     run.communicate(timeout=job.deadline_s)
 
     assert revoked.exit_code == 0, revoked.stderr
@@ -65,7 +65,7 @@ def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
     assert {owners[clip_id].subject_id for clip_id in in_force} <= {"grace"}
     files = [file.uri for file in storage.list_files(storage.join(job.output, "clips"))]
     assert {owners[uri.split("/")[-2]].subject_id for uri in files} <= {"grace"}
-    assert job.run(command="verify").exit_code == 0
+    assert job.ask("verify").exit_code == 0
 
     again = job.run()
     assert again.exit_code == 3, again.stderr
@@ -78,7 +78,7 @@ def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
         ("ConsentRevoked", None)
     ] * (NUM_CLIPS // 2)
     if not job.env:
-        erased = job.run("--subject", "eileen", "--erase", "--yes", command="revoke")
+        erased = job.ask("revoke", "--subject", "eileen", "--erase", "--yes")
         assert erased.exit_code == 0, erased.stderr
         for name, count in (("eileen", 0), ("grace", NUM_CLIPS // 2)):
             named = [told for told in read_metadata(job.output).to_pylist() if told["run"] == newest]
