@@ -7,8 +7,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 FACES := .cache/faces/free
 SLOW := slow or gpu or only_chaos
-# One thread in each of the two processes: more would wait for each other.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2
+# One thread in each of the two processes: more would wait for each other. The many processes of a run compile no module again.
+# Files with few tests take longest, and would come last by the rule that this turns off.
+TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest tests -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := check
 .PHONY: setup demo test test-all chaos scale check lint types layers fast docs fix clean

@@ -6,6 +6,8 @@ The names that Python programs use. Each is imported when it is first used, so `
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lynx_model.imports import without_collection
+
 if TYPE_CHECKING:
     from lynx_model.pipeline import LynxPipeline
     from lynx_model.spec import RenderParams, Subject
@@ -18,7 +20,8 @@ _MODULES = {"LynxPipeline": "lynx_model.pipeline", "RenderParams": "lynx_model.s
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'lynx_model' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    with without_collection():
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,13 @@
+import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.heads import Head, ray_head
 from tests.models import ROOT
+from tests.scheduling import expected_s
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,6 +18,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz", type=int, default=0, metavar="N", help="N inputs of each kind, not a few, for test_fuzz.py"
     )
+
+
+def pytest_sessionstart() -> None:
+    """Collecting imports torch and all that, among which there is no garbage to look for."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end, no process is to wait for the other."""
+    items.sort(key=expected_s, reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.scheduling import SlowTests
+
+    return SlowTests(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -51,3 +79,10 @@ def face_pack() -> Path:
     from lynx_model.faces.free_pack import build_free_pack
 
     return build_free_pack(ROOT / ".cache" / "faces" / "free")
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A Ray with two slots, for runs that may share one: they neither break it nor ask what it logs."""
+    with ray_head("--num-cpus=2") as head:
+        yield head

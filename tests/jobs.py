@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -26,6 +26,9 @@ from lynx_batch.rendering.tasks import WorkerSettings
 from lynx_model.spec import ParallelPlan
 from tests.builders import write_manifest, write_run
 
+if TYPE_CHECKING:
+    from tests.heads import Head
+
 DEADLINE_S = 120
 
 
@@ -33,7 +36,8 @@ DEADLINE_S = 120
 class Job:
     """A run file with small clips on the tiny model, and what came of it.
 
-    One group renders them, unless `settings` has a `cluster`: each group starts a process that takes 16 s of a processor to load.
+    One group renders them, unless `settings` has a `cluster`: each group starts a process that takes 14 s of a processor to load.
+    Without a `head`, each run starts a Ray of its own, which takes 12 s more. Workers of a head know nothing of `env`.
     """
 
     folder: Path
@@ -44,13 +48,15 @@ class Job:
     output: str = ""
     env: dict[str, str] = field(default_factory=dict)
     deadline_s: int = DEADLINE_S
+    head: "Head | None" = None
 
     def __post_init__(self) -> None:
         self.output = self.output or str(self.folder / "out")
         write_manifest(self.folder / "manifest.parquet", self.rows)
         defaults = {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": self.steps}
-        cluster = {"max_groups": 1}
-        settings = {"engine": {"precision": "float32"}, "defaults": defaults, "cluster": cluster, **self.settings}
+        cluster: Any = {"address": self.head.address} if self.head else {}
+        cluster |= self.settings.get("cluster", {"max_groups": 1})
+        settings = {"engine": {"precision": "float32"}, "defaults": defaults, **self.settings, "cluster": cluster}
         write_run(self.folder, self.face_pack, output=self.output, **settings)
 
     def start(self, *options: str, command: str = "render") -> subprocess.Popen[str]:
@@ -61,7 +67,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **self.env},
+            env={**os.environ, **(self.head.env if self.head else {}), **self.env},
         )
 
     def run(self, *options: str, command: str = "render") -> "Result":
@@ -73,6 +79,10 @@ class Job:
             process.communicate()
             raise
         return Result(process.returncode, stdout, stderr)
+
+    def ask(self, command: str, *options: str) -> CliResult:
+        """What a command says of the output, in this process."""
+        return invoke(command, self.output, *options)
 
     def metadata(self) -> list[dict[str, Any]]:
         """The rows of the newest run."""
@@ -132,7 +142,7 @@ def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str] | Non
         time.sleep(0.05)
 
 
-def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Ray workers that render for a driver with a Ray of its own."""
-    descendants = psutil.Process(driver.pid).children(recursive=True)
+def workers_of(starter: subprocess.Popen[str] | psutil.Process) -> list[psutil.Process]:
+    """The workers that render, of the Ray that a driver or a head has started."""
+    descendants = psutil.Process(starter.pid).children(recursive=True)
     return [process for process in descendants if any("ray::Worker" in part for part in process.cmdline())]

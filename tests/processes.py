@@ -3,7 +3,7 @@
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-PRELOADED = ["lynx_model.pipeline", "tests.races"]
+PRELOADED = ["tests.preloaded"]
 """All that any of them needs: a test process has one server, which loads what the first one to start it asks for."""
 
 

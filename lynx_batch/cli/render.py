@@ -20,6 +20,7 @@ from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, LynxError
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.printable import counted
+from lynx_model.imports import without_collection
 
 if TYPE_CHECKING:
     from lynx_batch.execution.run import RunSummary
@@ -149,7 +150,8 @@ def one(
     cells = {"prompt": _read_prompt(prompt), "face_index": face_index, "seed": seed, **consent}
     selection = Selection(allow_missing_consent=allow_missing_consent)
     model, clip = prepare_one(config, {**photos, **cells}, selection)
-    from lynx_batch.rendering.one import render_one  # loads torch, which takes seconds
+    with without_collection():
+        from lynx_batch.rendering.one import render_one  # loads torch, which takes seconds
 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("denoising", total=None)

@@ -19,6 +19,7 @@ from lynx_batch.probe import probe_rights
 from lynx_batch.rendering.tasks import FramesReady, Loaded, RenderTask, Result, WorkerSettings
 from lynx_batch.stages import Span, Stage
 from lynx_batch.telemetry import configure_logging, describe_process
+from lynx_model.imports import without_collection
 
 if TYPE_CHECKING:
     from lynx_batch.execution.rank_metrics import RankMetrics
@@ -69,9 +70,10 @@ class Worker:
 
     def load(self, rendezvous: tuple[str, int] | None) -> Loaded:
         """Checks that this node may deliver, fetches the weights, connects to the other ranks, if any, and loads the model."""
-        from lynx_batch.execution.rank_metrics import RankMetrics
-        from lynx_batch.rendering.renderer import Renderer
-        from lynx_model.engine import parallel
+        with without_collection():
+            from lynx_batch.execution.rank_metrics import RankMetrics
+            from lynx_batch.rendering.renderer import Renderer
+            from lynx_model.engine import parallel
 
         start_s = time.time()
         if self._rank == 0:  # the only rank that delivers

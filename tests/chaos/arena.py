@@ -30,7 +30,7 @@ from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.numbering import list_tries
 from lynx_batch.ledger.tries import read_each
 from lynx_batch.output import TRIES
-from tests import crashes
+from tests import crashes, heads
 from tests.builders import COLLINS, HOPPER, row
 from tests.chaos.gate import Gate, opened
 from tests.jobs import Job
@@ -127,8 +127,7 @@ def built(face_pack: Path) -> Iterator[Arena]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         kernels = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "kernels")}  # torch keeps them in TMPDIR, and means to
         places = {"AWS_ENDPOINT_URL": url, "TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder), **kernels}
-        token_free = {"RAY_AUTH_MODE": "disabled"}  # whatever token lies in the home of who runs this
-        for key, value in {**CREDENTIALS, **places, **token_free, **crashes.ENVIRONMENT}.items():
+        for key, value in {**CREDENTIALS, **places, **heads.ENVIRONMENT, **crashes.ENVIRONMENT}.items():
             patch.setenv(key, value)
         s3fs.S3FileSystem.clear_instance_cache()
         create_bucket(BUCKET)

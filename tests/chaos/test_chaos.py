@@ -19,7 +19,7 @@ from tests.chaos.arena import (
 )
 from tests.chaos.conftest import TABLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("arena")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow(s=300)]
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,17 @@ def arena(face_pack: Path) -> Iterator[Arena]:
         yield whole
 
 
-@pytest.mark.parametrize("inject", faults.FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "inject",
+    [
+        pytest.param(fault, marks=() if fault in faults.SHORT else pytest.mark.only_chaos, id=fault.__name__)
+        for fault in faults.FAULTS
+    ],
+)
 def test_a_job_stays_whole(
     inject: Callable[[Trial], None], arena: Arena, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    times = request.config.getoption("--chaos")
-    if not times and inject not in faults.SHORT:
-        pytest.skip("make chaos injects it")
-    for number in range(times or 1):
+    for number in range(request.config.getoption("--chaos") or 1):
         try_out(prepare_trial(arena, tmp_path, f"{inject.__name__}-{number}"), inject, request)
 
 

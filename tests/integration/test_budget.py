@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.builders import row
+from tests.heads import Head
 from tests.jobs import Job
 from tests.web import serving
 
@@ -18,7 +19,9 @@ MAX_GPU_S = 30.0
 
 
 @pytest.mark.slow
-def test_a_spent_budget_stops_the_run_and_the_next_night_starts_nothing(tmp_path: Path, face_pack: Path) -> None:
+def test_a_spent_budget_stops_the_run_and_the_next_night_starts_nothing(
+    tmp_path: Path, face_pack: Path, head: Head
+) -> None:
     bodies: list[dict[str, Any]] = []
 
     class Hook(BaseHTTPRequestHandler):
@@ -37,7 +40,7 @@ def test_a_spent_budget_stops_the_run_and_the_next_night_starts_nothing(tmp_path
             "notify": [{"url": f"http://{address}/geheim", "events": ["stop", "end"]}],
         }
         rows = [row(prompt=f"Number {number}.", seed=number) for number in range(250)]
-        job = Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=40, settings=settings)
+        job = Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=40, settings=settings, head=head)
         first = job.run("--run-id", "first")
         num_rendered = job.num_commits()
         second = job.run("--run-id", "second")

@@ -1,5 +1,6 @@
 """The demo from manifest to contact sheet, as `make demo` runs it, but for one prompt and into a folder of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from lynx_model.faces.likeness import NUM_FRAMES, embed_frames
 from lynx_model.faces.photo import read_photo
 from lynx_model.faces.reader import FaceReader
 from tests.builders import COLLINS, HOPPER
+from tests.heads import Head
 from tests.models import ROOT
 
 DEMO = ROOT / "jobs" / "demo"
@@ -21,18 +23,24 @@ LEAST_MARGIN = 0.15
 """By how much a clip is more like its person than like the other one."""
 
 
-def run(*command: object) -> str:
+def run(*command: object, **env: str) -> str:
     done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow(s=150)
 @pytest.mark.ray
 def test_the_demo_ends_with_a_contact_sheet_of_full_and_lite_that_shows_each_person(
-    tmp_path: Path, face_pack: Path
+    tmp_path: Path, face_pack: Path, head: Head
 ) -> None:
     """Fails if a change of the engine ruins the pictures: another test compares numbers, this one sees faces."""
     command, manifest, sheet = Path(sys.executable).with_name("lynx-batch"), tmp_path / "m.parquet", tmp_path / "s.png"
@@ -41,7 +49,17 @@ def test_the_demo_ends_with_a_contact_sheet_of_full_and_lite_that_shows_each_per
     run(command, "manifest", "build", "--photos", DEMO / "subjects", "--prompts", prompts, "--out", manifest)
     outputs = {"full": tmp_path / "full", "lite": tmp_path / "lite"}
     for name, output in zip(("run.yaml", "lite.yaml"), outputs.values(), strict=True):
-        assert ": 2 rendered" in run(command, "render", DEMO / name, "--manifest", manifest, "--output", output)
+        options = [
+            "--set",
+            "cluster.max_groups=1",
+            "--manifest",
+            manifest,
+            "--output",
+            output,
+            "--address",
+            head.address,
+        ]
+        assert ": 2 rendered" in run(command, "render", DEMO / name, *options, **head.env)
 
     shown = run(sys.executable, "-m", "jobs.demo.show", *outputs.values(), "--out", sheet)
     assert (shown.count("eileen-collins-p01"), shown.count("grace-hopper-p01")) == (2, 2)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import heads
 from tests.autoscaling import AutoscaledCluster, autoscaled_cluster
 from tests.builders import row
 from tests.jobs import Job, wait_until
 from tests.models import MODEL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("elastic")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow(s=200)]
 
 SHORT, LONG = 2, 900  # steps; the second takes 15 s of one core of 2026
 SPOT = {"ray.io/accelerator-type": "A100", "ray.io/market-type": "spot"}
@@ -27,7 +28,8 @@ TYPES = {
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[AutoscaledCluster]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+        for name, value in heads.ENVIRONMENT.items():
+            patch.setenv(name, value)
         with autoscaled_cluster(TYPES) as cluster:
             yield cluster
 

@@ -1,10 +1,11 @@
 """A clip is judged before it counts: a renderer in this process, with real tries, records and videos. Only the judge is scripted."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from lynx_batch.preparation.selection import Selection
 from lynx_batch.rendering.renderer import Renderer
 from lynx_batch.rendering.resume import find_saved
 from lynx_batch.rendering.tasks import Failed, FramesReady, Judged, Rendered, RenderTask, Result
+from lynx_model.faces.reader import FaceReader
+from lynx_model.pipeline import LynxPipeline
 from lynx_model.scoring.judge import ClipJudge
 from lynx_model.scoring.scores import ClipScores, NsfwScores, PhotoScores
 from lynx_model.spec import RenderParams, Subject
@@ -129,6 +132,28 @@ class Gated:
 
     def videos(self) -> int:
         return sum(file.uri.endswith(".mp4") for file in storage.list_files(storage.join(self.output, "clips")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _networks_loaded_once() -> Iterator[None]:
+    """Each start loads the same networks, and a clip does not depend on what they have computed before."""
+    with pytest.MonkeyPatch.context() as patch:
+        for of, name in ((FaceReader, "load"), (LynxPipeline, "load_source"), (ClipJudge, "load")):
+            patch.setattr(of, name, once(getattr(of, name)))
+        yield
+
+
+def once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """What `load` gave for the same arguments."""
+    loaded: dict[str, Any] = {}
+
+    def recall(*arguments: object, **options: object) -> Any:
+        key = repr((arguments, sorted(options.items())))
+        if key not in loaded:
+            loaded[key] = load(*arguments, **options)
+        return loaded[key]
+
+    return recall
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from lynx_batch.execution.run import render
 from lynx_batch.planning import upkeep
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.selection import Selection
+from tests import heads
 from tests.builders import row
 from tests.jobs import Job, decode, wait_until, worker_settings
 
@@ -38,7 +39,8 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head without slots, and without tokens: tests add the nodes that they need."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name, value in heads.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     with tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True) as folder:
         head = {**NODE, "num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
@@ -78,6 +80,7 @@ def drain(cluster: Cluster, node: Any, within_s: float) -> None:
     assert is_accepted, reason
 
 
+@pytest.mark.slow(s=200)
 def test_a_clip_on_a_node_that_is_drained_continues_elsewhere_with_the_same_picture(
     make_job: Callable[..., Job], cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -97,7 +100,8 @@ def test_a_clip_on_a_node_that_is_drained_continues_elsewhere_with_the_same_pict
 
     resumed = {r["clip_id"]: decode(Path(job.output) / r["clip_uri"]) for r in job.metadata()}
     job.output = str(tmp_path / "undisturbed")
-    assert job.run("--output", job.output, "--address", cluster.address).exit_code == 0
+    only = "--where", f"row == {saved[0].row}"
+    assert job.run("--output", job.output, "--address", cluster.address, *only).exit_code == 0
     for r in job.metadata():
         difference = decode(Path(job.output) / r["clip_uri"]).astype(np.int16) - resumed[str(r["clip_id"])]
         assert abs(difference).max() <= 2, "what x264 may differ by"
@@ -115,6 +119,7 @@ def test_a_run_waits_for_its_first_node_even_one_with_fewer_cores_than_gpus(
     assert "first_node_awaited" in stderr
 
 
+@pytest.mark.slow(s=170)
 def test_a_run_uses_new_nodes_and_survives_the_loss_of_others(make_job: Callable[..., Job], cluster: Cluster) -> None:
     job, first = make_job(12, steps=MANY_STEPS // 2), cluster.add_node(**NODE)
     process = job.start("--address", cluster.address)
@@ -200,6 +205,7 @@ def test_a_group_that_is_not_ready_in_time_ends_the_run_and_says_so(make_job: Ca
     assert "not ready after cluster.ready_within_s=0.01; its placement group is" in result.stdout
 
 
+@pytest.mark.slow(s=90)
 def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

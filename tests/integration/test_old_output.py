@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import COLLINS, HOPPER, row
+from tests.heads import Head
 from tests.jobs import Job
 from tests.models import OLD_OUTPUT
 from tests.stores import read_folder
@@ -13,13 +14,13 @@ from tests.stores import read_folder
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_run_goes_on_in_an_old_output(face_pack: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_in_an_old_output(face_pack: Path, tmp_path: Path, head: Head) -> None:
     """Clips of another contract version have other names, so each is rendered once more, and the old ones stay as they are."""
     output = Path(shutil.copytree(OLD_OUTPUT, tmp_path / "out"))
     old = read_folder(output)
     people = {"eileen-collins": COLLINS, "grace-hopper": HOPPER}
     rows = [row(photo, subject_id=name, clip_name="boat") for name, photo in people.items()]
-    job = Job(folder=tmp_path, face_pack=face_pack, rows=rows, output=str(output))
+    job = Job(folder=tmp_path, face_pack=face_pack, rows=rows, output=str(output), head=head)
 
     told = job.run()
     assert told.exit_code == 0, told.stderr
@@ -29,9 +30,9 @@ def test_a_run_goes_on_in_an_old_output(face_pack: Path, tmp_path: Path) -> None
 
     said = {"status": "4 clips committed", "verify": "4 of 4 clips read, 0 faulty", "prune": "0 files"}
     for command, expected in said.items():
-        assert expected in job.run(command=command).stdout
+        assert expected in job.ask(command).stdout
     exported = tmp_path / "named"
-    told = job.run(str(exported), "--name", "{subject_id}/{clip_name}.mp4", command="export")
+    told = job.ask("export", str(exported), "--name", "{subject_id}/{clip_name}.mp4")
     assert told.exit_code == 0, told.stdout
     newest = {f"{r['subject_id']}/boat.mp4": (output / r["clip_uri"]).read_bytes() for r in job.metadata()}
     assert {name: content for name, content in read_folder(exported).items() if name != "export.json"} == newest

@@ -99,6 +99,7 @@ def overlap_s(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(min(end_of(one), end_of(other)) - max(one["ts"], other["ts"])) / 1e6
 
 
+@pytest.mark.slow(s=110)
 def test_a_group_denoises_while_it_judges_and_delivers(make_job: Callable[..., Job], store: SlowStore) -> None:
     """Both ranks denoise together, so the second one does not wait for the first, which judges and delivers, either."""
     cluster = {"max_groups": 1, "gpus_per_group": 2}

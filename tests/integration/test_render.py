@@ -4,11 +4,9 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -22,8 +20,9 @@ from PIL import Image, ImageOps
 
 from tests import crashes
 from tests.builders import COLLINS, HOPPER, row, several_photos
+from tests.heads import Head, ray_head
 from tests.jobs import DEADLINE_S, Job, decode, invoke, wait_until, workers_of
-from tests.web import can_connect, free_port, serve
+from tests.web import serve
 
 pytestmark = pytest.mark.ray
 
@@ -75,8 +74,10 @@ def test_every_row_becomes_a_committed_video_and_a_second_run_renders_nothing(ma
 
 
 @pytest.mark.slow
-def test_a_group_of_two_ranks_renders_the_same_picture(make_job: Callable[..., Job], tmp_path: Path) -> None:
-    job = make_job([row(seed=1)])
+def test_a_group_of_two_ranks_renders_the_same_picture(
+    make_job: Callable[..., Job], head: Head, tmp_path: Path
+) -> None:
+    job = make_job([row(seed=1)], head=head)
     assert job.run().exit_code == 0
     (alone,) = job.metadata()
     wide = job.run("--set", "cluster.gpus_per_group=2", "--output", str(tmp_path / "wide"))
@@ -91,7 +92,7 @@ def test_a_group_of_two_ranks_renders_the_same_picture(make_job: Callable[..., J
 
 @pytest.mark.slow
 def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: Callable[..., Job], tmp_path: Path, head: Head
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(COLLINS.read_bytes()[:2000])
     plain = np.full((200, 200, 3), 128, np.uint8)
@@ -107,7 +108,7 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
         row(HOPPER, consent_expires_at=yesterday + timedelta(days=30)),
         several_photos(HOPPER, tmp_path / "mirrored.png"),
     ]
-    job = make_job(rows)
+    job = make_job(rows, head=head)
 
     result = job.run()
 
@@ -125,7 +126,7 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
     ]
     assert re.match(rf"subject_uri ({COLLINS}|{HOPPER}): must show the same person", outcomes[4]["error"])
     assert outcomes[6]["subject_uris"] == [str(HOPPER), str(tmp_path / "mirrored.png")]
-    assert "3 clips will be tried again" in job.run(command="retry").stdout
+    assert "3 clips will be tried again" in job.ask("retry").stdout
     retried = job.run()
     assert "3 to render" in retried.stdout
     assert [r["outcome"] for r in job.metadata()] == ["rejected"] * 5 + ["rendered"] * 2
@@ -133,12 +134,12 @@ def test_a_row_that_cannot_be_rendered_is_rejected_and_stops_nothing(
 
 @pytest.mark.slow
 def test_a_host_that_gives_no_photos_holds_up_none_of_the_others_and_the_next_run_is_complete(
-    make_job: Callable[..., Job],
+    make_job: Callable[..., Job], head: Head
 ) -> None:
     with serve() as server:
         rows = [row(f"{server.url}/{number}.jpg", f"Number {number}.", width=32) for number in range(5)]
         inputs = {"allow": ["/", server.url], "max_tries": 1}
-        job = make_job([row(), *rows], steps=1, settings={"inputs": inputs})
+        job = make_job([row(), *rows], steps=1, settings={"inputs": inputs}, head=head)
         for number in range(5):
             server.put(f"/{number}.jpg", status=500)
 
@@ -165,9 +166,9 @@ def test_bad_rows_are_all_told_before_anything_starts(make_job: Callable[..., Jo
     assert not Path(job.output).exists()
 
 
-@pytest.mark.slow
-def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(seed=seed) for seed in range(6)], steps=4)
+@pytest.mark.slow(s=90)
+def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[..., Job], head: Head) -> None:
+    job = make_job([row(seed=seed) for seed in range(6)], steps=4, head=head)
     process = job.start()
     wait_until(lambda: job.num_commits() >= 2, process)
     process.kill()
@@ -184,8 +185,8 @@ def test_a_driver_killed_at_work_is_finished_by_the_next_run(make_job: Callable[
 
 
 @pytest.mark.slow
-def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(seed=seed) for seed in range(4)], steps=4)
+def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[..., Job], head: Head) -> None:
+    job = make_job([row(seed=seed) for seed in range(4)], steps=4, head=head)
     runs = Path(job.output) / "runs"
     first = job.start()
     wait_until(lambda: bool(list(runs.glob("*/heartbeat.json"))), first)
@@ -204,8 +205,8 @@ def test_two_drivers_on_one_output_commit_every_clip_once(make_job: Callable[...
 
 
 @pytest.mark.slow
-def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(seed=seed) for seed in range(6)], steps=60)
+def test_an_interrupt_abandons_what_runs_and_keeps_what_is_committed(make_job: Callable[..., Job], head: Head) -> None:
+    job = make_job([row(seed=seed) for seed in range(6)], steps=60, head=head)
     process = job.start()
     wait_until(lambda: job.num_commits() >= 1, process)
     process.send_signal(signal.SIGINT)
@@ -236,32 +237,19 @@ def test_a_signal_while_ray_starts_ends_a_run_as_ctrl_c_does(
     assert len(list(Path(job.output).glob("runs/*/end.json"))) == 1
 
 
-@contextmanager
-def ray_head(*options: str) -> Iterator[str]:
-    """A Ray head of its own, ended by its own process id."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    port = free_port()
-    command = [ray, "start", "--head", "--block", f"--port={port}", "--include-dashboard=false", *options]
-    head = subprocess.Popen([*command, "--disable-usage-stats"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: can_connect(f"127.0.0.1:{port}"))
-    yield f"127.0.0.1:{port}"
-    head.terminate()
-    head.wait(60)
-
-
 @pytest.fixture
-def cluster_of_pretended_gpus() -> Iterator[str]:
+def cluster_of_pretended_gpus() -> Iterator[Head]:
     """Three slots that Ray takes for H200s; workers find no CUDA there and use the CPU."""
-    with ray_head("--num-cpus=3", "--num-gpus=3", '--resources={"accelerator_type:H200": 1}') as address:
-        yield address
+    with ray_head("--num-cpus=3", "--num-gpus=3", '--resources={"accelerator_type:H200": 1}') as head:
+        yield head
 
 
 @pytest.mark.slow
 def test_on_a_cluster_that_is_there_an_urgent_clip_gets_a_wide_group_beside_narrow_ones(
-    make_job: Callable[..., Job], cluster_of_pretended_gpus: str
+    make_job: Callable[..., Job], cluster_of_pretended_gpus: Head
 ) -> None:
-    job = make_job([row(seed=seed, priority=100 * (seed == 2)) for seed in range(6)], settings={"cluster": {}})
-    result = job.run("--address", cluster_of_pretended_gpus)
+    rows = [row(seed=seed, priority=100 * (seed == 2)) for seed in range(6)]
+    result = (job := make_job(rows, settings={"cluster": {}}, head=cluster_of_pretended_gpus)).run()
     assert result.exit_code == 0, result.stderr
     sizes = [r["group_size"] for r in job.metadata()]
     assert sizes[2] == 2
@@ -275,11 +263,11 @@ def test_a_cluster_that_is_not_there_is_told(make_job: Callable[..., Job]) -> No
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Job]) -> None:
-    job = make_job([row(seed=seed) for seed in range(4)], steps=4)
+def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Job], head: Head) -> None:
+    job = make_job([row(seed=seed) for seed in range(4)], steps=4, head=head)
     process = job.start()
     wait_until(lambda: job.num_commits() >= 1, process)
-    workers_of(process)[0].kill()
+    workers_of(head.process)[0].kill()
     _, stderr = process.communicate(timeout=DEADLINE_S)
 
     assert process.returncode == 0, stderr
@@ -298,16 +286,23 @@ def test_a_killed_worker_costs_no_clip_and_no_attempt(make_job: Callable[..., Jo
     assert {line["run"] for line in lines} == {lost["run"]}
 
 
-@pytest.mark.slow
+@pytest.fixture
+def crashing_head() -> Iterator[Head]:
+    """Its workers have a decoder that some photos crash."""
+    with ray_head("--num-cpus=2", **crashes.ENVIRONMENT) as head:
+        yield head
+
+
+@pytest.mark.slow(s=130)
 def test_a_photo_that_kills_its_worker_fails_alone_whatever_becomes_of_the_driver_and_no_run_repeats_it(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: Callable[..., Job], tmp_path: Path, crashing_head: Head
 ) -> None:
     killer = crashes.write_crashing(tmp_path / "killer.jpg", HOPPER)
     while not sha256_of(HOPPER) < sha256_of(killer) < sha256_of(COLLINS):
         killer.write_bytes(killer.read_bytes() + b"\0")  # a group takes subjects in this order
     rows = [row(killer if number == 1 else (HOPPER, COLLINS)[number % 2], seed=number) for number in range(8)]
     impatient = {"retry": {"give_up_after_s": 0}}
-    job = make_job(rows, settings=impatient, env=crashes.ENVIRONMENT)
+    job = make_job(rows, settings=impatient, env=crashes.ENVIRONMENT, head=crashing_head)
     process = job.start()
     wait_until(lambda: any(event.deaths == 2 for event in job.events()), process)
     process.kill()

@@ -6,6 +6,7 @@ import pytest
 
 from tests.builders import HOPPER, row
 from tests.certificates import key_pem, make_chain, make_key
+from tests.heads import Head
 from tests.jobs import Job
 from tests.watermarks import write_network
 
@@ -38,21 +39,23 @@ def test_a_run_commits_marked_clips_and_leaves_no_key_anywhere(tmp_path: Path, f
     videos = [content for file, content in left.items() if file.suffix == ".mp4"]
     assert not any(word in video for video in videos for word in (b"ada-lovelace", b"CRM-17", b"Countess"))
 
-    assert job.run(command="verify").exit_code == 0
+    assert job.ask("verify").exit_code == 0
     video = Path(job.output) / str(commits[0]["clip_uri"])
     content = bytearray(video.read_bytes())
     content[-30] ^= 1
     video.write_bytes(content)
-    found = job.run(command="verify")
+    found = job.ask("verify")
     assert found.exit_code == 3
     assert "c2pa: assertion.bmffHash.mismatch" in found.stdout
 
 
 @pytest.mark.slow
-def test_a_clip_whose_marking_fails_is_tried_again_and_fails_in_the_end(tmp_path: Path, face_pack: Path) -> None:
+def test_a_clip_whose_marking_fails_is_tried_again_and_fails_in_the_end(
+    tmp_path: Path, face_pack: Path, head: Head
+) -> None:
     provenance = {"marking": "required", "watermark": write_network(tmp_path / "weak.jit", strength=0.0)}
     settings = {"provenance": provenance, "retry": {"max_attempts": 2, "max_failed_share": 1.0}}
-    job = Job(folder=tmp_path, face_pack=face_pack, rows=[row(str(HOPPER))], steps=1, settings=settings)
+    job = Job(folder=tmp_path, face_pack=face_pack, rows=[row(str(HOPPER))], steps=1, settings=settings, head=head)
 
     done = job.run()
     assert done.exit_code == 3, done.stderr

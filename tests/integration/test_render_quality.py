@@ -1,4 +1,4 @@
-"""Runs with a quality gate on a real local Ray: every clip ends, and later runs with other rules go on from the recorded tries.
+"""Runs with a quality gate on a real Ray: every clip ends, and later runs with other rules go on from the recorded tries.
 
 The tiny model renders noise, in which nobody is found and which a cut detector dislikes: so rules that any face breaks reject
 every clip, and rules that ask for nothing accept it. Where some seeds are to fail and others not, the likeness is scripted.
@@ -23,6 +23,7 @@ from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.yaml_text import read_yaml, write_yaml
 from tests.builders import HOPPER, row
+from tests.heads import Head
 from tests.jobs import Job, invoke, wait_until, workers_of
 from tests.models import ROOT
 
@@ -41,10 +42,10 @@ NUM_CLIPS, NUM_POOR, NUM_POOR_SEEDS = 12, 4, 2
 
 
 @pytest.fixture
-def make_job(tmp_path: Path, face_pack: Path) -> Callable[..., Job]:
-    def make(quality: dict[str, object] | None, num_rows: int = 3) -> Job:
+def make_job(tmp_path: Path, face_pack: Path, head: Head) -> Callable[..., Job]:
+    def make(quality: dict[str, object] | None, num_rows: int = 3, head: Head | None = head) -> Job:
         rows = [{**row(str(HOPPER)), "seed": None, "prompt": f"A person waves {number}."} for number in range(num_rows)]
-        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1, settings={"quality": quality})
+        return Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=1, settings={"quality": quality}, head=head)
 
     return make
 
@@ -169,7 +170,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(make_job: Callable[..., Job]) -> Scripted:
-    return Scripted(make_job(SCRIPTED, num_rows=NUM_CLIPS))
+    return Scripted(make_job(SCRIPTED, num_rows=NUM_CLIPS, head=None))
 
 
 @pytest.mark.slow

@@ -9,15 +9,18 @@ from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.step_cache import calibration_file, fingerprint_model
 from lynx_model.step_cache import Magnitudes
 from tests.builders import HOPPER, row
+from tests.heads import Head
 from tests.jobs import Job
 
 MAGNITUDES = Magnitudes(points=((0.001, 1.0), (1.0, 1.05)))
 
 
 @pytest.mark.slow
-def test_the_record_of_a_run_asks_for_the_same_clips_without_the_models_folder(tmp_path: Path, face_pack: Path) -> None:
+def test_the_record_of_a_run_asks_for_the_same_clips_without_the_models_folder(
+    tmp_path: Path, face_pack: Path, head: Head
+) -> None:
     settings = {"engine": {"precision": "float32", "step_cache": {"threshold": 1.0}}}
-    job = Job(folder=tmp_path, face_pack=face_pack, rows=[row(HOPPER)], steps=8, settings=settings)
+    job = Job(folder=tmp_path, face_pack=face_pack, rows=[row(HOPPER)], steps=8, settings=settings, head=head)
     exact = load_run_config(tmp_path / "run.yaml", {"engine.step_cache": None})
     model = fingerprint_model(check_model(exact).identity)
     calibration = CalibrationConfig(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.builders import COLLINS, HOPPER, given_up, row
+from tests.heads import Head
 from tests.jobs import Job, Result, invoke
 from tests.web import serving
 
@@ -37,7 +38,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, face_pack: Path) -> Job:
+def job(tmp_path_factory: pytest.TempPathFactory, face_pack: Path, head: Head) -> Job:
     """Three clips, with names and prompts of an attacker, and a row whose photo shows nobody."""
     folder = tmp_path_factory.mktemp("report")
     noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
@@ -48,7 +49,9 @@ def job(tmp_path_factory: pytest.TempPathFactory, face_pack: Path) -> Job:
         row(HOPPER, f"a\u2028b {IMAGE}", subject_id=HOSTILE),
         row(folder / "nobody.png", "A person smiles.", subject_id="nobody"),
     ]
-    return Job(folder=folder, face_pack=face_pack, rows=rows, steps=1, settings={"quality": QUALITY}, deadline_s=400)
+    return Job(
+        folder=folder, face_pack=face_pack, rows=rows, steps=1, settings={"quality": QUALITY}, deadline_s=400, head=head
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.owners import read_owners
 from tests.builders import COLLINS, HOPPER, row
+from tests.heads import Head
 from tests.jobs import Job, wait_until
 from tests.stores import create_bucket, moto_server, use_endpoint
 
@@ -27,7 +28,7 @@ def local_folder(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(params=[local_folder, moto_server])
 def job(
-    request: pytest.FixtureRequest, tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, face_pack: Path, monkeypatch: pytest.MonkeyPatch, head: Head
 ) -> Iterator[Job]:
     """Clips of eileen and of grace in turn, of which each takes a while."""
     people = [(COLLINS, "eileen"), (HOPPER, "grace")] * (NUM_CLIPS // 2)
@@ -36,15 +37,25 @@ def job(
         env = use_endpoint(url, monkeypatch) if url else {}
         output = create_bucket("live") if url else str(tmp_path / "out")
         settings = {"provenance": {"require_consent": True}}
-        yield Job(folder=tmp_path, face_pack=face_pack, rows=rows, steps=4, output=output, env=env, settings=settings)
+        shared = None if url else head
+        yield Job(
+            folder=tmp_path,
+            face_pack=face_pack,
+            rows=rows,
+            steps=4,
+            output=output,
+            env=env,
+            settings=settings,
+            head=shared,
+        )
 
 
 def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
     run = job.start()
     wait_until(lambda: bool(list_editions(job.output).in_force), run)
 
-    assert "is alive" in job.run("--subject", "eileen", "--erase", "--yes", command="revoke").stderr
-    revoked = job.run("--subject", "eileen", "--yes", command="revoke")
+    assert "is alive" in job.ask("revoke", "--subject", "eileen", "--erase", "--yes").stderr
+    revoked = job.ask("revoke", "--subject", "eileen", "--yes")
     run.communicate(timeout=job.deadline_s)
 
     assert revoked.exit_code == 0, revoked.stderr
@@ -54,7 +65,7 @@ def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
     assert {owners[clip_id].subject_id for clip_id in in_force} <= {"grace"}
     files = [file.uri for file in storage.list_files(storage.join(job.output, "clips"))]
     assert {owners[uri.split("/")[-2]].subject_id for uri in files} <= {"grace"}
-    assert job.run(command="verify").exit_code == 0
+    assert job.ask("verify").exit_code == 0
 
     again = job.run()
     assert again.exit_code == 3, again.stderr
@@ -67,7 +78,7 @@ def test_a_person_is_revoked_while_a_run_renders_them(job: Job) -> None:
         ("ConsentRevoked", None)
     ] * (NUM_CLIPS // 2)
     if not job.env:
-        erased = job.run("--subject", "eileen", "--erase", "--yes", command="revoke")
+        erased = job.ask("revoke", "--subject", "eileen", "--erase", "--yes")
         assert erased.exit_code == 0, erased.stderr
         for name, count in (("eileen", 0), ("grace", NUM_CLIPS // 2)):
             named = [told for told in read_metadata(job.output).to_pylist() if told["run"] == newest]

@@ -8,9 +8,10 @@ from PIL import Image
 
 from lynx_batch.report.sheet import CELL_PX, MARGIN_PX
 from tests.builders import COLLINS, HOPPER, row, write_manifest
+from tests.heads import Head
 from tests.jobs import Job, invoke
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow(s=100)]
 
 
 DEADLINE_S = 600
@@ -28,8 +29,8 @@ def rows(template: str = "A person {{verb}}.") -> list[dict[str, object]]:
     ]
 
 
-def test_what_was_approved_is_rendered_and_nothing_else(tmp_path: Path, face_pack: Path) -> None:
-    job = Job(folder=tmp_path, face_pack=face_pack, rows=rows(), deadline_s=DEADLINE_S)
+def test_what_was_approved_is_rendered_and_nothing_else(tmp_path: Path, face_pack: Path, head: Head) -> None:
+    job = Job(folder=tmp_path, face_pack=face_pack, rows=rows(), deadline_s=DEADLINE_S, head=head)
     run_file, sheet = tmp_path / "run.yaml", tmp_path / "sheet.png"
     place = f"{job.output}-sample"
 

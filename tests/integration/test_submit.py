@@ -62,7 +62,13 @@ def started_cluster() -> Iterator[Cluster]:
         command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in options.items()]
         env = {"RAY_AUTH_TOKEN_PATH": str(token)}
-        environment = {**os.environ, **env, "RAY_AUTH_MODE": "token", "PATH": f"{BIN}:{os.environ['PATH']}"}
+        environment = {
+            **os.environ,
+            **env,
+            "RAY_AUTH_MODE": "token",
+            "RAY_prestart_worker_first_driver": "0",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        }
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         dashboard = f"127.0.0.1:{dashboard_port}"
         wait_until(lambda: can_connect(dashboard))
