@@ -49,17 +49,9 @@ def test_the_demo_ends_with_a_contact_sheet_of_full_and_lite_that_shows_each_per
     run(command, "manifest", "build", "--photos", DEMO / "subjects", "--prompts", prompts, "--out", manifest)
     outputs = {"full": tmp_path / "full", "lite": tmp_path / "lite"}
     for name, output in zip(("run.yaml", "lite.yaml"), outputs.values(), strict=True):
-        options = [
-            "--set",
-            "cluster.max_groups=1",
-            "--manifest",
-            manifest,
-            "--output",
-            output,
-            "--address",
-            head.address,
-        ]
-        assert ": 2 rendered" in run(command, "render", DEMO / name, *options, **head.env)
+        options = [f"--manifest={manifest}", f"--output={output}", f"--address={head.address}"]
+        single = "--set=cluster.max_groups=1"
+        assert ": 2 rendered" in run(command, "render", DEMO / name, *options, single, **head.env)
 
     shown = run(sys.executable, "-m", "jobs.demo.show", *outputs.values(), "--out", sheet)
     assert (shown.count("eileen-collins-p01"), shown.count("grace-hopper-p01")) == (2, 2)
