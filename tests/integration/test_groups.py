@@ -209,9 +209,8 @@ def test_a_group_that_is_not_ready_in_time_ends_the_run_and_says_so(make_job: Ca
 def test_a_stuck_group_is_ended_and_its_clip_rendered_by_another(
     make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        upkeep, "UNPREDICTED_CLIP_S", 20.0
-    )  # many times what the clip takes, as the other group must not be late
+    # many times what the clip takes: the other group must not be late
+    monkeypatch.setattr(upkeep, "UNPREDICTED_CLIP_S", 20.0)
     job, stopped = make_job(1, steps=MANY_STEPS // 4, max_groups=1), list[psutil.Process]()
 
     def stop_the_first_worker(progress: Progress) -> None:
