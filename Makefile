@@ -7,8 +7,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 FACES := .cache/faces/free
 SLOW := slow or gpu or only_chaos
-# One thread in each of the two processes: more would wait for each other. The many processes of a run compile no module again.
-# Files with few tests take longest, and would come last by the rule that this turns off.
+# One thread in each of the two processes: more would wait for each other. Compiled modules are kept for the many processes of a run.
+# xdist would start files with few tests last, and those take longest.
 TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest tests -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := check

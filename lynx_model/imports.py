@@ -1,4 +1,4 @@
-"""Importing large libraries without what slows it down."""
+"""Imports large libraries faster."""
 
 import gc
 from collections.abc import Iterator

@@ -222,7 +222,7 @@ class LynxPipeline:
         """
         residuals = None if all(clip.full_steps) else Residuals()
         return sampler.denoise(
-            partial(self._predict, clip, Guidance(clip.params), residuals),
+            partial(predict_step, self._model.transformer, clip, Guidance(clip.params), residuals),
             sampler.draw_noise(clip.params, self.device),
             sampler.make_schedule(self._model.scheduler_config, clip.params, self.device),
             on_step,
@@ -240,7 +240,7 @@ class LynxPipeline:
         guidance, residuals, measured = Guidance(clip.params), Residuals(), list[list[float]]()
 
         def predict(latents: Tensor, timestep: Tensor, step: int) -> Tensor:
-            velocity = self._predict(clip, guidance, residuals, latents, timestep, step)
+            velocity = predict_step(self._model.transformer, clip, guidance, residuals, latents, timestep, step)
             measured.append(residuals.magnitudes())
             return velocity
 
@@ -248,18 +248,6 @@ class LynxPipeline:
         scheduler = sampler.make_schedule(self._model.scheduler_config, clip.params, self.device)
         sampler.denoise(predict, noise, scheduler, on_step)
         return measured
-
-    def _predict(
-        self,
-        clip: PreparedClip,
-        guidance: Guidance,
-        residuals: Residuals | None,
-        latents: Tensor,
-        timestep: Tensor,
-        step: int,
-    ) -> Tensor:
-        inputs = latents.to(self.dtype)
-        return predict_step(self._model.transformer, clip, guidance, residuals, inputs, timestep, step)
 
     def denoise(self, subject: Subject, params: RenderParams, on_step: sampler.OnStep | None = None) -> Tensor:
         """`prepare` and `sample` in one call."""
@@ -333,8 +321,9 @@ def predict_step(
     """The velocity of one step of a clip, float32: its forwards, combined. `residuals` are needed unless every step is full."""
     if residuals is not None:
         residuals.begin_step(is_full=clip.full_steps[step])
+    inputs = latents.to(transformer.patch_embedding.weight.dtype)
     velocities = transformer.predict(
-        latents, timestep, clip.steps[step], residuals, is_attending_in_fp8=clip.fp8_steps[step]
+        inputs, timestep, clip.steps[step], residuals, is_attending_in_fp8=clip.fp8_steps[step]
     )
     predictions = [velocity.float() for velocity in velocities]
     return guidance.combine(predictions, reuses_image=clip.reuses_image[step])

@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Collecting imports torch and all that, among which there is no garbage to look for."""
+    """Collection imports torch and other large libraries, whose objects stay. Looking for garbage among them takes time."""
     gc.disable()
 
 

@@ -136,7 +136,7 @@ def clip(
 ) -> None:
     """Time the denoising of one clip with each preset: at full size with random weights, in the steps that RUN.yaml's own model computes.
 
-    So a small model, whose losses can be measured soon, says which steps are skipped.
+    So the steps can be those of a small model, whose losses are quick to measure. Blocks are not offloaded.
     """
     import torch
 

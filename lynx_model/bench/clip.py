@@ -54,6 +54,8 @@ def time_clip(
 ) -> ClipTime:
     """Denoises one clip of `case` in the steps of `plan`, as `params` combine their branches. Each step starts from the same latents.
 
+    `engine` is followed, but all weights stay on `device`.
+
     Raises:
         InvalidParams: If `engine` does not work on `device`.
     """

@@ -1,15 +1,27 @@
 """The whole recipe of the demo's model at toy size, as a user runs it: from two photos to a judged model."""
 
+import json
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lynx_model.checkpoints.adapter_spec import describe_adapters
 from tests.models import ROOT
+
+STEPS = ("vae", "latents", "scene-judge", "full", "lite")
+
+COMMANDS = """
+import json, sys
+from jobs.demo.training.__main__ import app
+
+for arguments in json.loads(sys.argv[1]):
+    app(arguments, standalone_mode=False)
+"""
 
 
 @pytest.fixture
@@ -23,10 +35,17 @@ def portraits(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: object, state: Path) -> str:
-    """In a process of its own."""
-    command = [sys.executable, "-m", "jobs.demo.training", *map(str, arguments), "--smoke", "--state", str(state)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def run(*commands: Sequence[object], state: Path) -> str:
+    """Commands, one after the other in one process, which loads torch once. Each goes on from the files of those before."""
+    lines = [[*map(str, command), "--smoke", "--state", str(state)] for command in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -40,7 +59,8 @@ def cpu_s_of_children() -> float:
 @pytest.mark.slow(s=80)
 def test_every_step_runs_and_goes_on_from_its_files(portraits: Path, face_pack: Path, tmp_path: Path) -> None:
     state, start_s = tmp_path / "state", cpu_s_of_children()
-    table = run("all", portraits, "--faces", face_pack, state=state)
+    prepare, judge = (("prepare", portraits, "--faces", face_pack), ("judge", portraits, "--faces", face_pack))
+    table = run(prepare, *((step,) for step in STEPS), judge, state=state)
 
     assert cpu_s_of_children() - start_s < 120, "more than two minutes on a core of its own"
     assert "| full | grace-hopper | 1 |" in table
@@ -51,5 +71,5 @@ def test_every_step_runs_and_goes_on_from_its_files(portraits: Path, face_pack: 
     assert describe_adapters(model / "lynx_full", model / "lynx_full").has_ref
 
     trained = (model / "lynx_full" / "ref_layers.safetensors").read_bytes()
-    run("full", state=state)  # its seconds are over: nothing is trained, and the files are written again
+    run(("full",), state=state)  # its seconds are over: nothing is trained, and the files are written again
     assert (model / "lynx_full" / "ref_layers.safetensors").read_bytes() == trained

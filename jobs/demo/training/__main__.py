@@ -116,25 +116,6 @@ def judge(
     run(load_recipe(recipe, is_smoke=is_smoke), model or state / "model", portraits, faces, state)
 
 
-@app.command(name="all")
-def every_step(
-    portraits: Annotated[Path, typer.Argument(help="A folder of portraits; README.md says where to get ours.")],
-    faces: FacePack = FACES,
-    state: State = STATE,
-    recipe: RecipeFile = RECIPE,
-    is_smoke: Smoke = False,
-    device: Device = DEVICE,
-) -> None:
-    """All steps, one after the other."""
-    prepare(portraits, faces, state, recipe, is_smoke)
-    vae(state, recipe, is_smoke, device)
-    latents(state, recipe, is_smoke, device)
-    full(state, recipe, is_smoke, device)
-    lite(state, recipe, is_smoke, device)
-    scene_judge(state, recipe, is_smoke, device)
-    judge(portraits, None, faces, state, recipe, is_smoke)
-
-
 def _train_denoiser(
     state: Path, recipe: Path, is_smoke: bool, device: str, piece_s: float | None, *, is_lite: bool
 ) -> None:
