@@ -1,4 +1,5 @@
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Collection imports torch and other large libraries, whose objects stay. Looking for garbage among them takes time."""
+    """Collection imports torch and other large libraries, whose objects stay. Looking for garbage among them takes time.
+
+    Ray reads its mode of authentication once in a process, so all tests have the same, whatever token lies in the user's home.
+    """
     gc.disable()
+    os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
 def pytest_collection_finish() -> None:

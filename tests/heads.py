@@ -14,19 +14,15 @@ import psutil
 from tests.jobs import wait_until
 from tests.web import can_connect, free_port
 
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",  # whatever token lies in the home of who runs this
-    "RAY_prestart_worker_first_driver": "0",  # each idle worker costs 2 s of a core, and nobody would use it
-}
+ENVIRONMENT = {"RAY_prestart_worker_first_driver": "0"}  # each idle worker costs 2 s of a core, and nobody would use it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A head that serves any number of runs, one after the other or at once; `env` is what their drivers need."""
+    """A head that serves any number of runs, one after the other or at once."""
 
     process: psutil.Process
     address: str
-    env: dict[str, str]
 
 
 @contextmanager
@@ -42,7 +38,7 @@ def ray_head(*options: str, **env: str) -> Iterator[Head]:
         started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         try:
             wait_until(lambda: can_connect(f"127.0.0.1:{port}"))
-            yield Head(process=psutil.Process(started.pid), address=f"127.0.0.1:{port}", env=ENVIRONMENT)
+            yield Head(process=psutil.Process(started.pid), address=f"127.0.0.1:{port}")
         finally:
             started.terminate()
             started.wait(60)

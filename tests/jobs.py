@@ -67,7 +67,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(self.head.env if self.head else {}), **self.env},
+            env={**os.environ, **self.env},
         )
 
     def run(self, *options: str, command: str = "render") -> "Result":

@@ -1,7 +1,6 @@
 """`bench quality` on the tiny model: the same clips with several settings, rendered once."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ settings:
 """
 
 
-def compare(head: Head, *arguments: str) -> tuple[int, str]:
+def compare(*arguments: str) -> tuple[int, str]:
     """The exit code and the error of `bench quality`, in a process of its own, as it starts several runs."""
     program = str(Path(sys.executable).with_name("lynx-batch"))
     result = subprocess.run(
@@ -28,7 +27,6 @@ def compare(head: Head, *arguments: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **head.env},
     )
     return result.returncode, result.stderr if result.returncode else ""
 
@@ -42,7 +40,7 @@ def test_settings_are_compared_clip_by_clip_and_nothing_is_rendered_twice(
     (tmp_path / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     out = tmp_path / "compared"
     command = [str(tmp_path / "run.yaml"), "--settings", str(tmp_path / "settings.yaml"), "--out", str(out)]
-    assert compare(head, *command) == (0, "")
+    assert compare(*command) == (0, "")
     results = {each["setting"]: each for each in json.loads((out / "comparison.json").read_text())}
     assert [*results] == ["reference", "another seed", "4 steps"]
     assert [each["num_clips"] for each in results.values()] == [2, 2, 2]
@@ -54,14 +52,14 @@ def test_settings_are_compared_clip_by_clip_and_nothing_is_rendered_twice(
     outputs = [out / name for name in ("reference", "another-seed", "4-steps")]
     assert all(len(list_editions(str(output)).in_force) == 2 for output in outputs)
 
-    assert compare(head, *command) == (0, "")
+    assert compare(*command) == (0, "")
     assert [len(read_runs(str(output))) for output in outputs] == [1, 1, 1], "nothing was rendered again"
-    exit_code, error = compare(head, *command, "--set", "defaults.width=80")
+    exit_code, error = compare(*command, "--set", "defaults.width=80")
     assert exit_code == 2
     assert "must be empty or hold a comparison of the same clips" in error
     (tmp_path / "settings.yaml").write_text(
         SETTINGS.replace("steps: {", "steps: {engine.compile: true, "), encoding="utf-8"
     )
-    exit_code, error = compare(head, *command)
+    exit_code, error = compare(*command)
     assert exit_code == 2
     assert "setting '4-steps': must name a setting" in error

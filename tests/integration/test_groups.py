@@ -38,7 +38,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head without slots, and without tokens: tests add the nodes that they need."""
+    """A head without slots: tests add the nodes that they need."""
     for name, value in heads.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with tempfile.TemporaryDirectory(prefix="lynx-", ignore_cleanup_errors=True) as folder:

@@ -185,7 +185,6 @@ def test_prometheus_has_an_answer_to_every_query_during_a_run(
     use_unreachable_store: Callable[[], None],
 ) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "2000")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray reads it once in a process, and other tests here turn it off
     changing = tmp_path / "changing.jpg"
     shutil.copy(HOPPER, changing)
     rows = [row(prompt=f"A person waves {number}.") for number in range(120)]

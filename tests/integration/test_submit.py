@@ -85,7 +85,9 @@ def started_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with started_cluster() as cluster:
+    """Commands have its token, and find out by themselves that it must be sent."""
+    with pytest.MonkeyPatch.context() as patch, started_cluster() as cluster:
+        patch.delenv("RAY_AUTH_MODE")
         yield cluster
 
 
