@@ -18,7 +18,6 @@ from lynx_batch.cli.export import export
 from lynx_batch.cli.findings import RENDER_PACKAGES
 from lynx_batch.cli.jobs import cancel, follow, jobs, submit
 from lynx_batch.cli.judging import accept, judge
-from lynx_batch.cli.ledger import retry, runs, status
 from lynx_batch.cli.logs import logs
 from lynx_batch.cli.manifest import manifest_app
 from lynx_batch.cli.models import models_app
@@ -26,8 +25,10 @@ from lynx_batch.cli.plan import plan
 from lynx_batch.cli.quality import quality_app
 from lynx_batch.cli.render import one, render
 from lynx_batch.cli.report import report
+from lynx_batch.cli.retry import retry
 from lynx_batch.cli.revoke import revoke
 from lynx_batch.cli.sample import approve, sample
+from lynx_batch.cli.status import runs, status
 from lynx_batch.errors import LynxError, Transient
 from lynx_batch.home import ensure_home
 from lynx_batch.interrupts import end_politely

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lynx_batch.cli.console import say
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.cli.tables import write_csv
 from lynx_batch.cli.targets import refuse_other_kind
 from lynx_batch.printable import counted

@@ -15,7 +15,7 @@ from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.answers import VerifyAnswer
 from lynx_batch.cli.console import say, say_answer, silence
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.errors import ConfigError, StoreRefused, UnreadableRecord
 from lynx_batch.printable import counted
 

@@ -14,7 +14,7 @@ from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.answers import ExportAnswer
 from lynx_batch.cli.console import say, say_answer, say_some, silence
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.cli.tables import TableKind, check_num_lines, write_table
 from lynx_batch.errors import ConfigError
 from lynx_batch.places import WRITABLE, explain_place

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from lynx_batch import exits, storage
 from lynx_batch.cli.console import make_console, say, say_some
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.errors import ConfigError
 from lynx_batch.printable import counted
 

@@ -12,7 +12,7 @@ import typer
 from lynx_batch import storage
 from lynx_batch.cli.console import say
 from lynx_batch.cli.jobs import DASHBOARD, Address, connect, follow
-from lynx_batch.cli.ledger import await_run, check_output
+from lynx_batch.cli.outputs import await_run, check_output
 from lynx_batch.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ RunFile = Annotated[
     Path,
     typer.Argument(metavar="RUN.yaml", help="The run file: what to render, with which model, and where to put it."),
 ]
+ManifestToRead = Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file or folder: a path or a URI.")]
 Manifest = Annotated[str | None, typer.Option(help="Use this manifest instead of the run file's.")]
 Output = Annotated[str | None, typer.Option(help="Use this output location instead of the run file's.")]
 Overrides = Annotated[

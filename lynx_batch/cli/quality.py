@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lynx_batch import storage
 from lynx_batch.cli.console import make_console, say
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.errors import ConfigError
 from lynx_batch.printable import counted
 

@@ -8,7 +8,7 @@ import typer
 
 from lynx_batch import storage
 from lynx_batch.cli.console import say
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.cli.run_table import UsdPerGpuHour
 from lynx_batch.errors import ConfigError, LynxError
 

@@ -11,7 +11,7 @@ import typer
 
 from lynx_batch import exits, storage
 from lynx_batch.cli.console import say, say_some
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.errors import ConfigError, StoreRefused
 from lynx_batch.planning.revocation import Key, Kind, find_covered, key_of, rows_to_blank
 from lynx_batch.printable import counted

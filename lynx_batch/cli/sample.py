@@ -12,7 +12,7 @@ import typer
 from lynx_batch import api, exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.console import make_console, say
-from lynx_batch.cli.ledger import Output
+from lynx_batch.cli.outputs import Output
 from lynx_batch.cli.progress import shown
 from lynx_batch.cli.render import conclude, load
 from lynx_batch.cli.report import report_after_run

@@ -11,51 +11,33 @@ from functools import partial
 import structlog
 
 from lynx_batch import storage
-from lynx_batch.config import ClusterConfig, RunConfig
+from lynx_batch.config import RunConfig
 from lynx_batch.config.references import mask_address
-from lynx_batch.errors import HeadLost, LimitReached, StoreRefused, StoreUnready, TooManyFaults, UnsafeStore
-from lynx_batch.execution.cluster import Slots, connected, find_head, has_several_machines
-from lynx_batch.execution.driver import Driver
+from lynx_batch.errors import StoreRefused, UnsafeStore
+from lynx_batch.execution.dispatch import Watch, dispatch
+from lynx_batch.execution.ending import Ending, carry_out
 from lynx_batch.execution.outcomes import RunRecorder
 from lynx_batch.execution.progress import Progress
-from lynx_batch.execution.recorder import Recorders
-from lynx_batch.execution.run_metrics import RunMetrics, describe_addresses
 from lynx_batch.execution.spending import SpendingLog
-from lynx_batch.interrupts import held
 from lynx_batch.ledger.heartbeat import beating, living_runs
-from lynx_batch.ledger.history import deaths_before
 from lynx_batch.ledger.logs import uploading
 from lynx_batch.ledger.metadata import Outcome
 from lynx_batch.ledger.owners import owners_of, write_owners
 from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_run_record
 from lynx_batch.ledger.spending import SpentRecords
-from lynx_batch.ledger.timings import read_timings
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.notices.notice import Event, Notice
 from lynx_batch.notices.notifier import Notifier, open_targets
 from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES, report_index_uri
 from lynx_batch.planning.approval import Setting
 from lynx_batch.planning.budget import NOTHING, Budget
-from lynx_batch.planning.cost import CostModel
-from lynx_batch.planning.layout import Node
-from lynx_batch.planning.plan import best
-from lynx_batch.planning.schedule import RetryPolicy, Schedule
 from lynx_batch.preparation.approval import check_approved, settings_of
-from lynx_batch.preparation.budget import (
-    check_prices,
-    limits_of,
-    price_nodes,
-    prices_of,
-    require_prices,
-    total_spent,
-)
+from lynx_batch.preparation.budget import limits_of, prices_of, require_prices, total_spent
 from lynx_batch.preparation.consent import is_consent_required
-from lynx_batch.preparation.forecast import cost_model, forecast_options, forecast_tries
 from lynx_batch.preparation.model import CheckedModel
-from lynx_batch.preparation.node_types import node_types_of, nodes_of_run, require_autoscaler
+from lynx_batch.preparation.node_types import require_autoscaler
 from lynx_batch.preparation.origin import Origin
-from lynx_batch.preparation.package import refuse_private_paths
 from lynx_batch.preparation.prepare import PreparedRun, describe_rejections, origin_of, prepare
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.printable import counted
@@ -66,8 +48,6 @@ from lynx_batch.telemetry import describe_process
 from lynx_model.spec import ParallelPlan
 
 log = structlog.get_logger()
-
-Watch = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +129,7 @@ def render(
         notifier.start(recorder.counts.total() / max(1, record.num_rows))
         if recorder.open_clips:
             settings = _worker_settings(config, run_id, prepared.model, record)
-            _drive(config, settings, prepared.model, recorder, announce, watch_all, budget)
+            dispatch(config, settings, prepared.model, recorder, announce, watch_all, budget)
 
     def close(stopped_by: str, refusal: StoreRefused | None) -> str:
         reason = stopped_by or "its records could not be written"
@@ -167,7 +147,7 @@ def render(
     describe_process(run=run_id, node=socket.gethostname())
     with beating(config.output, run_id), uploading(config.output, run_id, LOG_OF_DRIVER):
         log.info("run_started", num_rows=record.num_rows, num_clips=len(prepared.clips))
-        ending = _carry_out(render_open, close, prepared.outage)
+        ending = carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, ending)
 
 
@@ -197,7 +177,7 @@ def _describe_state(
     )
 
 
-def _summarize(run_id: str, recorder: RunRecorder, ending: "_Ending") -> RunSummary:
+def _summarize(run_id: str, recorder: RunRecorder, ending: Ending) -> RunSummary:
     return RunSummary(
         run_id=run_id,
         counts=recorder.counts,
@@ -258,53 +238,6 @@ def _without_secrets(config: RunConfig) -> RunConfig:
     return RunConfig.model_validate(content)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ending:
-    """As in `RunSummary`."""
-
-    stopped_by: str
-    is_refused: bool
-    is_limited: bool
-
-
-Close = Callable[[str, StoreRefused | None], str]
-"""(what stopped the run, the store's refusal if that did) -> what stopped it in the end. Writes the run's last records."""
-
-
-def _carry_out(render_open: Callable[[], None], close: Close, outage: str) -> _Ending:
-    """Calls `render_open` and closes the run's records, however that ends.
-
-    An `outage` of a photo host counts as having stopped the run, so that the user runs it again.
-    """
-    refusal: StoreRefused | None = None
-    stopped_by, is_limited = "an error", False
-    try:
-        render_open()
-        stopped_by = outage
-    except KeyboardInterrupt:
-        stopped_by = "interrupted"
-    except (HeadLost, TooManyFaults) as cause:
-        stopped_by = str(cause)
-    except LimitReached as cause:
-        stopped_by, is_limited = str(cause), True
-    except StoreRefused as cause:
-        stopped_by, refusal = str(cause), cause
-    finally:
-        with held():
-            stopped_by, refusal = _close(close, stopped_by, refusal)
-    is_refused = refusal is not None and not isinstance(refusal, StoreUnready)
-    return _Ending(stopped_by=stopped_by, is_refused=is_refused, is_limited=is_limited)
-
-
-def _close(close: Close, stopped_by: str, refusal: StoreRefused | None) -> tuple[str, StoreRefused | None]:
-    """Closes the run's records. If the store refuses them, that stopped the run too; the commits still record every clip."""
-    try:
-        return close(stopped_by, refusal), refusal
-    except StoreRefused as error:
-        log.warning("metadata_unwritten", error=str(error))
-        return str(error), error
-
-
 def _probe(output: str, *, is_judged: bool, is_unsafe_allowed: bool) -> bool:
     """Whether the store honours create-only puts. Raises UnsafeStore if it does not but must, StoreRefused if a right is missing."""
     probe_rights(output, (*FOLDERS, TRIES) if is_judged else FOLDERS)
@@ -334,87 +267,6 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, record
         quality=config.quality,
         provenance=config.provenance,
     )
-
-
-def _drive(
-    config: RunConfig,
-    settings: WorkerSettings,
-    model: CheckedModel,
-    recorder: RunRecorder,
-    announce: Callable[[str], None],
-    watch: Watch,
-    budget: Budget,
-) -> None:
-    """Renders the open clips on the cluster, each on the group that the plan gives it.
-
-    Raises:
-        LimitReached: As `Driver.run`; at once if the budget is spent already.
-    """
-    if reason := budget.why_refused((), None, time.monotonic(), time.time()):
-        log.warning("limit_reached", reason=reason, num_left=len(recorder.open_clips))
-        raise LimitReached(f"{reason}; {counted(len(recorder.open_clips), 'clip')} left")
-    metrics = RunMetrics(settings.run_id)
-
-    def watch_and_export(progress: Progress) -> None:
-        metrics.watch(progress)
-        watch(progress)
-
-    rivals = living_runs(config.output, storage.clock(config.output)).keys() - {settings.run_id}
-    schedule = Schedule(RetryPolicy(**config.retry.model_dump()), order_salt=settings.run_id if rivals else "")
-    cost = cost_model(model, read_timings(config.output, model.identity))
-    budget.predict_with(cost)
-    driver = Driver(
-        schedule=schedule,
-        settings=settings,
-        cluster=config.cluster,
-        cost=cost,
-        editions=recorder.editions,
-        first_numbers=recorder.first_numbers,
-        recorder=Recorders(recorder, metrics),
-        watch=watch_and_export,
-        budget=budget,
-    )
-
-    def drive() -> None:
-        with connected(config.cluster) as slots:
-            check_prices(config, _priced_nodes(config.cluster, slots))
-            announce(f"metrics for Prometheus: {describe_addresses() or 'none'}")
-            if schedule.is_finished:
-                _plan(config, model, recorder, schedule, slots, cost)
-            driver.run(slots, find_head(is_local=config.cluster.is_local))
-
-    try:
-        drive()
-    except HeadLost as loss:
-        if not config.cluster.is_local:
-            raise
-        log.warning("local_ray_lost", error=str(loss))
-        drive()
-
-
-def _plan(
-    config: RunConfig,
-    model: CheckedModel,
-    recorder: RunRecorder,
-    schedule: Schedule,
-    slots: Slots,
-    cost: CostModel,
-) -> None:
-    """Plans the open clips on the nodes that the cluster has now, and on those that may come."""
-    if config.cluster.node_types or has_several_machines():
-        refuse_private_paths(
-            config, dict.fromkeys(portrait.uri for clip in recorder.open_clips for portrait in clip.portraits)
-        )
-    nodes = _priced_nodes(config.cluster, slots)
-    tries = forecast_tries(config, model)
-    chosen = best(forecast_options(recorder.open_clips, nodes, cost, config.cluster, tries))
-    log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
-    deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
-    schedule.plan(chosen.clips, chosen.sizes, deaths)
-
-
-def _priced_nodes(cluster: ClusterConfig, slots: Slots) -> tuple[Node, ...]:
-    return price_nodes(nodes_of_run(node_types_of(cluster), slots.nodes.values()), cluster)
 
 
 def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:

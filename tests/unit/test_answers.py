@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from lynx_batch.cli import outputs
 from lynx_batch.cli.answers import ANSWERS
 from lynx_batch.ledger.heartbeat import beating
 from lynx_batch.ledger.metadata import Outcome
@@ -100,7 +100,7 @@ def test_status_waits_for_the_record_of_a_submitted_run(output: str, monkeypatch
     steps: list[Callable[[], None]] = [lambda: None, lambda: start_run(later, "run")]
     clock = itertools.count(step=100.0)
     waits = SimpleNamespace(sleep=lambda _: steps.pop(0)(), monotonic=lambda: next(clock))
-    monkeypatch.setattr(sys.modules["lynx_batch.cli.ledger"], "time", waits)
+    monkeypatch.setattr(outputs, "time", waits)
     told = invoke("status", later, "--watch")
     assert told.exit_code == 0
     assert "waiting for the record of a run" in told.stdout
