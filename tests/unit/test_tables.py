@@ -17,6 +17,8 @@ from lynx_batch.intake.templates import read_templates
 
 PEOPLE = "Subject URI;Vor-Name;Straße\r\nada.jpg;Zoë;Größenweg 7\r\n;;\r\nli.jpg;Jürgen;\r\n;;\r\n"
 
+DATA = Path(__file__).parents[1] / "data"
+
 
 def read(folder: Path, content: bytes | str, name: str = "people.csv", **options: object) -> SourceTable:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -170,6 +172,17 @@ def test_a_workbook_is_read_as_excel_shows_it(tmp_path: Path) -> None:
         (5, {"id": "x"}),
     ]
     assert table.notes == ("2 blank lines skipped",)
+
+
+def test_a_workbook_that_libreoffice_saved_is_read(tmp_path: Path) -> None:
+    table = read(tmp_path, (DATA / "libreoffice-people.xlsx").read_bytes(), "people.xlsx")
+    first = {"plz": "01067", "am": "2030-01-31", "rabatt": "0.25", "doppelt": "3", "notiz": '-5 Grüße; "ok"'}
+    second = {"plz": "99999", "am": "2030-02-01", "rabatt": "0.07", "doppelt": "199998"}
+    assert cells_of(table) == [
+        (2, {"foto": "ada.jpg", "vorname": "Jürgen"} | first),
+        (4, {"foto": "li.jpg", "vorname": "格蕾丝"} | second),
+    ]
+    assert table.notes == ("1 blank line skipped",)
 
 
 def test_of_several_sheets_one_must_be_named_unless_the_others_are_empty(tmp_path: Path) -> None:
