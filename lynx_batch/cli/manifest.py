@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-
 manifest_app = typer.Typer(help="Build, check and look at manifests.", no_args_is_help=True)
 
 

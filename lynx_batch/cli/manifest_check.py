@@ -64,9 +64,9 @@ def check(
 ) -> None:
     """Check every row of a manifest and show every problem. Exit code 2 if there is one.
 
-    With --run and --photos, finds everything that `render` would refuse before it starts, except a missing approval, of which `plan`
-    warns. With --run, warns of texts that the model's
-    tokenizer hardly knows. With --photos, says how good a likeness each photo promises. Warnings and verdicts are no problems.
+    With --run and --photos, finds everything that `render` would refuse before it starts, except a missing approval, of which `plan` warns.
+    With --run, warns of texts that the model's tokenizer hardly knows. With --photos, says how good a likeness each photo promises.
+    Warnings and verdicts are no problems.
     """
     silence(as_json)
     if problems_file:

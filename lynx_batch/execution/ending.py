@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """As in `RunSummary`."""
+    """What stopped a run early, and whether that was the store or a limit. The fields are those of `RunSummary`."""
 
     stopped_by: str
     is_refused: bool
