@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import structlog
 import torch
@@ -118,7 +118,7 @@ class LynxTransformer(WanTransformer3DModel):  # type: ignore[misc]
             block.attn2.set_processor(CrossAttentionProcessor(self.attend_to_conditioning))
         self.compiled_for = set() if engine.compile else None
         if engine.compile:
-            _compile(self.blocks)
+            _compile(self.blocks, options=OVERLAPPED_EXCHANGES if plan.num_ranks > 1 else None)
 
     def text_keys_values(self, text_BSX: Tensor) -> tuple[KeysValues, ...]:
         """Keys and values of a text embedding, per block."""
@@ -291,11 +291,20 @@ def assemble_transformer(
     return base
 
 
-def _compile(blocks: Iterable[nn.Module]) -> None:
+OVERLAPPED_EXCHANGES: dict[str, Any] = {
+    "reorder_for_compute_comm_overlap": True,
+    "reorder_for_compute_comm_overlap_passes": ["raise_comms", "sink_waits"],
+}
+"""Options of torch's compiler by which a block computes its reference attention while its ranks exchange heads: an exchange begins as
+early as it can, and is awaited as late as it can. Without them each exchange is awaited at once.
+"""
+
+
+def _compile(blocks: Iterable[nn.Module], *, options: dict[str, Any] | None) -> None:
     """Compiles blocks in place. Blocks of one kind share a graph; each new shape of the tokens needs another."""
     allow_many_graphs()
     for block in blocks:
-        block.compile(fullgraph=True, dynamic=False)
+        block.compile(fullgraph=True, dynamic=False, options=options)
 
 
 @contextmanager

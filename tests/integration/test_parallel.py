@@ -78,6 +78,22 @@ def test_ranks_that_share_a_clip_agree_with_one(tmp_path: Path, num_ranks: int) 
             assert np.abs(np.load(f"{out}-{number}-{rank}.npy") - alone).max() < 1e-5, case
 
 
+def denoise_compiled_on_rank(rank: int, port: int, out: str) -> None:
+    connect(rank, 2, port)
+    pipe = load_tiny("full", plan=ParallelPlan(ulysses=2), engine=EngineOptions(compile=True))
+    np.save(f"{out}-{rank}.npy", pipe.denoise(make_subject(), UNEVEN).numpy())
+    parallel.disconnect()
+
+
+@pytest.mark.slow
+def test_compiled_ranks_whose_exchanges_overlap_with_other_work_agree_with_one(tmp_path: Path) -> None:
+    out, rendezvous = str(tmp_path / "latents"), parallel.open_rendezvous(LOCALHOST)
+    run_on_ranks(2, denoise_compiled_on_rank, rendezvous.port, out)
+    alone = load_tiny("full").denoise(make_subject(), UNEVEN).numpy()
+    for rank in range(2):
+        assert np.abs(np.load(f"{out}-{rank}.npy") - alone).max() < 1e-4
+
+
 SKIPPING = StepCache(threshold=1.0, max_skip=2, magnitudes=Magnitudes(points=((0.001, 1.0), (1.0, 1.05))))
 LONG = replace(UNEVEN, num_inference_steps=8, guidance_until=0.6)
 REUSING = replace(UNEVEN, num_inference_steps=8, guidance_until=0.8, image_guidance_every=4)
