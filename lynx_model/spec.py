@@ -86,7 +86,7 @@ class ParallelPlan:
 
 ONE_GPU = ParallelPlan()
 
-AttentionChoice = Literal["auto", "fa3", "fa3_fp8", "cudnn", "fa2", "sdpa"]
+AttentionChoice = Literal["auto", "fa3", "fa3_fp8", "fa4", "cudnn", "fa2", "sdpa"]
 """A kernel of `lynx_model.engine.attention`, or "auto": the fastest exact one that works."""
 
 ANY_DTYPE: tuple[AttentionChoice, ...] = ("auto", "sdpa")

@@ -4,7 +4,7 @@ Shapes: B batch, T queries, S keys, H heads, D head size. No kernel needs a mask
 """
 
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.metadata import distributions
 
 import structlog
 import torch
@@ -53,19 +53,31 @@ def attend_flash2(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> T
     return flash_attn_func(query_BTHD, key_BSHD, value_BSHD)  # type: ignore[no-any-return]
 
 
+@torch.library.custom_op("lynx_model::flash_attention_4", mutates_args=(), device_types="cuda")
+def attend_flash4(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
+    """FlashAttention-4 from the package flash-attn-4, which compiles its kernels at the first call of each kind."""
+    from flash_attn.cute import flash_attn_func  # type: ignore[import-not-found]
+
+    return flash_attn_func(query_BTHD, key_BSHD, value_BSHD)[0]  # type: ignore[no-any-return]
+
+
 @attend_flash3.register_fake
 @attend_flash2.register_fake
+@attend_flash4.register_fake
 def _like_the_query(query_BTHD: Tensor, key_BSHD: Tensor, value_BSHD: Tensor) -> Tensor:
     return torch.empty_like(query_BTHD, memory_format=torch.contiguous_format)
 
 
 KERNELS: dict[str, Attend] = {
     "fa3": attend_flash3,
+    "fa4": attend_flash4,
     "cudnn": attend_cudnn,
     "fa2": attend_flash2,
     "sdpa": attend_sdpa,
 }
-"""Exact kernels by name, fastest first: fa3 takes 29.6, cudnn 37.4 and fa2 60.0 ms for 32,760 tokens, 40 heads of 128, on an H200."""
+"""Exact kernels by name, fastest first: for 32,760 tokens and 40 heads of 128, fa3 takes 32.1, fa4 33.5 and cudnn 39.3 ms on an H200; on an
+H100 fa3 takes 31.8, cudnn 39.0 and fa2 57.8. Source: lynx_model/MEASURED.md.
+"""
 
 FP8_KERNEL: AttentionChoice = "fa3_fp8"
 """Lossy, so "auto" never takes it; only base self-attention uses it. 21.2 ms where the exact kernels take the times above."""
@@ -124,18 +136,33 @@ def _missing_need(kernel: str, device: torch.device, dtype: torch.dtype, head_di
     generation, _ = torch.cuda.get_device_capability(device)
     if kernel in ("fa3", FP8_KERNEL):
         return _first_unmet(
-            (find_spec("fa3_fwd_interface") is not None, "the package fa3-fwd"),
+            (_is_installed("fa3-fwd"), "the package fa3-fwd"),
             (generation == HOPPER, "a Hopper GPU"),
             (64 <= head_dim <= 256, "heads of 64 to 256 channels"),
         )
     if kernel == "fa2":
         return _first_unmet(
-            (find_spec("flash_attn") is not None, "the package flash-attn"),
+            (_is_installed("flash-attn"), "the package flash-attn"),
             (generation >= AMPERE, "an Ampere GPU or a later one"),
+        )
+    if kernel == "fa4":
+        return _first_unmet(
+            (_is_installed("flash-attn-4"), "the package flash-attn-4"),
+            (
+                not _is_installed("flash-attn"),
+                "an environment without flash-attn, which overwrites parts of flash-attn-4",
+            ),
+            (generation >= HOPPER, "a Hopper GPU or a later one"),
+            (head_dim % 8 == 0 and head_dim <= 128, "heads of a multiple of 8 channels, at most 128"),
         )
     return _first_unmet(
         (generation >= AMPERE, "an Ampere GPU or a later one"), (head_dim % 8 == 0, "heads of a multiple of 8 channels")
     )
+
+
+def _is_installed(package: str) -> bool:
+    """Looks the package up by its own name, because flash-attn and flash-attn-4 have modules of the same names."""
+    return any(distributions(name=package))
 
 
 def _first_unmet(*needs: tuple[bool, str]) -> str | None:

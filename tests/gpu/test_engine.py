@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lynx_model.bench.case import BenchCase, forward_of, random_inputs, random_transformer
-from lynx_model.engine.attention import Attend, attend_sdpa
+from lynx_model.engine.attention import KERNELS, Attend, attend_sdpa, choose_attention, missing_needs
 from lynx_model.engine.attention_fp8 import SmoothAttention, attend_flash3_fp8, emulate_fp8
 from lynx_model.engine.offload import BlockStream
 from lynx_model.engine.precision import quantize_blocks
 from lynx_model.fp8_attention import Fp8Attention
-from lynx_model.spec import EngineOptions, ParallelPlan
+from lynx_model.spec import AttentionChoice, EngineOptions, ParallelPlan
 from tests.builders import GPU_PARAMS, make_subject
 from tests.models import load_tiny, relative_error
 
@@ -46,6 +46,23 @@ def test_a_compiled_fp8_forward_of_the_true_width_is_nearly_that_of_bfloat16(att
     quantize_blocks(model.blocks, num_bf16_edge_blocks=0, device=device)
     model.set_up(plan=ParallelPlan(), engine=EngineOptions(attention=attention, compile=True, precision="fp8"))
     assert relative_error(forward(), expected) < 0.15
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Argument aux_data:UserWarning")
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@torch.inference_mode()
+def test_an_exact_kernel_agrees_with_float32(kernel: AttentionChoice, is_compiled: bool) -> None:
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    if need := missing_needs(device=device, dtype=torch.bfloat16, head_dim=128)[kernel]:
+        pytest.skip(f"needs {need}")
+    attend = choose_attention(kernel, device=device, dtype=torch.bfloat16, head_dim=128)
+    heads = [torch.randn(1, tokens, 3, 128, device=device).bfloat16() for tokens in (1000, 700, 700)]
+    found = (torch.compile(attend, fullgraph=True) if is_compiled else attend)(*heads)
+    assert found.dtype is torch.bfloat16
+    assert relative_error(found, attend_sdpa(*(x.float() for x in heads))) < 0.01
 
 
 @pytest.mark.gpu(1)

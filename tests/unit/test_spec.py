@@ -108,7 +108,9 @@ def test_a_plan_needs_a_rank() -> None:
 
 
 def test_an_engine_names_a_kernel_that_exists() -> None:
-    with pytest.raises(InvalidParams, match="attention='foo': must be one of auto, fa3, fa3_fp8, cudnn, fa2, sdpa"):
+    with pytest.raises(
+        InvalidParams, match="attention='foo': must be one of auto, fa3, fa3_fp8, fa4, cudnn, fa2, sdpa"
+    ):
         EngineOptions(attention="foo")
 
 
