@@ -24,6 +24,7 @@ from pydantic.json_schema import models_json_schema
 from lynx_batch import exits
 from lynx_batch.cli.answers import ANSWERS
 from lynx_batch.config import RunConfig
+from lynx_batch.config.engine import Fp8AttentionConfig
 from lynx_batch.config.preset import PRESETS, PresetName, stated_loss
 from lynx_batch.execution.metrics import METRICS
 from lynx_batch.intake.schema import EXPECTATIONS, MANIFEST_SCHEMA, PHOTO_COLUMNS, REQUIRED
@@ -54,6 +55,9 @@ WORDS = {
     NoneType: "`null`",
 }
 """Python types in the words of a user."""
+
+SHORT_FORMS = {Fp8AttentionConfig: "`true` or `false` or "}
+"""What a section also takes in place of its keys."""
 
 MANIFEST_HELP = {
     "subject_uri": "**Required, or else `subject_uris`.** The photo: a path or a URI that `inputs.allow` permits. A relative path starts at "
@@ -304,7 +308,7 @@ def _type(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(map(_type, parts))
     if _is_model(annotation):
-        return f"`{{{', '.join(annotation.model_fields)}}}`"
+        return SHORT_FORMS.get(annotation, "") + f"`{{{', '.join(annotation.model_fields)}}}`"
     return WORDS[annotation]
 
 
