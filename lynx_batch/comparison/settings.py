@@ -96,6 +96,12 @@ def _changes(value: object, where: str) -> Changes:
             raise ConfigError(
                 f"{where}: {key}: must not be changed; every setting renders the same rows, ungated, to a place of its own"
             )
+    for key, content in value.items():
+        if "." not in key and isinstance(content, dict):
+            inner = next(iter(content), "…")
+            raise ConfigError(
+                f"{where}: {key}: must be written with dots, such as `{key}.{inner}: …`; a whole section would lose its other keys"
+            )
     return _with_preset(value, where)
 
 

@@ -149,6 +149,8 @@ def check_fp8(engine: EngineOptions, nodes: Iterable[Node]) -> None:
         given, instead = "engine.precision=fp8", "engine.precision=bfloat16"
     elif engine.fp8_attention is not None:
         given, instead = "engine.fp8_attention", "engine.fp8_attention=false"
+    elif engine.attention == "fa3_fp8":
+        given, instead = "engine.attention=fa3_fp8", "engine.attention=auto"
     else:
         return
     raise ConfigError(

@@ -33,6 +33,8 @@ def calibrate(
     Raises:
         Permanent: If the run file, the rows or the model cannot be used; raised before the model is loaded.
     """
+    if (num_steps := config.defaults.num_inference_steps) < 2:
+        raise ConfigError(f"defaults.num_inference_steps={num_steps}: must be at least 2 to calibrate")
     config = _without_cache(config)
     prepared = prepare(config, selection, datetime.now(UTC), tombstones=read_revoked(config.output))
     if not prepared.clips:
@@ -47,7 +49,7 @@ def calibrate(
         engine=prepared.model.engine.options,
         faces=FaceReader.load(faces.pack, faces.identity, is_parity=faces.parity),
     )
-    num_steps, flow_shift = config.defaults.num_inference_steps, config.defaults.flow_shift
+    flow_shift = config.defaults.flow_shift
     total = num_steps * len(prepared.clips)
     done = count(1)
     measured = [_measure(pipe, clip, config, lambda *_: on_step(next(done), total)) for clip in prepared.clips]

@@ -61,6 +61,11 @@ settings: {"12 steps": {defaults.num_inference_steps: 12}, compiled: {engine.com
         ("settings: {a: 3}", "settings: a: must be a mapping of keys of the run file"),
         ("settings: {a: {quality.max_reseeds: 1}}", "settings: a: quality: must not be changed"),
         ("settings: {a: {output: x}}", "settings: a: output: must not be changed"),
+        (
+            "settings: {a: {engine: {compile: true}}}",
+            "settings: a: engine: must be written with dots, such as `engine.compile: …`",
+        ),
+        ("reference: {defaults: {}}\nsettings: {a: {}}", "reference: defaults: must be written with dots"),
         ("settings: {A b: {}, a-B: {}}", "'a-B': must differ from 'A b'"),
         ("settings: {Reference: {}}", "'Reference': must differ from 'reference'"),
         ("settings: {'?': {}}", "'?': a name must have a letter or a digit"),

@@ -61,6 +61,13 @@ def test_the_file_names_the_model_and_holds_its_magnitudes_at_the_runs_noise_lev
     assert Magnitudes(points=tuple(map(tuple, content["points"]))).sha256 == content["sha256"]
 
 
+def test_one_step_cannot_be_calibrated(job: Job, tmp_path: Path) -> None:
+    command = ["models", "calibrate", job.folder / "run.yaml", "--set", "defaults.num_inference_steps=1"]
+    result = invoke(*command, "--root", tmp_path)
+    assert result.exit_code == 2
+    assert "defaults.num_inference_steps=1: must be at least 2 to calibrate" in " ".join(result.output.split())
+
+
 @pytest.mark.slow
 def test_calibrating_again_gives_the_same_bytes(job: Job, calibrated: Path, tmp_path: Path) -> None:
     command = ["models", "calibrate", job.folder / "run.yaml", "--count", "2", "--root", tmp_path]
