@@ -56,7 +56,7 @@ PUBLISHED_TRAITS = ModelTraits(num_blocks=40, id_stride=1, has_ref=True, has_ima
 class GpuType:
     """The speed of a forward on a GPU, in TFLOP/s for its matrix products and its attention, and the memory of the device.
 
-    `fp8_products` and `fp8_attention` say how many times as fast they are in fp8, `has_fp8` whether the device can multiply fp8 at all.
+    `fp8_products` and `fp8_attention` say how many times as fast they are in fp8. `capability` is CUDA's compute capability.
     """
 
     name: str
@@ -65,7 +65,7 @@ class GpuType:
     memory_gib: float
     fp8_products: float = 1.0
     fp8_attention: float = 1.0
-    has_fp8: bool = True
+    capability: tuple[int, int] = (9, 0)
     is_estimate: bool = True
 
 
@@ -95,7 +95,7 @@ GPU_TYPES = (
     H200,
     H100,
     # 70 % of 312 TFLOP/s; FlashAttention-2's published rate.
-    GpuType(name="A100", products_tflops=218, attention_tflops=200, memory_gib=79, has_fp8=False),
+    GpuType(name="A100", products_tflops=218, attention_tflops=200, memory_gib=79, capability=(8, 0)),
 )
 
 OTHER = GpuType(name="other", products_tflops=666, attention_tflops=687, memory_gib=float("inf"))

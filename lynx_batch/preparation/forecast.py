@@ -26,7 +26,10 @@ from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, 
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
-from lynx_model.spec import EngineOptions
+from lynx_model.spec import AttentionChoice, EngineOptions
+
+HOPPER_KERNELS: tuple[AttentionChoice, ...] = ("fa3", "fa3_fp8", "fa4")
+"""Attention kernels that no older GPU runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     nodes = price_nodes(nodes, config.cluster)
     check_prices(config, nodes)
     prepared = prepare(config, selection, now, tombstones=read_revoked(config.output))
-    check_fp8(prepared.model.engine.options, nodes)
+    check_gpus(prepared.model.engine.options, nodes)
     wanted = {clip.clip_id: clip for clip in prepared.clips}
     editions = editions_for(config.output, wanted.values(), config.quality)
     committed = wanted.keys() & editions.finished
@@ -140,22 +143,19 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     )
 
 
-def check_fp8(engine: EngineOptions, nodes: Iterable[Node]) -> None:
-    """Raises ConfigError if the engine computes in fp8 and a GPU of the nodes cannot."""
-    without = sorted({node.gpu.name for node in nodes if not node.gpu.has_fp8})
-    if not without:
-        return
-    if engine.precision == "fp8":
-        given, instead = "engine.precision=fp8", "engine.precision=bfloat16"
-    elif engine.fp8_attention is not None:
-        given, instead = "engine.fp8_attention", "engine.fp8_attention=false"
-    elif engine.attention == "fa3_fp8":
-        given, instead = "engine.attention=fa3_fp8", "engine.attention=auto"
-    else:
-        return
-    raise ConfigError(
-        f"{given}: needs GPUs that multiply fp8, but {without[0]} does not; on these, use `--set {instead}`"
+def check_gpus(engine: EngineOptions, nodes: Iterable[Node]) -> None:
+    """Raises ConfigError if the engine needs what a GPU of the nodes lacks. A GPU of unknown type is taken for a Hopper GPU."""
+    fp8, hopper = ("GPUs that multiply fp8", (8, 9)), ("Hopper GPUs", (9, 0))
+    needs = (
+        (engine.precision == "fp8", "engine.precision=fp8", fp8, "engine.precision=bfloat16"),
+        (engine.fp8_attention is not None, "engine.fp8_attention", hopper, "engine.fp8_attention=false"),
+        (engine.attention in HOPPER_KERNELS, f"engine.attention={engine.attention}", hopper, "engine.attention=auto"),
     )
+    gpus = sorted({node.gpu for node in nodes}, key=lambda gpu: gpu.name)
+    for is_asked, given, (need, capability), instead in needs:
+        lacking = [gpu.name for gpu in gpus if gpu.capability < capability]
+        if is_asked and lacking:
+            raise ConfigError(f"{given}: needs {need}, unlike {lacking[0]}; there, use `--set {instead}`")
 
 
 def cost_model(model: CheckedModel, timings: Sequence[Timing]) -> CostModel:

@@ -16,7 +16,7 @@ from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.planning.layout import Node
 from lynx_batch.planning.plan import best
 from lynx_batch.preparation.budget import price_nodes
-from lynx_batch.preparation.forecast import check_fp8, cost_model, forecast_options, forecast_tries
+from lynx_batch.preparation.forecast import check_gpus, cost_model, forecast_options, forecast_tries
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.prepare import check_requests, find_naming, name_clips, origin_of, prepare_rows
 from lynx_batch.preparation.selection import Selection
@@ -120,7 +120,7 @@ def _costs(
     """None if there is no clip. Raises ConfigError if a GPU cannot do what the preset asks for."""
     if not clips:
         return None
-    check_fp8(model.engine.options, nodes)
+    check_gpus(model.engine.options, nodes)
     tries = forecast_tries(config, model)
     chosen = best(forecast_options(clips, nodes, cost_model(model, timings=()), config.cluster, tries))
     return PresetCosts(

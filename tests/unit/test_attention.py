@@ -40,7 +40,7 @@ def test_a_kernel_needs_its_own_package_and_gpu(
 ) -> None:
     install(tmp_path, *packages)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    # no GPU here, so its capability is said
+    # there is no GPU here, so the test says which one it is
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     needs = missing_needs(device=torch.device("cuda"), dtype=torch.bfloat16, head_dim=128)
     assert expected.items() <= needs.items()

@@ -10,7 +10,7 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.planning.cost import H200, OTHER, CostModel, gpu_type
 from lynx_batch.planning.layout import GROUP_SIZES, URGENT_PRIORITY, FreeGpus, Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, options
-from lynx_batch.preparation.forecast import check_fp8
+from lynx_batch.preparation.forecast import check_gpus
 from lynx_model.fp8_attention import Fp8Attention
 from lynx_model.spec import EngineOptions
 from tests.builders import clip
@@ -118,17 +118,24 @@ def test_a_group_goes_to_the_fullest_node_that_has_room() -> None:
 @pytest.mark.parametrize(
     ("engine", "fault"),
     [
-        (EngineOptions(precision="fp8"), "engine.precision=fp8: needs GPUs that multiply fp8, but A100 does not"),
+        (EngineOptions(precision="fp8"), "engine.precision=fp8: needs GPUs that multiply fp8, unlike A100"),
         (
             EngineOptions(fp8_attention=Fp8Attention()),
             "engine.fp8_attention: needs .* `--set engine.fp8_attention=false`",
         ),
-        (EngineOptions(attention="fa3_fp8"), "engine.attention=fa3_fp8: needs .* `--set engine.attention=auto`"),
+        *(
+            (
+                EngineOptions(attention=kernel),
+                f"engine.attention={kernel}: needs Hopper .* `--set engine.attention=auto`",
+            )
+            for kernel in ("fa3", "fa3_fp8", "fa4")
+        ),
     ],
 )
-def test_fp8_is_refused_for_a_gpu_without_it(engine: EngineOptions, fault: str) -> None:
+def test_what_a_gpu_lacks_is_refused(engine: EngineOptions, fault: str) -> None:
     a100, h100 = (Node(num_gpus=8, gpu=gpu_type(name)) for name in ("A100", "H100"))
-    check_fp8(engine, [h100])
-    check_fp8(EngineOptions(), [h100, a100])
+    check_gpus(engine, [h100])
+    for works_on_both in (EngineOptions(), EngineOptions(attention="fa2"), EngineOptions(attention="cudnn")):
+        check_gpus(works_on_both, [h100, a100])
     with pytest.raises(ConfigError, match=fault):
-        check_fp8(engine, [h100, a100])
+        check_gpus(engine, [h100, a100])
