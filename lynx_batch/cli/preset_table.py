@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lynx_batch.planning.layout import Node
     from lynx_batch.preparation.presets import PresetForecast
 
-COLUMNS = ("preset", "GPU-s a clip", "time", "GPU-hours", "USD", "clips per GPU-hour", "x exact", "loss")
+COLUMNS = ("preset", "steps", "GPU-s a clip", "time", "GPU-hours", "USD", "clips per GPU-hour", "x exact", "loss")
 
 
 def presets_as_json(forecasts: "Sequence[PresetForecast]") -> list[dict[str, object]]:
@@ -63,6 +63,7 @@ def _cells(forecast: "PresetForecast", times_exact: float | None) -> list[str]:
         return [forecast.preset, *[""] * (len(COLUMNS) - 2), f"cannot be used: {forecast.reason}"]
     return [
         forecast.preset,
+        ", ".join(map(str, costs.num_steps)),
         f"{costs.gpu_s:,.1f}",
         duration(costs.makespan_s),
         f"{costs.gpu_hours:,.1f}",

@@ -3,9 +3,10 @@
 The files are in `presets/`, part of the package. `presets/losses.yaml` is the one place that says what a preset loses.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,10 +29,24 @@ Content = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What a preset loses against `exact`, in words. `is_measured` is false unless the whole preset was measured, on what `text` says."""
+    """What a preset loses against `exact`, in words.
+
+    Attributes:
+        is_measured: False unless the whole preset was measured, on what `text` says.
+        num_steps: The steps of the preset and of `exact` in that measurement; None if it holds for any.
+    """
 
     text: str
     is_measured: bool
+    num_steps: tuple[int, int] | None = None
+
+    def at(self, steps: Sequence[int], exact_steps: Sequence[int]) -> "Loss":
+        """What it says of clips with these numbers of steps: it was not measured, unless the numbers are the measured ones."""
+        if self.num_steps is None or {*product(steps, exact_steps)} == {self.num_steps}:
+            return self
+        measured = "{} steps against {}".format(*self.num_steps)
+        here = f"{_list(steps)} against {_list(exact_steps)}"
+        return Loss(text=f"not measured at {here}; at {measured}: {self.text}", is_measured=False)
 
 
 def preset_content(name: object) -> dict[str, Any]:
@@ -51,7 +66,12 @@ def preset_keys(name: object) -> dict[str, object]:
 @cache
 def stated_loss(name: PresetName) -> Loss:
     said = _read("losses.yaml")[name]
-    return Loss(text=said["loss"], is_measured=said["measured"])
+    steps = said.get("steps")
+    return Loss(
+        text=said["loss"],
+        is_measured=said["measured"],
+        num_steps=None if steps is None else (steps["preset"], steps["exact"]),
+    )
 
 
 def merge(lower: Content, upper: Content) -> dict[str, Any]:
@@ -86,6 +106,10 @@ def explain_preset(name: PresetName | None, *, has_loras: bool) -> Iterator[str]
             f"  {KEY}={name}: needs a step-distilled LoRA in model.loras, because without one so few steps give no usable picture; "
             f"for a base that is distilled itself, put the preset's keys into the run file instead"
         )
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _read(file: str) -> Any:

@@ -1,7 +1,7 @@
 """What the rows of a run would take with each preset, on the same nodes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import fmean
 
@@ -32,6 +32,7 @@ class PresetCosts:
     """What all clips take, by the shipped figures.
 
     Attributes:
+        num_steps: The different numbers of steps that clips have, rising.
         gpu_s: Mean of the GPU-seconds for which one try of a clip keeps its group busy.
         makespan_s: How long the whole run takes, with loading and all expected tries.
         gpu_hours: What it takes, idle GPUs included.
@@ -39,6 +40,7 @@ class PresetCosts:
     """
 
     num_clips: int
+    num_steps: tuple[int, ...]
     gpu_s: float
     makespan_s: float
     gpu_hours: float
@@ -51,7 +53,7 @@ class PresetCosts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresetForecast:
-    """`costs` is None if the run cannot use the preset; `reason` says why."""
+    """`loss` is the one at the numbers of steps of the run's clips. `costs` is None if the run cannot use the preset; `reason` says why."""
 
     preset: PresetName
     loss: Loss
@@ -68,7 +70,9 @@ def forecast_presets(load: Load, selection: Selection, nodes: tuple[Node, ...], 
         Permanent: If the run is impossible with `exact`.
     """
     compared = _Compared.of(load(PRESETS[0]), selection, nodes, now)
-    return [_forecast(name, load, compared) for name in PRESETS]
+    forecasts = [_forecast(name, load, compared) for name in PRESETS]
+    exact = forecasts[0].costs
+    return [_at_its_steps(forecast, exact) for forecast in forecasts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,12 @@ def _forecast(name: PresetName, load: Load, compared: _Compared) -> PresetForeca
     return PresetForecast(preset=name, loss=stated_loss(name), costs=costs, reason="" if costs else "no row to render")
 
 
+def _at_its_steps(forecast: PresetForecast, exact: PresetCosts | None) -> PresetForecast:
+    if forecast.costs is None or exact is None:
+        return forecast
+    return replace(forecast, loss=forecast.loss.at(forecast.costs.num_steps, exact.num_steps))
+
+
 def _clips(config: RunConfig, model: CheckedModel, compared: _Compared) -> list[ClipSpec]:
     checked = check_requests(config, compared.manifest, origin_of(config), compared.selection, compared.now)
     requests = [request for request in checked.requests if request.row in compared.rows]
@@ -125,6 +135,7 @@ def _costs(
     chosen = best(forecast_options(clips, nodes, cost_model(model, timings=()), config.cluster, tries))
     return PresetCosts(
         num_clips=len(clips),
+        num_steps=tuple(sorted({clip.params.num_inference_steps for clip in clips})),
         gpu_s=fmean(planned.group_size * planned.seconds for planned in chosen.clips),
         makespan_s=chosen.forecast.makespan_s,
         gpu_hours=chosen.forecast.gpu_hours,

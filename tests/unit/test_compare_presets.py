@@ -65,6 +65,25 @@ def test_each_preset_says_what_it_takes_and_loses(run_file: Path) -> None:
     assert not (run_file.parent / "out").exists(), "nothing is written"
 
 
+def test_a_loss_is_that_of_the_steps_with_which_it_was_measured_and_no_other(run_file: Path) -> None:
+    calibrate(run_file)
+    told = compared(run_file, "--set", "defaults.num_inference_steps=8")
+    assert [told[name]["costs"]["num_steps"] for name in ("exact", "fast", "draft")] == [[8], [8], [8]]
+    manifest = run_file.parent / "manifest.parquet"
+    write_manifest(manifest, [row(prompt="p", seed=n, num_inference_steps=steps) for n, steps in enumerate((None, 12))])
+    mixed = compared(run_file)
+    assert mixed["draft"]["costs"]["num_steps"] == [12, 30]
+    for name, here, measured in (
+        ("fast", "8 against 8", "50 steps against 50"),
+        ("draft", "8 against 8", "30 steps against 50"),
+    ):
+        assert told[name]["loss"] == f"not measured at {here}; at {measured}: {stated_loss(name).text}"
+        assert told[name]["is_loss_measured"] is mixed[name]["is_loss_measured"] is False
+    assert told["exact"]["is_loss_measured"] is mixed["exact"]["is_loss_measured"] is True
+    assert mixed["draft"]["loss"].startswith("not measured at 12, 30 against 12, 50; ")
+    assert "12, 30" in invoke("plan", run_file, "--compare-presets").output
+
+
 def test_a_preset_that_cannot_be_used_is_told_with_the_reason_and_the_others_with_their_figures(run_file: Path) -> None:
     told = compared(run_file)
     assert told["exact"]["costs"]
