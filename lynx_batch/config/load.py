@@ -46,7 +46,7 @@ UNION_MEMBERS = ("str", AdapterConfig.__name__, CalibrationConfig.__name__, Lora
 
 RULES = {
     "missing": "required",
-    "model_type": "must be a mapping of keys",
+    "model_type": "must be a mapping of the keys {keys}",
     "tuple_type": "must be a list",
     "too_short": "must not be empty",
     "too_long": "must have at most {max_length} items",
@@ -144,17 +144,26 @@ def _explain_values(error: ValidationError) -> Iterator[str]:
         if last in UNION_MEMBERS and (last == "str") == isinstance(fault["input"], dict):
             continue  # the value may be text or a section: only the fault of the kind that it is helps
         key = ".".join(str(part) for part in (*parents, last) if part not in UNION_MEMBERS)
+        plain = ".".join(part for part in key.split(".") if not part.isdigit())
         if fault["type"] == "extra_forbidden":
-            known = nearest(".".join(part for part in key.split(".") if not part.isdigit()), KEYS)
-            yield f"  {key}: unknown; the nearest known key is {known}"
+            yield f"  {key}: unknown; the nearest known key is {nearest(plain, KEYS)}"
+        elif fault["type"] == "missing" and isinstance(last, int):
+            yield f"  {key.removesuffix(f'.{last}')}: must have at least {last + 1} items (got {redact_all(fault['input'])!r})"
         else:
             kind = "finite_number" if fault["type"] in COMPARISONS and _is_nan(fault["input"]) else fault["type"]
-            rule = RULES[kind].format(**fault.get("ctx", {})) if kind in RULES else fault["msg"]
+            said = {**fault.get("ctx", {}), "keys": ", ".join(_keys_in(plain))}
+            rule = RULES[kind].format(**said) if kind in RULES else fault["msg"]
             either = " or a mapping of keys" if last == "str" else ""
             is_of_several_keys = fault["type"] == "missing" or isinstance(fault["input"], (dict, BaseModel))
             is_hidden = is_of_several_keys or _may_be_secret(key, fault["input"])
             shown = "" if is_hidden else f" (got {redact_all(fault['input'])!r})"
             yield f"  {key}: {rule}{either}{shown}"
+
+
+def _keys_in(section: str) -> Iterator[str]:
+    """The names of the keys directly in a section."""
+    below = (key.removeprefix(f"{section}.") for key in KEYS if key.startswith(f"{section}."))
+    return (key for key in below if "." not in key)
 
 
 def _is_nan(value: object) -> bool:

@@ -15,8 +15,8 @@ class Section(BaseModel):
     def _refuse_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
         annotation = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and annotation is not bool:
-            rule = "must be a mapping of keys" if _is_section(annotation) else "must not be true or false"
-            raise PydanticCustomError("no_truth", "{rule}", {"rule": rule})
+            kind = "model_type" if _is_section(annotation) else "no_truth"
+            raise PydanticCustomError(kind, "must not be true or false")
         return value
 
 

@@ -141,7 +141,7 @@ def test_fp8_attention_is_everywhere_nowhere_or_in_some_blocks_and_steps(
     [
         ("fp8_attention=3", "engine.fp8_attention: must be true, false, or a mapping of blocks and steps"),
         ("fp8_attention=yes", r"engine.fp8_attention: must be true, false, .* \(got 'yes'\)"),
-        ("fp8_attention={steps: [0.1]}", r"engine.fp8_attention.steps.1: required"),
+        ("fp8_attention={steps: [0.1]}", r"engine.fp8_attention.steps: must have at least 2 items \(got \[0.1\]\)"),
         ("fp8_attention={steps: [0, 0.1, 1]}", r"engine.fp8_attention.steps: must have at most 2 items"),
         ("fp8_attention={blocks: [0.9, 0.1]}", r"engine: fp8_attention.blocks=\(0.9, 0.1\): must be two fractions"),
         ("fp8_attention={blocks: [.nan, 1]}", r"engine: fp8_attention.blocks=\(nan, 1.0\): must be two fractions"),
@@ -355,7 +355,7 @@ def test_a_home_that_nobody_has_is_a_folder_of_that_name(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"engine": "fast"}, "engine: must be a mapping of keys (got 'fast')"),
+        ({"video": "fast"}, "video: must be a mapping of the keys crf, tags, preview (got 'fast')"),
         ({"model": {"base": "b", "adapters": 7}}, "model.adapters: must be text or a mapping of keys (got 7)"),
         ({"model": {"base": "b", "adapters": {"id": 1}}}, "model.adapters.id: must be text (got 1)"),
         ({"model": {"base": "b", "adapters": "a", "loras": "x"}}, "model.loras: must be a list (got 'x')"),
@@ -364,7 +364,14 @@ def test_a_home_that_nobody_has_is_a_folder_of_that_name(tmp_path: Path) -> None
         ({"inputs": {"read_timeout_s": 0}}, "inputs.read_timeout_s: must be above 0.0 (got 0)"),
         ({"video": {"crf": 1.5}}, "video.crf: must be a whole number (got 1.5)"),
         ({"retry": {"deadline_factor": "{x}"}}, "retry.deadline_factor: must be a number (got '{x}')"),
-        ({"quality": True}, "quality: must be a mapping of keys (got True)"),
+        (
+            {"quality": {"safety": True}},
+            "quality.safety: must be a mapping of the keys max_score, opennsfw2, falconsai, max_falconsai (got True)",
+        ),
+        (
+            {"cluster": {"node_types": [3]}},
+            "cluster.node_types.0: must be a mapping of the keys gpu, gpus, max, usd_per_hour, spot (got 3)",
+        ),
         ({"retry": {"max_attempts": True}}, "retry.max_attempts: must not be true or false (got True)"),
         ({"quality": {"likeness": {"min_mean": nan}}}, "quality.likeness.min_mean: must be a finite number (got nan)"),
         (
