@@ -1,11 +1,9 @@
 """`export`: committed clips under readable names, as files or as a webdataset, and a table of what became of each row."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,27 +12,23 @@ from lynx_batch import exits, storage
 from lynx_batch.cli import options
 from lynx_batch.cli.answers import ExportAnswer
 from lynx_batch.cli.console import say, say_answer, say_some, silence
+from lynx_batch.cli.export_writing import ExportRequest, export_files, export_shards
 from lynx_batch.cli.outputs import Output
-from lynx_batch.cli.tables import TableKind, check_num_lines, write_table
+from lynx_batch.cli.tables import TableKind
 from lynx_batch.errors import ConfigError
 from lynx_batch.places import WRITABLE, explain_place
 from lynx_batch.printable import counted
 
 if TYPE_CHECKING:
-    from lynx_batch.ledger.commits import CommitRecord
     from lynx_batch.ledger.export import NamedClips
-    from lynx_batch.ledger.export_table import ExportTable
     from lynx_batch.ledger.manifest_lines import ManifestLine
 
 MAX_WITHHELD_SHOWN = 50
 
-TABLE_NAME = "clips"
 SUFFIX = ".mp4"
 
 LONGEST_LINK = "7d"
 """S3 and Google sign for no longer."""
-
-Links = Mapping[str, storage.SignedLink | str]
 
 
 class Format(StrEnum):
@@ -42,32 +36,6 @@ class Format(StrEnum):
 
     FILES = "files"
     WEBDATASET = "webdataset"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ExportRequest:
-    """The options that decide what is written."""
-
-    output: str
-    destination: str
-    table: TableKind | None
-    sign_s: int | None
-    copies: bool
-    overwrites: bool
-
-    @property
-    def table_name(self) -> str | None:
-        return None if self.table is None else f"{TABLE_NAME}.{self.table}"
-
-    @property
-    def has_signed_copies(self) -> bool:
-        return self.copies and not storage.is_local(self.destination)
-
-    def place_of(self, name: str, commit: "CommitRecord") -> str:
-        """What the link of a clip leads to: its copy, unless there is none, or none that can be signed."""
-        if self.copies and (self.sign_s is None or self.has_signed_copies):
-            return storage.join(_absolute(self.destination), name)
-        return storage.join(_absolute(self.output), commit.clip_uri)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +107,7 @@ def export(
     silence(as_json)
     _check_destination(output, destination)
     _check_together(kind, name, table, sign, no_copy=no_copy)
-    request = _ExportRequest(
+    request = ExportRequest(
         output=output,
         destination=destination,
         table=table,
@@ -162,10 +130,11 @@ def export(
         chosen.lines if is_by_lines else None,
         is_manifest_given=manifest is not None,
     )
+    lines = chosen.lines or ()
     if kind is Format.WEBDATASET:
-        answer = _export_shards(request, naming, chosen, now, shard_mb * 10**6)
+        answer = export_shards(request, naming, lines, now, shard_mb * 10**6)
     else:
-        answer = _export_files(request, naming, chosen, now, template)
+        answer = export_files(request, naming, lines, now, template)
     _finish(output, naming, chosen, answer)
 
 
@@ -198,7 +167,7 @@ def _parse_sign(sign: str) -> int:
     return max(1, int(seconds))
 
 
-def _check_links(request: _ExportRequest) -> None:
+def _check_links(request: ExportRequest) -> None:
     """Raises ConfigError if the links that were asked for would lead to local files."""
     if request.sign_s is None or request.has_signed_copies or not storage.is_local(request.output):
         return
@@ -237,7 +206,7 @@ def _read_lines(output: str, run_id: str | None, manifest: str | None) -> "list[
     from lynx_batch.ledger.manifest_lines import read_all_lines, read_manifest_lines, read_run_lines
 
     if manifest is not None:
-        return read_manifest_lines(output, read_manifest(manifest), _absolute(manifest), run_id)
+        return read_manifest_lines(output, read_manifest(manifest), storage.absolute(manifest), run_id)
     return read_all_lines(output) if run_id is None else read_run_lines(output, run_id)
 
 
@@ -250,147 +219,6 @@ def _matching(lines: "Sequence[ManifestLine]", where: str) -> "list[ManifestLine
     table = pa.Table.from_pylist([line.row for line in lines], READ_SCHEMA)
     numbered = table.append_column("number", pa.array(range(table.num_rows), pa.int64()))
     return [lines[number] for number in sorted(choose_rows(numbered, where, FILTER_COLUMNS)["number"].to_pylist())]
-
-
-def _export_files(
-    request: _ExportRequest, naming: "NamedClips", chosen: _Chosen, now: datetime, template: str
-) -> ExportAnswer:
-    """Copies the clips, then writes the list, and last the table."""
-    from lynx_batch.ledger.copies import copy_clips, refuse_file
-    from lynx_batch.ledger.export_list import describe_file, list_of_clips, open_list, refuse_foreign, write_list
-
-    destination, table_name = request.destination, request.table_name
-    refuse_file(destination)
-    listed = open_list(request.output, destination, now, overwrites=request.overwrites)
-    if request.table is not None and table_name is not None:
-        check_num_lines(request.table, len(chosen.lines or ()))
-        refuse_foreign(destination, table_name, listed, overwrites=request.overwrites)
-    _make_links(
-        request, dict(islice(naming.clips.items(), 1))
-    )  # a trial: credentials that cannot sign are an error now
-    left_out = dict(naming.lost)
-    if request.copies:
-        left_out |= copy_clips(request.output, naming.clips, destination, overwrites=request.overwrites)
-    exported = {name: commit for name, commit in naming.clips.items() if name not in left_out}
-    listed = listed.with_files(list_of_clips(exported) if request.copies else {})
-    links, content = _make_links(request, exported), b""
-    if request.table is not None and table_name is not None:
-        table = _make_table(chosen.lines or (), template, naming, links, left_out, are_copied=request.copies)
-        content = write_table(request.table, table.columns, table.lines)
-        listed = listed.with_pending(table_name, describe_file(content))
-    if listed.files:
-        write_list(destination, listed)
-    if table_name is not None:
-        storage.write_bytes(storage.join(destination, table_name), content)
-    what = "" if request.copies else " in the table, none copied"
-    say(f"{storage.redact(destination)}: {counted(len(exported), 'clip')}{what}")
-    ends_at = _say_links(links.values())
-    return _answer(
-        request, naming, left_out, num_clips=len(exported), is_listed=bool(listed.files), links_end_at=ends_at
-    )
-
-
-def _make_links(request: _ExportRequest, exported: "Mapping[str, CommitRecord]") -> Links:
-    """The link of each name; nothing if no table needs them."""
-    if request.table is None:
-        return {}
-    places = {name: request.place_of(name, commit) for name, commit in exported.items()}
-    if request.sign_s is None:
-        return {name: storage.redact(place) for name, place in places.items()}
-    return {name: storage.sign(place, request.sign_s) for name, place in places.items()}
-
-
-def _make_table(
-    lines: "Sequence[ManifestLine]",
-    template: str,
-    naming: "NamedClips",
-    links: Links,
-    left_out: Mapping[str, str],
-    *,
-    are_copied: bool,
-) -> "ExportTable":
-    from lynx_batch.ledger.export import names_of_lines
-    from lynx_batch.ledger.export_table import make_table
-
-    names = names_of_lines(lines, template, naming.clips)
-    table = make_table(lines, names, naming, links, left_out, are_copied=are_copied)
-    say(f"table: {counted(len(table.lines), 'line')}")
-    return table
-
-
-def _say_links(links: Iterable[storage.SignedLink | str]) -> datetime | None:
-    """Says when the links end, and returns it."""
-    signed = [link for link in links if isinstance(link, storage.SignedLink)]
-    if not signed:
-        return None
-    first = min(link.ends_at for link in signed)
-    say(f"links: they end at {first.isoformat(timespec='seconds')}")
-    if any(link.ends_at < link.asked_until for link in signed):
-        say("that is earlier than --sign asked for: the credentials that signed them are temporary and end then")
-    if any(link.may_end_earlier for link in signed):
-        say(
-            "or earlier: the credentials that signed them are temporary, and the links end with them; the environment does not say when "
-            "(AWS_CREDENTIAL_EXPIRATION)"
-        )
-    return first
-
-
-def _export_shards(
-    request: _ExportRequest, naming: "NamedClips", chosen: _Chosen, now: datetime, max_bytes: int
-) -> ExportAnswer:
-    from lynx_batch.ledger.copies import refuse_file
-    from lynx_batch.ledger.export_list import open_list
-    from lynx_batch.ledger.shards import write_shards
-
-    refuse_file(request.destination)
-    shards = write_shards(
-        request.output,
-        naming.clips.values(),
-        {line.row["clip_id"]: line.row for line in chosen.lines or ()},
-        request.destination,
-        open_list(request.output, request.destination, now, overwrites=request.overwrites),
-        max_bytes=max_bytes,
-        overwrites=request.overwrites,
-        announce=say,
-    )
-    for shard, clip_ids in shards.find_clips(naming.withheld.keys()).items():
-        say(
-            f"{shard} of an earlier export holds {counted(len(clip_ids), 'clip')} to be withheld now: delete it, and export again"
-        )
-    left_out = {**naming.lost, **shards.left_out}
-    num_clips = len(naming.clips.keys() - left_out.keys())
-    say(
-        f"{storage.redact(request.destination)}: {counted(num_clips, 'clip')}, {counted(shards.num_written, 'shard')} written"
-    )
-    return _answer(
-        request, naming, left_out, num_clips=num_clips, is_listed=bool(num_clips), num_shards=shards.num_written
-    )
-
-
-def _answer(
-    request: _ExportRequest,
-    naming: "NamedClips",
-    left_out: Mapping[str, str],
-    *,
-    num_clips: int,
-    is_listed: bool,
-    num_shards: int = 0,
-    links_end_at: datetime | None = None,
-) -> ExportAnswer:
-    from lynx_batch.ledger.export_list import LIST_NAME
-
-    destination, table_name = request.destination, request.table_name
-    return ExportAnswer(
-        destination=storage.redact(destination),
-        num_clips=num_clips,
-        num_shards=num_shards,
-        export_list=storage.redact(storage.join(destination, LIST_NAME)) if is_listed else None,
-        table=None if table_name is None else storage.redact(storage.join(destination, table_name)),
-        links_end_at=links_end_at,
-        withheld=dict(naming.withheld),
-        left_out=dict(left_out),
-        num_nameless=0,
-    )
 
 
 def _finish(output: str, naming: "NamedClips", chosen: _Chosen, answer: ExportAnswer) -> None:
@@ -423,8 +251,3 @@ def _finish(output: str, naming: "NamedClips", chosen: _Chosen, answer: ExportAn
         if has_damaged:
             say("`verify --repair` and then `render` make damaged or missing clips again")
         raise typer.Exit(exits.INCOMPLETE)
-
-
-def _absolute(uri: str) -> str:
-    path = storage.path_of(uri)
-    return uri if path is None else os.path.abspath(path)

@@ -25,7 +25,7 @@ from lynx_batch.storage import calls
 from lynx_batch.storage.local import LocalStore
 from lynx_batch.storage.remote import FsspecStore
 from lynx_batch.storage.store import OldVersion, SignedLink, SizeLimit, Store, StoredFile
-from lynx_batch.storage.uris import is_local, is_within, join, path_of, resolve, scheme_of
+from lynx_batch.storage.uris import absolute, is_local, is_within, join, path_of, resolve, scheme_of
 from lynx_batch.store_errors import Operation
 from lynx_batch.store_traffic import count_upload
 
@@ -36,6 +36,7 @@ __all__ = [
     "SizeLimit",
     "Store",
     "StoredFile",
+    "absolute",
     "arrow_filesystem",
     "clock",
     "create_only",

@@ -23,6 +23,12 @@ def resolve(uri: str, base: str) -> str:
     return f"{scheme}://{bucket}{normpath(join('/', folder, uri))}"
 
 
+def absolute(uri: str) -> str:
+    """The absolute path of a local URI, from the working directory; any other URI itself."""
+    path = path_of(uri)
+    return uri if path is None else os.path.abspath(path)
+
+
 def is_within(uri: str, folder: str) -> bool:
     """Whether `uri` is `folder` or below it; symbolic links in local paths are followed first."""
     path, parent = path_of(uri), path_of(folder)
