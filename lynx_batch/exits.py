@@ -16,7 +16,7 @@ FAULTY = 2
 """An argument, the run file, the manifest or the model breaks a rule, or the store refuses access. Nothing was started."""
 
 INCOMPLETE = 3
-"""Some rows were rejected or failed, or the store began to refuse writes during the run. Running again changes nothing by itself."""
+"""Some rows were rejected or failed, or the store withdrew a right during the run. Running again changes nothing by itself."""
 
 STOPPED = 4
 """The infrastructure or a signal stopped the command. Run it again to continue."""

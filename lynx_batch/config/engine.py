@@ -33,7 +33,7 @@ else:
 class CalibrationConfig(Section):
     """What `lynx-batch models calibrate` has measured; it writes this, and nobody edits it.
 
-    `model` is the fingerprint of the base and the adapters. `points` are noise levels and the magnitude of the residual at each. Their
+    `model` is the fingerprint of the base with its adapters and LoRAs. `points` are noise levels and the magnitude of the residual at each. Their
     `sha256` is part of the ClipIds. Over `num_clips` clips and their branches, ratios of magnitudes deviated by at most `spread`.
     """
 

@@ -38,7 +38,8 @@ def commands(document: Path) -> Iterator[list[str]]:
     lines = [line for block in blocks(document, "") for line in block.splitlines() if "lynx-batch " in line]
     for text in [*lines, *CODE_SPAN.findall(document.read_text())]:
         words = shlex.split(text, comments=True)
-        yield words[words.index("lynx-batch") + 1 :]
+        program = next(n for n, word in enumerate(words) if word.rpartition("/")[2] == "lynx-batch")
+        yield words[program + 1 :]
 
 
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
