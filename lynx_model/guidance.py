@@ -3,7 +3,7 @@
 Source: bytedance/lynx modules/full/lynx_pipeline.py:336-363 and modules/lite/lynx_lite_pipeline.py:302-338 at 3a6a91a.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from lynx_model.ranges import is_within
 from lynx_model.spec import RenderParams
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -26,6 +27,9 @@ CONDITIONAL = Branch(has_prompt=True, has_subject=True)
 SUBJECT_ONLY = Branch(has_prompt=False, has_subject=True)
 UNCONDITIONAL = Branch(has_prompt=False, has_subject=False)
 
+
+KEPT = ("image_share", "image_rest")
+"""The names of what is kept of the branch with the photo alone, in a saved state."""
 
 SMALLEST_SQUARE = 1e-20  # two predictions that are equal have no way between them
 
@@ -72,6 +76,16 @@ class Guidance:
     def __init__(self, params: RenderParams) -> None:
         self._params = params
         self._kept: tuple[Tensor, Tensor] | None = None
+
+    def state(self) -> "dict[str, Tensor]":
+        """What later steps reuse, by name; empty if that is nothing."""
+        return {} if self._kept is None else dict(zip(KEPT, self._kept, strict=True))
+
+    def restore(self, state: "Mapping[str, Tensor]", device: "torch.device") -> None:
+        """Goes on with what `state` of another process returned. Other names are ignored."""
+        if all(name in state for name in KEPT):
+            share, rest = (state[name].to(device) for name in KEPT)
+            self._kept = share, rest
 
     def combine(self, predictions: "Sequence[Tensor]", *, reuses_image: bool) -> "Tensor":
         """As the function `combine`. If `reuses_image`, the last prediction is missing, and what was kept of it stands in for it."""

@@ -65,8 +65,8 @@ class PreparedClip:
     fp8_steps: tuple[bool, ...]
 
     def can_start_at(self, step: int) -> bool:
-        """Whether the step needs nothing of earlier ones but their latents."""
-        return self.full_steps[step] and not self.reuses_image[step]
+        """Whether the step needs no residuals of earlier ones, which no saved state holds."""
+        return self.full_steps[step]
 
     def share_left(self, num_steps_done: int) -> float:
         """The share of the clip's full forwards that come after its first steps."""
@@ -217,18 +217,20 @@ class LynxPipeline:
         sampling resumes where another pipeline of the same model paused.
 
         Raises:
-            Paused: If `is_to_pause()` is true before a step that needs nothing of earlier ones but their latents; it carries the state
-                to resume from.
+            Paused: If `is_to_pause()` is true before a full step; it carries the state to resume from.
         """
-        residuals = None if all(clip.full_steps) else Residuals()
+        residuals, guidance = None if all(clip.full_steps) else Residuals(), Guidance(clip.params)
+        if state is not None:
+            guidance.restore(state.tensors, self.device)
         return sampler.denoise(
-            partial(predict_step, self._model.transformer, clip, Guidance(clip.params), residuals),
+            partial(predict_step, self._model.transformer, clip, guidance, residuals),
             sampler.draw_noise(clip.params, self.device),
             sampler.make_schedule(self._model.scheduler_config, clip.params, self.device),
             on_step,
             state=state,
             is_to_pause=is_to_pause,
             can_start_at=clip.can_start_at,
+            remembered=guidance.state,
         )
 
     @torch.inference_mode()

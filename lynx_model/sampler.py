@@ -1,6 +1,6 @@
 """Noise -> latents: the noise schedule, and the denoising loop for any callable model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ OnStep = Callable[[int, int], None]
 class SamplerState:
     """The state of a denoising between two steps, in host memory. Any process can resume from it with the same result.
 
-    `tensors` holds the latents and what the scheduler remembers of earlier steps.
+    `tensors` holds the latents and what the scheduler and the model remember of earlier steps.
     """
 
     num_steps_done: int
@@ -70,11 +70,13 @@ def denoise(
     state: SamplerState | None = None,
     is_to_pause: Callable[[], bool] = lambda: False,
     can_start_at: Callable[[int], bool] = lambda step: True,
+    remembered: Callable[[], Mapping[str, Tensor]] = dict,
 ) -> Tensor:
     """Denoises `noise` in all steps of the scheduler; returns float32 latents. `state`, if given, replaces the noise.
 
     Raises:
-        Paused: If `is_to_pause()` is true between two steps, and `predict` can start at the later one without the earlier ones.
+        Paused: If `is_to_pause()` is true between two steps, and `predict` can start at the later one with nothing of the earlier ones
+            but their latents and what `remembered()` returns, which is put into the state.
     """
     latents, num_done, num_steps = noise, 0, len(scheduler.timesteps)
     if state is not None:
@@ -86,12 +88,15 @@ def denoise(
         if on_step is not None:
             on_step(step + 1, num_steps)
         if step + 1 < num_steps and can_start_at(step + 1) and is_to_pause():
-            raise Paused(_capture(step + 1, latents, scheduler))
+            raise Paused(_capture(step + 1, latents, scheduler, remembered()))
     return latents
 
 
-def _capture(num_steps_done: int, latents: Tensor, scheduler: UniPCMultistepScheduler) -> SamplerState:
-    tensors = {"latents": latents, "last_sample": scheduler.last_sample, "order": torch.tensor(scheduler.this_order)}
+def _capture(
+    num_steps_done: int, latents: Tensor, scheduler: UniPCMultistepScheduler, remembered: Mapping[str, Tensor]
+) -> SamplerState:
+    order = torch.tensor(scheduler.this_order)
+    tensors = {**remembered, "latents": latents, "last_sample": scheduler.last_sample, "order": order}
     for age, output in enumerate(reversed(scheduler.model_outputs)):
         if output is not None:
             tensors[f"output_{age}"] = output
