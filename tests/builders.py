@@ -158,7 +158,7 @@ def make_clip_of_photos(clip_id: str, request: ClipRequest, sha256s: Sequence[st
 
 
 def clip(
-    name: str, *, row: int = 0, priority: int = 0, subject: str = "0", prompt: str = "p", **params: int
+    name: str, *, row: int = 0, priority: int = 0, subject: str = "0", prompt: str = "p", **params: float
 ) -> ClipSpec:
     request = make_request(RenderParams(prompt=prompt, **params), row=row, subject_uri="a.jpg", priority=priority)
     return make_clip(name, request, photo_sha256=subject)

@@ -107,6 +107,7 @@ METADATA_HELP = {
     "allows_missing_consent": "Whether its run rendered rows without a consent, too.",
     "group_size": "Number of GPUs that rendered the clip.",
     "device": "Their type.",
+    "num_steps_resumed": "Steps that an earlier attempt had done and saved; the seconds of the stages do not hold them.",
     "try_number": "Which of the clip's seeds was committed, counted from 0. Above 0 only with a quality gate or after a redo. If the gate "
     "rejected the row: its best try, or the one that is unsafe. `seed` and all scores are of that try.",
     "num_tries": "How many tries the clip had. Null without a quality gate.",

@@ -14,7 +14,6 @@ from lynx_batch.planning.schedule import ClipState, Schedule
 from lynx_batch.planning.simulate import HOUR_S
 from lynx_batch.printable import counted
 from lynx_batch.rendering.tasks import RenderTask
-from lynx_batch.stages import BUSY_STAGES
 
 log = structlog.get_logger()
 
@@ -99,11 +98,10 @@ class GroupBudget:
         self._budget.note_load(group.placement.gpu, time.monotonic() - self._held_since_s(group))
 
     def rendered(self, group: Group, task: RenderTask, commit: CommitRecord) -> None:
-        seconds = sum(commit.stage_s.get(stage.column, 0.0) for stage in BUSY_STAGES)
-        if commit.attempt == task.attempt and seconds:
+        if commit.attempt == task.attempt and commit.busy_s and not commit.num_steps_resumed:
             work = self._schedule.work(task.clip.clip_id)
             self._budget.note_clip(
-                Observation(gpu=group.placement.gpu, group_size=group.size, work=work, seconds=seconds)
+                Observation(gpu=group.placement.gpu, group_size=group.size, work=work, seconds=commit.busy_s)
             )
 
     def _held_since_s(self, group: Group) -> float:
@@ -131,13 +129,16 @@ class GroupBudget:
         gpu, state = group.placement.gpu, group.state
         if not state.is_ready:
             return max(0.0, self._budget.load_s(gpu) - (time.monotonic() - self._held_since_s(group)))
-        step, num_steps = state.step
-        share_left = 1 - step / num_steps if num_steps else 1.0
+        num_done, _ = state.step
         return sum(
-            share * self._budget.seconds(self._schedule.work(task.clip.clip_id), group.size, gpu)
-            for task, share in ((state.rendering, share_left), (state.next, 1.0))
+            self._left_s(task, max(steps, task.num_steps_saved), group)
+            for task, steps in ((state.rendering, num_done), (state.next, 0))
             if task is not None
         )
+
+    def _left_s(self, task: RenderTask, num_steps_done: int, group: Group) -> float:
+        work = self._schedule.work(task.clip.clip_id)
+        return work.share_left(num_steps_done) * self._budget.seconds(work, group.size, group.placement.gpu)
 
     def _usual_clip_s(self, size: int, gpu: GpuType) -> float:
         """How long the waiting clips take on average in a group of this size, as planned."""

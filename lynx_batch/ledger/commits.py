@@ -14,6 +14,7 @@ from lynx_batch.errors import UnreadableRecord
 from lynx_batch.ledger.records import parse, put_once, read_records, warn_left_out
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import commit_uri, withdrawal_uri
+from lynx_batch.stages import BUSY_STAGES
 
 SCHEMA_VERSION = 1
 
@@ -26,6 +27,7 @@ class CommitRecord(BaseModel):
     when. `marks` are the marks that the video carries, `failed_marks` those that failed, with the reasons.
     `allows_missing_consent`: its run rendered rows without a consent, too. True in records that are older than this field.
     `face_turned_degrees` is how far the face is rotated clockwise in its photo; None in records that are older than this field.
+    `num_steps_resumed` steps had been done by an earlier attempt, whose time is not in `stage_s`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -58,9 +60,15 @@ class CommitRecord(BaseModel):
     allows_missing_consent: bool = True
     group_size: int
     device: str
+    num_steps_resumed: int = 0
     stage_s: dict[str, float]
     identity: dict[str, str | bool | None]
     software: dict[str, str]
+
+    @property
+    def busy_s(self) -> float:
+        """For how many seconds its last attempt kept its group busy."""
+        return sum(self.stage_s.get(stage.column, 0.0) for stage in BUSY_STAGES)
 
     @property
     def files(self) -> tuple[str, ...]:

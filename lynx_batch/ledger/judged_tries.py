@@ -14,7 +14,6 @@ from lynx_batch.ledger.tries import TryRecord, read_each
 from lynx_batch.output import TRIES, TryName
 from lynx_batch.planning.calibration import ScoredTry
 from lynx_batch.planning.verdict import JudgedTry
-from lynx_batch.stages import BUSY_STAGES
 
 MAX_CLIPS = 1000
 """Enough for a share of tries that pass. ClipIds are digests, so the first ones are a fair sample."""
@@ -82,12 +81,11 @@ def _is_of(commit: CommitRecord, identity: RenderIdentity | None) -> bool:
 def _scored(
     commit: CommitRecord, scores: Mapping[str, float], *, is_committed: bool, is_unsafe: bool = False
 ) -> ScoredTry:
-    busy = [commit.stage_s[stage.column] for stage in BUSY_STAGES if stage.column in commit.stage_s]
     return ScoredTry(
         clip_id=commit.clip_id,
         edition=commit.edition,
         judged=JudgedTry(number=commit.try_number, scores=scores, is_unsafe=is_unsafe),
-        gpu_s=commit.group_size * sum(busy) if busy else None,
+        gpu_s=None if commit.num_steps_resumed else commit.group_size * commit.busy_s or None,
         is_committed=is_committed,
     )
 

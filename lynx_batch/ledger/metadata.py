@@ -88,6 +88,7 @@ METADATA_SCHEMA = pa.schema(
         ("allows_missing_consent", pa.bool_()),
         ("group_size", pa.int32()),
         ("device", pa.string()),
+        ("num_steps_resumed", pa.int32()),
         *((stage.column, pa.float64()) for stage in CLIP_STAGES),
         ("try_number", pa.int32()),
         ("num_tries", pa.int32()),
@@ -307,7 +308,7 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     yield "rendered_by_run", commit.run_id
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "preview_uri", "sha256", "num_bytes"):
         yield name, getattr(commit, name)
-    for name in ("face_turned_degrees", "allows_missing_consent", "group_size", "device"):
+    for name in ("face_turned_degrees", "allows_missing_consent", "group_size", "device", "num_steps_resumed"):
         yield name, getattr(commit, name)
     yield from commit.stage_s.items()
     for name in ("try_number", "num_tries", "accepted_by", "accepted_at"):

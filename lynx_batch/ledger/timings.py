@@ -21,6 +21,8 @@ PARAMS = tuple(field.name for field in fields(RenderParams) if field.name not in
 BUSY_COLUMNS = tuple(stage.column for stage in BUSY_STAGES)
 COLUMNS = ["run", "row", "device", "group_size", "model", *BUSY_COLUMNS, *PARAMS]
 RENDERED_IN_RUN = (pc.field("outcome") == Outcome.RENDERED) & (pc.field("run") == pc.field("rendered_by_run"))
+IN_ONE_GO = pc.field("num_steps_resumed").is_null() | (pc.field("num_steps_resumed") == 0)
+"""What an earlier attempt had begun has no time for all of its steps. Null is from older versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +36,8 @@ class Timing:
 
 
 def read_timings(output: str, identity: RenderIdentity) -> list[Timing]:
-    """The timings of the newest clips at `output` that were rendered with the base model and precision of `identity`."""
-    rows = read_metadata(output, COLUMNS, RENDERED_IN_RUN)
+    """The timings of the newest clips at `output` that were rendered in one go with the base model and precision of `identity`."""
+    rows = read_metadata(output, COLUMNS, RENDERED_IN_RUN & IN_ONE_GO)
     order = RunOrder.of(output, pc.unique(rows["run"]).to_pylist())
     newest = order.sort_newest_first(rows).slice(0, MAX_TIMINGS)
     return list(_timings(newest.to_pylist(), identity))

@@ -133,18 +133,23 @@ class Work:
     """The work of rendering a clip. Clips that differ only in prompt or face have equal work.
 
     `branch_shares` are the shares of its forwards in steps with one, two and three branches, `fp8_share` is that of those in steps that
-    attend in fp8.
+    attend in fp8. `shares_left` has the share of its forwards that is left after each number of steps.
     """
 
     products_tflop: float
     attention_tflop: float
     fp8_share: float
     branch_shares: tuple[float, float, float]
+    shares_left: tuple[float, ...]
     clip: ClipSize
 
     @property
     def megapixels(self) -> float:
         return self.clip.width * self.clip.height * self.clip.num_frames / 1e6
+
+    def share_left(self, num_steps_done: int) -> float:
+        """The share of its forwards that comes after its first steps."""
+        return self.shares_left[min(num_steps_done, len(self.shares_left) - 1)]
 
 
 WORK_FIELDS = attrgetter(
@@ -172,6 +177,7 @@ def work_of(params: RenderParams, engine: Engine) -> Work:
         attention_tflop=forwards * blocks * 4 * d * tokens**2 / 1e12,
         fp8_share=sum(_forwards(step) for step in steps if step.is_attending_in_fp8) / forwards,
         branch_shares=_branch_shares(steps),
+        shares_left=tuple(sum(map(_forwards, steps[done:])) / forwards for done in range(len(steps) + 1)),
         clip=ClipSize(
             width=params.width, height=params.height, num_frames=params.num_frames, num_branches=num_branches
         ),

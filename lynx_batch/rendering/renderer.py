@@ -261,6 +261,7 @@ class Renderer:
             allows_missing_consent=settings.allows_missing_consent,
             group_size=settings.plan.num_ranks,
             device=self._device_name,
+            num_steps_resumed=task.num_steps_saved,
             stage_s={stage.column: seconds for stage, seconds in clip.attempt.seconds.items()},
             identity=asdict(settings.identity),
             software=self._software,

@@ -175,6 +175,12 @@ def test_adapters_that_change_are_part_of_a_clips_work_if_it_reuses_image_branch
     assert works[1].products_tflop > works[0].products_tflop, "the image branch is computed anew when the adapter stops"
 
 
+def test_what_is_left_of_a_clip_is_counted_in_the_forwards_that_its_steps_cost() -> None:
+    half_guided = work(replace(FULL, guidance_until=0.5))
+    assert [half_guided.share_left(done) for done in (0, 25, 50, 60)] == [1, 0.25, 0, 0]
+    assert work().share_left(25) == 0.5
+
+
 def test_gpus_share_each_step_as_well_as_its_branches_allow() -> None:
     """Three GPUs gain nothing from two branches: they wait for as long as with three."""
     three, second, half = (

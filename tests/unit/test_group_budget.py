@@ -1,7 +1,7 @@
 """Groups and the budget: what a group still needs counts before another clip or group starts. Without Ray."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -16,6 +16,7 @@ from lynx_batch.stages import Span, Stage
 from tests.builders import clip
 
 CLIP = clip("c0", num_inference_steps=50)
+HALF_GUIDED_S = CostModel().seconds(work_of(replace(CLIP.params, guidance_until=0.5), Engine()), 1, H200)
 CLIP_S = CostModel().seconds(work_of(CLIP.params, Engine()), 1, H200)
 HOUR_S = 3600.0
 LOADED = Loaded(device="H200", span=Span(stage=Stage.LOAD, start_s=0, seconds=1))
@@ -43,9 +44,11 @@ class FakeGroup:
             self.state.rank_loaded(LOADED)
 
 
-def begin(num_clips: int, groups: list[FakeGroup], max_gpu_s: float) -> tuple[Schedule, Budget, GroupBudget]:
+def begin(
+    num_clips: int, groups: list[FakeGroup], max_gpu_s: float, **params: float
+) -> tuple[Schedule, Budget, GroupBudget]:
     schedule = Schedule(RetryPolicy())
-    clips = [clip(f"c{number}", row=number, num_inference_steps=50) for number in range(num_clips)]
+    clips = [clip(f"c{number}", row=number, num_inference_steps=50, **params) for number in range(num_clips)]
     works = [work_of(each.params, Engine()) for each in clips]
     schedule.plan(
         [
@@ -60,9 +63,10 @@ def begin(num_clips: int, groups: list[FakeGroup], max_gpu_s: float) -> tuple[Sc
     return schedule, budget, GroupBudget(budget, schedule)
 
 
-def start(group: FakeGroup, planned: PlannedClip | None) -> None:
+def start(group: FakeGroup, planned: PlannedClip | None, *, num_steps_saved: int = 0) -> None:
     assert planned is not None
-    group.state.accept(RenderTask(clip=planned.clip, attempt="a"), time.monotonic())
+    task = RenderTask(clip=planned.clip, attempt="a", num_steps_saved=num_steps_saved)
+    group.state.accept(task, time.monotonic())
 
 
 def test_a_clip_is_taken_only_if_it_fits_beside_what_runs_and_a_refused_one_stays_open() -> None:
@@ -82,6 +86,21 @@ def test_the_steps_that_a_clip_has_done_are_needed_no_more() -> None:
     _, _, asked = begin(5, groups, max_gpu_s=1.5 * CLIP_S)
     start(groups[0], asked.take(groups, groups[0]))
     groups[0].state.step = (30, 50)
+    assert asked.take(groups, groups[1]) is not None
+
+
+def test_a_clip_needs_the_forwards_that_are_left_however_many_steps_have_them() -> None:
+    groups = [FakeGroup("g0"), FakeGroup("g1")]
+    _, _, asked = begin(5, groups, max_gpu_s=1.35 * HALF_GUIDED_S, guidance_until=0.5)
+    start(groups[0], asked.take(groups, groups[0]))
+    groups[0].state.step = (25, 50)
+    assert asked.take(groups, groups[1]) is not None, "a quarter of the first clip is left, not half"
+
+
+def test_the_steps_that_an_earlier_attempt_has_saved_are_needed_no_more() -> None:
+    groups = [FakeGroup("g0"), FakeGroup("g1")]
+    _, _, asked = begin(5, groups, max_gpu_s=1.5 * CLIP_S)
+    start(groups[0], asked.take(groups, groups[0]), num_steps_saved=30)
     assert asked.take(groups, groups[1]) is not None
 
 

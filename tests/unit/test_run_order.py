@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lynx_batch.ledger.metadata import Outcome
+from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.order import RunOrder, newest_rows
 from lynx_batch.ledger.runs import new_run_id
 from lynx_batch.ledger.summary import summarise
 from lynx_batch.ledger.timings import read_timings
-from tests.builders import IDENTITY, NOW, ended, small_clip, start_run, write_metadata
+from tests.builders import IDENTITY, NOW, ended, record, small_clip, start_run, write_metadata
 
 
 def test_the_newest_run_is_the_one_that_started_last_whatever_its_name(tmp_path: Path) -> None:
@@ -43,3 +43,13 @@ def test_the_newest_timings_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         update = {"run_id": run_id, "identity": identity, "stage_s": {"denoise_s": float(minutes)}}
         write_metadata(output, run_id, [replace(row, commit=row.commit.model_copy(update=update))])
     assert [timing.seconds for timing in read_timings(output, IDENTITY)] == [1.0]
+
+
+def test_a_clip_that_went_on_from_a_saved_state_is_no_timing(tmp_path: Path) -> None:
+    output, identity = str(tmp_path), {name: value for name, value in asdict(IDENTITY).items() if value is not None}
+    start_run(output, "run", minutes=0)
+    commits = [record(f"ab1{n}").model_copy(update={"identity": identity, "num_steps_resumed": 30 * n}) for n in (0, 1)]
+    rows = [ended(Outcome.RENDERED, small_clip(commit.clip_id, row)) for row, commit in enumerate(commits)]
+    write_metadata(output, "run", [replace(row, commit=commit) for row, commit in zip(rows, commits, strict=True)])
+    assert len(read_timings(output, IDENTITY)) == 1
+    assert read_metadata(output)["num_steps_resumed"].to_pylist() == [0, 30]
