@@ -82,7 +82,7 @@ class StepCache:
     @property
     def is_idle(self) -> bool:
         """Whether it can never skip a step."""
-        return not (self.threshold and self.max_skip)
+        return not (self.threshold and self.max_skip) or self.keep_first == 1
 
     @property
     def name(self) -> str:

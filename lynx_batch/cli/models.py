@@ -12,6 +12,7 @@ from lynx_batch.cli.console import make_console, say
 from lynx_batch.cli.render import load
 from lynx_batch.errors import ConfigError
 from lynx_batch.preparation.selection import Selection
+from lynx_batch.printable import counted
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.errors import WeightsMismatch
 
@@ -113,5 +114,5 @@ def calibrate_model(
     file = calibration_file(folder, calibration.model)
     replace_json(file, calibration.model_dump(mode="json"))
     say(
-        f"{file}: {calibration.num_clips} clips at {len(calibration.points)} noise levels, spread {calibration.spread:.1%}"
+        f"{file}: {counted(calibration.num_clips, 'clip')} at {len(calibration.points)} noise levels, spread {calibration.spread:.1%}"
     )

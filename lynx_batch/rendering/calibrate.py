@@ -70,10 +70,15 @@ def _without_cache(config: RunConfig) -> RunConfig:
 
 def _measure(pipe: LynxPipeline, clip: ClipSpec, config: RunConfig, on_step: OnStep) -> list[list[float]]:
     """The magnitudes by step and branch."""
-    (portrait,) = clip.portraits
-    photo = read_photo(read_photo_file(portrait.uri, config.inputs), is_parity=config.faces.parity)
+    pictures = (
+        (
+            storage.redact(portrait.uri),
+            read_photo(read_photo_file(portrait.uri, config.inputs), is_parity=config.faces.parity),
+        )
+        for portrait in clip.person
+    )
     params = clip.params.changed(
         num_inference_steps=config.defaults.num_inference_steps, flow_shift=config.defaults.flow_shift
     )
-    prepared = pipe.prepare(pipe.read_subject(photo, portrait.face_index), params)
-    return pipe.measure_magnitudes(prepared, on_step)
+    subject = pipe.read_person(pictures, clip.request.face_index)
+    return pipe.measure_magnitudes(pipe.prepare(subject, params), on_step)

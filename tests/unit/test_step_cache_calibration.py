@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 
 from lynx_batch.config import CalibrationConfig, RunConfig, load_run_config, parse_run_config
 from lynx_batch.errors import ConfigError
@@ -15,7 +16,7 @@ from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.preparation.step_cache import calibration_file, fingerprint_model
 from lynx_model.step_cache import Magnitudes, noise_levels
-from tests.builders import COLLINS, HOPPER, row, tiny_run
+from tests.builders import COLLINS, HOPPER, row, several_photos, tiny_run
 from tests.jobs import Job, invoke, worker_settings
 from tests.models import MODEL
 
@@ -61,6 +62,15 @@ def test_the_file_names_the_model_and_holds_its_magnitudes_at_the_runs_noise_lev
     assert Magnitudes(points=tuple(map(tuple, content["points"]))).sha256 == content["sha256"]
 
 
+def test_a_row_with_several_photos_can_be_calibrated(tmp_path: Path, face_pack: Path) -> None:
+    settings = {"engine": {"precision": "float32"}}
+    mirrored = tmp_path / "mirrored.png"
+    ImageOps.mirror(Image.open(COLLINS)).save(mirrored)
+    job = Job(folder=tmp_path, face_pack=face_pack, rows=[several_photos(COLLINS, mirrored)], settings=settings)
+    result = invoke("models", "calibrate", job.folder / "run.yaml", "--root", tmp_path)
+    assert (result.exit_code, "1 clip at 2 noise levels" in " ".join(result.output.split())) == (0, True), result.output
+
+
 def test_one_step_cannot_be_calibrated(job: Job, tmp_path: Path) -> None:
     command = ["models", "calibrate", job.folder / "run.yaml", "--set", "defaults.num_inference_steps=1"]
     result = invoke(*command, "--root", tmp_path)
@@ -84,7 +94,7 @@ def test_clips_are_named_by_the_settings_and_the_magnitudes(job: Job, tmp_path: 
     other = other_calibration(check_model(config_of(job)).engine.step_cache.calibration, tmp_path)
     changes = [{}, {"threshold": 0.4}, {"max_skip": 3}, {"keep_first": 0.3}, {"calibration": str(other)}]
     assert len({exact, *(name(**change) for change in changes)}) == 1 + len(changes)
-    assert name(threshold=0) == name(max_skip=0) == exact, "nothing is skipped"
+    assert name(threshold=0) == name(max_skip=0) == name(keep_first=1) == exact, "nothing is skipped"
 
 
 def without_cache(job: Job) -> RunConfig:
