@@ -184,11 +184,9 @@ def quality(
     from lynx_batch.comparison.pictures import Lpips
     from lynx_batch.comparison.settings import read_settings
 
-    comparison = read_settings(settings)
     cells, results = compare(
         run_file,
-        options.parse_overrides(overrides),
-        comparison,
+        read_settings(settings, options.parse_overrides(overrides)),
         out,
         limit=limit,
         lpips=None if lpips is None else Lpips.load(lpips),
@@ -227,7 +225,7 @@ def _case(**fields: Any) -> Any:
 
 def _numbers(field: str, text: str, separator: str, count: int | None = None) -> list[int]:
     parts = text.split(separator)
-    if not all(part.isdigit() and int(part) for part in parts) or count not in (None, len(parts)):
+    if not all(part.isdecimal() and int(part) for part in parts) or count not in (None, len(parts)):
         raise ConfigError(f"--{field} {text!r}: must be positive whole numbers joined by {separator!r}")
     return [int(part) for part in parts]
 

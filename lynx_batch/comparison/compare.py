@@ -4,20 +4,23 @@ Each setting has an output location of its own, because not all that differs is 
 the reference's clip. So a comparison that was interrupted goes on where it stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 import pyarrow as pa
 
 from lynx_batch import api, storage
-from lynx_batch.clip import ClipSpec, canonical_json
+from lynx_batch.clip import ClipSpec
 from lynx_batch.columns import TEXTS
 from lynx_batch.comparison.paired import Difference, difference
 from lynx_batch.comparison.pictures import Lpips, PictureDistance, compare_videos
-from lynx_batch.comparison.settings import OTHER_SEED, Changes, Comparison, Setting
+from lynx_batch.comparison.settings import OTHER_SEED, Changes, Comparison, Setting, layered
+from lynx_batch.comparison.speed import speed, timed_rows
 from lynx_batch.config import QualityConfig, RunConfig, load_run_config
 from lynx_batch.errors import ConfigError, Permanent, RunStopped
 from lynx_batch.intake.manifest import read_manifest, write_manifest
@@ -25,11 +28,12 @@ from lynx_batch.intake.schema import MANIFEST_SCHEMA, ROW
 from lynx_batch.ledger.commits import CommitRecord
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.history import known_commits
+from lynx_batch.ledger.tombstones import read_revoked
+from lynx_batch.planning.revocation import Key
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.scorers import check_scorers
 from lynx_batch.preparation.selection import Selection
 from lynx_batch.rendering.unjudged import find_unjudged, judge_all
-from lynx_batch.stages import BUSY_STAGES
 from lynx_model.parameters import MAX_SEED
 
 LIKENESS, LIKENESS_P10, MOTION, PROMPT = "likeness_mean", "likeness_p10", "motion_mean", "prompt_mean"
@@ -41,16 +45,20 @@ NAMED_BY = ("subject_id", "clip_name", "prompt")
 OF_NO_CAMPAIGN: Changes = {"quality": None, "notify": [], "approval.required": False}
 """What every setting has: nothing is judged before it counts, nobody is told, and nobody has to have approved it."""
 
+CLAIMED = ("engine", "faces", "video", "provenance")
+"""The sections of a run file that change clips, their times or their scores without being part of a clip's name, in whole or in part."""
+
 HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedCell:
-    """The clips that a setting rendered, by row, with their scores."""
+    """The clips that a setting rendered, by row, with their scores. The time of those in `timed` counts."""
 
     setting: Setting
     output: str
     commits: Mapping[int, CommitRecord]
+    timed: Set[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +67,8 @@ class CellResult:
 
     Attributes:
         num_clips: Clips that both this setting and the reference rendered.
-        gpu_s: Median over them of the GPU-seconds that a clip keeps its group busy; compiling the first one does not count.
+        gpu_s: Median over them of the GPU-seconds that a clip keeps its group busy. Clips that may have waited for the compiler are left out.
+        times_faster: Median over them of how many times as many the reference needs.
         pictures: Mean distance from the reference's pictures; None for the reference, and where sizes differ.
         scores: Mean of each score.
         differences: How much higher each score is than the reference's.
@@ -69,6 +78,7 @@ class CellResult:
     output: str
     num_clips: int
     gpu_s: float
+    times_faster: float
     pictures: PictureDistance | None
     scores: Mapping[str, float]
     differences: Mapping[str, Difference]
@@ -80,7 +90,6 @@ class CellResult:
 
 def compare(
     run_file: Path,
-    overrides: Changes,
     comparison: Comparison,
     out: str,
     *,
@@ -92,7 +101,6 @@ def compare(
 
     Args:
         run_file: What to render. Its quality gate only measures here.
-        overrides: Changes to every setting, the reference included.
         comparison: From `read_settings`.
         out: Where manifests and the settings' outputs are put.
         limit: Takes at most this many rows.
@@ -104,14 +112,17 @@ def compare(
         RunStopped: If a setting's run stopped early.
         Permanent: If a setting renders no clip that the reference rendered, too.
     """
-    reference, settings = comparison.reference, (comparison.reference, *comparison.settings)
-    wanted = load_run_config(run_file, {**overrides, **reference.changes, **OF_NO_CAMPAIGN, "output": out})
-    quality = load_run_config(run_file, dict(overrides)).quality or QualityConfig()
+    settings = (comparison.reference, *comparison.settings)
+    of_run = load_run_config(run_file, dict(comparison.reference.changes))
+    quality = of_run.quality or QualityConfig()
     check_scorers(quality)
-    manifests = _write_manifests(wanted, out, limit)
-    configs = [_config_of(run_file, overrides, each, out, manifests[each.name == OTHER_SEED]) for each in settings]
+    wanted = load_run_config(run_file, layered(comparison.reference.changes, {**OF_NO_CAMPAIGN, "output": out}))
+    manifests = _write_manifests(wanted, read_revoked(of_run.output), out, limit)
+    configs = [_config_of(run_file, each, out, manifests[each.name == OTHER_SEED]) for each in settings]
+    _refuse_idle_defaults(settings, configs)
     clips = [prepare(config, Selection(), datetime.now(UTC)).clips for config in configs]
-    _claim(out, {each.folder: {**overrides, **each.changes} for each in settings})
+    for setting, config in zip(settings, configs, strict=True):
+        _claim(out, setting, config, quality)
     cells = []
     for setting, config, wanted_clips in zip(settings, configs, clips, strict=True):
         announce(f"{setting.name}: {storage.redact(config.output)}")
@@ -131,9 +142,9 @@ def _manifest_uri(out: str) -> str:
     return storage.join(out, "manifest.parquet")
 
 
-def _write_manifests(config: RunConfig, out: str, limit: int | None) -> tuple[str, str]:
+def _write_manifests(config: RunConfig, tombstones: frozenset[Key], out: str, limit: int | None) -> tuple[str, str]:
     """The manifest of all settings, and the same rows with other seeds."""
-    prepared = prepare(config, Selection(limit=limit), datetime.now(UTC))
+    prepared = prepare(config, Selection(limit=limit), datetime.now(UTC), tombstones=tombstones)
     if prepared.rejections or prepared.unreachable:
         first = (prepared.rejections or prepared.unreachable)[0]
         raise ConfigError(
@@ -151,13 +162,35 @@ def _write_manifests(config: RunConfig, out: str, limit: int | None) -> tuple[st
     return uris
 
 
-def _claim(out: str, changes: Mapping[str, Changes]) -> None:
-    """Notes what each folder was rendered with. Not all of it is part of a clip's name, so a folder is never used for anything else."""
-    for folder, own in changes.items():
-        uri, content = storage.join(out, f"{folder}.json"), canonical_json(own)
-        if not storage.create_only(uri, content) and storage.read_bytes(uri) != content:
-            rule = f"must name a setting that {storage.redact(uri)} does not have with other changes; choose another name or --out"
-            raise ConfigError(f"setting {folder!r}: {rule}")
+def _refuse_idle_defaults(settings: Sequence[Setting], configs: Sequence[RunConfig]) -> None:
+    """Raises ConfigError if a setting changes a default that no row takes."""
+    manifest, reference = read_manifest(configs[0].manifest), configs[0].defaults.model_dump()
+    filled = [name for name in manifest.column_names if manifest.num_rows and not manifest[name].null_count]
+    for setting, config in zip(settings, configs, strict=True):
+        own = config.defaults.model_dump()
+        for name in filled:
+            if name in own and own[name] != reference[name]:
+                rule = "must not be changed, because every row of the manifest has a value of its own"
+                raise ConfigError(f"setting {setting.name!r}: defaults.{name}={own[name]!r}: {rule}")
+
+
+def _claim(out: str, setting: Setting, config: RunConfig, quality: QualityConfig) -> None:
+    """Notes how the clips of a setting are rendered and judged, as far as their names do not say it.
+
+    Raises:
+        ConfigError: If clips that are there were rendered or judged in another way.
+    """
+    uri = storage.join(out, "claims", f"{setting.folder}.json")
+    said = {name: storage.redact_all(getattr(config, name).model_dump(mode="json")) for name in CLAIMED}
+    said |= {"cluster.gpus_per_group": config.cluster.gpus_per_group, "quality.num_frames": quality.num_frames}
+    said |= quality.scorer_files
+    content = json.dumps(said, indent=1, sort_keys=True).encode()
+    if storage.create_only(uri, content):
+        return
+    before = json.loads(storage.read_bytes(uri))
+    if other := next((name for name in said if before.get(name) != json.loads(content)[name]), None):
+        rule = f"must be as in {storage.redact(uri)}, by which its clips were made; choose another name of the setting or --out"
+        raise ConfigError(f"setting {setting.name!r}: {other}: {rule}")
 
 
 def _with_seeds(manifest: pa.Table, clips: Sequence[ClipSpec], shift: int) -> pa.Table:
@@ -172,11 +205,11 @@ def _with_seeds(manifest: pa.Table, clips: Sequence[ClipSpec], shift: int) -> pa
     return pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names if name in columns})
 
 
-def _config_of(run_file: Path, overrides: Changes, setting: Setting, out: str, manifest: str) -> RunConfig:
+def _config_of(run_file: Path, setting: Setting, out: str, manifest: str) -> RunConfig:
     """Raises ConfigError that names the setting."""
     own = {**OF_NO_CAMPAIGN, "manifest": manifest, "output": storage.join(out, setting.folder)}
     try:
-        return load_run_config(run_file, {**overrides, **setting.changes, **own})
+        return load_run_config(run_file, layered(setting.changes, own))
     except ConfigError as error:
         raise ConfigError(f"setting {setting.name!r}: {error}") from error
 
@@ -188,17 +221,22 @@ def _render(
     quality: QualityConfig,
     announce: Callable[[str], None],
 ) -> RenderedCell:
-    if {clip.clip_id for clip in clips} - list_editions(config.output).in_force.keys():
+    wanted = {clip.clip_id for clip in clips}
+    is_missing = bool(wanted - list_editions(config.output).in_force.keys())
+    if (
+        is_missing or wanted & find_unjudged(config.output).left_out.keys()
+    ):  # these only lack their rows in the metadata
         summary = api.render(config, announce=announce)
         if summary.stopped_by:
             raise RunStopped(f"setting {setting.name!r}: {summary.stopped_by}; run the same command again to go on")
-    for clip_id, fault in judge_all(config.output, find_unjudged(config.output).clips, quality):
+    backlog = find_unjudged(config.output)
+    for clip_id, fault in chain(backlog.left_out.items(), judge_all(config.output, backlog.clips, quality)):
         if fault is not None:
             announce(f"{setting.name}: clip {clip_id} could not be judged: {fault}")
     rows = {clip.clip_id: clip.request.row for clip in clips}
     in_force = {clip_id: n for clip_id, n in list_editions(config.output).in_force.items() if clip_id in rows}
     found = {rows[commit.clip_id]: commit for commit in known_commits(config.output, in_force)}
-    return RenderedCell(setting=setting, output=config.output, commits=found)
+    return RenderedCell(setting=setting, output=config.output, commits=found, timed=timed_rows(config.output, found))
 
 
 def _measure(cell: RenderedCell, reference: RenderedCell, lpips: Lpips | None) -> CellResult:
@@ -209,11 +247,14 @@ def _measure(cell: RenderedCell, reference: RenderedCell, lpips: Lpips | None) -
         )
     own, other = _scores(cell, reference, shared), _scores(reference, cell, shared)
     is_reference = cell is reference
+    timed = [row for row in shared if row in cell.timed & reference.timed] or shared
+    gpu_s, times_faster = speed([cell.commits[row] for row in timed], [reference.commits[row] for row in timed])
     return CellResult(
         setting=cell.setting,
         output=cell.output,
         num_clips=len(shared),
-        gpu_s=median(_gpu_s(cell.commits[row]) for row in shared),
+        gpu_s=gpu_s,
+        times_faster=times_faster,
         pictures=None if is_reference else _mean_distance(_compare_pictures(cell, reference, shared, lpips)),
         scores={name: fmean(values) for name, values in own.items()},
         differences={} if is_reference else {n: d for n in own if (d := difference(own[n], other[n]))},
@@ -245,7 +286,3 @@ def _mean_distance(found: Iterable[PictureDistance]) -> PictureDistance | None:
         ssim=fmean(distance.ssim for distance in distances),
         lpips=fmean(perceived) if perceived else None,
     )
-
-
-def _gpu_s(commit: CommitRecord) -> float:
-    return commit.group_size * sum(commit.stage_s.get(stage.column, 0.0) for stage in BUSY_STAGES)

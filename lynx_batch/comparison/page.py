@@ -19,8 +19,8 @@ COLUMNS = (
 
 
 def table_lines(results: Sequence[CellResult]) -> list[list[str]]:
-    """A line for each result, under `COLUMNS`. The first result is the reference."""
-    return [_line(result, results[0]) for result in results]
+    """A line for each result, under `COLUMNS`."""
+    return [*map(_line, results)]
 
 
 def as_json(results: Sequence[CellResult]) -> list[dict[str, Any]]:
@@ -33,6 +33,7 @@ def as_json(results: Sequence[CellResult]) -> list[dict[str, Any]]:
             "num_clips": result.num_clips,
             "gpu_s": result.gpu_s,
             "clips_per_gpu_hour": result.clips_per_gpu_hour,
+            "times_faster": result.times_faster,
             "pictures": None if result.pictures is None else asdict(result.pictures),
             "scores": dict(result.scores),
             "differences": {name: asdict(found) for name, found in result.differences.items()},
@@ -71,14 +72,14 @@ def _clips(cells: Sequence[RenderedCell], row: int) -> list[dict[str, object]]:
     ]
 
 
-def _line(result: CellResult, reference: CellResult) -> list[str]:
+def _line(result: CellResult) -> list[str]:
     pictures = result.pictures
     shown = [
         f"{result.setting.name} (floor)" if result.setting.is_floor else result.setting.name,
         str(result.num_clips),
         f"{result.gpu_s:.2f}",
         f"{result.clips_per_gpu_hour:.1f}",
-        f"{reference.gpu_s / result.gpu_s:.2f}x",
+        f"{result.times_faster:.2f}x",
         "" if pictures is None else f"{pictures.psnr_db:.1f}",
         "" if pictures is None else f"{pictures.ssim:.3f}",
         "" if pictures is None or pictures.lpips is None else f"{pictures.lpips:.3f}",

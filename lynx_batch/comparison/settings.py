@@ -1,7 +1,7 @@
 """The settings that `bench quality` compares, from a YAML file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,19 @@ MAX_BYTES = 2**20
 REFERENCE, OTHER_SEED = "reference", "another seed"
 SECTIONS = ("reference", "floors", "settings")
 
-REFERENCE_CHANGES: Mapping[str, object] = {
+Changes = Mapping[str, object]
+"""Keys of a run file in dotted form, and their values."""
+
+REFERENCE_CHANGES: Changes = {
     "engine.compile": False,
     "engine.attention": "auto",
     "engine.fp8_attention": None,
     "engine.step_cache": None,
 }
-"""What the reference is unless the file says otherwise: the run file, not compiled, with an exact kernel and every step in full."""
+"""What the reference is unless somebody says otherwise: the run file, not compiled, with an exact kernel and every step in full."""
 
-Changes = Mapping[str, object]
-"""Keys of a run file in dotted form, and their values."""
+FILES = frozenset({"claims", "manifest.parquet", "manifest-other-seeds.parquet", "comparison.json", "index.html"})
+"""What a comparison puts beside the outputs of its settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +45,33 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """`settings` begins with the floors. Changes of each setting are made to the reference."""
+    """`settings` begins with the floors. Changes of each setting include those of the reference."""
 
     reference: Setting
     settings: tuple[Setting, ...]
 
 
-def read_settings(file: Path) -> Comparison:
-    """The comparison that a file describes.
+def layered(*layers: Changes) -> dict[str, object]:
+    """Changes on top of each other, the later ones in force. Of several presets only the last counts, as its keys in its layer.
+
+    What a later layer says about a key or a section replaces what earlier ones said about it, and about keys in it.
+    """
+    last = max((number for number, layer in enumerate(layers) if KEY in layer), default=None)
+    result: dict[str, object] = {}
+    for number, layer in enumerate(layers):
+        own = {key: value for key, value in layer.items() if key != KEY or number == last}
+        said = {*own, *(preset_keys(own[KEY]) if own.get(KEY) is not None else ())}
+        result = {key: value for key, value in result.items() if not any(_overlap(key, other) for other in said)} | own
+    return result
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether the keys are the same, or one is in the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def read_settings(file: Path, overrides: Changes | None = None) -> Comparison:
+    """The comparison that a file describes. `overrides` change the run file for every setting, before the settings do.
 
     Raises:
         ConfigError: If it cannot be read, is not YAML, or breaks a rule; the message names the key and the rule.
@@ -65,15 +87,16 @@ def read_settings(file: Path) -> Comparison:
         )
     if unknown := [*content.keys() - set(SECTIONS)]:
         raise ConfigError(f"{source}: {unknown[0]!r}: must be one of {', '.join(SECTIONS)}")
-    reference = {**REFERENCE_CHANGES, **_changes(content.get("reference"), f"{source}: reference")}
-    floors = _settings(content.get("floors"), f"{source}: floors", reference, is_floor=True)
-    settings = _settings(content["settings"], f"{source}: settings", reference)
+    layers = REFERENCE_CHANGES, overrides or {}, _changes(content.get("reference"), f"{source}: reference")
+    floors = _settings(content.get("floors"), f"{source}: floors", layers, is_floor=True)
+    settings = _settings(content["settings"], f"{source}: settings", layers)
+    reference = layered(*layers)
     found = (Setting(name=OTHER_SEED, changes=reference, is_floor=True), *floors, *settings)
     _check_names([REFERENCE, *(setting.name for setting in found)], source)
     return Comparison(reference=Setting(name=REFERENCE, changes=reference), settings=found)
 
 
-def _settings(value: object, where: str, reference: Changes, *, is_floor: bool = False) -> list[Setting]:
+def _settings(value: object, where: str, below: Sequence[Changes], *, is_floor: bool = False) -> list[Setting]:
     if value is None:
         return []
     if not isinstance(value, dict):
@@ -81,7 +104,7 @@ def _settings(value: object, where: str, reference: Changes, *, is_floor: bool =
             f"{where}: must be a mapping of names to changes, such as `12 steps: {{defaults.num_inference_steps: 12}}`"
         )
     return [
-        Setting(name=str(name), changes={**reference, **_changes(changes, f"{where}: {name}")}, is_floor=is_floor)
+        Setting(name=str(name), changes=layered(*below, _changes(changes, f"{where}: {name}")), is_floor=is_floor)
         for name, changes in value.items()
     ]
 
@@ -102,17 +125,12 @@ def _changes(value: object, where: str) -> Changes:
             raise ConfigError(
                 f"{where}: {key}: must be written with dots, such as `{key}.{inner}: …`; a whole section would lose its other keys"
             )
-    return _with_preset(value, where)
-
-
-def _with_preset(changes: Changes, where: str) -> Changes:
-    """The keys of the preset that `changes` name, if any, then the others: so the preset's keys replace those of the reference."""
-    if changes.get(KEY) is None:
-        return changes
-    try:
-        return {KEY: changes[KEY], **preset_keys(changes[KEY]), **changes}
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    if value.get(KEY) is not None:
+        try:
+            preset_keys(value[KEY])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return value
 
 
 def _check_names(names: list[str], source: str) -> None:
@@ -121,6 +139,8 @@ def _check_names(names: list[str], source: str) -> None:
         folder = Setting(name=name, changes={}).folder
         if not folder:
             raise ConfigError(f"{source}: {name!r}: a name must have a letter or a digit")
+        if folder in FILES:
+            raise ConfigError(f"{source}: {name!r}: a name must not be that of a file of the comparison")
         if folder in folders:
             raise ConfigError(f"{source}: {name!r}: must differ from {folders[folder]!r} by more than case and signs")
         folders[folder] = name

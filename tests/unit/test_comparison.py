@@ -1,5 +1,6 @@
 """`bench quality`: the settings that it reads, and how it measures differences."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from lynx_batch.comparison.compare import compare
 from lynx_batch.comparison.paired import difference
 from lynx_batch.comparison.pictures import MAX_PSNR_DB, Lpips, compare_videos
-from lynx_batch.comparison.settings import read_settings
+from lynx_batch.comparison.settings import Setting, read_settings
+from lynx_batch.comparison.speed import speed, timed_rows
+from lynx_batch.config import RunConfig, load_run_config
 from lynx_batch.errors import ConfigError
+from lynx_batch.ledger.commits import CommitRecord
+from lynx_batch.ledger.events import EventKind, write_event
+from lynx_batch.ledger.tombstones import Tombstone, put_tombstone
+from lynx_batch.planning.revocation import keys_of
 from lynx_model.errors import WeightsMismatch
+from tests.builders import NOW, event, record, row, write_manifest, write_run
 from tests.clips import encode
 
 FRAMES = np.broadcast_to(np.linspace(40, 200, 64).astype(np.uint8)[None, None, :, None], (9, 64, 64, 3)).copy()
@@ -52,6 +61,68 @@ settings: {"12 steps": {defaults.num_inference_steps: 12}, compiled: {engine.com
     assert comparison.settings[3].changes == {**kept, "engine.compile": True}
 
 
+CACHE = "engine.step_cache"
+
+
+@pytest.mark.parametrize(
+    ("reference", "change", "key", "value"),
+    [
+        ("{preset: fast}", "{preset: exact}", CACHE, None),
+        ("{preset: fast}", "{engine.step_cache: null}", CACHE, None),
+        ("{preset: fast}", "{engine.step_cache: {threshold: 0.5}}", f"{CACHE}.threshold", 0.5),
+        ("{preset: fast}", "{engine.step_cache.max_skip: 1}", f"{CACHE}.threshold", 0.12),
+        ("{preset: fast}", "{preset: null}", CACHE, None),
+        (
+            "{engine.fp8_attention.blocks: [0.1, 0.9]}",
+            "{engine.fp8_attention: true}",
+            "engine.fp8_attention.blocks",
+            (0, 1),
+        ),
+        ("{engine.fp8_attention: true}", "{engine.fp8_attention: false}", "engine.fp8_attention", None),
+        ("{engine.precision: float32}", "{preset: fast}", "engine.precision", "fp8"),
+        ("{}", "{preset: fast}", f"{CACHE}.calibration", "/the/runs.json"),
+        ("{}", "{preset: fast, engine.step_cache.calibration: /other.json}", f"{CACHE}.calibration", "/other.json"),
+    ],
+)
+def test_what_a_setting_says_replaces_what_the_reference_says(
+    tmp_path: Path, reference: str, change: str, key: str, value: object
+) -> None:
+    changed = read_settings(settings(tmp_path, f"reference: {reference}\nsettings: {{a: {change}}}")).settings[-1]
+    assert value_of(load(tmp_path, changed), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "of_reference", "of_fast"),
+    [
+        ({"engine.attention": "sdpa"}, "engine.attention", "sdpa", "auto"),
+        ({"engine.compile": True}, "engine.compile", True, True),
+        ({f"{CACHE}.max_skip": 3}, f"{CACHE}.max_skip", 3, 4),
+        ({"defaults.width": 480}, "defaults.width", 480, 480),
+        ({"preset": "draft"}, "defaults.num_inference_steps", 30, 50),
+    ],
+)
+def test_an_override_changes_the_run_file_of_every_setting_and_a_setting_overrules_it(
+    tmp_path: Path, override: dict[str, object], key: str, of_reference: object, of_fast: object
+) -> None:
+    comparison = read_settings(settings(tmp_path, "settings: {fast: {preset: fast}}"), override)
+    found = [value_of(load(tmp_path, each), key) for each in (comparison.reference, comparison.settings[-1])]
+    assert found == [of_reference, of_fast]
+
+
+def load(folder: Path, setting: Setting) -> RunConfig:
+    """A run file whose step cache has a calibration of its own, with the changes of `setting`."""
+    (folder / "run.yaml").write_text(
+        "manifest: m\noutput: o\nmodel: {base: b, adapters: a}\nengine: {step_cache: {calibration: /the/runs.json}}\n"
+    )
+    return load_run_config(folder / "run.yaml", dict(setting.changes))
+
+
+def value_of(config: object, key: str) -> object:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -69,12 +140,64 @@ settings: {"12 steps": {defaults.num_inference_steps: 12}, compiled: {engine.com
         ("settings: {A b: {}, a-B: {}}", "'a-B': must differ from 'A b'"),
         ("settings: {Reference: {}}", "'Reference': must differ from 'reference'"),
         ("settings: {'?': {}}", "'?': a name must have a letter or a digit"),
+        ("settings: {Claims: {}}", "'Claims': a name must not be that of a file of the comparison"),
+        ("settings: {manifest.parquet: {}}", "'manifest.parquet': a name must not be"),
+        ("settings: {a: {preset: fsat}}", "settings: a: preset='fsat': must be one of"),
     ],
 )
 def test_faulty_settings_are_named(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(ConfigError) as error:
         read_settings(settings(tmp_path, text))
     assert fault in str(error.value)
+
+
+def test_people_who_were_revoked_where_the_run_renders_are_rendered_for_no_comparison(
+    tmp_path: Path, face_pack: Path
+) -> None:
+    run_file = job(tmp_path, face_pack, [row(), row(subject_id="ada")])
+    (key,) = keys_of("ada", None)
+    tombstone = Tombstone(kind=key.kind, digest=key.digest, revoked_at=NOW, revoked_by="me")
+    put_tombstone(str(tmp_path / "out"), tombstone)
+    with pytest.raises(ConfigError, match=r"manifest row 1: .*revoked"):
+        compare(run_file, read_settings(settings(tmp_path, "settings: {a: {}}")), str(tmp_path / "compared"))
+
+
+def test_a_setting_of_a_default_that_no_row_takes_is_refused(tmp_path: Path, face_pack: Path) -> None:
+    run_file = job(tmp_path, face_pack, [row(num_inference_steps=2), row(num_inference_steps=3)])
+    comparison = read_settings(
+        settings(tmp_path, "settings: {fast: {preset: exact}, more: {defaults.num_inference_steps: 4}}")
+    )
+    with pytest.raises(ConfigError) as error:
+        compare(run_file, comparison, str(tmp_path / "compared"))
+    assert "setting 'more': defaults.num_inference_steps=4: must not be changed, because every row" in str(error.value)
+
+
+def test_what_a_setting_saves_is_the_median_over_its_clips_that_did_not_wait_for_the_compiler(tmp_path: Path) -> None:
+    """The first clip is slow in each of two groups. The setting lacks the long clip of row 4."""
+    seconds = {"reference": [50.0, 10.0, 10.0, 50.0, 90.0, 10.0], "fast": [400.0, 5.0, 5.0, 300.0, None, 5.0]}
+    reference, fast = (commits_of(tmp_path / name, of) for name, of in seconds.items())
+    timed = sorted(timed_rows(str(tmp_path / "reference"), reference) & timed_rows(str(tmp_path / "fast"), fast))
+    assert timed == [1, 2, 5]
+    assert speed([fast[row] for row in timed], [reference[row] for row in timed]) == (5.0, 2.0)
+
+
+def commits_of(folder: Path, seconds: list[float | None]) -> dict[int, CommitRecord]:
+    """Clips of groups of three that took so long to render; None is a clip that is not there."""
+    commits = {}
+    for number, took_s in enumerate(seconds):
+        if took_s is not None:
+            attempt = f"run-{number}"
+            commits[number] = record(f"ab{number}", attempt).model_copy(
+                update={"committed_at": NOW + timedelta(minutes=number), "stage_s": {"denoise_s": took_s}}
+            )
+            ended = event(EventKind.RENDERED, minutes=number, clip_id=f"ab{number}")
+            write_event(str(folder), ended.model_copy(update={"attempt": attempt, "group": f"g{number // 3}"}))
+    return commits
+
+
+def job(folder: Path, face_pack: Path, rows: list[dict[str, object]]) -> Path:
+    write_manifest(folder / "manifest.parquet", rows)
+    return write_run(folder, face_pack, engine={"precision": "float32"})
 
 
 def test_a_difference_is_a_mean_of_pairs_with_its_95_percent_range() -> None:
