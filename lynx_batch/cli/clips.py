@@ -109,12 +109,13 @@ def prune(
     """
     from lynx_batch.ledger.leftovers import find_leftovers, find_old_logs, of_run, unchanged_since
 
+    if run_id is not None:
+        _refuse_living(output, run_id)  # first, or it may commit what was a leftover, and end
     leftovers = find_leftovers(output)
     if run_id is None:
         before = storage.clock(output) - _parse_age("--min-age", min_age)
         chosen = list(unchanged_since(output, leftovers, before))
     else:
-        _refuse_living(output, run_id)
         chosen = list(of_run(output, leftovers, run_id))
     num_kept = len(leftovers) - len(chosen)
     if logs is not None:

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import re
 import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,7 @@ from lynx_batch import exits, storage
 from lynx_batch.cli.console import say, say_some
 from lynx_batch.cli.outputs import Output
 from lynx_batch.errors import ConfigError, StoreRefused
-from lynx_batch.planning.revocation import Key, Kind, find_covered, key_of, rows_to_blank
+from lynx_batch.planning.revocation import SHA256, Key, Kind, find_covered, key_of, rows_to_blank
 from lynx_batch.printable import counted
 
 # pyarrow takes a while to load, so the ledger is imported by the command.
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from lynx_batch.ledger.tombstones import Revocation
     from lynx_batch.planning.revocation import Owner
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_FILES_SHOWN = 50
 
 
@@ -51,7 +49,7 @@ def revoke(
     kind, value = _parse_choice(subject, consent_ref, photo_sha256)
     if erase:
         _refuse_living_runs(output)
-    key = key_of(kind, value)
+    key = key_of(kind, value.strip())
     owners = read_owners(output)
     remains = find_remains(output, find_covered(owners, {key}))
     _show(output, kind, owners, key, remains, erase=erase)

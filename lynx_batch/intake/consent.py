@@ -15,7 +15,7 @@ from lynx_batch.errors import (
     ConsentTooNarrow,
     NoConsent,
 )
-from lynx_batch.planning.revocation import Key, Kind, explain_revoked, key_of, keys_of, keys_of_photos
+from lynx_batch.planning.revocation import SHA256, Key, Kind, explain_revoked, key_of, keys_of, keys_of_photos
 from lynx_batch.storage import SizeLimit, redact
 
 EVERYTHING = "*"
@@ -100,15 +100,17 @@ def read_revoked_list(uri: str) -> frozenset[Key]:
         raise ConfigError(f"{source}: must be a CSV file in UTF-8: {error}") from error
     if not names or len(set(names)) < len(names) or not set(names) <= {*Kind}:
         raise ConfigError(f"{source}: its columns must be among {', '.join(Kind)}, each at most once (got {names})")
+    keys = set[Key]()
     for number, cells in enumerate(rows, 2):
         if len(cells) != len(names):
             raise ConfigError(f"{source}: row {number} must have {len(names)} cells, but has {len(cells)}")
-    return frozenset(
-        key_of(Kind(name), cell.strip())
-        for cells in rows
-        for name, cell in zip(names, cells, strict=True)
-        if cell.strip()
-    )
+        for name, value in zip(map(Kind, names), map(str.strip, cells), strict=True):
+            if not value:
+                continue
+            if name is Kind.PHOTO_SHA256 and not SHA256.fullmatch(value := value.lower()):
+                raise ConfigError(f"{source}: row {number}: photo_sha256={value!r}: must be 64 hexadecimal digits")
+            keys.add(key_of(name, value))
+    return frozenset(keys)
 
 
 def explain_names(text: str) -> str | None:
@@ -120,8 +122,10 @@ def _explain(request: ClipRequest, rules: ConsentRules, revoked: Set[Key], now: 
     """Why the row's consent does not cover the run. Shows no reference and no person."""
     if revoked and (reason := explain_revoked(keys_of(request.subject_id, request.consent_ref), revoked)):
         return ConsentRevoked(reason)
-    if rules.is_required and request.consent_ref is None:
-        return ConsentMissing("consent_ref=None: required, because provenance.require_consent is true")
+    if rules.is_required and not (request.consent_ref or "").strip():
+        return ConsentMissing(
+            f"consent_ref={request.consent_ref!r}: required, because provenance.require_consent is true"
+        )
     expires_at = request.consent_expires_at
     if expires_at is not None and expires_at <= now:
         return ConsentExpired(f"consent_expires_at={expires_at.isoformat()}: must be in the future")

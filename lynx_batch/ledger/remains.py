@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from lynx_batch import storage
 from lynx_batch.errors import StoreRefused
 from lynx_batch.ledger.commits import Withdrawal, read_commits, withdraw
 from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.owners import read_owners
 from lynx_batch.ledger.records import read_records
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.ledger.tries import TryRecord
@@ -68,11 +69,19 @@ def withdraw_revoked(output: str, owners: Iterable[Owner]) -> None:
     same clip as another row.
     """
     if revoked := retry_while_unavailable(lambda: read_revoked(output)):
-        take_back(output, find_covered(owners, revoked))
+        own = find_covered(owners, revoked)
+        take_back(output, own.clip_ids, own.photos)
 
 
-def take_back(output: str, covered: Covered) -> None:
-    """Removes everything that is left of covered clips during a run. Old versions that the store does not give up are left to `revoke`."""
+def take_back(output: str, clip_ids: Set[str], photos: Set[str] = frozenset()) -> None:
+    """Removes during a run what is left of these clips and photos, but for what valid rows of any run spare.
+
+    Old versions that the store does not give up are left to `revoke`.
+    """
+    if not clip_ids and not photos:
+        return
+    found = retry_while_unavailable(lambda: find_covered(read_owners(output), read_revoked(output)))
+    covered = replace(found, clip_ids=found.clip_ids & clip_ids, photos=found.photos & photos)
     now = datetime.now(UTC)
     retry_while_unavailable(lambda: remove(output, find_remains(output, covered), now, command="render"))
     try:

@@ -5,12 +5,15 @@ name, so that they can be kept when the person's data is erased.
 """
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Kind(StrEnum):
@@ -48,19 +51,16 @@ class Owner:
 class Covered:
     """The clips that revocations cover. `spared` are clips that some run made for a row with another, valid consent.
 
-    With `only_run`, nothing that another run made is covered. `photos` are the hashes of photos that no valid row shows.
+    `photos` are the hashes of photos that no valid row shows.
     """
 
     clip_ids: frozenset[str]
     spared: frozenset[tuple[str, str]] = frozenset()
-    only_run: str | None = None
     photos: frozenset[str] = frozenset()
 
     def holds(self, clip_id: str, run_id: str | None) -> bool:
         """Whether what that run made of the clip must go. None stands for an unknown run."""
-        if clip_id not in self.clip_ids or (clip_id, run_id) in self.spared:
-            return False
-        return self.only_run is None or run_id == self.only_run
+        return clip_id in self.clip_ids and (clip_id, run_id) not in self.spared
 
 
 @lru_cache(maxsize=100_000)
@@ -69,9 +69,14 @@ def key_of(kind: Kind, value: str) -> Key:
 
 
 def keys_of(subject_id: str | None, consent_ref: str | None, photo_sha256: str | None = None) -> list[Key]:
-    """The keys by which a row can be revoked."""
+    """The keys by which a row can be revoked. White space around a name in the row may be written or left out."""
     values = {Kind.SUBJECT_ID: subject_id, Kind.CONSENT_REF: consent_ref, Kind.PHOTO_SHA256: photo_sha256}
-    return [key_of(kind, value) for kind, value in values.items() if value is not None]
+    return [
+        key_of(kind, name)
+        for kind, value in values.items()
+        if value is not None
+        for name in dict.fromkeys((value, value.strip()))
+    ]
 
 
 def keys_of_photos(sha256s: Iterable[str]) -> list[Key]:
@@ -129,6 +134,6 @@ def _photos_of_revoked_rows(owners: Iterable[Owner], revoked: Set[Key], clips: C
 def _runs_with_other_consent(rows: Iterable[Owner], revoked: Set[Key]) -> set[str]:
     valid: defaultdict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        has_other = row.consent_ref is not None and key_of(Kind.CONSENT_REF, row.consent_ref) not in revoked
+        has_other = row.consent_ref is not None and revoked.isdisjoint(keys_of(None, row.consent_ref))
         valid[row.run_id].append(has_other)
     return {run_id for run_id, each in valid.items() if all(each)}

@@ -5,6 +5,7 @@ another one was killed.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lynx_batch.config import QualityConfig
-from lynx_batch.errors import NotJudged, UnsafePhoto
-from lynx_batch.ledger.commits import CommitRecord, commit
+from lynx_batch.errors import MissingObject, NotJudged, UnsafePhoto
+from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.ledger.tries import (
     DROPPED,
     BestTry,
@@ -23,6 +24,7 @@ from lynx_batch.ledger.tries import (
     drop_rejected,
     record_try,
 )
+from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.verdict import (
     UNSAFE,
     UNSAFE_FALCONSAI,
@@ -92,7 +94,7 @@ class Gate:
         verdict, tries = self._decide(task)
         if verdict == Render(task.number):
             return None
-        return self._carry_out(verdict, tries)
+        return self._carry_out(task, verdict, tries)
 
     def check_photo(self, photo_rgb: NDArray[np.uint8], shown: str) -> None:
         """Judges a photo, uint8 (H, W, 3). `shown` names it in messages. May run beside `judge`: it uses no face network.
@@ -133,7 +135,7 @@ class Gate:
         verdict, tries = self._decide(task, rendered=record)
         if record not in tries:  # another worker was first
             delete_files(self._output, commit, DROPPED["nothing"])
-        return self._carry_out(verdict, tries)
+        return self._carry_out(task, verdict, tries)
 
     def _decide(self, task: RenderTask, rendered: TryRecord | None = None) -> tuple[Verdict, list[TryRecord]]:
         return decide_by_tries(
@@ -145,7 +147,7 @@ class Gate:
             required_marks=self._required_marks,
         )
 
-    def _carry_out(self, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
+    def _carry_out(self, task: RenderTask, verdict: Verdict, tries: Sequence[TryRecord]) -> CommitRecord | Judged:
         if isinstance(verdict, Accept):
             accepted = next(record for record in tries if record.number == verdict.number)
             facts = {
@@ -155,6 +157,8 @@ class Gate:
             }
             return commit(self._output, accepted.commit.model_copy(update=facts), is_store_safe=self._is_store_safe)
         if isinstance(verdict, Reject):
+            with suppress(MissingObject):  # another run with other rules may have committed one of these tries
+                return retry_while_unavailable(lambda: read_commit(self._output, task.clip.clip_id, task.edition))
             drop_rejected(self._output, tries, self._quality)
             return Judged(verdict=verdict, best=BestTry.among(tries, verdict.number))
         return Judged(verdict=verdict)

@@ -36,7 +36,7 @@ from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
 from lynx_batch.ledger.remains import take_back
 from lynx_batch.ledger.tombstones import refuse_revoked
 from lynx_batch.outage import retry_while_unavailable
-from lynx_batch.planning.revocation import Covered, keys_of, keys_of_photos
+from lynx_batch.planning.revocation import keys_of, keys_of_photos
 from lynx_batch.rendering.attempt import Attempt
 from lynx_batch.rendering.gate import Gate
 from lynx_batch.rendering.marking import load_marker
@@ -268,7 +268,7 @@ class Renderer:
         )
 
     def _refuse_revoked(self, clip: ClipSpec) -> None:
-        """Raises ConsentRevoked if the clip has a tombstone, and first takes back what this run made of it.
+        """Raises ConsentRevoked if the clip has a tombstone, and first takes back what was made of it without another consent.
 
         It is called before and after the commit: either `revoke` finds the commit, or this call finds the tombstone, which was put
         first.
@@ -279,8 +279,7 @@ class Renderer:
             refuse_revoked(output, [*keys_of(request.subject_id, request.consent_ref), *photos])
         except ConsentRevoked:
             self._read_subject.cache_clear()
-            covered = Covered(clip_ids=frozenset({clip.clip_id}), only_run=self._settings.run_id)
-            take_back(output, covered)
+            take_back(output, {clip.clip_id})
             raise
 
     def _subject(self, clip: ClipSpec) -> Subject:

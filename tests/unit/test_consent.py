@@ -38,6 +38,18 @@ def error_type(cells: dict[str, object], rules: ConsentRules) -> str | None:
     ("cells", "rules", "expected"),
     [
         ({}, STRICT, "ConsentMissing"),
+        ({"consent_ref": ""}, STRICT, "ConsentMissing"),
+        ({"consent_ref": " \t"}, STRICT, "ConsentMissing"),
+        (
+            {"consent_ref": " CRM-17 ", "subject_id": "ada"},
+            replace(STRICT, listed=frozenset({key_of(Kind.CONSENT_REF, "CRM-17")})),
+            "ConsentRevoked",
+        ),
+        (
+            {"consent_ref": "r", "subject_id": "ada "},
+            replace(STRICT, tombstones=frozenset({key_of(Kind.SUBJECT_ID, "ada")})),
+            "ConsentRevoked",
+        ),
         ({}, replace(STRICT, is_required=False), None),
         ({"consent_ref": "r"}, STRICT, None),
         ({"consent_ref": "r", "consent_expires_at": NOW}, STRICT, "ConsentExpired"),
@@ -85,6 +97,8 @@ def test_a_list_of_revoked_consents_is_a_csv_file(tmp_path: Path) -> None:
     file = tmp_path / "revoked.csv"
     file.write_text("\ufeffconsent_ref,subject_id\nCRM-1,\n,ada\n\n", encoding="utf-8")
     assert read_revoked_list(str(file)) == {key_of(Kind.CONSENT_REF, "CRM-1"), key_of(Kind.SUBJECT_ID, "ada")}
+    file.write_text("photo_sha256\n" + "AB" * 32, encoding="utf-8")
+    assert read_revoked_list(str(file)) == {key_of(Kind.PHOTO_SHA256, "ab" * 32)}, "as Windows writes hashes"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +108,7 @@ def test_a_list_of_revoked_consents_is_a_csv_file(tmp_path: Path) -> None:
         (b"", "its columns must be among"),
         (b"consent_ref,subject_id\nCRM-1\n", "row 2 must have 2 cells, but has 1"),
         (b"consent_ref\n\xff\n", "must be a CSV file in UTF-8"),
+        (b"photo_sha256\nada.jpg\n", "row 2: photo_sha256='ada.jpg': must be 64 hexadecimal digits"),
     ],
 )
 def test_a_broken_list_is_refused_and_revokes_nothing_silently(tmp_path: Path, content: bytes, fault: str) -> None:
