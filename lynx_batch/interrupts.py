@@ -40,6 +40,16 @@ def held() -> Iterator[None]:
         _State.is_held = before
 
 
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Inside the block the first signal raises nothing. It does so at the end of the block."""
+    num_before = _State.num_received
+    with held():
+        yield
+    if _State.num_received > num_before and not _State.is_held:
+        raise KeyboardInterrupt
+
+
 def _end(number: int, frame: object) -> None:
     _State.num_received += 1
     if _State.num_received > 1:

@@ -260,13 +260,24 @@ def begin(
     quality: QualityConfig | None = None,
 ) -> RunRecorder:
     """A run that has prepared these clips and rendered none."""
+    recorder = recorder_of(output, run_id, clips, rejections, quality)
+    recorder.settle_past()
+    return recorder
+
+
+def recorder_of(
+    output: str,
+    run_id: str,
+    clips: list[ClipSpec],
+    rejections: list[Rejection] | None = None,
+    quality: QualityConfig | None = None,
+) -> RunRecorder:
+    """As `begin`, before it looks at what earlier runs have left."""
     manifest = pa.table({"row": range(len(clips)), "subject_uri": ["a.jpg"] * len(clips)})
     started = RunRecord(started_at=datetime.now(UTC), num_rows=len(clips))
     write_run_record(output, run_id, started, run_yaml=b"", manifest=manifest, environment={})
     prepared = PreparedRun(manifest=manifest, model=checked_model(), clips=clips, rejections=rejections or [])
-    recorder = RunRecorder(output, run_id, prepared, quality)
-    recorder.settle_past()
-    return recorder
+    return RunRecorder(output, run_id, prepared, quality)
 
 
 def write_metadata(output: str, run_id: str, rows: list[RowOutcome]) -> None:

@@ -108,7 +108,7 @@ def _plan(
     tries = forecast_tries(config, model)
     chosen = best(forecast_options(recorder.open_clips, nodes, cost, config.cluster, tries))
     log.info("planned", groups=chosen.forecast.groups, predicted_s=round(chosen.forecast.makespan_s))
-    deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips})
+    deaths = deaths_before(config.output, {clip.clip_id for clip in recorder.open_clips}, recorder.editions)
     schedule.plan(chosen.clips, chosen.sizes, deaths)
 
 

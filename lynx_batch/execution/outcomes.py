@@ -14,6 +14,7 @@ import structlog
 from lynx_batch.clip import ClipSpec
 from lynx_batch.config import QualityConfig
 from lynx_batch.errors import STORE_FAULTS, MissingObject, UnreadableRecord
+from lynx_batch.interrupts import postponed
 from lynx_batch.ledger.commits import CommitRecord, read_commits
 from lynx_batch.ledger.editions import Editions, list_editions
 from lynx_batch.ledger.events import AttemptEvent, EventKind, write_event
@@ -242,17 +243,19 @@ class RunRecorder:
     def _settle_unplanned(self) -> None:
         """Settles rows that never became clips. Safe to call again: each row is settled once."""
         while self._unplanned:
-            outcome, rejection = self._unplanned.pop()
-            self._add(
-                RowOutcome(
-                    row=rejection.row,
-                    outcome=outcome,
-                    ended_at=datetime.now(UTC),
-                    error_type=rejection.error_type,
-                    error=rejection.error,
-                    inputs=rejection.inputs,
+            with postponed():
+                outcome, rejection = self._unplanned.pop()
+                self._add(
+                    RowOutcome(
+                        row=rejection.row,
+                        outcome=outcome,
+                        ended_at=datetime.now(UTC),
+                        error_type=rejection.error_type,
+                        error=rejection.error,
+                        inputs=rejection.inputs,
+                    )
                 )
-            )
+            self.write_due()
 
     def _settle_rest(self, editions: Editions) -> None:
         self._settle_unplanned()
@@ -267,6 +270,11 @@ class RunRecorder:
 
     def _settle_known(self, results: pa.Table) -> None:
         """Settles clips by what the metadata of an earlier run says of their commits. It is copied as a table, as there may be a million."""
+        with postponed():
+            self._add_known(results)
+        self.write_due()
+
+    def _add_known(self, results: pa.Table) -> None:
         ids, editions, ended = (results[name].to_pylist() for name in ("clip_id", "edition", "committed_at"))
         rows, places = list[RowOutcome](), list[int]()
         for place, (clip_id, edition, ended_at) in enumerate(zip(ids, editions, ended, strict=True)):
@@ -278,7 +286,6 @@ class RunRecorder:
         self.num_rendered_elsewhere += len(rows)
         if rows:
             self._parts.add_table(with_results(to_table(rows), results.take(places)))
-            self.write_due()
 
     def _settle_rendered(self, commit: CommitRecord) -> None:
         num_rows = len(self._open[commit.clip_id])
@@ -299,27 +306,29 @@ class RunRecorder:
         wanted = self.editions.wanted(clip_id)
         if commit is None and self.editions.in_force.get(clip_id, wanted) < wanted:
             self.num_still_in_force += len(self._open[clip_id])
-        for clip in self._open.pop(clip_id):
-            self._add(
-                RowOutcome(
-                    row=clip.request.row,
-                    outcome=outcome,
-                    ended_at=ended_at,
-                    clip=clip,
-                    edition=commit.edition if commit else wanted,
-                    attempts=self._attempts.get(clip_id, 0),
-                    **why._asdict(),
-                    commit=commit,
-                    best=best,
+        with postponed():
+            for clip in self._open.pop(clip_id):
+                self._add(
+                    RowOutcome(
+                        row=clip.request.row,
+                        outcome=outcome,
+                        ended_at=ended_at,
+                        clip=clip,
+                        edition=commit.edition if commit else wanted,
+                        attempts=self._attempts.get(clip_id, 0),
+                        **why._asdict(),
+                        commit=commit,
+                        best=best,
+                    )
                 )
-            )
+        self.write_due()
 
     def _add(self, row: RowOutcome) -> None:
+        """Its callers postpone interrupts: a row that is no longer open must be here."""
         self.counts[row.outcome] += 1
         if row.error_type is not None:
             self.reasons[row.error_type] += 1
         self._parts.add(row)
-        self.write_due()
 
     def _put_event(
         self, task: RenderTask, group: str, kind: EventKind, why: Reason = NOTHING_WRONG, deaths: int = 0

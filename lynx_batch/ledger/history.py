@@ -67,15 +67,18 @@ def recent_events(output: str, run_id: str, excluded: Set[str] = frozenset()) ->
     return read_events(output, run_id, lambda clip_id: clip_id not in known)
 
 
-def deaths_before(output: str, clip_ids: Set[str]) -> dict[str, int]:
-    """How many groups broke with each clip alone on them, in runs that did not come to their end, since its last retry request."""
+def deaths_before(output: str, clip_ids: Set[str], editions: Editions) -> dict[str, int]:
+    """How many groups broke with the wanted edition of each clip alone on them, in runs that did not come to their end, since its last
+    retry request.
+    """
     requested_at, deaths = read_retry_requests(output), dict[str, int]()
     for run in read_runs(output):
         if run.end is not None and not run.end.stopped_by:
             continue
         for event in read_events(output, run.run_id, clip_ids.__contains__):
             is_forgiven = event.clip_id in requested_at and event.at < requested_at[event.clip_id]
-            if event.deaths and not is_forgiven:
+            is_of_older = event.edition < editions.wanted(event.clip_id)
+            if event.deaths and not is_forgiven and not is_of_older:
                 deaths[event.clip_id] = max(event.deaths, deaths.get(event.clip_id, 0))
     return deaths
 
@@ -157,7 +160,7 @@ def _as_commit(row: dict[str, Any]) -> CommitRecord:
     rest["software"] = dict(row["software"])
     rest |= {name: dict(row[name] or ()) for name in ("scores", "thresholds")}
     rest |= as_marks(row["marks"] or ())
-    rest["try_number"] = row["try_number"] or 0
+    rest |= {name: row[name] or 0 for name in ("try_number", "num_steps_resumed")}
     rest["allows_missing_consent"] = row["allows_missing_consent"] is not False
     stage_s = {stage: row[stage] for stage in STAGE_COLUMNS if row[stage] is not None}
     return CommitRecord(**rest, run_id=row["rendered_by_run"], stage_s=stage_s, identity=dict(row["model"]))

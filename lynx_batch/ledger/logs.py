@@ -4,6 +4,7 @@ import gzip
 import heapq
 import json
 import threading
+import zlib
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,7 +182,7 @@ def _pack(lines: Iterable[str]) -> bytes:
 def _unpack(uri: str, content: bytes) -> list[str]:
     try:
         return gzip.decompress(content).decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         warn_left_out(f"{storage.redact(uri)}: not a part of the logs: {error}")
         return []
 

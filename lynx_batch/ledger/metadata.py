@@ -104,7 +104,7 @@ METADATA_SCHEMA = pa.schema(
 )
 
 RESULT_COLUMNS = frozenset(
-    {"edition", "rendered_by_run", *METADATA_SCHEMA.names[METADATA_SCHEMA.get_field_index("attempt") :]}
+    {"edition", "rendered_by_run", "seed", *METADATA_SCHEMA.names[METADATA_SCHEMA.get_field_index("attempt") :]}
 )
 """The columns that come from a clip's commit."""
 
@@ -165,6 +165,7 @@ def with_results(table: pa.Table, known: pa.Table) -> pa.Table:
     scores = [dict(cell or ()) for cell in known["scores"].to_pylist()]
     renewed = {
         "try_number": pc.fill_null(known["try_number"], 0),
+        "num_steps_resumed": pc.fill_null(known["num_steps_resumed"], 0),
         "allows_missing_consent": pc.fill_null(known["allows_missing_consent"], True),
         **{name: pa.array([cell.get(name) for cell in scores], pa.float64()) for name in SCORE_COLUMNS},
     }
@@ -306,6 +307,7 @@ def results_of(commit: CommitRecord) -> Iterator[tuple[str, Any]]:
     """The values of a commit, by metadata column."""
     yield "edition", commit.edition
     yield "rendered_by_run", commit.run_id
+    yield "seed", commit.seed
     for name in ("attempt", "committed_at", "clip_uri", "poster_uri", "preview_uri", "sha256", "num_bytes"):
         yield name, getattr(commit, name)
     for name in ("face_turned_degrees", "allows_missing_consent", "group_size", "device", "num_steps_resumed"):

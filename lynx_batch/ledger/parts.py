@@ -7,6 +7,7 @@ import structlog
 
 from lynx_batch import storage
 from lynx_batch.errors import STORE_FAULTS
+from lynx_batch.interrupts import postponed
 from lynx_batch.ledger.metadata import RowOutcome, to_parquet, to_table
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import metadata_part_uri
@@ -64,8 +65,9 @@ class MetadataParts:
     def _write(self) -> None:
         if self._unwritten is None and (self._rows or self._tables):
             uri = metadata_part_uri(self._output, self._run_id, self._num_parts)
-            self._unwritten = uri, to_parquet(self._next_table())
-            self._num_parts += 1
+            with postponed():  # or rows would be in neither place
+                self._unwritten = uri, to_parquet(self._next_table())
+                self._num_parts += 1
         if self._unwritten is not None:
             storage.write_bytes(*self._unwritten)
             self._unwritten = None

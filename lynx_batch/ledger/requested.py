@@ -162,14 +162,15 @@ def _group_by_clip(output: str, others: list[Row]) -> dict[str, list[Row]]:
     photos = pa.array([uri for uri in known if _photo(uri) in wanted], pa.string())
     is_of_photo = pc.field("subject_uri").isin(photos) | pc.field("subject_uris").is_valid()
     is_of_photo &= pc.field("clip_id").is_valid()
-    clips = read_metadata(output, ["clip_id", "seed", *REQUEST], is_of_photo)
-    seeds: dict[tuple[object, ...], set[tuple[str, int]]] = defaultdict(set)
+    clips = read_metadata(output, ["clip_id", "seed", "try_number", *REQUEST], is_of_photo)
+    seeds: dict[tuple[object, ...], set[tuple[str, int | None]]] = defaultdict(set)
     for row in clips.to_pylist():
-        seeds[_request(row)].add((row["clip_id"], row["seed"]))
+        asked_for = None if row["try_number"] else row["seed"]  # a later try has another seed than the row asked for
+        seeds[_request(row)].add((row["clip_id"], asked_for))
     mentions: dict[str, list[Row]] = defaultdict(list)
     for row in others:
         for clip_id, seed in seeds.get(_request(row), ()):
-            if row["clip_id"] is not None or row["seed"] in (None, seed):
+            if row["clip_id"] is not None or seed is None or row["seed"] in (None, seed):
                 mentions[clip_id].append(row)
     return mentions
 

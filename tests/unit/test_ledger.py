@@ -166,12 +166,13 @@ def test_deaths_are_known_of_runs_that_did_not_come_to_their_end_until_the_clip_
         write_event(output, event(EventKind.RETRIED, minutes=1, run_id=run_id, clip_id="dd"))
         if stopped_by is not None:
             write_run_end(output, run_id, RunEnd(ended_at=NOW, counts={}, stopped_by=stopped_by))
-    assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2, "bb": 2}
-    assert deaths_before(output, {"bb", "cc", "dd"}) == {"bb": 2}
+    assert deaths_before(output, {"aa", "bb", "cc", "dd"}, NOTHING) == {"aa": 2, "bb": 2}
+    assert deaths_before(output, {"bb", "cc", "dd"}, NOTHING) == {"bb": 2}
+    assert deaths_before(output, {"aa", "bb"}, Editions(in_force={}, withdrawn={"aa": 1})) == {"bb": 2}
 
     write_metadata(output, "stopped", [ended(Outcome.FAILED, small_clip("bb"), minutes=7)])
     request_retry(output, given_up_before(output, list_editions(output)), NOW)
-    assert deaths_before(output, {"aa", "bb", "cc", "dd"}) == {"aa": 2}
+    assert deaths_before(output, {"aa", "bb", "cc", "dd"}, NOTHING) == {"aa": 2}
 
 
 def test_what_metadata_knows_of_a_commit_is_not_read_again(tmp_path: Path) -> None:

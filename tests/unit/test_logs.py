@@ -164,6 +164,8 @@ def test_damaged_and_foreign_objects_among_the_parts_are_left_out(output: str) -
     storage.write_bytes(log_part_uri(output, name), b"no gzip")
     storage.write_bytes(log_part_uri(output, name._replace(number=2)), gzip.compress(b"[]\n{}\nnull\n")[:-4])
     storage.write_bytes(log_part_uri(output, name._replace(number=3)), gzip.compress(b'[]\n{}\n{"event": 1}\n\xff'))
+    torn = gzip.compress(b'{"event": "torn"}\n' * 99)
+    storage.write_bytes(log_part_uri(output, name._replace(number=4)), torn[:12] + b"\xff" * 4 + torn[16:])
     storage.write_bytes(storage.join(output, "runs/run/logs/notes.txt"), b"mine")
     assert [record["event"] for record in read(output)] == ["planned"]
 

@@ -1,7 +1,11 @@
 """What a run records of its rows, without Ray: real schedule, real ledger, nothing rendered."""
 
+import os
 import shutil
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,11 @@ import structlog
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.errors import Fault
+from lynx_batch.execution import outcomes
+from lynx_batch.interrupts import ENDING, end_politely
 from lynx_batch.ledger import parts
 from lynx_batch.ledger.commits import Withdrawal, commit, withdraw
+from lynx_batch.ledger.history import known_commits
 from lynx_batch.ledger.logs import list_log_parts, read_log_parts, uploading
 from lynx_batch.ledger.metadata import RESULT_COLUMNS, read_metadata, results_of
 from lynx_batch.ledger.runs import read_runs
@@ -22,7 +29,7 @@ from lynx_batch.planning.verdict import Reject
 from lynx_batch.rendering.tasks import Failed, Judged, Rendered, RenderTask
 from lynx_batch.stages import CLIP_STAGES
 from lynx_batch.telemetry import configure_logging
-from tests.builders import NOW, begin, planned, record, small_clip
+from tests.builders import NOW, begin, planned, record, recorder_of, small_clip
 
 NUM_MANY = 1000
 MIN_CLIPS_PER_S = 200
@@ -204,3 +211,55 @@ def test_a_rejected_row_keeps_the_scores_of_its_best_try_in_this_run_and_the_nex
         (name, "rejected", 77, 1, 2, 0.2, None, 0.9) for name in ("first", "second")
     ]
     assert dict(read_metadata(output, ["scores"])["scores"].to_pylist()[0]) == best.scores
+
+
+def test_the_metadata_have_the_seed_that_was_committed(tmp_path: Path) -> None:
+    output, spec = str(tmp_path), small_clip("ab12", 0)
+    recorder = begin(output, "run", [spec])
+    made = commit(output, record(run_id="run").model_copy(update={"seed": 99, "try_number": 2}))
+    recorder.rendered(task(spec), "g", Rendered(commit=made, spans=()), attempts=1)
+    recorder.close("")
+    begin(output, "next", [spec]).close("")
+    assert read_metadata(output, ["seed", "try_number"]).to_pylist() == [{"seed": 99, "try_number": 2}] * 2
+    assert [known.seed for known in known_commits(output, {"ab12": 1})] == [99]
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """The first signal is an interrupt, as in a command."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    end_politely()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("moment", ["to_table", "to_parquet", "with_results"])
+def test_an_interrupt_at_any_moment_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    output, clips = str(tmp_path), [small_clip(name, row) for row, name in enumerate(["aa", "bb", "cc"])]
+    for spec in clips[:2]:
+        commit(output, record(spec.clip_id, run_id="first"))
+    begin(output, "first", clips).close("")
+    recorder = recorder_of(output, "second", clips)
+    for module in (parts, outcomes):
+        if hasattr(module, moment):
+            monkeypatch.setattr(module, moment, interrupting(getattr(module, moment)))
+    with suppress(KeyboardInterrupt):
+        recorder.settle_past()
+    monkeypatch.undo()
+    recorder.close("interrupted")
+    rows = [row for row in read_metadata(output).to_pylist() if row["run"] == "second"]
+    assert sorted((row["row"], row["outcome"]) for row in rows) == [(0, "rendered"), (1, "rendered"), (2, "abandoned")]
+
+
+def interrupting(function: Callable[..., object]) -> Callable[..., object]:
+    """The same function, but a signal arrives when it is called for the first time."""
+    arrived = iter([True])
+
+    def interrupted(*arguments: object) -> object:
+        if next(arrived, False):
+            os.kill(os.getpid(), signal.SIGINT)
+        return function(*arguments)
+
+    return interrupted
