@@ -3,6 +3,7 @@
 import getpass
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,7 +23,8 @@ def ensure_home() -> None:
 def _own_folder() -> Path:
     """A folder that only this user can write to; a new one if somebody else has taken the name."""
     folder = Path(tempfile.gettempdir(), f"lynx-batch-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     status = folder.lstat()
     is_own = folder.is_dir() and not folder.is_symlink() and status.st_uid == os.getuid() and not status.st_mode & 0o022
     return folder if is_own else Path(tempfile.mkdtemp(prefix="lynx-batch-"))

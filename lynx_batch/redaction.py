@@ -11,7 +11,7 @@ _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?|arn:[^@]*")
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _MISSPELT = re.compile(r"((^|/)\s*(https?|s3a?|gs|gcs|az|abfss?)):/?(?=[^/])", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<!abfs)(?<!abfss)://[^/?#\s]*@")
+_USERINFO = re.compile(r"(?<!az)(?<!abfs)(?<!abfss)://[^/?#\s]*@")
 _USER = re.compile(r"(?<![^\s/@])([^\s/@]++)@")  # in something like a URL without a scheme
 _QUERY = re.compile(r"\?[^\s'\"<>()]*")
 _WORD = re.compile(r"[^/:@?#&=\s]{3,}")
@@ -64,5 +64,5 @@ def _without_password(user: re.Match[str]) -> str:
 def _without_user(link: re.Match[str]) -> str:
     scheme, authority, rest = link.groups()
     # In `abfs://container@account` the part before the @ is the container, not a user.
-    host = authority if scheme in ("abfs", "abfss") else authority.rpartition("@")[2]
+    host = authority if scheme in ("az", "abfs", "abfss") else authority.rpartition("@")[2]
     return f"{scheme}://{host}{rest}" if _HOST.fullmatch(host) else f"{scheme}://{HIDDEN}"

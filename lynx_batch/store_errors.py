@@ -22,12 +22,20 @@ RETRYABLE_CODES = frozenset(
         "IncompleteBody",
         "NoSuchUpload",
         "OperationAborted",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
         "RequestTimeout",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "TooManyRequestsException",
         "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
     }
 )
-"""S3 codes that a retry can cure, though their HTTP status says bad request."""
+"""Codes of S3, and of the services that hand out its credentials, that a retry can cure though their HTTP status says bad request."""
 
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 UNAUTHORIZED = 401
@@ -95,6 +103,8 @@ REMEDIES = {
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY must belong to AWS_ACCESS_KEY_ID",
     "InvalidToken": OLD_TOKEN,
     "ExpiredToken": OLD_TOKEN,
+    "ExpiredTokenException": OLD_TOKEN,
+    "RequestExpired": OLD_TOKEN,
     "TokenRefreshRequired": OLD_TOKEN,
     "RequestTimeTooSkewed": "correct the clock of this machine",
     "QuotaExceeded": STORE_FULL,

@@ -66,7 +66,9 @@ def check_settings(scheme: str) -> None:
             if variable == GOOGLE_FILE:
                 json.loads(content)
         except (OSError, ValueError) as error:
-            raise StoreUnready(f"{variable}={file}: must be a readable file: {error}") from error
+            reason = getattr(error, "strerror", None) or "it is not JSON"
+            shown = f"={file}" if os.path.isabs(file) else ""  # anything else may be the key itself
+            raise StoreUnready(f"{variable}{shown}: must be a readable file: {reason}") from None
 
 
 def settings_to_check(scheme: str) -> str:

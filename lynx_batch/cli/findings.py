@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from lynx_batch import storage
 from lynx_batch.config import DefaultsConfig, FacesConfig, RunConfig
 from lynx_batch.errors import ConfigError, LynxError
+from lynx_batch.intake.consent import read_revoked_list
 from lynx_batch.notices.notifier import open_targets
 from lynx_batch.preparation.budget import prices_of, require_prices
 from lynx_batch.preparation.marks import check_marks
 from lynx_batch.preparation.model import CheckedModel, check_model
 from lynx_batch.preparation.node_types import node_types_of, require_autoscaler
 from lynx_batch.preparation.scorers import check_scorers
+from lynx_batch.printable import counted
 from lynx_batch.probe import probe_create_only, probe_rights
 from lynx_model.checkpoints.published import PUBLISHED, FileSource, models_root
 from lynx_model.engine.memory import (
@@ -111,10 +113,12 @@ def examine_run(config: RunConfig, machine: "Machine | None") -> list[Finding]:
         _tried("output", lambda: _probe(config.output)),
         finding,
     ]
-    if config.notify or config.cluster.usd_per_gpu_hour is not None:
+    if config.notify or config.cluster.usd_per_gpu_hour is not None or config.limits is not None:
         findings.append(_tried("limits, notify", lambda: _check_notify(config)))
     if config.cluster.node_types:
         findings.append(_tried("node types", lambda: _check_node_types(config)))
+    if config.provenance.revoked:
+        findings.append(_tried("revoked", lambda: _check_revoked(config)))
     if config.provenance.is_on:
         findings.append(_tried("marks", lambda: _check_marks(config)))
     if model is not None and config.approval.required:
@@ -206,6 +210,11 @@ def _probe(output: str) -> str:
 def _check_marks(config: RunConfig) -> str:
     check_marks(config.provenance, [(config.defaults.width, config.defaults.height)])
     return "a clip of the default size can be marked"
+
+
+def _check_revoked(config: RunConfig) -> str:
+    num_listed = sum(len(read_revoked_list(uri)) for uri in config.provenance.revoked)
+    return f"{counted(num_listed, 'entry', 'entries')} of people, consents and photos"
 
 
 def _check_notify(config: RunConfig) -> str:

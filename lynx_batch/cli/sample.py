@@ -111,13 +111,14 @@ def sample(
 def _submit_command(
     run_file: Path, given: Mapping[str, str | None], flags: Mapping[str, bool], overrides: Sequence[str]
 ) -> str:
-    """The command that submits a sample, with the options of this one, so that it can be pasted into a shell."""
+    """The command that submits a sample, with the options of this one, so that it can be pasted into a shell. `given` names the output."""
+    others = [each for each in overrides if each.partition("=")[0].strip() != "output"]
     return shlex.join(
         [
             *("lynx-batch", "submit", str(run_file)),
             *(part for option, value in given.items() if value is not None for part in (option, value)),
             *(flag for flag, is_given in flags.items() if is_given),
-            *(part for each in (*overrides, "approval.required=false") for part in ("--set", each)),
+            *(part for each in (*others, "approval.required=false") for part in ("--set", each)),
         ]
     )
 

@@ -8,6 +8,9 @@ DEVELOPMENT = "development"
 
 ENVIRONMENT = "env:"
 
+STANDARD_SECRET = "whsec_"
+"""Marks a secret whose rest is base64, as the libraries of Standard Webhooks expect it."""
+
 WEB_SCHEMES = ("http", "https")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -27,6 +30,8 @@ def explain_reference(reference: str) -> str | None:
     """The rule that `reference` breaks, or None. The rule does not repeat the value, which may be a key by mistake."""
     if "-----BEGIN" in reference or "\n" in reference:
         return "must be a path or env:NAME, not the PEM text itself"
+    if reference.startswith(STANDARD_SECRET):
+        return "must be a path or env:NAME, not the secret itself"
     name = environment_name(reference)
     if name is not None and not _NAME.fullmatch(name):
         return "must be env: and the name of an environment variable"

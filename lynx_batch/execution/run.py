@@ -234,7 +234,8 @@ def _write_record(
 
 def _without_secrets(config: RunConfig) -> RunConfig:
     content = storage.redact_all(config.model_dump())
-    content["notify"] = [target.model_copy(update={"url": mask_address(target.url)}) for target in config.notify]
+    for kept, target in zip(content["notify"], config.notify, strict=True):
+        kept["url"] = mask_address(target.url)
     return RunConfig.model_validate(content)
 
 

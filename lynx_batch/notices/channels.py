@@ -10,15 +10,20 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from lynx_batch.config import NotifyConfig
-from lynx_batch.config.references import WEB_SCHEMES, environment_name, explain_address, mask_address, scheme_of
+from lynx_batch.config.references import (
+    STANDARD_SECRET,
+    WEB_SCHEMES,
+    environment_name,
+    explain_address,
+    mask_address,
+    scheme_of,
+)
 from lynx_batch.errors import ConfigError
 from lynx_batch.named_files import read_reference
 from lynx_batch.notices.notice import Notice
 
 TIMEOUT_S = 10.0
 MAX_SECRET_BYTES = 4096
-ENCODED = "whsec_"
-"""Marks a secret whose rest is base64, as the libraries of Standard Webhooks expect it."""
 
 Send = Callable[[str, Notice], None]
 """Delivers a notice under an id, which is the same for each try. Raises NotSent."""
@@ -64,11 +69,11 @@ def _read_address(key: str, address: str) -> str:
 def _read_secret(key: str, reference: str) -> bytes:
     """The bytes to sign with: after `whsec_`, what base64 encodes; else the text itself."""
     text = read_reference(key, reference, MAX_SECRET_BYTES).strip()
-    encoded = text.removeprefix(ENCODED.encode())
+    encoded = text.removeprefix(STANDARD_SECRET.encode())
     try:
         secret = text if encoded == text else base64.b64decode(encoded, validate=True)
     except binascii.Error:
-        raise ConfigError(f"{key}={reference!r}: what follows {ENCODED} must be base64") from None
+        raise ConfigError(f"{key}={reference!r}: what follows {STANDARD_SECRET} must be base64") from None
     if not secret:
         raise ConfigError(f"{key}={reference!r}: must not be empty")
     return secret

@@ -21,6 +21,7 @@ from lynx_batch.planning.approval import (
 from lynx_batch.preparation.model import CheckedModel
 from lynx_batch.printable import counted
 from lynx_model.checkpoints.fingerprint import fingerprint_file
+from lynx_model.errors import MissingFile
 
 MARKS = {"marking", "label", "watermark", "aigc", "c2pa"}
 NOT_SEEN = {"quality.keep_rejected", "provenance.c2pa.private_key"}
@@ -34,7 +35,7 @@ FILES = (
     "quality.safety.falconsai",
     "quality.prompt.model",
 )
-"""Keys that name a file. Its content is what counts, because its place differs between machines."""
+"""Keys that name a file or a folder. A file's content counts, because its place differs between machines, and a folder's name."""
 
 MAX_DIFFERENCES_SHOWN = 20
 
@@ -54,13 +55,25 @@ def settings_of(config: RunConfig, model: CheckedModel) -> dict[str, Setting]:
         "defaults.truncate_prompts": config.defaults.truncate_prompts,
         "contract": CONTRACT_VERSION,
     }
+    found = weights | {key: _content(key, value) for key, value in _chosen(config) if key not in NOT_SEEN}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def require_files(config: RunConfig) -> None:
+    """Raises MissingFile if this machine lacks a file whose content `settings_of` would tell."""
+    for key, value in _chosen(config):
+        path = storage.path_of(value) if key in FILES and isinstance(value, str) else None
+        if path is not None and not path.exists():
+            raise MissingFile(f"{key}={value!r}: no such file")
+
+
+def _chosen(config: RunConfig) -> Iterator[tuple[str, Setting]]:
     sections = {
         "video": config.video.model_dump(),
         "quality": config.quality and config.quality.model_dump(),
         "provenance": config.provenance.model_dump(include=MARKS) if config.provenance.is_on else None,
     }
-    found = weights | {key: _content(key, value) for key, value in _flatten(sections) if key not in NOT_SEEN}
-    return {key: value for key, value in found.items() if value is not None}
+    return _flatten(sections)
 
 
 def check_approved(config: RunConfig, settings: dict[str, Setting], requests: Iterable[ClipRequest]) -> tuple[str, ...]:

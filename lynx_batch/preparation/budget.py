@@ -33,13 +33,13 @@ def limits_of(config: RunConfig, now: datetime) -> Limits | None:
 
 
 def prices_of(cluster: ClusterConfig) -> Prices:
-    """The price list of a run file. Of a GPU that several of its types of node have, the dearest counts.
+    """The price list of a run file. Of a GPU that several of its types of node have, the dearest counts; one without a price has the list's.
 
     Raises:
         ConfigError: If it names a type of GPU that nobody knows.
     """
     given = given_prices(cluster)
-    by_type = {**given.by_type, **_dearest(node_types_of(cluster))}
+    by_type = {**given.by_type, **_dearest(node_types_of(cluster), given)}
     return Prices(by_type=by_type, of_others=given.of_others)
 
 
@@ -55,12 +55,13 @@ def given_prices(cluster: ClusterConfig) -> Prices:
     return Prices(by_type=by_type, of_others=by_type.get(OTHER.name))
 
 
-def _dearest(types: Iterable[NodeType]) -> dict[str, float]:
+def _dearest(types: Iterable[NodeType], given: Prices) -> dict[str, float]:
     """USD per GPU-hour of each GPU, by its name."""
     dearest = dict[str, float]()
     for each in types:
-        if each.usd_per_gpu_hour is not None:
-            dearest[each.gpu.name] = max(each.usd_per_gpu_hour, dearest.get(each.gpu.name, 0.0))
+        usd = given.of(each.gpu) if each.usd_per_gpu_hour is None else each.usd_per_gpu_hour
+        if usd is not None:
+            dearest[each.gpu.name] = max(usd, dearest.get(each.gpu.name, 0.0))
     return dearest
 
 

@@ -30,7 +30,7 @@ from lynx_batch.intake.schema import ROW
 from lynx_batch.intake.texts import warn_of_long_texts
 from lynx_batch.ledger.runs import new_run_id
 from lynx_batch.planning.revocation import Kind
-from lynx_batch.preparation.approval import check_approved, settings_of
+from lynx_batch.preparation.approval import check_approved, require_files, settings_of
 from lynx_batch.preparation.budget import require_prices
 from lynx_batch.preparation.consent import read_rules, read_tombstones
 from lynx_batch.preparation.marks import check_marks
@@ -86,6 +86,7 @@ def pack(config: RunConfig, selection: Selection, folder: Path, *, is_unsafe_all
     with suppress(MissingFile):
         model = check_model(config)
         engine = model.engine
+        require_files(config)
         check_approved(config, settings_of(config, model), requests)
     with suppress(MissingFile):
         check_scorers(config.quality)

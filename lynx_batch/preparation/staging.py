@@ -5,6 +5,7 @@ under the value of that fingerprint, so it is fetched once, however many workers
 again those files that differ from what the fingerprint says.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,7 +21,7 @@ import structlog
 
 from lynx_batch import storage
 from lynx_batch.config import FacesConfig
-from lynx_batch.errors import ConfigError, MissingObject, Transient
+from lynx_batch.errors import ConfigError, MissingObject, StoreUnready, Transient
 from lynx_model.checkpoints.digests import FileDigest, digest_files
 from lynx_model.checkpoints.fingerprint import (
     FINGERPRINT_FILE,
@@ -162,11 +163,21 @@ def _copy_all(folder: Path, weights: _StoredWeights) -> bool:
             f"{folder.parent}: needs {needed_bytes / 1e9:.1f} GB for {storage.redact(weights.folder)}, "
             f"its disk has {free_bytes / 1e9:.1f} GB left"
         )
-    _bring(folder, weights, missing, lambda uri, file, _: storage.download(uri, file))
+    _bring(folder, weights, missing, lambda uri, file, _: _download(uri, file))
     for path in missing - _find_copies(folder, weights.fingerprint.files):
         uri = storage.redact(storage.join(weights.folder, path))
         raise WeightsMismatch(f"{uri}: must have size and sha256 as {FINGERPRINT_FILE} says")
     return bool(missing)
+
+
+def _download(uri: str, file: Path) -> None:
+    """Raises Transient if the disk of this node is full, which another node may not have."""
+    try:
+        storage.download(uri, file)
+    except StoreUnready as error:
+        if getattr(error.__context__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise Transient(f"{file.parent}: its disk has no room for {storage.redact(uri)}") from error
+        raise
 
 
 def _copy_all_headers(folder: Path, weights: _StoredWeights) -> bool:

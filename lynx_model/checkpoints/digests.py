@@ -22,6 +22,7 @@ from pathlib import Path
 
 import platformdirs
 
+from lynx_model.checkpoints.reading import reading
 from lynx_model.errors import MissingFile
 
 HASHING_THREADS = min(8, os.cpu_count() or 1)
@@ -95,21 +96,17 @@ def replace_json(file: Path, content: object) -> None:
 
 
 def _hash_with_status(file: Path) -> _Hashed:
-    try:
-        before = _status(file)
-        age_s = (time.time_ns() - before[2]) / 1e9
-        time.sleep(min(max(TICK_S - age_s, 0), TICK_S))  # so that a later change gets another ctime
+    before = _status(file)
+    age_s = (time.time_ns() - before[2]) / 1e9
+    time.sleep(min(max(TICK_S - age_s, 0), TICK_S))  # so that a later change gets another ctime
+    with reading(file):
         digest = hash_file(file)
-        return _Hashed(digest, before if _status(file) == before else None)
-    except OSError as error:
-        raise MissingFile(f"{file}: must be a file that can be read: {error.strerror}") from error
+    return _Hashed(digest, before if _status(file) == before else None)
 
 
 def _status(file: Path) -> Status:
-    try:
+    with reading(file):
         status = file.stat()
-    except OSError as error:
-        raise MissingFile(f"{file}: must be a file that can be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise MissingFile(f"{file}: must be a regular file")
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

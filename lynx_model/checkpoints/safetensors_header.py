@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lynx_model.checkpoints.reading import reading
 from lynx_model.errors import MissingFile, WeightsMismatch
 
 LENGTH_BYTES = 8
@@ -88,8 +89,8 @@ def _read_json_header(file: Path) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and the byte after it."""
     if not file.is_file():
         raise MissingFile(f"{file}: no such file")
-    size = file.stat().st_size
-    with file.open("rb") as content:
+    with reading(file), file.open("rb") as content:
+        size = file.stat().st_size
         length = int.from_bytes(content.read(LENGTH_BYTES), "little")
         if size < LENGTH_BYTES + length:
             raise WeightsMismatch(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lynx_model.checkpoints.published import ARCFACE, models_root
+from lynx_model.checkpoints.reading import reading
 from lynx_model.errors import MissingFile, WeightsMismatch
 
 OWN_RECOGNISER = "pack"
@@ -24,7 +25,7 @@ def check_arcface(file: Path) -> None:
     """Raises MissingFile, or WeightsMismatch if `file` is not an ArcFace network, as far as that shows without torch."""
     if not file.is_file():
         raise MissingFile(f"{file}: no such file; fetch ArcFace with `lynx-batch models pull arcface`")
-    with file.open("rb") as content:
+    with reading(file), file.open("rb") as content:
         head = content.read(ARCFACE_HEAD_BYTES)
     for name in ARCFACE_TENSORS:
         if name.encode() not in head:

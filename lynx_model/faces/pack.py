@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lynx_model.checkpoints.published import models_root
+from lynx_model.checkpoints.reading import reading
 from lynx_model.errors import MissingFile
 
 PACK_NOTE = "lynx-pack.json"
@@ -66,6 +67,7 @@ def _describe(folder: Path) -> FacePack:
         encoder = f"insightface-{folder.name}"
         return FacePack(folder=folder, name=folder.name, identity_encoder=encoder, licence=INSIGHTFACE_LICENCE)
     try:
-        return FacePack(folder=folder, **json.loads(file.read_text(encoding="utf-8")))
+        with reading(file):
+            return FacePack(folder=folder, **json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
         raise MissingFile(f"face pack {folder}: {PACK_NOTE} must give name, identity_encoder and licence") from error

@@ -255,6 +255,15 @@ def test_prices_are_those_of_the_run_file_unless_a_pool_has_one_of_its_own() -> 
         prices_of(config(cluster={"usd_per_gpu_hour": {"H300": 1}}).cluster)
 
 
+def test_a_type_of_node_without_a_price_has_that_of_the_list_and_the_dearest_counts() -> None:
+    own = {"gpu": "H100", "gpus": 8, "max": 1}
+    spot = own | {"usd_per_hour": 16, "spot": True}
+    run = config(cluster={"address": "auto", "usd_per_gpu_hour": {"H100": 5}, "node_types": [spot, own]})
+    assert prices_of(run.cluster).by_type == {"H100": 5}
+    run = config(cluster={"address": "auto", "usd_per_gpu_hour": {"A100": 1}, "node_types": [spot, own]})
+    assert prices_of(run.cluster).by_type == {"H100": 2, "A100": 1}
+
+
 def test_a_limit_in_usd_needs_a_price_for_each_type_of_the_cluster() -> None:
     with pytest.raises(ConfigError, match=r"limits\.max_usd=5: needs cluster\.usd_per_gpu_hour"):
         require_prices(config(limits={"max_usd": 5}))

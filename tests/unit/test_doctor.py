@@ -62,6 +62,8 @@ def test_a_run_that_can_begin_is_told_so(run_file: str, tmp_path: Path) -> None:
         ("provenance", "{marking: try, watermark: nowhere.jit}", "does not exist"),
         ("notify", "[{url: 'nosuch://x'}]", "notify.0.url: nosuch://*** is no address"),
         ("cluster.usd_per_gpu_hour", "{H300: 1}", "'H300' is no known type of GPU"),
+        ("limits", "{max_usd: 5}", "limits.max_usd=5: needs cluster.usd_per_gpu_hour"),
+        ("provenance.revoked", "[nowhere.csv]", "does not exist"),
         ("cluster", "{address: auto, node_types: [{gpu: H300, gpus: 8, max: 1}]}", "'H300' is no known type of GPU"),
         ("cluster.node_types", "[{gpu: H100, gpus: 8, max: 1}]", "nothing adds nodes to the Ray"),
         ("faces.identity", str(BASE / "model_index.json"), "declares 'sface-512'"),

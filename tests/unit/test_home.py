@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,11 @@ def test_an_unknown_user_without_a_home_gets_one_of_their_own_and_finds_it_again
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_what_somebody_else_has_put_there_is_not_taken_for_a_home(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(mode=0o777), Path.touch], ids=["folder", "file"])
+def test_what_somebody_else_has_put_there_is_not_taken_for_a_home(tmp_path: Path, make: Callable[[Path], None]) -> None:
     tmp_path.chmod(0o777)
     theirs = tmp_path / f"lynx-batch-{UNKNOWN}"
-    theirs.mkdir(mode=0o777)
+    make(theirs)
     home, *_ = run_unknown(tmp_path)
     assert Path(home).parent == tmp_path
     assert Path(home) != theirs

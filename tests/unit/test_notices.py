@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from lynx_batch.config import NotifyConfig, parse_run_config
 from lynx_batch.config.references import mask_address
 from lynx_batch.errors import ConfigError
+from lynx_batch.execution.run import _without_secrets
 from lynx_batch.notices import notifier
 from lynx_batch.notices.channels import sign
 from lynx_batch.notices.due import Due
@@ -267,6 +268,7 @@ def test_a_variable_or_file_that_is_missing_is_named() -> None:
         {"url": "http://geheim geheim/x"},
         {"url": "https://geheim:x/"},
         {"url": "slack://geheim", "secret": "geheim\nsecret"},
+        {"url": "https://host/x", "secret": "whsec_geheim"},
         {"url": "slack://geheim", "events": ["geheim"]},
         {"url": "https://geheim", "events": []},
     ],
@@ -308,3 +310,10 @@ def test_progress_is_due_after_so_much_of_the_rows_or_so_many_hours(
     hours: Callable[[float], float] = {0.295: 1, 0.3: 2, 0.31: 2.1, 0.55: 3.9, 0.59: 3.95, 0.9: 4, 1.0: 4.1}.__getitem__
     found = [share for share in (0.295, 0.3, 0.31, 0.55, 0.59, 0.9, 1.0) if due.is_due(share, 3600 * hours(share))]
     assert found == told
+
+
+def test_a_run_record_shows_no_signature_of_the_address_of_a_secret() -> None:
+    target = {"url": "https://host/hook/geheim", "secret": "https://user:geheim@host/key.txt?X-Amz-Signature=geheim"}
+    content = tiny_run(Path("/faces"), manifest="/m.parquet", output="/out", notify=[target])
+    kept = _without_secrets(parse_run_config(content, source="run file"))
+    assert (kept.notify[0].url, kept.notify[0].secret) == ("https://host/***", "https://host/key.txt")

@@ -277,6 +277,17 @@ def test_photos_of_a_narrow_place_are_allowed_where_they_travel_to(home: Path, f
         pack(run_config(home, face_pack, [row(HOPPER)], inputs={"allow": [str(home)]}), Selection(), folder)
 
 
+def test_an_approval_is_left_to_the_cluster_if_a_file_that_was_approved_is_not_here(
+    home: Path, folder: Path, face_pack: Path
+) -> None:
+    sections = {"approval": {"required": True}, "cluster": {"shared_paths": ["/shared", str(face_pack), str(MODEL)]}}
+    label = {"marking": "try", "label": {"logo": "/shared/logo.png"}}
+    there = run_config(home, face_pack, [row(COLLINS)], provenance=label, **sections)
+    assert packed_config(pack(there, Selection(), folder)).provenance.label == there.provenance.label
+    with pytest.raises(ConfigError, match=r"approval\.required: nobody has approved anything yet"):
+        pack(run_config(home, face_pack, [row(COLLINS)], **sections), Selection(), folder)
+
+
 def test_a_model_that_is_not_here_is_left_to_the_cluster(home: Path, folder: Path, face_pack: Path) -> None:
     model = {"base": "/models/base", "adapters": "/models/full"}
     config = run_config(

@@ -29,6 +29,8 @@ from lynx_batch.redaction import redact, redact_all, scrub
         ("http://[::1/a.jpg", "http://***"),
         ("http://host:port/a.jpg", "http://***"),
         ("abfs://container@account/a.jpg", "abfs://container@account/a.jpg"),
+        ("az://photos@acme.blob.core.windows.net/a.jpg?sig=x", "az://photos@acme.blob.core.windows.net/a.jpg"),
+        ("az://name:secret@acme/a.jpg", "az://***"),
         ("s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/a.jpg",) * 2,
         ("s3://bucket/me#1@home.jpg", "s3://bucket/me#1@home.jpg"),
         ("/photos/what?.jpg", "/photos/what?.jpg"),

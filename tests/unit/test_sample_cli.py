@@ -54,6 +54,9 @@ def test_a_dry_run_says_which_rows_why_and_how_to_submit_them(run_file: Path) ->
     assert f"submit {run_file} --manifest {manifest} --output {place} " in told
     assert "--allow-duplicates --set defaults.seed=7 --set approval.required=false" in told
     assert f"--output {place} --preset exact --where " in sample(run_file, "--preset", "exact")
+    told = sample(run_file, "--set", f"output={run_file.parent / 'other'}", "--set", "defaults.seed=7")
+    assert f"--output {run_file.parent / 'other'}-sample " in told
+    assert "--set output" not in told, "or the sample would go to the campaign's own output"
 
 
 @pytest.mark.parametrize(

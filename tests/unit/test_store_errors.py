@@ -95,7 +95,16 @@ def test_a_missing_bucket_is_nothing_to_read_and_no_place_to_put(monkeypatch: py
             storage.write_bytes("s3://bucket/a", b"")
 
 
-@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (400, "RequestTimeout"), (409, "OperationAborted")])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (503, "SlowDown"),
+        (400, "RequestTimeout"),
+        (409, "OperationAborted"),
+        (400, "Throttling"),
+        (400, "RequestLimitExceeded"),
+    ],
+)
 def test_what_may_pass_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch, status: int, code: str) -> None:
     with refusing_store(monkeypatch) as store:
         store.method, store.status, store.code = "DELETE", status, code
@@ -187,6 +196,24 @@ def touch_with(settings: dict[str, str], aws: pytest.MonkeyPatch) -> str:
     with pytest.raises(StoreUnready) as caught:
         storage.stat("s3://bucket/a")
     return str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "ExpiredTokenException", "RequestExpired"])
+def test_a_token_that_has_expired_is_to_be_renewed(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    with refusing_store(monkeypatch) as store:
+        store.method, store.status, store.code = "DELETE", 400, code
+        with pytest.raises(StoreUnready, match="renew AWS_SESSION_TOKEN"):
+            storage.delete("s3://bucket/a")
+
+
+def test_a_variable_that_holds_a_key_in_place_of_its_file_is_named_and_not_shown(aws: pytest.MonkeyPatch) -> None:
+    told = touch_with({"AWS_WEB_IDENTITY_TOKEN_FILE": f"eyJ{SECRET}"}, aws)
+    aws.setenv("GOOGLE_APPLICATION_CREDENTIALS", f'{{"private_key": "{SECRET}"}}')
+    with pytest.raises(StoreUnready) as caught:
+        storage.stat("gs://bucket/a")
+    assert told.startswith("AWS_WEB_IDENTITY_TOKEN_FILE: must be a readable file")
+    assert str(caught.value).startswith("GOOGLE_APPLICATION_CREDENTIALS: must be a readable file")
+    assert SECRET not in f"{told} {caught.value}"
 
 
 @pytest.mark.parametrize(

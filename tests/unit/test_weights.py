@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lynx_model.checkpoints.safetensors_header import read_header
 from lynx_model.errors import MissingFile, WeightsMismatch
+from lynx_model.faces.identity import check_arcface
 from lynx_model.network.adapters import IdAdapterLayer
 from lynx_model.pipeline import LynxPipeline
 from lynx_model.spec import EngineOptions, ModelSource
@@ -134,3 +136,10 @@ def test_lites_keys_are_normed_without_weight_and_with_an_eps_of_1e_5() -> None:
     attention = type("Attention", (), {"heads": 2})()
     key, _ = layer(tokens, attention)
     assert torch.allclose(key.flatten(2), tokens / (1e-6 + 1e-5) ** 0.5)
+
+
+@pytest.mark.parametrize("read", [read_header, check_arcface])
+def test_a_file_that_cannot_be_read_is_named_without_a_traceback(read: Callable[[Path], object]) -> None:
+    unreadable = Path("/proc/self/mem")  # a regular file that not even root can read from its start
+    with pytest.raises(MissingFile, match=r"/proc/self/mem: must be a file that can be read: Input/output error"):
+        read(unreadable)
