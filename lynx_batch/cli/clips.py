@@ -157,15 +157,13 @@ def _refuse_living(output: str, run_id: str) -> None:
 
 def _withdraw_all(output: str, editions: "Editions", reasons: Mapping[str, str]) -> None:
     """Withdraws the edition in force of each clip. If a redo of the clip was given up, that goes, too: else nobody would render the clip."""
-    from lynx_batch.ledger.history import given_up_before
+    from lynx_batch.ledger.history import given_up_redos
 
-    given_up = set(given_up_before(output, editions)["clip_id"].to_pylist()) if reasons else set()
+    redos = given_up_redos(output, editions, reasons.keys())
     for clip_id, reason in reasons.items():
         _withdraw(output, clip_id, editions.in_force[clip_id], reason)
-        if clip_id in editions.redo and clip_id in given_up:
-            _withdraw(
-                output, clip_id, editions.redo[clip_id], "it was given up, and the edition before it is withdrawn"
-            )
+        if clip_id in redos:
+            _withdraw(output, clip_id, redos[clip_id], "it was given up, and the edition before it is withdrawn")
 
 
 def _withdraw(output: str, clip_id: str, edition: int, reason: str) -> None:

@@ -24,7 +24,7 @@ from lynx_batch.ledger.metadata import Outcome, RowOutcome, best_in, to_table, w
 from lynx_batch.ledger.numbering import editions_for, first_numbers
 from lynx_batch.ledger.parts import MetadataParts
 from lynx_batch.ledger.runs import RunEnd, write_run_end
-from lynx_batch.ledger.tries import BestTry, decide_by_tries, drop_rejected
+from lynx_batch.ledger.tries import BestTry, drop_rejected, still_rejected
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.schedule import ClipState
 from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, Reject, Render
@@ -196,18 +196,15 @@ class RunRecorder:
         """Why a clip that an earlier run gave up is not tried again. What a gate rejected is open if the present rules allow more."""
         if row["error_type"] != NOT_GOOD_ENOUGH:
             return Reason(row["error_type"], row["error"])
-        if self._quality is None:
-            return None
         clip = self._open[row["clip_id"]][0]
-        try:
-            verdict, tries = decide_by_tries(self._output, clip, row["edition"], self._quality)
-        except UnreadableRecord as error:
-            return Reason(UnreadableRecord.__name__, str(error))
-        if not isinstance(verdict, Reject):
+        why, tries = still_rejected(self._output, clip, row["edition"], self._quality)
+        if isinstance(why, UnreadableRecord):
+            return Reason(UnreadableRecord.__name__, str(why))
+        if why is None or self._quality is None:
             return None
-        if verdict.is_unsafe:
+        if why.is_unsafe:
             drop_rejected(self._output, tries, self._quality)
-        return Reason(verdict.error_type, verdict.reason)
+        return Reason(why.error_type, why.reason)
 
     def _finished(self, editions: Editions) -> dict[str, int]:
         """The edition in force of each open clip that already has the edition that it wants."""

@@ -53,6 +53,18 @@ def given_up_before(output: str, editions: Editions) -> pa.Table:
     return pa.Table.from_pylist(kept, METADATA_SCHEMA)
 
 
+def given_up_redos(output: str, editions: Editions, clip_ids: Set[str]) -> dict[str, int]:
+    """The edition of each of these clips for which a redo was asked, if it was given up.
+
+    Whoever withdraws the commit of such a clip must withdraw that edition, too: else no run would render the clip.
+    """
+    asked = {clip_id: editions.redo[clip_id] for clip_id in clip_ids & editions.redo.keys()}
+    if not asked:
+        return {}
+    given_up = {*given_up_before(output, editions)["clip_id"].to_pylist()}
+    return {clip_id: edition for clip_id, edition in asked.items() if clip_id in given_up}
+
+
 def request_retry(output: str, given_up: pa.Table, now: datetime) -> None:
     """Lets the next run try these clips again, even if the clocks that noted their failures were ahead of `now`."""
     if given_up.num_rows:

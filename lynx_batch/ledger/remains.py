@@ -12,6 +12,7 @@ from lynx_batch import storage
 from lynx_batch.errors import StoreRefused
 from lynx_batch.ledger.commits import Withdrawal, read_commits, withdraw
 from lynx_batch.ledger.editions import list_editions
+from lynx_batch.ledger.history import given_up_redos
 from lynx_batch.ledger.owners import read_owners
 from lynx_batch.ledger.records import read_records
 from lynx_batch.ledger.tombstones import read_revoked
@@ -93,12 +94,14 @@ def take_back(output: str, clip_ids: Set[str], photos: Set[str] = frozenset()) -
 def remove(output: str, remains: Remains, now: datetime, command: str) -> None:
     """Withdraws the commits, and then deletes the files. Safe to repeat."""
 
-    def take_back(clip_id: str) -> None:
-        edition, reason = remains.commits[clip_id], "the person, the consent or the photo was revoked"
+    def take_back(of: tuple[str, int]) -> None:
+        clip_id, edition = of
+        reason = "the person, the consent or the photo was revoked"
         withdrawal = Withdrawal(clip_id=clip_id, edition=edition, reason=reason, withdrawn_at=now, command=command)
         withdraw(output, withdrawal)
 
-    _in_parallel(take_back, remains.commits)
+    redos = given_up_redos(output, list_editions(output), remains.commits.keys()) if remains.commits else {}
+    _in_parallel(take_back, [*remains.commits.items(), *redos.items()])
     _in_parallel(storage.delete, remains.files)
 
 

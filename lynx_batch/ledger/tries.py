@@ -18,7 +18,7 @@ from lynx_batch.ledger.numbering import first_number, list_tries
 from lynx_batch.ledger.records import NUM_PARALLEL_READS, parse, put_once
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.output import TryName, tries_uri, try_uri
-from lynx_batch.planning.verdict import JudgedTry, Numbers, Verdict, decide, is_unsafe
+from lynx_batch.planning.verdict import JudgedTry, Numbers, Reject, Verdict, decide, is_unsafe
 
 SCHEMA_VERSION = 1
 
@@ -182,6 +182,19 @@ def decide_by_tries(
     numbers = Numbers.of(quality, is_seed_given=clip.request.is_seed_given, first=first)
     judged = [record.judged(has_video=has_video(record)) for record in tries]
     return decide(judged, quality, numbers), tries
+
+
+def still_rejected(
+    output: str, clip: ClipSpec, edition: int, quality: QualityConfig | None
+) -> tuple[Reject | UnreadableRecord | None, list[TryRecord]]:
+    """Why a clip that an earlier run rejected is not tried again, and its tries. None: the present rules allow more."""
+    if quality is None:
+        return None, []
+    try:
+        verdict, tries = decide_by_tries(output, clip, edition, quality)
+    except UnreadableRecord as error:
+        return error, []
+    return (verdict if isinstance(verdict, Reject) else None), tries
 
 
 def _has_video(output: str, record: TryRecord) -> bool:

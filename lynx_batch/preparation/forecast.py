@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from lynx_batch.clip import ClipSpec, Rejection
 from lynx_batch.config import ClusterConfig, RunConfig
@@ -15,12 +16,14 @@ from lynx_batch.ledger.numbering import editions_for
 from lynx_batch.ledger.spending import SpentRecords
 from lynx_batch.ledger.timings import Timing, read_timings
 from lynx_batch.ledger.tombstones import read_revoked
+from lynx_batch.ledger.tries import still_rejected
 from lynx_batch.planning.budget import Amount, Limits, exceeded_limits
 from lynx_batch.planning.cost import CostModel, Engine, Observation, gpu_type, works_of
 from lynx_batch.planning.expectation import PassCount, TryForecast
 from lynx_batch.planning.layout import Node, possible_sizes
 from lynx_batch.planning.plan import Option, best, ideal_s, num_unfit, options, typical_node
 from lynx_batch.planning.row_costs import RowCost, RowState, cost_rows, refused_rows
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH
 from lynx_batch.preparation.approval import explain_missing_approval, settings_of
 from lynx_batch.preparation.budget import check_prices, limits_of, price_nodes, prices_of, total_spent
 from lynx_batch.preparation.model import CheckedModel
@@ -91,6 +94,14 @@ class RunForecast:
         return sorted(found, key=lambda row: row.row)
 
 
+def _is_open_again(config: RunConfig, clip: ClipSpec, row: Mapping[str, Any]) -> bool:
+    """Whether a gate rejected the clip, and the present rules allow more."""
+    if row["error_type"] != NOT_GOOD_ENOUGH:
+        return False
+    why, _ = still_rejected(config.output, clip, row["edition"], config.quality)
+    return why is None
+
+
 def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...], now: datetime) -> RunForecast:
     """Predicts what `render` would do on a cluster of `nodes`, with the same code. Writes nothing."""
     nodes = price_nodes(nodes, config.cluster)
@@ -103,7 +114,7 @@ def forecast_run(config: RunConfig, selection: Selection, nodes: tuple[Node, ...
     given_up = {
         row["clip_id"]: f"{row['error_type']}: {row['error']}"
         for row in given_up_before(config.output, editions).to_pylist()
-        if row["clip_id"] in wanted
+        if row["clip_id"] in wanted and not _is_open_again(config, wanted[row["clip_id"]], row)
     }
     settled = committed | given_up.keys()
     clips = [clip for clip_id, clip in wanted.items() if clip_id not in settled]

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from lynx_batch.planning.layout import parse_nodes
 from lynx_batch.preparation.model import check_model
 from lynx_batch.preparation.prepare import prepare
 from lynx_batch.preparation.selection import Selection
-from tests.builders import NOW, clip, ended, record, row, write_manifest, write_metadata, write_run
+from tests.builders import NOW, clip, ended, record, row, start_run, write_manifest, write_metadata, write_run
 from tests.jobs import invoke
 from tests.stores import put_naming, refusing_store
 
@@ -218,6 +218,18 @@ def test_clips_that_were_rendered_here_correct_the_figures(run_file: Path) -> No
 
     assert (before["num_timings"], after["num_timings"]) == (0, 3)
     assert after["options"][0]["makespan_s"] > before["options"][0]["makespan_s"] + 100
+
+
+def test_what_a_gate_rejected_is_planned_if_the_present_rules_allow_more(run_file: Path) -> None:
+    config = load_run_config(run_file, {})
+    clips = prepare(config, Selection(limit=3), NOW).clips
+    errors = zip(clips, ("NotGoodEnough", "NotGoodEnough", "OutOfMemory"), strict=True)
+    start_run(config.output, "strict")
+    write_metadata(
+        config.output, "strict", [replace(ended(Outcome.REJECTED, each), error_type=error) for each, error in errors]
+    )
+    assert "12 rows: 11 to render, 0 committed, 1 given up before" in run(str(run_file)), "without a gate"
+    assert "11 to render, 0 committed, 1 given up" in run(str(run_file), "--set", GATE), "no try is recorded"
 
 
 GATE = "quality={technical: false, likeness: {min_mean: 0.5}}"

@@ -21,6 +21,7 @@ from lynx_batch.ledger.events import EventKind, write_event
 from lynx_batch.ledger.heartbeat import beating
 from lynx_batch.ledger.metadata import Outcome, read_metadata
 from lynx_batch.ledger.owners import owners_of, read_owners, write_owners
+from lynx_batch.ledger.redo import RedoRequest, request_redo
 from lynx_batch.ledger.remains import find_remains
 from lynx_batch.ledger.tombstones import Tombstone, put_tombstone, read_revoked, refuse_revoked
 from lynx_batch.output import (
@@ -33,7 +34,7 @@ from lynx_batch.output import (
     tombstones_uri,
 )
 from lynx_batch.planning.revocation import Kind, Owner, find_covered, key_of, rows_to_blank
-from tests.builders import NOW, ended, event, record, small_clip, start_run, write_metadata
+from tests.builders import NOW, begin, ended, event, record, small_clip, start_run, write_metadata
 from tests.jobs import invoke
 
 EXTENSIONS = ("mp4", "jpg", "webp")
@@ -57,6 +58,16 @@ def make(output: str, run_id: str, clips: list[ClipSpec], *, has_metadata: bool 
             storage.write_bytes(f"{attempts_uri(output, clip.clip_id)}/{attempt}.{extension}", b"x")
     if has_metadata:
         write_metadata(output, run_id, [ended(Outcome.RENDERED, clip) for clip in clips])
+
+
+def test_a_clip_whose_redo_was_given_up_is_rendered_again_on_a_new_consent(tmp_path: Path) -> None:
+    output, clip = str(tmp_path), spec("ab12", "ada", "A")
+    make(output, "run", [clip])
+    request_redo(output, RedoRequest(clip_id="ab12", edition=2, asked_at=NOW, command="retry --redo"))
+    start_run(output, "redo", minutes=1)
+    write_metadata(output, "redo", [replace(ended(Outcome.FAILED, clip, minutes=2), edition=2)])
+    assert revoke(output, "--consent-ref", "A", "--yes").exit_code == 0
+    assert [each.clip_id for each in begin(output, "next", [spec("ab12", "ada", "A2")]).open_clips] == ["ab12"]
 
 
 def revoke(output: str, *options: str) -> Result:
