@@ -19,6 +19,7 @@ from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS
 from lynx_batch.intake.tables import SourceTable
 from lynx_batch.intake.templates import PromptTemplate, Template, fill, languages_of
+from lynx_batch.redaction import redact
 from lynx_batch.storage import explained
 from lynx_batch.store_errors import Operation
 
@@ -178,10 +179,10 @@ def _row(cells: Mapping[str, Any], choice: Choice, *, is_named: bool) -> dict[st
 
 
 def _name_of(cells: Mapping[str, Any]) -> str:
-    """The name of a person's clips: their own, the last part of the subject's, or the photo's."""
+    """The name of a person's clips: their own, the last part of the subject's, or the photo's without what signs its link."""
     if own := cells.get("clip_name"):
         return str(own)
     first_photo = cells.get("subject_uri") or next(iter(cells.get("subject_uris") or ()), "")
-    subject, photo = cells.get("subject_id"), PurePosixPath(str(first_photo))
-    name = PurePosixPath(str(subject)).name if subject else photo.stem
+    subject, photo = cells.get("subject_id"), PurePosixPath(redact(str(first_photo)))
+    name = PurePosixPath(redact(str(subject))).name if subject else photo.stem
     return "".join(letter if letter.isprintable() and letter != "\\" else "_" for letter in name)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lynx_batch.clip import ClipRequest
 from lynx_batch.printable import counted
+from lynx_batch.redaction import hide_secrets
 from lynx_batch.storage import redact
 
 MAX_SHOWN = 60
@@ -36,8 +37,9 @@ def name_photos(request: ClipRequest) -> str:
 
 
 def shorten(value: object) -> str:
-    """`value` on one line, cut if it is too long to read."""
+    """`value` on one line without the secrets of its links, cut if it is too long to read."""
     text = repr(value)
+    text = hide_secrets(text) if "://" in text else text
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 

@@ -52,6 +52,12 @@ FORMULA = re.compile(rb"<(?:\w+:)?f[\s/>]")
 MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*ref="([^"]{1,40})"')
 PIECE_BYTES = 2**20
 
+TOO_LONG = 1e15
+"""From here on, a float may stand for several numbers that a person could have typed."""
+
+TEXT_OF_FORMULA = "str"
+"""The type of a formula's saved text, which may be empty. Without a saved value, a cell has another one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadCell:
@@ -168,11 +174,13 @@ def _lines(sheet: Any, formulas: Any, source: str) -> Lines:
 def _read(cell: Any, formula: Any) -> str | BadCell:
     value = cell.value
     if value is None:
-        if getattr(formula, "data_type", "") == "f":
+        if getattr(formula, "data_type", "") == "f" and cell.data_type != TEXT_OF_FORMULA:
             return BadCell(rule="its formula has no saved value: open the file in Excel and save it again")
         return ""
     if cell.data_type == "e":
         return BadCell(rule=f"must be a value, not the error {value}")
+    if isinstance(value, float) and abs(value) >= TOO_LONG:
+        return BadCell(rule=f"{value!r}: must not have more than 15 digits: store it as text")
     return _as_shown(value, cell.number_format)
 
 
@@ -190,8 +198,12 @@ def _as_shown(value: object, number_format: str) -> str:
 
 
 def _number_as_shown(number: float, number_format: str) -> str:
-    """Excel calculates with 15 digits, so 0.1 + 0.2 is 0.3. A format of zeros, such as 00000, fills up postal codes."""
-    if number == round(number) and abs(number) < 1e15:
-        whole = str(round(number))
+    """Excel calculates with 15 digits, so 0.1 + 0.2 is 0.3. A format of zeros, such as 00000, fills up postal codes.
+
+    A whole number that is written without an exponent is exact at any length.
+    """
+    shown = number if isinstance(number, int) else float(f"{number:.15g}")
+    if shown == round(shown):
+        whole = str(round(shown))
         return whole.zfill(len(number_format)) if number_format.strip("0") == "" else whole
-    return repr(float(f"{number:.15g}"))
+    return repr(shown)

@@ -390,6 +390,33 @@ def test_rules_of_single_cells_are_checked_with_the_lines_of_the_file(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("column", "link", "name"),
+    [
+        ("subject_uri", "https://crm.example.com/photo/ada?token=SECRET", "ada-p01"),
+        ("subject_uri", "https://cdn.example.com/carl.png?sig=abc/def.SECRET", "carl-p01"),
+        ("subject_uri", "https://cdn.example.com/dora.png#SECRET", "dora-p01"),
+        ("subject_uri", "https://user:SECRET@cdn.example.com", "cdn.example-p01"),
+        ("subject_uri", "s3://bucket/eve.jpg?versionId=SECRET", "eve-p01"),
+        ("subject_uri", "why?/a#1.jpg", "a#1-p01"),
+        ("subject_id", "https://crm.example.com/people/7?key=a/SECRET", "7-p01"),
+    ],
+)
+def test_a_clip_that_is_named_after_a_link_has_no_secret_of_it(
+    tmp_path: Path, column: str, link: str, name: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"subject_uri": "a.jpg", column: link}), encoding="utf-8")
+    table = build_from_table(read_source(str(tmp_path / "rows.jsonl")), make_templates(["waves"]))
+    assert table["clip_name"].to_pylist() == [name]
+
+
+def test_a_fault_of_a_link_does_not_tell_its_secret(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('subject_uris,note\n"[""https://x.org/a.jpg?sig=SECRET"", 1]",x\n')
+    with pytest.raises(ConfigError, match=r"subject_uris=.*x\.org/a\.jpg.* must be a list of texts") as caught:
+        build_from_table(read_source(str(tmp_path / "rows.csv")), make_templates(["{{note}}"]))
+    assert "SECRET" not in str(caught.value)
+
+
 def test_a_tag_of_a_row_must_not_be_a_kept_column_too(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('subject_uri,prompt,city,tags\na.jpg,waves,Rome,"{""city"": ""x""}"\n')
     with pytest.raises(ConfigError, match="line 2: tags='city': must not also be a column that --keep names"):

@@ -148,7 +148,7 @@ def test_a_workbook_is_read_as_excel_shows_it(tmp_path: Path) -> None:
     book = Workbook()
     sheet = book.active
     sheet.append(["ID", "Postleitzahl", "Name", "Größe", "Am", "Um", "Ja", "Summe"])
-    sheet.append([42.0, 1067, "  李 ", 0.1 + 0.2, datetime(2030, 1, 31), time(8, 30), True, 1e22])
+    sheet.append([42.0, 1067, "  李 ", 0.1 + 0.2, datetime(2030, 1, 31), time(8, 30), True, 0.1 * 30])
     sheet["B2"].number_format = "00000"
     sheet["A5"] = "x"
     buffer = BytesIO()
@@ -166,12 +166,25 @@ def test_a_workbook_is_read_as_excel_shows_it(tmp_path: Path) -> None:
                 "am": "2030-01-31",
                 "um": "08:30:00",
                 "ja": "TRUE",
-                "summe": "1e+22",
+                "summe": "3",
             },
         ),
         (5, {"id": "x"}),
     ]
     assert table.notes == ("2 blank lines skipped",)
+
+
+def test_long_numbers_of_a_workbook_stay_exact_or_are_faults(tmp_path: Path) -> None:
+    written = ("4012345678901231", "4012345678901232", "-100000000000000000001", "4.0123456789012312E+15", "-1E15")
+    content = save(("Leute", [["karte"], *([number + 0.5] for number in range(len(written)))]))
+    for number, text in enumerate(written):
+        content = rewrite(content, "xl/worksheets/sheet1.xml", b"<v>%d.5<" % number, f"<v>{text}<".encode())
+    table = read(tmp_path, content, "people.xlsx")
+    assert [cells.get("karte") for _, cells in cells_of(table)] == [*written[:3], None, None]
+    assert table.faults == (
+        "line 5: karte: 4012345678901231.0: must not have more than 15 digits: store it as text",
+        "line 6: karte: -1000000000000000.0: must not have more than 15 digits: store it as text",
+    )
 
 
 def test_a_workbook_that_libreoffice_saved_is_read(tmp_path: Path) -> None:
@@ -211,6 +224,15 @@ def test_formulas_have_their_saved_value_and_are_faults_without_one(tmp_path: Pa
         "line 3: a: its formula has no saved value: open the file in Excel and save it again",
         "line 3: b: must be a value, not the error #DIV/0!",
     )
+
+
+def test_a_formula_whose_saved_value_is_an_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
+    content = save(("Leute", [["a", "b"], ['=IF(1,"","x")', "y"]]))
+    name, old = "xl/worksheets/sheet1.xml", b'<c r="A2"><f>IF(1,"","x")</f><v />'
+    for value in (b"<v></v>", b"<v/>"):
+        saved = rewrite(content, name, old, b'<c r="A2" t="str"><f>IF(1,"","x")</f>' + value)
+        table = read(tmp_path, saved, "people.xlsx")
+        assert (cells_of(table), table.faults) == ([(2, {"b": "y"})], ())
 
 
 def test_merged_cells_are_refused(tmp_path: Path) -> None:
