@@ -251,15 +251,19 @@ class _Searcher:
         self._process = None
 
     def _begin(self) -> ProcessPoolExecutor:
-        """Raises Transient if the process dies before it gets a photo."""
-        self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        """Raises Transient if the process dies before it gets a photo. A process that cannot load the detector is ended."""
+        process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         try:
-            self._process.submit(_load_detector, self._pack).result()
-        except BrokenProcessPool as error:
-            raise Transient(
-                "check of photos: a process died before it had a photo, most likely for lack of memory"
-            ) from error
-        return self._process
+            process.submit(_load_detector, self._pack).result()
+        except Exception as error:
+            process.shutdown()
+            if isinstance(error, BrokenProcessPool):
+                raise Transient(
+                    "check of photos: a process died before it had a photo, most likely for lack of memory"
+                ) from error
+            raise
+        self._process = process
+        return process
 
 
 def _refuse_all(task: _Task, rule: str) -> list[PhotoReport]:

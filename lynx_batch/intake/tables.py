@@ -9,7 +9,7 @@ from lynx_batch.intake.csv_text import SEPARATORS, find_separator, read_lines
 from lynx_batch.intake.headers import rename
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.tags import read_json
-from lynx_batch.intake.text_files import TEXT_LIMIT, read_text
+from lynx_batch.intake.text_files import TEXT_LIMIT, read_text, split_lines
 from lynx_batch.intake.titles import refuse_title
 from lynx_batch.intake.workbook import BadCell, read_sheet
 from lynx_batch.printable import counted
@@ -189,7 +189,7 @@ def _read_jsonl(uri: str, folder: str, options: ReadOptions) -> SourceTable:
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return ((number, line) for number, line in enumerate(split_lines(text), start=1) if line.strip())
 
 
 def _read_object(line: str) -> dict[str, object]:

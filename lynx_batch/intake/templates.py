@@ -12,7 +12,7 @@ from lynx_batch.errors import ConfigError
 from lynx_batch.intake.headers import normalise
 from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.tables import ReadOptions, is_table, read_source
-from lynx_batch.intake.text_files import read_text
+from lynx_batch.intake.text_files import read_text, split_lines
 from lynx_batch.redaction import redact
 from lynx_batch.spelling import nearest
 
@@ -160,7 +160,7 @@ def _nearest(name: str, columns: Set[str]) -> str:
 
 
 def _read_lines(uri: str, encoding: str | None) -> list[PromptTemplate]:
-    lines = enumerate(map(str.strip, read_text(uri, encoding).content.split("\n")), start=1)
+    lines = enumerate(map(str.strip, split_lines(read_text(uri, encoding).content)), start=1)
     return _name(((number, line) for number, line in lines if line), redact(uri))
 
 

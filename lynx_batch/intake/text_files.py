@@ -13,8 +13,20 @@ WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """How files of spreadsheet programs begin: ZIP archives (.xlsx, .ods, .numbers), and compound files (.xls)."""
 
 
-ENCODING_NAMES = {"utf-8": "UTF-8", "utf-16": "UTF-16", "utf-16-le": "UTF-16", "utf-16-be": "UTF-16"}
+ENCODING_NAMES = {
+    "utf-8": "UTF-8",
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16"),
+    "utf-32": "UTF-32",
+}
+ENCODING_OF_MARK = {
+    codecs.BOM_UTF8: "utf-8",
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+}
+"""What a byte order mark says. That of UTF-16 is the beginning of one of UTF-32, so it comes last."""
+
 WESTERN = "cp1252"
+LINE_END = re.compile(r"\r\n|\r|\n")
 NOT_ASCII = re.compile(rb"[\x80-\xff]+")
 
 
@@ -27,7 +39,7 @@ class Text:
 
 
 def read_text(uri: str, encoding: str | None = None) -> Text:
-    """The text of a file. Without `encoding`, it is detected.
+    """The text of a file. Without `encoding`, it is detected; a byte order mark overrules both.
 
     Raises:
         ConfigError: If the file is a workbook, in none of the encodings, or not in the one that is given.
@@ -38,7 +50,7 @@ def read_text(uri: str, encoding: str | None = None) -> Text:
         raise ConfigError(
             f"{redact(uri)}: must be a text, but is a workbook or an archive: save it as CSV, or as .xlsx where a table is read"
         )
-    known = encoding or _detect(content)
+    known = _marked(content) or encoding or _detect(content)
     if known is None:
         raise ConfigError(
             f"{redact(uri)}: must be UTF-8, UTF-16 or Windows-1252, but looks like another encoding: save it as UTF-8"
@@ -50,10 +62,17 @@ def read_text(uri: str, encoding: str | None = None) -> Text:
     return Text(content=text.removeprefix("\ufeff"), encoding=ENCODING_NAMES.get(known, known))
 
 
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, which end as on Windows, Unix or an old Mac. Other separators, such as U+2028, stay in their line."""
+    return LINE_END.split(text)
+
+
+def _marked(content: bytes) -> str | None:
+    return next((encoding for mark, encoding in ENCODING_OF_MARK.items() if content.startswith(mark)), None)
+
+
 def _detect(content: bytes) -> str | None:
     """The encoding of a text; None if it is unlikely to be one of ours."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
     if half := _half_of_zeros(content[:HEAD_BYTES]):
         return half
     try:

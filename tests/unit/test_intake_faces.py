@@ -105,6 +105,13 @@ def test_a_missing_face_pack_is_not_blamed_on_the_photos(tmp_path: Path) -> None
         findings_of([(COLLINS, None)], tmp_path / "none", 1)
 
 
+def test_a_missing_face_pack_is_told_once_for_many_photos(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with capture_logs() as logs, pytest.raises(MissingFile, match="face pack"):
+        findings_of([(COLLINS, None), (HOPPER, None), (HOPPER, 0)], tmp_path / "none", 1)
+    assert logs == []
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_no_faces_have_no_problems() -> None:
     assert list(check_faces([], FacesConfig(), InputsConfig())) == []
     assert issubclass(MissingFile, LynxError)

@@ -135,6 +135,11 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
             parse_map([entry])
 
 
+def test_lines_of_json_may_end_as_on_an_old_mac(tmp_path: Path) -> None:
+    table = read(tmp_path, '{"a": "1"}\r\r{"a": "2\u2028"}\r', "people.jsonl")
+    assert cells_of(table) == [(1, {"a": "1"}), (3, {"a": "2\u2028"})]
+
+
 def test_lines_that_do_not_fit_the_names_are_faults(tmp_path: Path) -> None:
     table = read(tmp_path, "a;;b\n1;2;3\n1;;3;4\n1\n")
     assert table.faults == (

@@ -70,6 +70,26 @@ def test_all_faults_of_a_file_are_named_with_their_lines(tmp_path: Path) -> None
         read_templates(str(tmp_path / "p.txt"))
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_a_file_has_a_prompt_a_line_whatever_ends_its_lines(tmp_path: Path, end: str) -> None:
+    (tmp_path / "p.txt").write_bytes(end.join(["waves", "", "smiles\u2028again", "{{a"]).encode())
+    with pytest.raises(ConfigError, match="line 4: "):
+        read_templates(str(tmp_path / "p.txt"))
+    (tmp_path / "p.txt").write_bytes(end.join(["waves", "", "smiles\u2028again", ""]).encode())
+    assert [each.texts[""].text for each in read_templates(str(tmp_path / "p.txt"))] == ["waves", "smiles\u2028again"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(("name", "head"), [("p.txt", ""), ("p.csv", "prompt\n")])
+def test_a_byte_order_mark_overrules_the_encoding_that_is_given(
+    tmp_path: Path, encoding: str, name: str, head: str
+) -> None:
+    (tmp_path / name).write_bytes(f"{head}Zoë 微笑".encode(encoding))
+    for given in ("cp1252", "gb18030", None):
+        (template,) = read_templates(str(tmp_path / name), given)
+        assert template.texts[""].text == "Zoë 微笑"
+
+
 def test_a_table_has_a_column_for_each_language(tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text("Name;Prompt;de;zh\nparty;{{name}} dances.;{{name}} tanzt.;{{name}}在跳舞。\nsea;By the sea.;;\n")
