@@ -82,7 +82,7 @@ def build(
     """Build a manifest: each photo, or each row of a table, with each prompt and each combination of a grid."""
     from lynx_batch.intake.build import build_from_folder, build_from_table, place_photos
     from lynx_batch.intake.grid import make_axes
-    from lynx_batch.intake.headers import normalise, parse_map
+    from lynx_batch.intake.headers import name_column, parse_map
     from lynx_batch.intake.manifest import write_manifest
     from lynx_batch.intake.people import ColumnUse
     from lynx_batch.intake.tables import ReadOptions, read_source
@@ -106,7 +106,9 @@ def build(
         for note in source.notes:
             say(f"{source.source}: {note}")
         use = ColumnUse(
-            keep=_parse_columns(keep), ignore=_parse_columns(ignore), language=normalise(language) if language else None
+            keep=_parse_columns(keep),
+            ignore=_parse_columns(ignore),
+            language=name_column(language) if language else None,
         )
         templates = None if prompts is None else read_templates(prompts, encoding)
         table = build_from_table(source, templates, axes, use=use, photos=photos, consent_ref=consent_ref)
@@ -155,11 +157,11 @@ def show(
 
 def _parse_columns(text: str | None) -> tuple[str, ...]:
     """The normalised names in a list with commas; `*` stays."""
-    from lynx_batch.intake.headers import normalise
+    from lynx_batch.intake.headers import name_column
     from lynx_batch.intake.people import ALL
 
     names = (name.strip() for name in (text or "").split(","))
-    return tuple(name if name == ALL else normalise(name) for name in names if name)
+    return tuple(name if name == ALL else name_column(name) for name in names if name)
 
 
 def _refuse_given(options: "Mapping[str, object]", rule: str) -> None:

@@ -13,7 +13,7 @@ import structlog
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.check import explain_cells
 from lynx_batch.intake.grid import Axis, Choice, columns_of, combine
-from lynx_batch.intake.people import NO_USE, ColumnUse, Person, people_of_photos, people_of_table
+from lynx_batch.intake.people import NO_USE, ColumnUse, Person, faults_of_used, people_of_photos, people_of_table
 from lynx_batch.intake.photo_folder import find_people, find_photos
 from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS
@@ -68,7 +68,7 @@ def build_from_table(
     """
     folder = table.folder if photos is None else photos
     people = people_of_table(table, prompts, columns_of(axes), use, folder=folder, consent_ref=consent_ref)
-    return _build(table.source, people, prompts, axes, table.faults)
+    return _build(table.source, people, prompts, axes, faults_of_used(table, prompts, use))
 
 
 def place_photos(table: pa.Table, manifest: str) -> pa.Table:

@@ -14,6 +14,12 @@ def normalise(name: str) -> str:
     return "_".join(kept.split())
 
 
+def name_column(name: str) -> str:
+    """The normalised name of a column. One of signs alone, such as `#`, keeps them."""
+    signs = "".join(letter for letter in unicodedata.normalize("NFKC", name) if letter.isprintable())
+    return normalise(name) or signs.strip()
+
+
 def parse_map(entries: Iterable[str]) -> dict[str, str]:
     """`--map "Foto=subject_uri"`: the new name of each column, both normalised.
 
@@ -22,7 +28,7 @@ def parse_map(entries: Iterable[str]) -> dict[str, str]:
     """
     renamed: dict[str, str] = {}
     for entry in entries:
-        old, equals, new = (part if part == "=" else normalise(part) for part in entry.rpartition("="))
+        old, equals, new = (part if part == "=" else name_column(part) for part in entry.rpartition("="))
         if not (equals and old and new):
             raise ConfigError(f"--map {entry!r}: must be COLUMN=NAME, such as Foto=subject_uri")
         if old in renamed:
@@ -33,7 +39,7 @@ def parse_map(entries: Iterable[str]) -> dict[str, str]:
 
 def rename(names: Iterable[str], renamed: Mapping[str, str]) -> list[str]:
     """The normalised names of columns, renamed. Raises ConfigError if `renamed` names a column that is not among them."""
-    present = [normalise(name) for name in names]
+    present = [name_column(name) for name in names]
     for old in renamed:
         refuse_unknown("--map", old, present)
     return [renamed.get(name, name) for name in present]

@@ -1,22 +1,25 @@
 """The people of a manifest: one for each photo of a folder, or for each line of a table, with what templates may say of them."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lynx_batch.columns import REAL
+import pyarrow as pa
+
+from lynx_batch.columns import REAL, TEXT, WHOLE
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.cells import read_cell
 from lynx_batch.intake.headers import normalise, refuse_unknown
 from lynx_batch.intake.problems import list_faults, shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA, PHOTO_COLUMNS, missing_columns
 from lynx_batch.intake.tables import SourceTable
-from lynx_batch.intake.templates import Field, PromptTemplate, languages_of, refuse_unknown_fields
+from lynx_batch.intake.templates import PromptTemplate, languages_of, refuse_unknown_fields
 from lynx_batch.spelling import nearest
 from lynx_batch.storage import resolve
 
 DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+\s*")
+POINT_OR_GROUP = re.compile(r"\s*[+-]?[0-9]{1,3}\.[0-9]{3}\s*")
 
 ALL = "*"
 """In --keep and --ignore: all columns that are neither the manifest's nor used otherwise."""
@@ -91,10 +94,11 @@ def people_of_table(
         ConfigError: If a column is missing, or unknown and used by nothing; the message also names all cells of a wrong type.
     """
     kept, unfit = _check_columns(table, prompts, varied, use)
+    left_out = _left_out(table, prompts, use)
     people = []
     for row in table.rows:
         cells, faults = _read_cells(row.cells, table, use.ignore)
-        texts = {name: _as_text(cell) for name, cell in row.cells.items()}
+        texts, unreadable = _read_texts({name: cell for name, cell in row.cells.items() if name not in left_out})
         tags = {name: texts[name] for name in kept if name in texts}
         cells |= {"tags": [*(cells.get("tags") or ()), *tags.items()]} if tags else {}
         cells |= {"consent_ref": consent_ref} if consent_ref and "consent_ref" not in cells else {}
@@ -104,12 +108,12 @@ def people_of_table(
                 cells={**_locate(cells, folder), "source_line": row.line},
                 texts=texts,
                 language=normalise(texts.get(use.language, "")) if use.language else "",
-                faults=(*faults, *_explain_tags(cells, tags)),
+                faults=(*dict.fromkeys([*faults, *unreadable]), *_explain_tags(cells, tags)),
             )
         )
     if unfit:
         wrong = [f"{person.where}: {fault}" for person in people for fault in person.faults]
-        raise ConfigError(list_faults(table.source, [*unfit, *table.faults, *wrong]))
+        raise ConfigError(list_faults(table.source, [*unfit, *faults_of_used(table, prompts, use), *wrong]))
     return people
 
 
@@ -117,7 +121,7 @@ def _check_columns(
     table: SourceTable, prompts: Sequence[PromptTemplate] | None, varied: Sequence[str], use: ColumnUse
 ) -> tuple[list[str], list[str]]:
     """The columns to keep as tags, and the faults of the others. Raises ConfigError if an option does not fit the table."""
-    taken, named = table.columns.keys() - {*use.ignore}, {*use.keep, *use.ignore} - {ALL}
+    taken = table.columns.keys() - {*use.ignore}
     for option, names in (
         ("--keep", use.keep),
         ("--ignore", use.ignore),
@@ -135,20 +139,38 @@ def _check_columns(
         )
     if prompts and "prompt" in taken:
         raise ConfigError("column 'prompt': must not be given together with --prompts; --ignore prompt leaves it out")
-    used = named | {use.language} | {part.name for template in prompts or () for part in _fields_of(template)}
-    others = [name for name in table.columns if name not in MANIFEST_SCHEMA.names and name not in used]
-    unknown = [] if ALL in use.keep + use.ignore else others
+    unknown = [] if ALL in use.keep + use.ignore else _others(table, prompts, use)
     missing = [name for name in missing_columns(taken) if not (name == "prompt" and prompts)]
-    kept = [*(name for name in use.keep if name != ALL), *(others if ALL in use.keep else [])]
-    return kept, [
+    return _kept(table, prompts, use), [
         *(f"line {table.columns[name]}: {_explain_unknown(name)}" for name in unknown),
         *(_explain_missing(name, table) for name in missing),
     ]
 
 
-def _fields_of(template: PromptTemplate) -> Iterator[Field]:
-    for each in template.texts.values():
-        yield from each.fields
+def faults_of_used(table: SourceTable, prompts: Sequence[PromptTemplate] | None, use: ColumnUse) -> tuple[str, ...]:
+    """The lines and cells of a table that could not be read, without cells of columns that are left out."""
+    return table.faults_without(_left_out(table, prompts, use))
+
+
+def _fields_of(prompts: Sequence[PromptTemplate] | None) -> set[str]:
+    return {part.name for each in prompts or () for template in each.texts.values() for part in template.fields}
+
+
+def _others(table: SourceTable, prompts: Sequence[PromptTemplate] | None, use: ColumnUse) -> list[str]:
+    """The columns that are neither the manifest's nor used by their name."""
+    used = {*use.keep, *use.ignore, use.language} - {ALL} | _fields_of(prompts)
+    return [name for name in table.columns if name not in MANIFEST_SCHEMA.names and name not in used]
+
+
+def _kept(table: SourceTable, prompts: Sequence[PromptTemplate] | None, use: ColumnUse) -> list[str]:
+    others = _others(table, prompts, use) if ALL in use.keep else []
+    return [*(name for name in use.keep if name != ALL), *others]
+
+
+def _left_out(table: SourceTable, prompts: Sequence[PromptTemplate] | None, use: ColumnUse) -> set[str]:
+    """The ignored columns that nothing uses. `--ignore '*'` includes those without a name, such as the index that pandas writes."""
+    others = {"", *_others(table, prompts, use)} if ALL in use.ignore else set()
+    return ({*use.ignore} | others) - {*_kept(table, prompts, use), use.language} - _fields_of(prompts)
 
 
 def _explain_unknown(name: str) -> str:
@@ -180,13 +202,33 @@ def _read_cells(
         if name not in MANIFEST_SCHEMA.names or name in ignored:
             continue
         kind = MANIFEST_SCHEMA.field(name).type
-        if table.has_decimal_commas and kind == REAL and DECIMAL_COMMA.fullmatch(cell):
-            cell = cell.replace(",", ".")  # noqa: PLW2901
         try:
-            row[name] = read_cell(cell, kind)
+            row[name] = read_cell(_with_point(cell, kind) if table.has_decimal_commas else cell, kind)
         except ValueError as rule:
             faults.append(f"{name}={shorten(cell)}: {rule}")
     return row, faults
+
+
+def _with_point(cell: str, kind: pa.DataType) -> str:
+    """A cell of a table whose numbers may have decimal commas. Raises ValueError if its point may group thousands."""
+    if kind == WHOLE and POINT_OR_GROUP.fullmatch(cell):
+        raise ValueError(
+            "must be a whole number without a point, which may group thousands where commas do not separate cells"
+        )
+    return cell.replace(",", ".") if kind == REAL and DECIMAL_COMMA.fullmatch(cell) else cell
+
+
+def _read_texts(cells: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
+    """The cells that are text as templates and tags have it, and the faults of the others, such as half an emoji."""
+    texts, faults = {}, []
+    for name, cell in cells.items():
+        text = _as_text(cell)
+        try:
+            read_cell(text, TEXT)
+            texts[name] = text
+        except ValueError as rule:
+            faults.append(f"{name}={shorten(cell)}: {rule}")
+    return texts, faults
 
 
 def _as_text(cell: object) -> str:

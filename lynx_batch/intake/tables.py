@@ -1,7 +1,8 @@
 """Reads a table of people: a `.csv`, `.tsv`, `.xlsx` or `.jsonl` file as it comes from other programs, with its own line numbers."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import PurePosixPath
 
 from lynx_batch.errors import ConfigError
@@ -11,7 +12,7 @@ from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.tags import read_json
 from lynx_batch.intake.text_files import TEXT_LIMIT, read_text, split_lines
 from lynx_batch.intake.titles import refuse_title
-from lynx_batch.intake.workbook import BadCell, read_sheet
+from lynx_batch.intake.workbook import MAX_COLUMNS, BadCell, read_sheet
 from lynx_batch.printable import counted
 from lynx_batch.storage import read_bytes, redact
 
@@ -28,11 +29,21 @@ class SourceRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFault:
+    """A rule that a line breaks, by its cell in a column; the column's name may be empty, and is None if the line as a whole breaks it."""
+
+    line: int
+    rule: str
+    column: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTable:
     """The rows of a file below its line of names.
 
     `source` names the file in messages, `folder` is the one that holds it. `columns` has the line in which each normalised name stands
-    first, and `line_of_names` that of all names; 0 if each line has its own. `faults` are lines that could not be read, and `notes` say what was detected or left out. Where commas do not separate cells, numbers may have them.
+    first, and `line_of_names` that of all names; 0 if each line has its own. `broken` are cells and lines that could not be read, and `notes`
+    say what was detected or left out. Where commas do not separate cells, numbers may have them.
     """
 
     source: str
@@ -40,9 +51,17 @@ class SourceTable:
     columns: Mapping[str, int]
     line_of_names: int
     rows: tuple[SourceRow, ...]
-    faults: tuple[str, ...] = ()
+    broken: tuple[SourceFault, ...] = ()
     notes: tuple[str, ...] = ()
     has_decimal_commas: bool = False
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return self.faults_without(())
+
+    def faults_without(self, left_out: Collection[str]) -> tuple[str, ...]:
+        """All faults but those of cells in columns that are left out."""
+        return tuple(f"line {each.line}: {each.rule}" for each in self.broken if each.column not in left_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +127,7 @@ def _arrange(
     """Gives the cells of each line their columns, and leaves out blank lines. Lines that `are_complete` have a cell for each column."""
     filled, num_blank = list[Line](), 0
     for line in lines:
-        if any(isinstance(cell, BadCell) or cell.strip() for cell in line[1]):
+        if _is_filled(line[1]):
             filled.append(line)
         else:
             num_blank += 1
@@ -117,23 +136,26 @@ def _arrange(
     refuse_title(filled, source, options.renamed)
     (first, names), rows = filled[0] if filled else (1, []), filled[1:]
     columns = rename(_read_names(names, f"{source}: line {first}"), options.renamed)
+    width = len(columns) if are_complete else MAX_COLUMNS
     while columns and not columns[-1]:
         columns.pop()
     _refuse_repeated(columns, f"{source}: line {first}")
-    found, faults = [], []
+    found, broken = [], list[SourceFault]()
     for number, cells in rows:
-        row, rules = _pair(columns, cells, first)
-        if are_complete and len(cells) < len(columns):
-            rules = [f"must have {len(columns)} cells, as line {first} has; it has {len(cells)}"]
+        row, faults = _pair(columns, cells[:width], number, first)
+        expected = len(columns) if len(cells) < width else width
+        if are_complete and (len(cells) < len(columns) or _is_filled(cells[width:])):
+            rule = f"must have {expected} cells, as line {first} has; it has {len(cells)}"
+            faults = [SourceFault(line=number, rule=rule)]
         found.append(SourceRow(line=number, cells=row))
-        faults += [f"line {number}: {rule}" for rule in rules]
+        broken += faults
     return SourceTable(
         source=source,
         folder=folder,
         columns=dict.fromkeys(filter(None, columns), first),
         line_of_names=first,
         rows=tuple(found),
-        faults=tuple(faults),
+        broken=tuple(broken),
         notes=tuple(notes),
     )
 
@@ -145,31 +167,36 @@ def _read_names(cells: Sequence[str | BadCell], where: str) -> list[str]:
     return [cell for cell in cells if not isinstance(cell, BadCell)]
 
 
-def _pair(columns: Sequence[str], cells: Sequence[str | BadCell], first: int) -> tuple[dict[str, object], list[str]]:
-    """The cells of a line by their columns, and the rules that the line breaks. Empty cells beyond the last column are no fault."""
+def _is_filled(cells: Iterable[str | BadCell]) -> bool:
+    return any(isinstance(cell, BadCell) or cell.strip() for cell in cells)
+
+
+def _pair(
+    columns: Sequence[str], cells: Sequence[str | BadCell], line: int, first: int
+) -> tuple[dict[str, object], list[SourceFault]]:
+    """The cells of a line by their columns, and the faults of the others. Cells beyond the last column belong to one without a name."""
     row: dict[str, object] = {}
     faults = []
-    if any(isinstance(cell, BadCell) or cell.strip() for cell in cells[len(columns) :]):
-        faults.append(f"must have {len(columns)} cells, as line {first} has; it has {len(cells)}")
-    for name, cell in zip(columns, cells, strict=False):
+    for name, cell in zip(chain(columns, repeat("")), cells, strict=False):
         if isinstance(cell, BadCell):
-            faults.append(f"{name}: {cell.rule}")
+            rule = f"{name or 'a column without a name'}: {cell.rule}"
+            faults.append(SourceFault(line=line, rule=rule, column=name))
+        elif cell.strip() and name:
+            row[name] = cell
         elif cell.strip():
-            if name:
-                row[name] = cell
-            else:
-                faults.append(f"{shorten(cell)}: its column must have a name in line {first}")
+            rule = f"{shorten(cell)}: its column must have a name in line {first}"
+            faults.append(SourceFault(line=line, rule=rule, column=name))
     return row, faults
 
 
 def _read_jsonl(uri: str, folder: str, options: ReadOptions) -> SourceTable:
-    rows, faults, source = [], [], redact(uri)
+    rows, broken, source = [], [], redact(uri)
     first_lines: dict[str, int] = {}
     for number, line in _json_lines(read_text(uri, options.encoding).content):
         try:
             cells = _read_object(line)
         except ValueError as rule:
-            faults.append(f"line {number}: {rule}")
+            broken.append(SourceFault(line=number, rule=str(rule)))
             continue
         first_lines = dict.fromkeys(cells, number) | first_lines
         rows.append((number, cells))
@@ -184,7 +211,7 @@ def _read_jsonl(uri: str, folder: str, options: ReadOptions) -> SourceTable:
             SourceRow(line=number, cells={columns[name]: cell for name, cell in cells.items() if cell is not None})
             for number, cells in rows
         ),
-        faults=tuple(faults),
+        broken=tuple(broken),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from lynx_batch.errors import ConfigError
-from lynx_batch.intake.headers import normalise
+from lynx_batch.intake.headers import name_column
 from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
 from lynx_batch.intake.tables import ReadOptions, is_table, read_source
 from lynx_batch.intake.text_files import read_text, split_lines
@@ -91,7 +91,7 @@ def _field(match: re.Match[str]) -> Field:
     if default is not None and is_required:
         raise ValueError(f"{match[0]}: must not be required and have a default")
     return Field(
-        name=normalise(match["name"]),
+        name=name_column(match["name"]),
         most=int(match["most"]) if match["most"] else MAX_VALUE_LENGTH,
         is_required=is_required,
         default=None if default is None else default.strip(),
@@ -151,7 +151,7 @@ def _explain_fields(template: Template, columns: Set[str]) -> Iterator[str]:
             yield f"{{{{{name}}}}}: must be a column; {_nearest(name, columns)}"
     plain = "\0".join(part for part in template.parts if isinstance(part, str))
     for name in SINGLE_BRACES.findall(plain):
-        if normalise(name) in columns:
+        if name_column(name) in columns:
             yield f"{{{name}}}: must have double braces, as in {{{{{name}}}}}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.csv_text import SEPARATORS
-from lynx_batch.intake.headers import normalise
+from lynx_batch.intake.headers import name_column
 from lynx_batch.intake.problems import shorten
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.intake.workbook import BadCell
@@ -41,4 +41,4 @@ def _names_in(cells: Iterable[str | BadCell]) -> Collection[str]:
     for separator in SEPARATORS:
         if len(texts) == 1 and separator in texts[0]:
             texts = texts[0].split(separator)
-    return {normalise(text) for text in texts}
+    return {name_column(text) for text in texts}

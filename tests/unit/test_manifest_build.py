@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from openpyxl import Workbook
 from structlog.testing import capture_logs
 
 from lynx_batch.config import DefaultsConfig, InputsConfig
@@ -14,6 +16,7 @@ from lynx_batch.errors import ConfigError, MissingObject
 from lynx_batch.intake.build import build_from_folder, build_from_table, place_photos
 from lynx_batch.intake.check import check_rows
 from lynx_batch.intake.grid import make_axes
+from lynx_batch.intake.headers import parse_map
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
 from lynx_batch.intake.people import ColumnUse
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
@@ -415,6 +418,91 @@ def test_a_fault_of_a_link_does_not_tell_its_secret(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"subject_uris=.*x\.org/a\.jpg.* must be a list of texts") as caught:
         build_from_table(read_source(str(tmp_path / "rows.csv")), make_templates(["{{note}}"]))
     assert "SECRET" not in str(caught.value)
+
+
+def build_ignoring(table: SourceTable, *ignored: str, prompt: str = "Hi.") -> pa.Table:
+    return build_from_table(table, make_templates([prompt]), use=ColumnUse(ignore=ignored))
+
+
+def test_half_an_emoji_is_a_fault_where_a_text_is_used(tmp_path: Path) -> None:
+    lines = [
+        '{"subject_uri": "a.jpg", "bio": "hi \\ud83d", "lang": "\\udc00", "n": 1}',
+        '{"subject_uri": "b.jpg", "bio": "x"}',
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    table = read_source(str(tmp_path / "rows.jsonl"))
+    bio, lang = "line 1: bio='hi \\ud83d': must be text", "line 1: lang='\\udc00': must be text"
+    for template, use, fault in (
+        ("Hi.", ColumnUse(keep=("bio",), ignore=("*",)), bio),
+        ("{{bio!}}", ColumnUse(ignore=("*",)), bio),
+        ("{{bio}}", ColumnUse(ignore=("bio", "*")), bio),
+        ("Hi.", ColumnUse(ignore=("*",), language="lang"), lang),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            build_from_table(table, make_templates([template]), use=use)
+        assert str(caught.value).splitlines()[1:] == [f"  {fault}"]
+    assert build_ignoring(table, "*").num_rows == 2
+
+
+def test_columns_of_signs_or_without_a_name_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(",#,€ ,subject_uri,\n0,1,2,a.jpg,note\n1,,,b.jpg,\n", encoding="utf-8")
+    table = read_source(str(tmp_path / "rows.csv"))
+    assert [*table.columns] == ["#", "€", "subject_uri"]
+    assert table.faults == (
+        "line 2: '0': its column must have a name in line 1",
+        "line 2: 'note': its column must have a name in line 1",
+        "line 3: '1': its column must have a name in line 1",
+    )
+    assert build_ignoring(table, "*")["subject_uri"].to_pylist() == [str(tmp_path / n) for n in ("a.jpg", "b.jpg")]
+    assert build_ignoring(table, "*", prompt="Number {{#}}.")["prompt"].to_pylist() == ["Number 1.", "Number ."]
+    with pytest.raises(ConfigError, match="its column must have a name"):
+        build_ignoring(table, "#", "€")
+
+
+def test_columns_of_a_workbook_without_a_name_and_bad_cells_can_be_left_out(tmp_path: Path) -> None:
+    book = Workbook()
+    for row in (["subject_uri", None, "city"], ["a.jpg", 7, "Rome", "note"], ["b.jpg", None, "#N/A"]):
+        book.active.append(row)
+    book.save(tmp_path / "rows.xlsx")
+    table = read_source(str(tmp_path / "rows.xlsx"))
+    assert table.faults == (
+        "line 2: '7': its column must have a name in line 1",
+        "line 2: 'note': its column must have a name in line 1",
+        "line 3: city: must be a value, not the error #N/A",
+    )
+    assert build_ignoring(table, "*").num_rows == 2
+    assert build_ignoring(table, "city", "*").num_rows == 2
+    for template, use in (
+        ("Hi.", ColumnUse(keep=("city",), ignore=("*",))),
+        ("Hi.", ColumnUse(ignore=("*",), language="city")),
+        ("In {{city}}.", ColumnUse(ignore=("city", "*"))),
+    ):
+        with pytest.raises(ConfigError, match="1 fault\n  line 3: city: must be a value"):
+            build_from_table(table, make_templates([template]), use=use)
+
+
+def test_a_column_of_signs_can_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("#;subject_uri\n7;a.jpg\n", encoding="utf-8")
+    table = read_source(str(tmp_path / "rows.csv"), ReadOptions(renamed=parse_map(["# = Subject ID"])))
+    assert build_ignoring(table)["subject_id"].to_pylist() == ["7"]
+
+
+@pytest.mark.parametrize("text", ["1.000", " 12.345", "-1.000"])
+def test_a_whole_number_with_a_point_is_refused_where_it_may_group_thousands(tmp_path: Path, text: str) -> None:
+    rule = f"line 2: seed='{text}': must be a whole number without a point, which may group thousands"
+    for separator in ";\t":
+        (tmp_path / "rows.csv").write_text(f"subject_uri;seed\na.jpg;{text}\n".replace(";", separator))
+        with pytest.raises(ConfigError, match=re.escape(rule)):
+            build_ignoring(read_source(str(tmp_path / "rows.csv")))
+        assert build_ignoring(read_source(str(tmp_path / "rows.csv")), "seed").num_rows == 1
+
+
+def test_a_number_with_a_point_that_is_clear_is_read(tmp_path: Path) -> None:
+    (tmp_path / "semicolons.csv").write_text("subject_uri;seed;ip_scale;width\na.jpg;1000;0.125;832.0\n")
+    row = build_ignoring(read_source(str(tmp_path / "semicolons.csv"))).to_pylist()[0]
+    assert (row["seed"], row["ip_scale"], row["width"]) == (1000, 0.125, 832)
+    (tmp_path / "commas.csv").write_text("subject_uri,seed\na.jpg,1.000\n")
+    assert build_ignoring(read_source(str(tmp_path / "commas.csv")))["seed"].to_pylist() == [1]
 
 
 def test_a_tag_of_a_row_must_not_be_a_kept_column_too(tmp_path: Path) -> None:

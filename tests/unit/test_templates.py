@@ -85,8 +85,8 @@ def test_a_byte_order_mark_overrules_the_encoding_that_is_given(
     tmp_path: Path, encoding: str, name: str, head: str
 ) -> None:
     (tmp_path / name).write_bytes(f"{head}Zoë 微笑".encode(encoding))
-    for given in ("cp1252", "gb18030", None):
-        (template,) = read_templates(str(tmp_path / name), given)
+    for stated in ("cp1252", "gb18030", None):
+        (template,) = read_templates(str(tmp_path / name), stated)
         assert template.texts[""].text == "Zoë 微笑"
 
 
