@@ -77,6 +77,7 @@ def build(
         ),
     ] = None,
     sheet: Annotated[str | None, typer.Option(help="With --from: the sheet of an .xlsx file.")] = None,
+    prompts_sheet: Annotated[str | None, typer.Option(help="With --prompts: the sheet of an .xlsx file.")] = None,
     encoding: Annotated[str | None, typer.Option(help="The encoding of text files, if it is detected wrongly.")] = None,
 ) -> None:
     """Build a manifest: each photo, or each row of a table, with each prompt and each combination of a grid."""
@@ -88,9 +89,7 @@ def build(
     from lynx_batch.intake.tables import ReadOptions, read_source
     from lynx_batch.intake.templates import read_templates
 
-    for option, place in (("--photos", photos), ("--prompts", prompts), ("--from", rows)):
-        if place is not None and not place.strip():
-            raise ConfigError(f"{option} {place!r}: must not be empty")
+    options.refuse_blank({"--photos": photos, "--prompts": prompts, "--from": rows, "--consent-ref": consent_ref})
     if rule := explain_place(out, WRITABLE):
         raise ConfigError(f"--out {redact(out)}: {rule}")
     refuse_other_kind("--out", out, "a manifest", is_manifest)
@@ -100,8 +99,9 @@ def build(
             {"--recursive": recursive, "--person-folders": person_folders},
             "must not be given together with --from, whose rows name their photos",
         )
-        if language and prompts is None:
-            raise ConfigError(f"--language {language!r}: needs --prompts")
+        for option, value in (("--language", language), ("--prompts-sheet", prompts_sheet)):
+            if value and prompts is None:
+                raise ConfigError(f"{option} {value!r}: needs --prompts")
         source = read_source(rows, ReadOptions(sheet=sheet, encoding=encoding, renamed=parse_map(renamed or ())))
         for note in source.notes:
             say(f"{source.source}: {note}")
@@ -110,7 +110,7 @@ def build(
             ignore=_parse_columns(ignore),
             language=name_column(language) if language else None,
         )
-        templates = None if prompts is None else read_templates(prompts, encoding)
+        templates = None if prompts is None else read_templates(prompts, encoding, prompts_sheet)
         table = build_from_table(source, templates, axes, use=use, photos=photos, consent_ref=consent_ref)
     elif photos is not None and prompts is not None:
         _refuse_given(
@@ -121,7 +121,7 @@ def build(
             raise ConfigError(
                 "--recursive: must not be given together with --person-folders, which takes sub-folders for persons"
             )
-        templates = read_templates(prompts, encoding)
+        templates = read_templates(prompts, encoding, prompts_sheet)
         table = build_from_folder(
             photos,
             templates,

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,13 @@ UnsafeCommit = Annotated[
 def parse_overrides(texts: list[str] | None) -> dict[str, object]:
     """{"a.b": value} for each KEY=VALUE. The last value of a key wins. Raises ConfigError."""
     return dict(map(parse_override, texts or ()))
+
+
+def refuse_blank(given: Mapping[str, str | None]) -> None:
+    """Raises ConfigError for the first option whose value is blank, as that of an unset shell variable is."""
+    for option, value in given.items():
+        if value is not None and not value.strip():
+            raise ConfigError(f"{option} {value!r}: must not be empty")
 
 
 def parse_duration(option: str, text: str) -> float:

@@ -139,6 +139,7 @@ def one(
     from lynx_batch.preparation.single import prepare_one, published_config
 
     refuse_other_file("--out", out, "an MP4", is_mp4)
+    options.refuse_blank({"--consent-ref": consent_ref})
     console = make_console()
     config = (
         load(run_file, {"preset": preset}, overrides)

@@ -66,9 +66,13 @@ class SourceTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """How a table is read: which sheet of a workbook, which encoding of a text (None is detected), and new names of columns."""
+    """How a table is read: which sheet of a workbook, which encoding of a text (None is detected), and new names of columns.
+
+    `sheet_option` is the option by which the user names the sheet.
+    """
 
     sheet: str | None = None
+    sheet_option: str = "--sheet"
     encoding: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
 
@@ -95,9 +99,15 @@ def read_source(uri: str, options: ReadOptions = NO_OPTIONS) -> SourceTable:
     if suffix not in READERS:
         advice = f": {OTHER_PROGRAMS[suffix]}" if suffix in OTHER_PROGRAMS else ""
         raise ConfigError(f"{redact(uri)}: must be a {', '.join(READERS)} file{advice}")
-    if options.sheet is not None and suffix not in WORKBOOKS:
-        raise ConfigError(f"--sheet {options.sheet!r}: {redact(uri)} has no sheets")
+    if suffix not in WORKBOOKS:
+        refuse_sheet(uri, options)
     return READERS[suffix](uri, address.rpartition("/")[0] or ".", options)
+
+
+def refuse_sheet(uri: str, options: ReadOptions) -> None:
+    """Raises ConfigError if a sheet is named of a file that has none."""
+    if options.sheet is not None:
+        raise ConfigError(f"{options.sheet_option} {options.sheet!r}: {redact(uri)} has no sheets")
 
 
 def is_table(uri: str) -> bool:
@@ -117,7 +127,7 @@ def _read_csv(uri: str, folder: str, options: ReadOptions) -> SourceTable:
 
 def _read_workbook(uri: str, folder: str, options: ReadOptions) -> SourceTable:
     source = redact(uri)
-    sheet, lines = read_sheet(read_bytes(uri, TEXT_LIMIT), options.sheet, source)
+    sheet, lines = read_sheet(read_bytes(uri, TEXT_LIMIT), options.sheet, source, options.sheet_option)
     return _arrange(lines, f"{source}, sheet {sheet!r}", folder, options, notes=[], are_complete=False)
 
 

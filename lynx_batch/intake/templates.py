@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.headers import name_column
 from lynx_batch.intake.problems import join_equal_faults, list_faults, shorten
-from lynx_batch.intake.tables import ReadOptions, is_table, read_source
+from lynx_batch.intake.tables import ReadOptions, is_table, read_source, refuse_sheet
 from lynx_batch.intake.text_files import read_text, split_lines
 from lynx_batch.redaction import redact
 from lynx_batch.spelling import nearest
@@ -120,13 +120,14 @@ def fill(template: Template, values: Mapping[str, str]) -> Filled:
     return Filled(prompt=prompt.strip(), faults=tuple(faults), empty=tuple(empty))
 
 
-def read_templates(uri: str, encoding: str | None = None) -> list[PromptTemplate]:
+def read_templates(uri: str, encoding: str | None = None, sheet: str | None = None) -> list[PromptTemplate]:
     """The templates in a file: one a line, or a table with a column `prompt`, or one for each language, and perhaps `name`.
 
     Raises:
         ConfigError: If there is none, one is repeated, or one is malformed; the message names every fault and its line.
     """
-    found = _read_table(uri, encoding) if is_table(uri) else _read_lines(uri, encoding)
+    options = ReadOptions(encoding=encoding, sheet=sheet, sheet_option="--prompts-sheet")
+    found = _read_table(uri, options) if is_table(uri) else _read_lines(uri, options)
     if not found:
         raise ConfigError(f"{redact(uri)}: prompts: there must be at least one")
     return found
@@ -159,8 +160,9 @@ def _nearest(name: str, columns: Set[str]) -> str:
     return f"the nearest is {nearest(name, sorted(columns))!r}" if columns else "there are none"
 
 
-def _read_lines(uri: str, encoding: str | None) -> list[PromptTemplate]:
-    lines = enumerate(map(str.strip, split_lines(read_text(uri, encoding).content)), start=1)
+def _read_lines(uri: str, options: ReadOptions) -> list[PromptTemplate]:
+    refuse_sheet(uri, options)
+    lines = enumerate(map(str.strip, split_lines(read_text(uri, options.encoding).content)), start=1)
     return _name(((number, line) for number, line in lines if line), redact(uri))
 
 
@@ -181,8 +183,8 @@ def _name(lines: Iterable[tuple[int, str]], source: str) -> list[PromptTemplate]
     return [*found.values()]
 
 
-def _read_table(uri: str, encoding: str | None) -> list[PromptTemplate]:
-    table = read_source(uri, ReadOptions(encoding=encoding))
+def _read_table(uri: str, options: ReadOptions) -> list[PromptTemplate]:
+    table = read_source(uri, options)
     faults = [*table.faults]
     found: dict[str, PromptTemplate] = {}
     for number, row in enumerate(table.rows, start=1):

@@ -70,8 +70,10 @@ Lines = Iterator[tuple[int, list[str | BadCell]]]
 """The number of each row in the sheet, and its cells as text. An empty cell is an empty text."""
 
 
-def read_sheet(content: bytes, sheet: str | None, source: str) -> tuple[str, Lines]:
+def read_sheet(content: bytes, sheet: str | None, source: str, option: str = "--sheet") -> tuple[str, Lines]:
     """The name of a sheet, and its lines. Without `sheet`, the only visible sheet that is not empty is read.
+
+    Messages name the `option` that chooses the sheet.
 
     Raises:
         ConfigError: If it is not a workbook or unpacks to more than `MAX_UNPACKED_BYTES`; if it has no such sheet, or several and none is
@@ -82,7 +84,7 @@ def read_sheet(content: bytes, sheet: str | None, source: str) -> tuple[str, Lin
             warnings.simplefilter("ignore")  # what openpyxl does not support, such as drop-down lists, is no value
             _refuse_bomb(content, source)
             book = _open(content, has_values=True)
-            name = _choose_sheet(book, sheet, source)
+            name = _choose_sheet(book, sheet, source, option)
             has_formulas = _scan(content, book[name], source)
             formulas = _open(content, has_values=False)[name] if has_formulas else None
             return name, iter([*_lines(book[name], formulas, source)])
@@ -112,12 +114,12 @@ def _open(content: bytes, *, has_values: bool) -> Any:
     return load_workbook(BytesIO(content), read_only=True, data_only=has_values, keep_links=False)
 
 
-def _choose_sheet(book: Any, wanted: str | None, source: str) -> str:
+def _choose_sheet(book: Any, wanted: str | None, source: str, option: str) -> str:
     sheets = {sheet.title: sheet for sheet in book.worksheets}
     shown = ", ".join(map(repr, sheets))
     if wanted is not None:
         if wanted not in sheets:
-            raise ConfigError(f"--sheet {wanted!r}: must be a sheet of {source}, which has {shown}")
+            raise ConfigError(f"{option} {wanted!r}: must be a sheet of {source}, which has {shown}")
         return wanted
     filled: list[str] = [
         title for title, sheet in sheets.items() if sheet.sheet_state == "visible" and _has_values(sheet)
@@ -125,7 +127,7 @@ def _choose_sheet(book: Any, wanted: str | None, source: str) -> str:
     if len(filled) != 1:
         which = "several filled sheets" if filled else "no filled sheet"
         raise ConfigError(
-            f"{source}: has {which}: say which one to read, such as --sheet {next(iter(sheets), '')!r} ({shown})"
+            f"{source}: has {which}: say which one to read, such as {option} {next(iter(filled or sheets), '')!r} ({shown})"
         )
     return filled[0]
 

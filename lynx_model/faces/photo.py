@@ -17,7 +17,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 HEIF = "HEIF"
 """What iPhones write (HEIC). It is read if the optional package pi-heif is installed."""
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".mpo", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 NEEDS_HEIF = "HEIC is read only with the extra `heic`: pip install 'lynx-batch[heic]', or convert it to JPEG"

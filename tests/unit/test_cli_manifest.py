@@ -112,6 +112,13 @@ def test_a_spreadsheet_a_folder_of_photos_and_templates_become_a_manifest_that_p
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--keep", "a"], "--keep: needs --from"),
         (["--from", "r.csv", "--recursive"], "--recursive: must not be given together with --from"),
         (["--from", "r.csv", "--language", "l"], "--language 'l': needs --prompts"),
+        (["--from", "r.csv", "--prompts-sheet", "l"], "--prompts-sheet 'l': needs --prompts"),
+        (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--prompts-sheet", "l"], "prompts.txt has no sheets"),
+        (
+            ["--photos", SUBJECTS, "--prompts", "prompts.txt", "--consent-ref", ""],
+            "--consent-ref '': must not be empty",
+        ),
+        (["--from", "r.csv", "--consent-ref", " "], "--consent-ref ' ': must not be empty"),
         (["--from", "none.csv"], "none.csv: does not exist"),
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "1,x"], "--seeds '1,x': must be whole numbers"),
         (["--photos", SUBJECTS, "--prompts", "prompts.txt", "--seeds", "-1"], "--seeds: -1 must be between"),
@@ -128,6 +135,29 @@ def test_what_cannot_be_built_ends_with_2_and_the_reason(arguments: list[object]
     assert result.exit_code == 2
     assert message in result.stderr
     assert not Path("m.parquet").exists()
+
+
+def test_a_clip_without_a_word_for_its_consent_is_refused_before_its_photo_is_read() -> None:
+    result = invoke("one", "none.jpg", "waves", "--consent-ref", "")
+    assert (result.exit_code, result.stderr) == (2, "error: --consent-ref '': must not be empty\n")
+
+
+def test_the_sheets_of_people_and_of_prompts_are_named_by_two_options() -> None:
+    people, prompts = Workbook(), Workbook()
+    for book, column, cells in ((people, "subject_uri", ("a.jpg", "b.jpg")), (prompts, "prompt", ("waves", "runs"))):
+        for cell in cells:
+            sheet = book.create_sheet(f"{column} {cell}")
+            sheet.append([column])
+            sheet.append([cell])
+        book.save(f"{column}.xlsx")
+    command = ("build", "--from", "subject_uri.xlsx", "--sheet", "subject_uri b.jpg", "--prompts", "prompt.xlsx")
+    refused = run(*command, "--out", "m.parquet")
+    assert refused.exit_code == 2
+    assert "such as --prompts-sheet 'prompt waves'" in refused.stderr
+    unknown = run(*command, "--prompts-sheet", "none", "--out", "m.parquet")
+    assert "--prompts-sheet 'none': must be a sheet of prompt.xlsx" in unknown.stderr
+    assert run(*command, "--prompts-sheet", "prompt runs", "--out", "m.parquet").exit_code == 0
+    assert pq.read_table("m.parquet")["prompt"].to_pylist() == ["runs"]
 
 
 def test_a_manifest_that_cannot_be_written_is_a_message() -> None:

@@ -63,6 +63,12 @@ def test_what_is_no_photo_is_listed_with_the_reason(photos: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["ada.jfif", "ada.JPE", "ada.jpeg"])
+def test_every_usual_suffix_of_a_jpeg_is_that_of_a_photo(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert build_photos(tmp_path, ["waves"])["subject_id"].to_pylist() == ["ada"]
+
+
 def test_what_is_no_file_among_photos_is_told_too(photos: Path, tmp_path: Path) -> None:
     team = tmp_path / "team"
     team.mkdir()
