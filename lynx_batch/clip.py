@@ -6,6 +6,7 @@ any order, on any number of GPUs and with any codec settings.
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +14,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from lynx_batch.printable import CONTROLS
 from lynx_model.canonical import ModelTraits, canonicalize
 from lynx_model.errors import InvalidParams
 from lynx_model.parameters import PARAMETERS, check_parameter
@@ -23,6 +25,7 @@ CONTRACT_VERSION = 2
 
 CLIP_ID_LENGTH = 32
 ON_WHICH_DISKS = "on disks that ignore upper and lower case (macOS, Windows)"
+UNFIT_FOR_NAMES = re.compile(rf"{CONTROLS.pattern}|[\t\n\u2028\u2029\\]")
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -195,8 +198,11 @@ def broken_rule(field: str, value: object) -> str | None:
 
 
 def explain_file_name(name: str) -> str | None:
-    """The rule that `name` breaks as a file's path below a folder, on any store; None if it breaks none."""
-    if not name.isprintable() or "\\" in name:
+    """The rule that `name` breaks as a file's path below a folder, on any store; None if it breaks none.
+
+    Joiners and special spaces are part of names in Persian and Japanese, and of emoji.
+    """
+    if UNFIT_FOR_NAMES.search(name):
         return "must not hold control characters or backslashes"
     if any(part in ("", ".", "..") for part in name.split("/")):
         return "must be a relative path without empty parts, '.' and '..'"

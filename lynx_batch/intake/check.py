@@ -286,6 +286,7 @@ def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
 
 OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
     "clip_name": explain_file_name,  # `export` may use it as a file name
+    "subject_id": explain_file_name,  # and this as the folder of it
     "consent_scope": explain_names,
     "regions": explain_names,
     "face_index": _explain_face_index,

@@ -73,7 +73,7 @@ def name_clips(
         if row["clip_id"] is None or row["clip_id"] in withheld or _was_rendered(row, editions)
     ]
     refuse_unknown_tags(template, rows)
-    claims, problems = claim_names(rows, template, columns, withheld.keys())
+    claims, problems = claim_names(rows, template, columns, withheld.keys(), only)
     owners, conflicts = settle(claims, only)
     chosen = {name: row for name, row in owners.items() if only is None or row["clip_id"] in only}
     problems += [*conflicts, *explain_merged(chosen)]

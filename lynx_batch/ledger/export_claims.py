@@ -19,16 +19,19 @@ class Claim(NamedTuple):
 
 
 def claim_names(
-    rows: Iterable[Row], template: str, columns: Iterable[str], withheld: Set[str]
+    rows: Iterable[Row], template: str, columns: Iterable[str], withheld: Set[str], only: Set[str] | None
 ) -> tuple[list[Claim], list[str]]:
-    """The names of all rows, and the problems of rows that need a name and have none. A problem of many rows is told of the first one."""
+    """The names of all rows, and the problems of rows that need a name and have none. A problem of many rows is told of the first one.
+
+    Withheld clips, and those that are not among `only`, need no name.
+    """
     claims, unnamed = [], dict[str, list[Row]]()
     for row in rows:
         is_withheld = row["clip_id"] is None or row["clip_id"] in withheld
         try:
             name = name_row(row, template, columns)
         except (ValueError, OverflowError) as rule:  # OverflowError: the format asks for a number as a character
-            if not is_withheld:
+            if not is_withheld and _is_chosen(row, only):
                 unnamed.setdefault(str(rule), []).append(row)
         else:
             claims.append(Claim(name, row, is_withheld))
@@ -46,7 +49,7 @@ def settle(claims: Iterable[Claim], only: Set[str] | None) -> tuple[dict[str, Ro
     """
 
     def is_chosen(claim: Claim) -> bool:
-        return only is None or claim.row["clip_id"] in only
+        return _is_chosen(claim.row, only)
 
     newest: dict[tuple[str | None, str], Claim] = {}
     problems = []
@@ -72,6 +75,10 @@ def settle(claims: Iterable[Claim], only: Set[str] | None) -> tuple[dict[str, Ro
                 f"{describe(claim.row)}: {rule}; add a column that tells them apart, for example {{rendered_by_run}}"
             )
     return {name: claim.row for name, claim in owners.items() if not claim.is_withheld}, problems
+
+
+def _is_chosen(row: Row, only: Set[str] | None) -> bool:
+    return only is None or row["clip_id"] in only
 
 
 def _is_same_clip(first: Claim, second: Claim) -> bool:

@@ -1,11 +1,11 @@
 """The readable name of a clip in an export: a template, filled from the columns of a row."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from string import Formatter
 
-from lynx_batch.clip import explain_file_name
+from lynx_batch.clip import explain_file_name, file_key
 from lynx_batch.columns import column_of, tag_key
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import FILTER_COLUMNS
@@ -23,6 +23,14 @@ STAND_INS = {"subject_id": ("subject_uri", "subject_uris"), "clip_name": ("promp
 MAX_WORDS_LENGTH = 40
 CLIP_ID_SHOWN = 8
 """How much of the prompt and of the ClipId stands for a missing name."""
+
+MAX_PART_BYTES = 255
+"""Longer names of files and folders are errors on most disks. Source: NAME_MAX in Linux's `limits.h`."""
+
+SHOWN_OF_LONG = 20
+
+RESERVED = frozenset({"export.json", "clips.csv", "clips.xlsx", "clips.parquet"})
+"""What an export writes beside the clips: its list, and a table of each kind."""
 
 TOO_WIDE = re.compile(r"[0-9]{4}")
 """A width or precision that is too large for a file name, and perhaps for memory."""
@@ -88,9 +96,18 @@ def name_row(row: Row, template: str, columns: Iterable[str]) -> str:
         if row[column] is None:
             raise ValueError(f"{column} must not be null")
     name = template.format_map(row | ({"tags": _Tags(row["tags"])} if "tags" in columns else {}))
-    if rule := explain_file_name(name):
+    if rule := explain_file_name(name) or _explain_parts(name.split("/")):
         raise ValueError(f"{name!r} {rule}")
     return name
+
+
+def _explain_parts(parts: Sequence[str]) -> str | None:
+    """The rule that the parts of a path below the destination break; None if they break none."""
+    if long := next((part for part in parts if len(part.encode()) > MAX_PART_BYTES), None):
+        return f"must have at most {MAX_PART_BYTES} bytes between slashes, but {long[:SHOWN_OF_LONG]!r}... has {len(long.encode())}"
+    if file_key(parts[0]) in RESERVED:
+        return f"must not begin with {parts[0]!r}, which `export` itself writes"
+    return None
 
 
 def _stand_in(row: Row, column: str) -> str | None:

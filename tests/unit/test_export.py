@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from lynx_batch import storage
+from lynx_batch.cli.export_writing import TABLE_NAME
+from lynx_batch.cli.tables import TableKind
 from lynx_batch.clip import ClipRequest
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.commits import Withdrawal, withdraw
 from lynx_batch.ledger.copies import copy_clips
 from lynx_batch.ledger.export import name_clips
+from lynx_batch.ledger.export_list import LIST_NAME
+from lynx_batch.ledger.export_names import RESERVED
 from lynx_batch.ledger.metadata import Outcome, RowOutcome
 from tests.builders import NOW, ended, make_clip, record
 from tests.exports import PHOTO, TOMORROW, YESTERDAY, Place, ask, publish, rejected, rendered, spec
@@ -142,11 +146,35 @@ def test_one_name_in_two_manifests_is_told_and_nothing_is_hidden(place: Place, t
         ("/{clip_id}.mp4", "must be a relative path"),
         ("{subject_id}//{clip_id}", "must be a relative path"),
         ("{clip_id}\\x", "must not hold control characters or backslashes"),
+        ("{clip_id}\u2028x", "must not hold control characters or backslashes"),
+        (
+            "Export.json/{clip_id}.mp4",
+            r"row 0 of run run-1: '.*' must not begin with 'Export\.json', which `export` itself",
+        ),
+        ("clips.xlsx/{clip_id}.mp4", r"row 0 of run run-1: '.*' must not begin with 'clips\.xlsx'"),
+        ("a/{clip_id:>252}.mp4", "row 0 of run run-1: .* at most 255 bytes between slashes, but .* has 256"),
     ],
 )
 def test_a_name_that_cannot_be_is_told_with_its_row_and_rule(team: Place, template: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         team.names(template)
+
+
+def test_a_name_is_too_long_by_its_bytes_and_nothing_is_copied_then(place: Place, tmp_path: Path) -> None:
+    fits, long = "é" * 125 + "x", "é" * 126
+    place.run("run", [rendered("aa11", clip_name=fits), rendered("bb22", 1, clip_name=long, prompt="Smile.")])
+    refused = place.export(tmp_path / "named")
+    assert (refused.exit_code, f"row 1 of run run: '{long}.mp4' must have at most 255 bytes" in refused.stderr) == (
+        2,
+        True,
+    )
+    assert not (tmp_path / "named").exists()
+    assert place.export(tmp_path / "named", "{clip_name}.mp4", "--where", "row == 0").exit_code == 0
+    assert (tmp_path / "named" / f"{fits}.mp4").read_text() == "aa11 1"
+
+
+def test_the_list_and_the_tables_of_an_export_have_their_names_for_themselves() -> None:
+    assert {LIST_NAME, *(f"{TABLE_NAME}.{kind}" for kind in TableKind)} == RESERVED
 
 
 def test_a_cell_does_not_lead_out_of_the_destination(team: Place) -> None:

@@ -47,6 +47,8 @@ def clips(folder: Path) -> dict[str, str]:
         ),
         ({"prompt": "她微笑着。"}, "ada/她微笑着-aa11bb22.mp4"),
         ({"prompt": "?"}, "ada/aa11bb22.mp4"),
+        ({"subject_id": "می\u200cنا", "clip_name": "👩\u200d💻"}, "می\u200cنا/👩\u200d💻.mp4"),
+        ({"subject_id": "team/山田\u3000太郎", "clip_name": "a\u00a0b"}, "team/山田\u3000太郎/a\u00a0b.mp4"),
         (
             {"prompt": "A person looks into the camera and blows out some candles."},
             "ada/a-person-looks-into-the-camera-and-blows-aa11bb22.mp4",
@@ -104,6 +106,19 @@ def test_only_chosen_clips_must_have_names_of_their_own(place: Place, tmp_path: 
     result = place.export(tmp_path / "two", "clip.mp4", "--where", "subject_id != 'cem'")
     assert result.exit_code == 2
     assert "must not also be the name of row 0" in result.output
+
+
+def test_rows_that_are_not_chosen_need_no_name(place: Place, tmp_path: Path) -> None:
+    place.run("run", [rendered("aa11", tags={"city": "Oslo"}, clip_name="wave"), rendered("bb22", 1, tags={})])
+    (tmp_path / "list.csv").write_text("clip_id,decision\naa11,approve\n")
+    choices = (("--where", "tags.city is not None"), ("--list", str(tmp_path / "list.csv")))
+    for number, choice in enumerate(choices):
+        named = tmp_path / str(number)
+        result = place.export(named, "{tags.city}/{clip_name}.mp4", *choice)
+        assert result.exit_code == 0, result.output
+        assert clips(named) == {"Oslo/wave.mp4": "aa11 1"}
+    refused = place.export(tmp_path / "all", "{tags.city}/{row}.mp4", "--where", "row >= 0")
+    assert (refused.exit_code, "row 1 of run run: tags.city must not be null" in refused.stderr) == (2, True)
 
 
 def test_a_manifest_gives_exactly_its_rows_by_its_own_names(two_runs: Place, tmp_path: Path) -> None:

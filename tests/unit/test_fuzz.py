@@ -355,7 +355,7 @@ ROW = dict.fromkeys(FILTER_COLUMNS) | {
 def try_name(random: Random, folder: Path) -> object:
     names = [f"{{{random.choice([*ROW, 'tags.city', 'tags[any key]'])}{spec}}}" for spec in ("", ":>9", "!r")]
     template = distorted(random, "/".join(["{subject_id}", *names]), NAME_WORDS)
-    return claim_names([ROW], template, columns_of(template), set())
+    return claim_names([ROW], template, columns_of(template), set(), None)
 
 
 # ---- photos and tables

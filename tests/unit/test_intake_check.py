@@ -41,9 +41,19 @@ def columns_of(row: dict[str, object], **defaults: object) -> list[str]:
     return [problem.column for problem in problems]
 
 
-@pytest.mark.parametrize("name", ["", "a\\b", "../z", "/abs", "..", "x/../y", "a\u202eb", "a\u0085b", "a\nb", "a//b"])
-def test_a_clip_name_that_no_export_could_use_is_told(name: str) -> None:
-    assert columns_of({"clip_name": name}) == ["clip_name"]
+@pytest.mark.parametrize("column", ["clip_name", "subject_id"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "a\\b", "../z", "/abs", "..", "x/", "x/../y", "a\u202eb", "a\u0085b", "a\nb", "a\tb", "a\u2028b", "a//b"],
+)
+def test_a_name_that_no_export_could_use_is_told(column: str, name: str) -> None:
+    assert columns_of({column: name}) == [column]
+
+
+@pytest.mark.parametrize("column", ["clip_name", "subject_id"])
+@pytest.mark.parametrize("name", ["team/ada", "می\u200cنا", "👩\u200d💻", "山田\u3000太郎", "a\u00a0b", "a\u00adb"])
+def test_a_name_may_have_joiners_special_spaces_and_folders(column: str, name: str) -> None:
+    assert getattr(request_of({column: name}), column) == name
 
 
 def test_a_null_cell_means_the_runs_default_and_a_cell_overrides_it() -> None:
