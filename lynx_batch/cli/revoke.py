@@ -53,10 +53,19 @@ def revoke(
     owners = read_owners(output)
     remains = find_remains(output, find_covered(owners, {key}))
     _show(output, kind, owners, key, remains, erase=erase)
-    if not yes and not typer.confirm("This cannot be undone. Go on?"):
+    if not yes and not _is_confirmed():
         say("nothing was revoked")
         raise typer.Exit(exits.STOPPED)
     raise typer.Exit(_carry_out(output, key, "" if kind is Kind.SUBJECT_ID else value, erase=erase))
+
+
+def _is_confirmed() -> bool:
+    """Asks. Ctrl-C, and input that has ended, are a no."""
+    try:
+        return typer.confirm("This cannot be undone. Go on?")
+    except typer.Abort:
+        say("")
+        return False
 
 
 def _parse_choice(subject: str | None, consent_ref: str | None, photo_sha256: str | None) -> tuple[Kind, str]:

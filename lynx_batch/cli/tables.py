@@ -61,7 +61,7 @@ def _write_xlsx(columns: Sequence[str], lines: Sequence[Line]) -> bytes:
     book = Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.freeze_panes = "A2"
-    sheet.append([_as_text(column) for column in columns])
+    sheet.append([_as_xlsx(column) for column in columns])
     for number, line in enumerate(lines):
         cells = {column: _as_xlsx(line.get(column)) for column in columns}
         if number < MAX_XLSX_LINKS:

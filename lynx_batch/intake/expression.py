@@ -6,7 +6,9 @@ a tag that the row lacks, is neither true nor false, so only `is None` finds it.
 """
 
 import ast
+import keyword
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,8 @@ from lynx_batch.intake.schema import MANIFEST_SCHEMA, ROW
 from lynx_batch.spelling import nearest
 
 MAX_LENGTH = 10_000
+
+TAG = re.compile(r"\btags\s*\.\s*(\w+)")
 
 Columns = Mapping[str, pa.DataType]
 
@@ -47,7 +51,7 @@ def filter_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
         complete = pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **missing})
         kept = complete.filter(expression)
     except SyntaxError as error:
-        raise ConfigError(f"--where {where!r}: {error.msg}; an example is: seed == 7 and width in [480, 832]") from None
+        raise ConfigError(f"--where {where!r}: {_explain_syntax(where, error)}") from None
     except (RecursionError, MemoryError):  # Python's parser raises them for deep nesting
         raise ConfigError(f"--where {where[:60]!r}...: must not be nested so deeply") from None
     except (ValueError, pa.ArrowException) as error:
@@ -61,6 +65,13 @@ def choose_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
     if not chosen.num_rows:
         raise ConfigError(f"--where {where!r}: must match a row, but matches none of {table.num_rows}")
     return chosen
+
+
+def _explain_syntax(where: str, error: SyntaxError) -> str:
+    """The rule that is broken. Python's parser does not take `tags.class`, whose key is a word of the language."""
+    if word := next(filter(keyword.iskeyword, TAG.findall(where)), None):
+        return f"tags.{word}: must be written as tags[{word!r}], because {word!r} is a word of the language"
+    return f"{error.msg}; an example is: seed == 7 and width in [480, 832]"
 
 
 def _checked(where: str) -> str:

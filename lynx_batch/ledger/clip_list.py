@@ -1,6 +1,7 @@
 """Lists of clips that a person has chosen: the CSV that a report exports, or plain ClipIds."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from enum import StrEnum
@@ -30,11 +31,11 @@ def read_clip_list(uri: str, wanted: Decision) -> frozenset[str]:
     """
     shown = f"--list {storage.redact(uri)}"
     try:
-        lines = storage.read_bytes(uri).decode("utf-8-sig").splitlines()
+        text = storage.read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown}: must be a text file in UTF-8: {error}") from error
     chosen: dict[str, str] = {}
-    for number, clip_id, decision in _entries(lines, shown, wanted):
+    for number, clip_id, decision in _entries(text, shown, wanted):
         if not CLIP_ID.fullmatch(clip_id):
             raise ConfigError(
                 f"{shown}: line {number}: clip_id {clip_id!r}: must be a ClipId, in lower-case hexadecimals"
@@ -49,13 +50,9 @@ def read_clip_list(uri: str, wanted: Decision) -> frozenset[str]:
     return found
 
 
-def _entries(lines: list[str], shown: str, default: str) -> Iterator[tuple[int, str, str]]:
+def _entries(text: str, shown: str, default: str) -> Iterator[tuple[int, str, str]]:
     """The line, the ClipId and the decision of each entry; `default` is the decision where the list has none."""
-    head = next(filter(str.strip, lines), "")
-    separator = ";" if ";" in head and "," not in head else ","  # spreadsheets of some countries write semicolons
-    table = csv.reader(lines, delimiter=separator)
-    rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(table, 1)]
-    filled = [(number, row) for number, row in rows if any(row)]
+    filled = [(number, row) for number, row in _rows(text, shown) if any(row)]
     header = [CLIP_COLUMN]
     if filled and CLIP_COLUMN in filled[0][1]:
         (_, header), *filled = filled
@@ -64,3 +61,16 @@ def _entries(lines: list[str], shown: str, default: str) -> Iterator[tuple[int, 
             raise ConfigError(f"{shown}: line {number}: must have {counted(len(header), 'cell')}, but has {len(row)}")
         cells = dict(zip(header, row, strict=True))
         yield number, cells[CLIP_COLUMN], cells.get(DECISION_COLUMN, default)
+
+
+def _rows(text: str, shown: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, and the line where it begins."""
+    head = next(filter(str.strip, text.splitlines()), "")
+    separator = ";" if ";" in head and "," not in head else ","  # spreadsheets of some countries write semicolons
+    table, number = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), 1
+    try:
+        for row in table:
+            yield number, [cell.strip() for cell in row]
+            number = table.line_num + 1
+    except csv.Error as error:
+        raise ConfigError(f"{shown}: line {number}: must be CSV: {error}") from error

@@ -16,6 +16,7 @@ from lynx_batch.ledger.clip_list import Decision, read_clip_list
         ("name,decision,clip_id\nada,reject,aa11\n\n", None, {"aa11"}),
         ("clip_id\naa11\naa11\n", {"aa11"}, {"aa11"}),
         ("clip_id,decision\naa11,\nbb22,approve\ncc33,reject\n", {"bb22"}, {"cc33"}),
+        ('clip_id,note,decision\naa11,"two\nlines",approve\nbb22,one\u2028cell,reject\n', {"aa11"}, {"bb22"}),
         ("\ufeffaa11\n bb22 \n", {"aa11", "bb22"}, {"aa11", "bb22"}),
     ],
 )
@@ -39,6 +40,9 @@ def test_a_list_is_a_csv_of_a_report_or_plain_clip_ids(
         (b"\xff\xfe", "must be a text file in UTF-8"),
         (b"clip_id,decision\naa11,maybe", "line 2: decision 'maybe': must be approve, reject or empty"),
         (b"clip_id,decision\naa11", "line 2: must have 2 cell"),
+        (b'clip_id,decision,note\naa11,reject,"oh\nbb22,reject,\n', "line 2: must be CSV: unexpected end of data"),
+        (b'clip_id,note\naa11,x\nbb22,"' + b"cc33,y\n" * 20_000, "line 3: must be CSV: field larger than field limit"),
+        (b'clip_id,note\n"aa11",two\nbb22,"two\nlines"\ncc33\n', "line 5: must have 2 cells, but has 1"),
         (b"aa11\nsome name", "line 2: clip_id 'some name': must be a ClipId"),
         (b"clip_id,decision\naa11,approve\naa11,reject", "line 3: clip aa11: must not have two different decisions"),
     ],

@@ -162,6 +162,17 @@ def test_no_cell_is_taken_for_a_formula() -> None:
     assert [row[0] for row in as_csv[1:]] == [f"'{text}" for text in ODD]
 
 
+def test_a_tag_whose_key_has_control_characters_has_a_column_in_every_kind_of_table(
+    place: Place, tmp_path: Path
+) -> None:
+    place.run("run", [rendered("aa11", tags={"ci\x0bty": "Oslo"}, clip_name="wave")])
+    for kind in TableKind:
+        result = place.export(tmp_path / kind, "{clip_name}.mp4", "--table", kind)
+        assert result.exit_code == 0, result.output
+    head, line = cells((tmp_path / "xlsx" / "clips.xlsx").read_bytes())
+    assert dict(zip(head, line, strict=True))["tags.ci\N{REPLACEMENT CHARACTER}ty"] == "Oslo"
+
+
 def test_a_table_keeps_texts_numbers_times_and_links() -> None:
     link = "https://host/a?b=c&d=" + "x" * 300
     lines: list[dict[str, object]] = [

@@ -92,6 +92,8 @@ def test_the_rows_for_which_it_is_true_are_chosen(where: str, rows: list[int]) -
         ("(" * 300 + "seed == 1" + ")" * 300, "nested"),
         ("not " * 9000 + "seed == 1", "at most"),
         ("seed == 1; seed == 2", "invalid syntax"),
+        ("tags.class == 'gold'", r"tags\.class: must be written as tags\['class'\], because 'class' is a word of the"),
+        ("seed == 1 and tags.from is None", r"tags\.from: must be written as tags\['from'\]"),
     ],
 )
 def test_what_is_not_of_the_language_is_refused_with_the_reason(where: str, message: str) -> None:
