@@ -17,6 +17,7 @@ from lynx_batch.printable import counted
 
 # pyarrow takes a while to load, so the ledger is imported by the command.
 if TYPE_CHECKING:
+    from lynx_batch.ledger.erase import Erased
     from lynx_batch.ledger.remains import Remains
     from lynx_batch.ledger.tombstones import Revocation
     from lynx_batch.planning.revocation import Owner
@@ -40,8 +41,8 @@ def revoke(
 
     Deletes videos, posters, previews, kept tries, scores and saved steps of all runs, with their old versions in a versioned bucket, and
     the copies of photos in reports. Runs that are alive stop making such clips at once. Copies that `export` made are not deleted. If it is interrupted, run it again.
-    Exit codes: 0 nothing is left; 2 bad arguments, or --erase while a run is alive; 3 the store does not permit a part of it, which is
-    named; 4 not confirmed, or the store does not answer.
+    Exit codes: 0 nothing is left; 2 bad arguments, or --erase while a run is alive; 3 the store does not permit a part of it, or a
+    damaged file may hold data of the person, which is named; 4 not confirmed, or the store does not answer.
     """
     from lynx_batch.ledger.owners import read_owners
     from lynx_batch.ledger.remains import find_remains
@@ -105,6 +106,7 @@ def _show(output: str, kind: Kind, owners: "list[Owner]", key: Key, remains: "Re
 
 def _carry_out(output: str, key: Key, reference: str, *, erase: bool) -> int:
     """Puts the tombstone, removes what it covers, and notes what was done. Returns the exit code."""
+    from lynx_batch.ledger.erase import remove_erased_versions
     from lynx_batch.ledger.owners import read_owners
     from lynx_batch.ledger.remains import find_remains, remove, remove_old_versions
     from lynx_batch.ledger.tombstones import Revocation, Tombstone, put_tombstone, write_revocation
@@ -113,15 +115,16 @@ def _carry_out(output: str, key: Key, reference: str, *, erase: bool) -> int:
     put_tombstone(output, Tombstone(kind=key.kind, digest=key.digest, revoked_at=now, revoked_by=who))
     owners = read_owners(output)  # again: a run may have begun since
     covered = find_covered(owners, {key})
-    remains, num_versions, num_rows, left = find_remains(output, covered), 0, 0, ""
+    remains, num_versions, num_rows, left = find_remains(output, covered), 0, 0, list[str]()
     try:
         remove(output, remains, now, command="revoke")
         num_versions = remove_old_versions(output, covered.clip_ids)
         if erase:
-            num_rows, num_erased_versions = _erase(output, key, owners)
-            num_versions += num_erased_versions
+            erased = _erase(output, key, owners)
+            num_rows, left = erased.num_rows, list(map(_explain_unreadable, erased.unreadable))
+            num_versions += remove_erased_versions(output)
     except StoreRefused as refusal:
-        left = str(refusal)
+        left.append(str(refusal))
     revocation = Revocation(
         **key._asdict(),
         reference=reference,
@@ -131,7 +134,7 @@ def _carry_out(output: str, key: Key, reference: str, *, erase: bool) -> int:
         num_commits=len(remains.commits),
         num_files=len(remains.files),
         num_versions=num_versions,
-        refusal=left,
+        refusal="; ".join(left),
         is_erased=erase and not left,
         num_rows_blanked=num_rows,
     )
@@ -148,16 +151,18 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _erase(output: str, key: Key, owners: "list[Owner]") -> tuple[int, int]:
-    """Returns how many rows were blanked, and how many old versions of their files removed."""
-    from lynx_batch.ledger.erase import erase_events, erase_logs, erase_reports, erase_rows, remove_erased_versions
+def _erase(output: str, key: Key, owners: "list[Owner]") -> "Erased":
+    from lynx_batch.ledger.erase import erase_events, erase_logs, erase_reports, erase_rows
 
     covered = find_covered(owners, {key})
     erase_events(output, covered.clip_ids)
     erase_reports(output)
     erase_logs(output)
-    num_rows = erase_rows(output, {key}, rows_to_blank(owners, {key}, covered))
-    return num_rows, remove_erased_versions(output)
+    return erase_rows(output, {key}, rows_to_blank(owners, {key}, covered))
+
+
+def _explain_unreadable(uri: str) -> str:
+    return f"{uri}: must be restored or deleted, because it is damaged and may hold data of the person"
 
 
 def _describe(revocation: "Revocation") -> str:

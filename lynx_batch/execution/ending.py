@@ -46,7 +46,7 @@ def carry_out(render_open: Callable[[], None], close: Close, outage: str) -> End
         with held():
             stopped_by, refusal = _close(close, stopped_by, refusal)
     is_refused = refusal is not None and not isinstance(refusal, StoreUnready)
-    return Ending(stopped_by=stopped_by, is_refused=is_refused, is_limited=is_limited)
+    return Ending(stopped_by=stopped_by, is_refused=is_refused, is_limited=is_limited and refusal is None)
 
 
 def _close(close: Close, stopped_by: str, refusal: StoreRefused | None) -> tuple[str, StoreRefused | None]:

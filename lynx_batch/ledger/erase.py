@@ -5,14 +5,16 @@ interrupted can be repeated.
 """
 
 import io
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lynx_batch import storage
-from lynx_batch.errors import ConsentRevoked, MissingObject
-from lynx_batch.ledger.owners import read_run_owners
+from lynx_batch.errors import ConsentRevoked, MissingObject, UnreadableRecord
+from lynx_batch.ledger.owners import read_intact_owners
 from lynx_batch.ledger.remains import delete_versions
 from lynx_batch.ledger.runs import list_runs
 from lynx_batch.output import (
@@ -28,7 +30,7 @@ from lynx_batch.output import (
     run_file_uri,
     runs_uri,
 )
-from lynx_batch.parquet import read_table
+from lynx_batch.parquet import FAULTS, checked, read_table
 from lynx_batch.planning.revocation import Key, Kind, explain_revoked, keys_of, keys_of_photos
 
 KEPT = frozenset({"row", "edition", "attempts", "ended_at"})
@@ -36,6 +38,13 @@ KEPT = frozenset({"row", "edition", "attempts", "ended_at"})
 
 ERASED = {"outcome": "rejected", "error_type": ConsentRevoked.__name__, "error": "revoked; its data was erased"}
 """What a blanked row of the metadata says instead."""
+
+
+class Erased(NamedTuple):
+    """How many rows of manifests were blanked, and the URIs of files that cannot be read, so that they may still hold the person's data."""
+
+    num_rows: int
+    unreadable: tuple[str, ...]
 
 
 def blank_rows(table: pa.Table, rows: Set[int], filled: Mapping[str, str] | None = None) -> pa.Table:
@@ -69,24 +78,30 @@ def erase_logs(output: str) -> None:
             storage.delete(file.uri)
 
 
-def erase_rows(output: str, revoked: Set[Key], rows_of: Mapping[str, Set[int]]) -> int:
-    """Blanks the rows `rows_of` each run, and all others that `revoked` matches, in everything that the run recorded.
-
-    Returns the number of rows of manifests that were blanked.
-    """
+def erase_rows(output: str, revoked: Set[Key], rows_of: Mapping[str, Set[int]]) -> Erased:
+    """Blanks the rows `rows_of` each run, and all others that `revoked` matches, in everything that the run recorded."""
     parts: dict[str, list[str]] = {}
     folder = storage.join(output, METADATA)
     for file in storage.list_files(folder):
         if run_id := parse_metadata_part(file.uri.removeprefix(folder).strip("/")):
             parts.setdefault(run_id, []).append(file.uri)
-    num_blanked = 0
+    num_blanked, unreadable = 0, list[str]()
+
+    def attempt(uri: str, erase: Callable[[str], int]) -> int:
+        try:
+            return erase(uri)
+        except UnreadableRecord:  # its text may quote a cell
+            unreadable.append(storage.redact(uri))
+            return 0
+
     for run_id in sorted(list_runs(output) | parts.keys()):
         rows = rows_of.get(run_id, set())
-        num_blanked += _rewrite(run_file_uri(output, run_id, RUN_MANIFEST), rows, revoked)
+        manifest, clips = (run_file_uri(output, run_id, name) for name in (RUN_MANIFEST, RUN_CLIPS))
+        num_blanked += attempt(manifest, partial(_rewrite, rows=rows, revoked=revoked))
         for uri in parts.get(run_id, ()):
-            _rewrite(uri, rows, revoked, ERASED)
-        _drop_owners(output, run_id, rows, revoked)
-    return num_blanked
+            attempt(uri, partial(_rewrite, rows=rows, revoked=revoked, filled=ERASED))
+        attempt(clips, partial(_drop_owners, rows=rows, revoked=revoked))
+    return Erased(num_blanked, tuple(unreadable))
 
 
 def remove_erased_versions(output: str) -> int:
@@ -119,24 +134,31 @@ def matching_rows(table: pa.Table, revoked: Set[Key]) -> set[int]:
 
 
 def _rewrite(uri: str, rows: Set[int], revoked: Set[Key], filled: Mapping[str, str] | None = None) -> int:
-    """Blanks rows of a Parquet file. Returns how many; a file without such rows, or that does not exist, stays as it is."""
+    """Blanks rows of a Parquet file. Returns how many; a file without such rows, or that does not exist, stays as it is.
+
+    Raises:
+        UnreadableRecord: If the file is damaged.
+    """
     try:
-        table = read_table(storage.read_bytes(uri))
+        table = checked(read_table(storage.read_bytes(uri)))
+        found = (matching_rows(table, revoked) | rows) & set(table["row"].to_pylist())
+        blank = blank_rows(table, found, filled)
     except MissingObject:
         return 0
-    found = (matching_rows(table, revoked) | rows) & set(table["row"].to_pylist())
-    blank = blank_rows(table, found, filled)
+    except FAULTS as error:
+        raise UnreadableRecord(f"{storage.redact(uri)}: not a table of a run: {error}") from error
     if not blank.equals(table):
         _write(uri, blank)
     return len(found)
 
 
-def _drop_owners(output: str, run_id: str, rows: Set[int], revoked: Set[Key]) -> None:
-    table = read_run_owners(output, run_id)
+def _drop_owners(uri: str, rows: Set[int], revoked: Set[Key]) -> int:
+    table = read_intact_owners(uri)
     found = matching_rows(table, revoked) | (rows & set(table["row"].to_pylist()))
     if found:
         kept = pa.array([row not in found for row in table["row"].to_pylist()], pa.bool_())
-        _write(run_file_uri(output, run_id, RUN_CLIPS), table.filter(kept))
+        _write(uri, table.filter(kept))
+    return len(found)
 
 
 def _write(uri: str, table: pa.Table) -> None:

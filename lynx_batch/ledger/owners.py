@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from lynx_batch import storage
 from lynx_batch.clip import ClipSpec
-from lynx_batch.errors import MissingObject
+from lynx_batch.errors import MissingObject, UnreadableRecord
 from lynx_batch.ledger.metadata import read_metadata
 from lynx_batch.ledger.records import warn_left_out
 from lynx_batch.ledger.runs import list_runs
@@ -68,15 +68,22 @@ def read_owners(output: str) -> list[Owner]:
 
 
 def read_run_owners(output: str, run_id: str) -> pa.Table:
-    """A run's `clips.parquet`; empty if there is none."""
-    uri = run_file_uri(output, run_id, RUN_CLIPS)
+    """A run's `clips.parquet`; empty if there is none, or if it is damaged, which a warning says."""
+    try:
+        return read_intact_owners(run_file_uri(output, run_id, RUN_CLIPS))
+    except UnreadableRecord as error:
+        warn_left_out(str(error))
+        return OWNER_SCHEMA.empty_table()
+
+
+def read_intact_owners(uri: str) -> pa.Table:
+    """The `clips.parquet` at `uri`; empty if there is none. Raises UnreadableRecord if it is damaged."""
     try:
         return checked(read_table(storage.read_bytes(uri)).cast(OWNER_SCHEMA))
     except MissingObject:
         return OWNER_SCHEMA.empty_table()
     except FAULTS as error:
-        warn_left_out(f"{storage.redact(uri)}: not the clips of a run: {error}")
-        return OWNER_SCHEMA.empty_table()
+        raise UnreadableRecord(f"{storage.redact(uri)}: not the clips of a run: {error}") from error
 
 
 def _as_owners(rows: Iterable[dict[str, object]]) -> Iterator[Owner]:

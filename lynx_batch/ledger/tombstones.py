@@ -38,7 +38,7 @@ class Tombstone(BaseModel):
 class Revocation(BaseModel):
     """What one call of `revoke` did. `reference` is the consent reference or the photo's hash; empty for a person.
 
-    `refusal` says what the store did not permit; empty if nothing is left. `is_erased`: the rows were blanked.
+    `refusal` says what the store did not permit, and which damaged files may hold data of the person; empty if nothing is left. `is_erased`: the rows were blanked.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -239,6 +239,25 @@ def test_an_erasure_that_was_interrupted_after_any_file_is_finished_later(
         assert manifest["subject_uri"].to_pylist()[0] is None
 
 
+@pytest.mark.parametrize("name", ["runs/run-1/manifest.parquet", "runs/run-2/clips.parquet", "metadata/run=run-1/*"])
+def test_a_damaged_file_is_named_and_the_others_are_erased(output: str, name: str) -> None:
+    (damaged,) = Path(output).glob(name)
+    intact, content = damaged.read_bytes(), b"PAR1" + b"lovelace" * 9
+    damaged.write_bytes(content)
+    for _ in range(2):
+        result = revoke(output, "--subject", "lovelace", "--erase", "--yes")
+        assert (
+            result.exit_code,
+            f"not everything is gone: {damaged}: must be restored or deleted" in result.stdout,
+        ) == (3, True), result.output
+    assert damaged.read_bytes() == content
+    for file in Path(output).rglob("*"):
+        assert file == damaged or not file.is_file() or b"lovelace" not in file.read_bytes(), file
+    damaged.write_bytes(intact)
+    assert revoke(output, "--subject", "lovelace", "--erase", "--yes").exit_code == 0
+    assert b"lovelace" not in damaged.read_bytes()
+
+
 def test_nothing_is_erased_while_a_run_lives(output: str) -> None:
     with beating(output, "run-1"):
         while not (Path(output) / "runs" / "run-1" / "heartbeat.json").exists():
