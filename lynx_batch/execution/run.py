@@ -3,7 +3,7 @@
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +13,7 @@ import structlog
 from lynx_batch import storage
 from lynx_batch.config import RunConfig
 from lynx_batch.config.references import mask_address
-from lynx_batch.errors import StoreRefused, UnsafeStore
+from lynx_batch.errors import StoreRefused, UnreadableRecord, UnsafeStore
 from lynx_batch.execution.dispatch import Watch, dispatch
 from lynx_batch.execution.ending import Ending, carry_out
 from lynx_batch.execution.outcomes import RunRecorder
@@ -32,6 +32,7 @@ from lynx_batch.notices.notifier import Notifier, open_targets
 from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES, report_index_uri
 from lynx_batch.planning.approval import Setting
 from lynx_batch.planning.budget import NOTHING, Budget
+from lynx_batch.planning.verdict import NOT_GOOD_ENOUGH, UNSAFE_ERRORS
 from lynx_batch.preparation.approval import check_approved, settings_of
 from lynx_batch.preparation.budget import limits_of, prices_of, require_prices, total_spent
 from lynx_batch.preparation.consent import is_consent_required
@@ -99,55 +100,56 @@ def render(
     approvals = check_approved(config, settings, (clip.request for clip in prepared.clips))
     is_store_safe = _probe(config.output, is_judged=config.quality is not None, is_unsafe_allowed=is_unsafe_allowed)
     run_id = new_run_id(now) if run_id is None else claim_run_id(config.output, run_id)
-    record = _write_record(
-        config,
-        run_id,
-        selection,
-        origin,
-        prepared,
-        now,
-        is_store_safe=is_store_safe,
-        settings=settings,
-        approvals=approvals,
-    )
-    owners = owners_of(run_id, prepared.clips)
-    write_owners(config.output, run_id, owners)
-    _announce_rivals(config.output, announce)
-    recorder = RunRecorder(config.output, run_id, prepared, config.quality)
-    budget, spending = _open_budget(config, run_id, now)
-    notifier = Notifier(targets, partial(_describe_state, config.output, run_id, record, recorder, budget))
+    with beating(config.output, run_id):  # before the record: whoever watches a run with a record finds it alive
+        record = _write_record(
+            config,
+            run_id,
+            selection,
+            origin,
+            prepared,
+            now,
+            is_store_safe=is_store_safe,
+            settings=settings,
+            approvals=approvals,
+        )
+        owners = owners_of(run_id, prepared.clips)
+        write_owners(config.output, run_id, owners)
+        _announce_rivals(config.output, run_id, announce)
+        recorder = RunRecorder(config.output, run_id, prepared, config.quality)
+        budget, spending = _open_budget(config, run_id, now)
+        notifier = Notifier(targets, partial(_describe_state, config.output, run_id, record, recorder, budget))
 
-    def watch_all(progress: Progress) -> None:
-        recorder.write_due()
-        spending.update()
-        notifier.progress(recorder.counts.total() / record.num_rows)
-        watch(progress)
+        def watch_all(progress: Progress) -> None:
+            recorder.write_due()
+            spending.update()
+            notifier.progress(recorder.counts.total() / record.num_rows)
+            watch(progress)
 
-    def render_open() -> None:
-        recorder.settle_past()
-        announce(_describe(run_id, config.output, prepared, recorder))
-        notifier.start(recorder.counts.total() / max(1, record.num_rows))
-        if recorder.open_clips:
-            settings = _worker_settings(config, run_id, prepared.model, record)
-            dispatch(config, settings, prepared.model, recorder, announce, watch_all, budget)
+        def render_open() -> None:
+            recorder.settle_past()
+            announce(describe_start(run_id, config.output, prepared, recorder))
+            notifier.start(recorder.counts.total() / max(1, record.num_rows))
+            if recorder.open_clips:
+                settings = _worker_settings(config, run_id, prepared.model, record)
+                dispatch(config, settings, prepared.model, recorder, announce, watch_all, budget)
 
-    def close(stopped_by: str, refusal: StoreRefused | None) -> str:
-        reason = stopped_by or "its records could not be written"
-        try:
-            if refusal is None:
-                spending.close()
-            withdraw_revoked(config.output, owners)
-            reason = recorder.close(stopped_by)
-            if refusal is not None:  # only now, because each record waits until the store is ready again
-                spending.close()
-        finally:
-            notifier.end(reason)
-        return reason
+        def close(stopped_by: str, refusal: StoreRefused | None) -> str:
+            reason = stopped_by or "its records could not be written"
+            try:
+                if refusal is None:
+                    spending.close()
+                withdraw_revoked(config.output, owners)
+                reason = recorder.close(stopped_by)
+                if refusal is not None:  # only now, because each record waits until the store is ready again
+                    spending.close()
+            finally:
+                notifier.end(reason)
+            return reason
 
-    describe_process(run=run_id, node=socket.gethostname())
-    with beating(config.output, run_id), uploading(config.output, run_id, LOG_OF_DRIVER):
-        log.info("run_started", num_rows=record.num_rows, num_clips=len(prepared.clips))
-        ending = carry_out(render_open, close, prepared.outage)
+        describe_process(run=run_id, node=socket.gethostname())
+        with uploading(config.output, run_id, LOG_OF_DRIVER):
+            log.info("run_started", num_rows=record.num_rows, num_clips=len(prepared.clips))
+            ending = carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, ending)
 
 
@@ -191,9 +193,11 @@ def _summarize(run_id: str, recorder: RunRecorder, ending: Ending) -> RunSummary
     )
 
 
-def _announce_rivals(output: str, announce: Callable[[str], None]) -> None:
+def _announce_rivals(output: str, run_id: str, announce: Callable[[str], None]) -> None:
     """Says which other runs are alive at this output."""
-    for rival, beat in living_runs(output, storage.clock(output)).items():
+    living = living_runs(output, storage.clock(output))
+    living.pop(run_id, None)
+    for rival, beat in living.items():
         who = f"run {rival} is also active at this output (process {beat.process_id} on {beat.host})"
         announce(f"{who}: clips that it commits are not rendered again")
 
@@ -270,17 +274,16 @@ def _worker_settings(config: RunConfig, run_id: str, model: CheckedModel, record
     )
 
 
-def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
+def describe_start(run_id: str, output: str, prepared: PreparedRun, recorder: RunRecorder) -> str:
     """How many rows there are of each kind, and which ones are rejected and why."""
     parts = [
         counted(prepared.manifest.num_rows, "row"),
         f"{len(recorder.open_clips)} to render",
         f"{recorder.num_rendered_elsewhere} rendered before",
     ]
-    num_unplanned = len(prepared.rejections) + len(prepared.unreachable)
-    num_given_up = recorder.counts.total() - recorder.num_rendered_elsewhere - num_unplanned
-    if num_given_up:
-        parts.append(f"{num_given_up} given up before (`lynx-batch retry` takes them up again)")
+    unplanned = Counter(each.error_type for each in (*prepared.rejections, *prepared.unreachable))
+    num_given_up = recorder.counts.total() - recorder.num_rendered_elsewhere - unplanned.total()
+    parts += _describe_given_up(num_given_up, recorder.reasons - unplanned)
     if prepared.rejections:
         parts.append(f"{len(prepared.rejections)} rejected")
     if prepared.unreachable:
@@ -290,3 +293,17 @@ def _describe(run_id: str, output: str, prepared: PreparedRun, recorder: RunReco
         return line
     hint = f"`lynx-batch status {storage.redact(output)} --clips` lists all"
     return f"{line}\n{describe_rejections(prepared.rejections, hint)}"
+
+
+def _describe_given_up(number: int, reasons: Counter[str]) -> Iterator[str]:
+    """What earlier runs left behind, and what takes each kind up again."""
+    num_rejected, num_damaged = reasons[NOT_GOOD_ENOUGH], reasons[UnreadableRecord.__name__]
+    num_unsafe = sum(reasons[error_type] for error_type in UNSAFE_ERRORS)
+    if num_others := number - num_rejected - num_damaged - num_unsafe:
+        yield f"{num_others} given up before (`lynx-batch retry` takes them up again)"
+    if num_rejected:
+        yield f"{num_rejected} rejected before by the quality gate (other limits, more reseeds or `lynx-batch accept` change that)"
+    if num_unsafe:
+        yield f"{num_unsafe} rejected before as unsafe, for good"
+    if num_damaged:
+        yield f"{num_damaged} with damaged records (`lynx-batch verify OUT --repair`, then render again)"

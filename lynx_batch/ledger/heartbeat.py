@@ -37,15 +37,17 @@ class Heartbeat(BaseModel):
 
 @contextmanager
 def beating(output: str, run_id: str) -> Iterator[None]:
-    """Writes the run's heartbeat until the block ends, and then removes it. Errors of the store do not reach the run."""
+    """Writes the run's heartbeat, the first one before the block begins, and removes it after the block. Errors of the store do not reach the run."""
     uri, is_over = run_file_uri(output, run_id, RUN_HEARTBEAT), threading.Event()
-    thread = threading.Thread(target=_beat, args=(uri, is_over), name="heartbeat", daemon=True)
-    thread.start()
+    thread = threading.Thread(target=_go_on_beating, args=(uri, is_over), name="heartbeat", daemon=True)
     try:
+        _beat(uri)
+        thread.start()
         yield
     finally:
         is_over.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         with suppress(LynxError):
             storage.delete(uri)
 
@@ -72,10 +74,12 @@ def _is_fresh(file: StoredFile, now: datetime) -> bool:
     return file.modified_at is not None and now - file.modified_at < FRESH
 
 
-def _beat(uri: str, is_over: threading.Event) -> None:
-    host, process_id = socket.gethostname(), os.getpid()
-    while not is_over.is_set():
-        beat = Heartbeat(at=datetime.now(UTC), host=host, process_id=process_id)
-        with suppress(LynxError):
-            storage.write_bytes(uri, canonical_json(beat.model_dump(mode="json")))
-        is_over.wait(BEAT_EVERY_S)
+def _go_on_beating(uri: str, is_over: threading.Event) -> None:
+    while not is_over.wait(BEAT_EVERY_S):
+        _beat(uri)
+
+
+def _beat(uri: str) -> None:
+    beat = Heartbeat(at=datetime.now(UTC), host=socket.gethostname(), process_id=os.getpid())
+    with suppress(LynxError):
+        storage.write_bytes(uri, canonical_json(beat.model_dump(mode="json")))
