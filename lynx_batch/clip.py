@@ -209,6 +209,11 @@ def explain_file_name(name: str) -> str | None:
     return None
 
 
+def as_file_name(name: str) -> str:
+    """`name` with an underscore for each character that no file name of an export may hold."""
+    return UNFIT_FOR_NAMES.sub("_", name)
+
+
 def file_key(name: str) -> str:
     """Equal for all names that are one file on a disk that ignores upper and lower case, and how a letter with an accent is encoded.
 

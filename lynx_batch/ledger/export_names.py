@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from string import Formatter
 
-from lynx_batch.clip import explain_file_name, file_key
+from lynx_batch.clip import as_file_name, explain_file_name, file_key
 from lynx_batch.columns import column_of, tag_key
 from lynx_batch.errors import ConfigError
 from lynx_batch.ledger.metadata import FILTER_COLUMNS
@@ -116,7 +116,7 @@ def _stand_in(row: Row, column: str) -> str | None:
     if source is None:
         return None
     if column == "subject_id":
-        return PurePosixPath(source if isinstance(source, str) else source[0]).stem or None
+        return as_file_name(PurePosixPath(source if isinstance(source, str) else source[0]).stem) or None
     return "-".join(filter(None, (_first_words(source), (row["clip_id"] or "")[:CLIP_ID_SHOWN]))) or None
 
 

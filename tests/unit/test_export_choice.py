@@ -47,6 +47,7 @@ def clips(folder: Path) -> dict[str, str]:
         ),
         ({"prompt": "她微笑着。"}, "ada/她微笑着-aa11bb22.mp4"),
         ({"prompt": "?"}, "ada/aa11bb22.mp4"),
+        ({"subject_uri": "/photos/\u200ea\\b.jpg", "clip_name": "wave"}, "_a_b/wave.mp4"),
         ({"subject_id": "می\u200cنا", "clip_name": "👩\u200d💻"}, "می\u200cنا/👩\u200d💻.mp4"),
         ({"subject_id": "team/山田\u3000太郎", "clip_name": "a\u00a0b"}, "team/山田\u3000太郎/a\u00a0b.mp4"),
         (
