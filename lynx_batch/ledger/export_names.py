@@ -91,7 +91,7 @@ def _fields_of(template: str) -> list[tuple[str, str | None]]:
 
 def name_row(row: Row, template: str, columns: Iterable[str]) -> str:
     """The name of one row. Raises ValueError with the broken rule: a name must stay below the destination on every store."""
-    row = row | {column: _stand_in(row, column) for column in columns if row[column] is None}
+    row = row | {column: _stand_in(row, column) for column in columns if _is_missing(row[column])}
     for column in columns:
         if row[column] is None:
             raise ValueError(f"{column} must not be null")
@@ -99,6 +99,10 @@ def name_row(row: Row, template: str, columns: Iterable[str]) -> str:
     if rule := explain_file_name(name) or _explain_parts(name.split("/")):
         raise ValueError(f"{name!r} {rule}")
     return name
+
+
+def _is_missing(cell: object) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
 def _explain_parts(parts: Sequence[str]) -> str | None:
