@@ -37,7 +37,7 @@ class GroupBudget:
     def describe_left(self) -> str:
         """How much is left of the run, with a prediction if there is one."""
         num_left = self._schedule.num_unfinished
-        gpu_hours = num_left * self._usual_clip_s(1, self._gpu) / HOUR_S
+        gpu_hours = self._schedule.num_tries_left * self._usual_clip_s(1, self._gpu) / HOUR_S
         about = f", which take about {gpu_hours:.3g} GPU-hours" if gpu_hours else ""
         return f"{counted(num_left, 'clip')} left{about}"
 

@@ -166,6 +166,12 @@ class Schedule:
         """What the waiting clips will take, as planned, with one try each."""
         return max(0.0, self._waiting_gpu_s)
 
+    @property
+    def num_tries_left(self) -> float:
+        """How many tries the clips that have not ended are expected to take in all."""
+        is_open = (ClipState.WAITING, ClipState.RUNNING)
+        return sum(each.num_tries for clip_id, each in self._clips.items() if self._state[clip_id] in is_open)
+
     def deadline_s(self, predicted_s: float | None) -> float:
         """How long a group with this clip may take without an answer; `predicted_s` is None if its device has no figures."""
         return deadline_s(predicted_s, factor=self._policy.deadline_factor)

@@ -13,7 +13,7 @@ from lynx_batch.planning.order import PlannedClip
 from lynx_batch.planning.schedule import ClipState, RetryPolicy, Schedule
 from lynx_batch.rendering.tasks import Loaded, RenderTask
 from lynx_batch.stages import Span, Stage
-from tests.builders import clip
+from tests.builders import clip, planned
 
 CLIP = clip("c0", num_inference_steps=50)
 HALF_GUIDED_S = CostModel().seconds(work_of(replace(CLIP.params, guidance_until=0.5), Engine()), 1, H200)
@@ -144,6 +144,16 @@ def test_clips_that_were_handed_out_early_go_back_and_what_runs_is_finished() ->
     assert (state.tasks, state.has_room) == ([rendering], False)
     assert (schedule.count(ClipState.WAITING), schedule.count(ClipState.RUNNING)) == (2, 1)
     assert asked.describe_left().startswith("3 clips left")
+
+
+def test_what_is_left_counts_the_tries_that_clips_are_expected_to_take() -> None:
+    for num_tries in (1.0, 2.5):
+        schedule = Schedule(RetryPolicy())
+        schedule.plan([replace(planned(clip(f"c{number}")), num_tries=num_tries) for number in range(100)], (1,))
+        budget = GroupBudget(Budget(Limits(name="n", max_gpu_hours=1), Prices()), schedule)
+        budget.may_form([], 1, H200)  # so that it knows for which GPU to predict
+        gpu_hours = 100 * num_tries * CLIP_S / HOUR_S
+        assert f"100 clips left, which take about {gpu_hours:.3g} GPU-hours" == budget.describe_left()
 
 
 def test_a_group_counts_only_from_when_its_slots_are_reserved() -> None:
