@@ -5,7 +5,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +19,12 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _MISSPELT = re.compile(r"(^|/)\s*(https?|s3a?|gs|gcs|az|abfss?|file):(/[^/]|$)", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9_-]([a-z0-9_.-]{0,251}[a-z0-9_-])?\.?|\[[0-9a-f:.]+\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+NAT64, COMPATIBLE = IPv6Network("64:ff9b::/96"), IPv6Network("::/96")
+"""Addresses whose last 32 bits are an IPv4 address."""
+
+METADATA_OF_AWS = IPv6Address("fd00:ec2::254")
+"""Where a machine at AWS asks for its own credentials."""
 
 # no two dots in a row, no IP address
 _DOTTED = r"(?!.*\.\.)(?!(\d+\.){3}\d+$)"
@@ -152,8 +158,14 @@ def is_inward(host: str) -> bool:
 def _is_inward_address(text: str) -> bool:
     address = ip_address(text.partition("%")[0])
     if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
-    return address.is_loopback or address.is_link_local or address.is_unspecified
+        address = _ipv4_in(address) or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified or address == METADATA_OF_AWS
+
+
+def _ipv4_in(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for: mapped, by 6to4 or NAT64, or in the old compatible form; None if it stands for none."""
+    is_at_its_end = address in NAT64 or (address in COMPATIBLE and int(address) > 1)
+    return address.ipv4_mapped or address.sixtofour or (IPv4Address(int(address) % 2**32) if is_at_its_end else None)
 
 
 def _explain_port(place: Place, allow: Sequence[str]) -> str:

@@ -112,9 +112,20 @@ def test_a_place_of_the_run_file_that_is_none_is_told(entry: str) -> None:
 
 def test_an_address_is_inward_in_any_spelling() -> None:
     inward = ["127.0.0.1", "127.1", "0", "::1", "::ffff:169.254.1.1", "fe80::1", "localhost", "Localhost".lower() + "."]
+    inward += ["fd00:ec2::254", "2002:7f00:1::", "64:ff9b::7f00:1", "::127.0.0.1", "64:ff9b::169.254.169.254", "::"]
     assert [host for host in inward if not is_inward(host)] == []
     assert [
-        host for host in ["10.0.0.1", "8.8.8.8", "2001:db8::1", "host", "localhost.example"] if is_inward(host)
+        host
+        for host in [
+            "10.0.0.1",
+            "8.8.8.8",
+            "2001:db8::1",
+            "64:ff9b::808:808",
+            "2002:808:808::",
+            "host",
+            "localhost.example",
+        ]
+        if is_inward(host)
     ] == []
 
 
