@@ -275,11 +275,6 @@ def _explain_blocks(request: ClipRequest, num_blocks: int) -> Iterator[BrokenRul
             yield error.field, error.value, error.rule
 
 
-def _explain_subject(name: str) -> str | None:
-    """`export` makes a folder of it. Blank is as good as none."""
-    return explain_file_name(name) if name.strip() else None
-
-
 def _explain_face_index(index: int) -> str | None:
     return None if index >= 0 else "must be at least 0"
 
@@ -291,7 +286,6 @@ def _explain_tags(tags: list[tuple[str, str | None]]) -> str | None:
 
 OTHER_RULES: Mapping[str, Callable[[Any], str | None]] = {
     "clip_name": explain_file_name,  # `export` may use it as a file name
-    "subject_id": _explain_subject,
     "consent_scope": explain_names,
     "regions": explain_names,
     "face_index": _explain_face_index,

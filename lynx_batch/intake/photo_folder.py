@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from lynx_batch.clip import as_file_name
 from lynx_batch.errors import ConfigError
 from lynx_batch.intake.problems import MAX_FAULTS_SHOWN
 from lynx_batch.intake.schema import MAX_PHOTOS
@@ -36,7 +35,7 @@ def find_photos(folder: str, *, is_recursive: bool = False) -> dict[str, str]:
     if not paths:
         known = ", ".join((*PHOTO_SUFFIXES, *(HEIF_SUFFIXES if can_read_heif() else ())))
         raise ConfigError(f"photos {redact(folder)}: must be a folder with a photo ({known})")
-    return {subject: uris[path] for subject, path in zip(_name_subjects(_fit(paths)), paths, strict=True)}
+    return {subject: uris[path] for subject, path in zip(_name_subjects(paths), paths, strict=True)}
 
 
 def find_people(folder: str) -> dict[str, list[str]]:
@@ -52,20 +51,12 @@ def find_people(folder: str) -> dict[str, list[str]]:
     names = sorted({path.partition("/")[0] for path in paths if "/" in path and not path.startswith(".")})
     if not names:
         raise ConfigError(f"photos {redact(folder)}: must be a folder with a folder of photos for each person")
-    subjects = zip(_fit(names), names, strict=True)
-    people = {subject: [*find_photos(join(folder, name)).values()] for subject, name in subjects}
-    for name, photos in zip(names, people.values(), strict=True):
+    people = {name: [*find_photos(join(folder, name)).values()] for name in names}
+    for name, photos in people.items():
         if len(photos) > MAX_PHOTOS:
             rule = f"must be at most {MAX_PHOTOS} photos of a person, not {len(photos)}"
             raise ConfigError(f"photos {redact(join(folder, name))}: {rule}")
     return people
-
-
-def _fit(names: Sequence[str]) -> list[str]:
-    """The names, fit to be a `subject_id`, unless two of them would be equal then: the check tells such names."""
-    fit = [as_file_name(name) for name in names]
-    taken = Counter(fit)
-    return [new if taken[new] == 1 else name for new, name in zip(fit, names, strict=True)]
 
 
 def _name_subjects(paths: Sequence[str]) -> list[str]:

@@ -91,6 +91,8 @@ def _fields_of(template: str) -> list[tuple[str, str | None]]:
 
 def name_row(row: Row, template: str, columns: Iterable[str]) -> str:
     """The name of one row. Raises ValueError with the broken rule: a name must stay below the destination on every store."""
+    if "subject_id" in columns:
+        row = row | {"subject_id": _as_folders(row["subject_id"])}
     row = row | {column: _stand_in(row, column) for column in columns if _is_missing(row[column])}
     for column in columns:
         if row[column] is None:
@@ -99,6 +101,12 @@ def name_row(row: Row, template: str, columns: Iterable[str]) -> str:
     if rule := explain_file_name(name) or _explain_parts(name.split("/")):
         raise ValueError(f"{name!r} {rule}")
     return name
+
+
+def _as_folders(subject_id: str | None) -> str:
+    """A person's name as folders below the destination. Any text may name a person, so what no folder may be is left out or replaced."""
+    parts = as_file_name(subject_id or "").split("/")
+    return "/".join(part for part in parts if part.strip() not in ("", ".", ".."))
 
 
 def _is_missing(cell: object) -> bool:

@@ -63,26 +63,18 @@ def find_remains(output: str, covered: Covered) -> Remains:
     return Remains(_commits_in_force(output, covered), files)
 
 
-def withdraw_revoked(output: str, owners: Iterable[Owner]) -> None:
-    """Takes back what a run made of clips that were revoked while it ran.
+def withdraw_revoked(output: str, rows: Iterable[Owner]) -> None:
+    """Takes back during a run the clips of its `rows` that were revoked meanwhile, but for what valid rows of any run spare.
 
-    Its workers do the same clip by clip. This covers a worker that was killed right after its commit, and rows that asked for the
-    same clip as another row.
+    Its workers do so clip by clip, and the run at its end: for a worker that was killed right after its commit, and for rows that asked for
+    the same clip as another row. Old versions that the store does not give up are left to `revoke`.
     """
-    if revoked := retry_while_unavailable(lambda: read_revoked(output)):
-        own = find_covered(owners, revoked)
-        take_back(output, own.clip_ids, own.photos)
-
-
-def take_back(output: str, clip_ids: Set[str], photos: Set[str] = frozenset()) -> None:
-    """Removes during a run what is left of these clips and photos, but for what valid rows of any run spare.
-
-    Old versions that the store does not give up are left to `revoke`.
-    """
-    if not clip_ids and not photos:
+    rows, revoked = list(rows), retry_while_unavailable(lambda: read_revoked(output))
+    own = find_covered(rows, revoked)
+    if not own.clip_ids and not own.photos:
         return
-    found = retry_while_unavailable(lambda: find_covered(read_owners(output), read_revoked(output)))
-    covered = replace(found, clip_ids=found.clip_ids & clip_ids, photos=found.photos & photos)
+    found = find_covered([*retry_while_unavailable(lambda: read_owners(output)), *rows], revoked)
+    covered = replace(found, clip_ids=found.clip_ids & own.clip_ids, photos=found.photos & own.photos)
     now = datetime.now(UTC)
     retry_while_unavailable(lambda: remove(output, find_remains(output, covered), now, command="render"))
     try:

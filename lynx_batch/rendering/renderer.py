@@ -33,7 +33,8 @@ from lynx_batch.errors import (
 )
 from lynx_batch.inputs import read_photo_file
 from lynx_batch.ledger.commits import CommitRecord, commit, read_commit
-from lynx_batch.ledger.remains import take_back
+from lynx_batch.ledger.owners import owners_of
+from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.tombstones import refuse_revoked
 from lynx_batch.outage import retry_while_unavailable
 from lynx_batch.planning.revocation import keys_of, keys_of_photos
@@ -279,7 +280,7 @@ class Renderer:
             refuse_revoked(output, [*keys_of(request.subject_id, request.consent_ref), *photos])
         except ConsentRevoked:
             self._read_subject.cache_clear()
-            take_back(output, {clip.clip_id})
+            withdraw_revoked(output, owners_of(self._settings.run_id, [clip]))
             raise
 
     def _subject(self, clip: ClipSpec) -> Subject:

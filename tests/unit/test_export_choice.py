@@ -48,6 +48,11 @@ def clips(folder: Path) -> dict[str, str]:
         ({"prompt": "她微笑着。"}, "ada/她微笑着-aa11bb22.mp4"),
         ({"prompt": "?"}, "ada/aa11bb22.mp4"),
         ({"subject_uri": "/photos/\u200ea\\b.jpg", "clip_name": "wave"}, "_a_b/wave.mp4"),
+        ({"subject_id": "ACME\\ada", "clip_name": "wave"}, "ACME_ada/wave.mp4"),
+        ({"subject_id": "../team//ada/", "clip_name": "wave"}, "team/ada/wave.mp4"),
+        ({"subject_id": "https://crm/people/7", "clip_name": "wave"}, "https:/crm/people/7/wave.mp4"),
+        ({"subject_id": " ", "subject_uri": "ada.jpg", "clip_name": "wave"}, "ada/wave.mp4"),
+        ({"subject_id": "..", "subject_uri": "ada.jpg", "clip_name": "wave"}, "ada/wave.mp4"),
         ({"subject_id": "می\u200cنا", "clip_name": "👩\u200d💻"}, "می\u200cنا/👩\u200d💻.mp4"),
         ({"subject_id": "team/山田\u3000太郎", "clip_name": "a\u00a0b"}, "team/山田\u3000太郎/a\u00a0b.mp4"),
         (

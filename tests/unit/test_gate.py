@@ -11,7 +11,7 @@ from lynx_batch.config import QualityConfig
 from lynx_batch.ledger.commits import CommitRecord, commit
 from lynx_batch.ledger.editions import list_editions
 from lynx_batch.ledger.owners import owners_of, write_owners
-from lynx_batch.ledger.remains import take_back, withdraw_revoked
+from lynx_batch.ledger.remains import withdraw_revoked
 from lynx_batch.ledger.tombstones import Tombstone, put_tombstone
 from lynx_batch.planning.revocation import Kind, key_of
 from lynx_batch.rendering import gate
@@ -104,5 +104,5 @@ def test_a_try_of_an_earlier_run_that_is_committed_during_a_revocation_is_taken_
 
     monkeypatch.setattr(gate, "commit", commit_late)  # nothing else makes the revocation come in between
     assert isinstance(gate_of(output, rules(0.3)).find(RenderTask(clip=clip, attempt="now-00000001")), CommitRecord)
-    take_back(output, {clip.clip_id})
+    withdraw_revoked(output, owners_of("now", [clip]))
     assert in_force(output) == {}

@@ -41,18 +41,13 @@ def columns_of(row: dict[str, object], **defaults: object) -> list[str]:
     return [problem.column for problem in problems]
 
 
-def test_a_blank_subject_is_as_good_as_none_and_a_blank_name_is_told() -> None:
-    assert [problems for _, problems in (check({"subject_id": blank}) for blank in ("", "  "))] == [[], []]
-    assert columns_of({"clip_name": ""}) == ["clip_name"]
-
-
-@pytest.mark.parametrize("column", ["clip_name", "subject_id"])
 @pytest.mark.parametrize(
     "name",
-    ["a\\b", "../z", "/abs", "..", "x/", "x/../y", "a\u202eb", "a\u0085b", "a\nb", "a\tb", "a\u2028b", "a//b"],
+    ["", "a\\b", "../z", "/abs", "..", "x/", "x/../y", "a\u202eb", "a\u0085b", "a\nb", "a\tb", "a\u2028b", "a//b"],
 )
-def test_a_name_that_no_export_could_use_is_told(column: str, name: str) -> None:
-    assert columns_of({column: name}) == [column]
+def test_a_name_that_no_export_could_use_is_told(name: str) -> None:
+    assert columns_of({"clip_name": name}) == ["clip_name"]
+    assert columns_of({"subject_id": name}) == [], "any text may name a person"
 
 
 @pytest.mark.parametrize("column", ["clip_name", "subject_id"])

@@ -19,7 +19,6 @@ from lynx_batch.intake.grid import make_axes
 from lynx_batch.intake.headers import parse_map
 from lynx_batch.intake.manifest import folder_of, read_manifest, write_manifest
 from lynx_batch.intake.people import ColumnUse
-from lynx_batch.intake.photo_folder import find_people, find_photos
 from lynx_batch.intake.schema import MANIFEST_SCHEMA
 from lynx_batch.intake.tables import ReadOptions, SourceTable, read_source
 from lynx_batch.intake.templates import PromptTemplate, make_templates, parse_template, read_templates
@@ -108,21 +107,6 @@ def test_photos_that_differ_in_their_suffix_alone_are_two_subjects(photos: Path)
         (photos / name).write_bytes(b"x")
     table = build_photos(photos, ["waves"])
     assert table["subject_id"].to_pylist() == ["grace-hopper", "艾达.jpg", "艾达.jpg.png", "艾达.png"]
-
-
-def test_a_photos_name_is_fit_to_be_a_subject_unless_two_would_be_one(photos: Path) -> None:
-    for name in ("\u200eimg.jpg", "a\\b.jpg", "a_b.png", "می\u200cنا.jpg"):
-        (photos / name).write_bytes(b"x")
-    assert set(find_photos(str(photos))) == {"_img", "a_b.jpg", "a_b.png", "grace-hopper", "می\u200cنا", "艾达"}
-    (photos / "a_b.jpg").write_bytes(b"x")
-    assert {"a\\b", "a_b.jpg", "a_b.png"} < set(find_photos(str(photos))), "the check tells what is not fit"
-
-
-def test_a_persons_folder_has_a_name_that_is_fit_to_be_a_subject(tmp_path: Path) -> None:
-    for name in ("\u200eada", "bob"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "1.jpg").write_bytes(b"x")
-    assert find_people(str(tmp_path)) == {"bob": [f"{tmp_path}/bob/1.jpg"], "_ada": [f"{tmp_path}/\u200eada/1.jpg"]}
 
 
 @pytest.mark.parametrize(
