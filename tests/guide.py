@@ -65,7 +65,7 @@ MANIFEST_HELP = {
     "subject_uris": "In place of `subject_uri`: several photos of one person, at most 16, each showing one face. In CSV: a JSON list, or one photo a line.",
     "prompt": f"What the person does, and where. At most {NUM_TEXT_TOKENS} tokens, unless `defaults.truncate_prompts` is true.",
     "clip_name": "A readable name for `export`, unique within its `subject_id`. A relative path: slashes make folders.",
-    "subject_id": "Your name for the person. A relative path, because `export` makes a folder of it.",
+    "subject_id": "Your name for the person. `export` makes a folder of it.",
     "num_guidance_branches": "Forwards per guided step. 1: no guidance. 2: `guidance_scale_image` is null. 3: both scales are needed. "
     "A scale in the same row must not contradict it.",
     "priority": f"Higher values are rendered first. Null is 0. From {URGENT_PRIORITY} on, a clip gets the largest group of GPUs.",
