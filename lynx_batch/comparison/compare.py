@@ -222,10 +222,9 @@ def _render(
     announce: Callable[[str], None],
 ) -> RenderedCell:
     wanted = {clip.clip_id for clip in clips}
-    is_missing = bool(wanted - list_editions(config.output).in_force.keys())
-    if (
-        is_missing or wanted & find_unjudged(config.output).left_out.keys()
-    ):  # these only lack their rows in the metadata
+    missing = wanted - list_editions(config.output).in_force.keys()
+    unrecorded = wanted & find_unjudged(config.output).left_out.keys()  # committed, but without a row in the metadata
+    if missing or unrecorded:
         summary = api.render(config, announce=announce)
         if summary.stopped_by:
             raise RunStopped(f"setting {setting.name!r}: {summary.stopped_by}; run the same command again to go on")
