@@ -54,7 +54,7 @@ def node(num_gpus: int = 8, gpu: Any = H100, **traits: Any) -> Node:
         ([SPOT | {"usd_per_hour": float("inf")}], "cluster.node_types.0.usd_per_hour: must be a finite number"),
         ([SPOT | {"prize": 1}], "cluster.node_types.0.prize: unknown; the nearest known key is cluster.node_types."),
         ([SPOT | {"spot": "perhaps"}], "cluster.node_types.0.spot: must be true or false (got 'perhaps')"),
-        (["8xH100"], "cluster.node_types.0: must be a mapping of keys"),
+        (["8xH100"], "cluster.node_types.0: must be a mapping of the keys gpu, gpus, max"),
         (
             [SPOT, SPOT | {"gpu": "h100"}],
             "cluster: node_types must have only one type with gpu=h100, gpus=8 and spot=true",

@@ -50,7 +50,7 @@ def test_the_metadata_table_has_the_columns_of_old_outputs_in_their_order() -> N
     later = {"edition", "face_turned_degrees", "judge_s", "mark_s", "preview_uri", "marks", *SCORE_COLUMNS, "scores"}
     later |= {"try_number", "num_tries", "thresholds", "accepted_by", "accepted_at"}
     later |= {"consent_scope", "regions", "allows_missing_consent", "prompt_template", "image_guidance_every"}
-    later |= {"subject_uris", "manifest_subject_uri", "manifest_subject_uris", "photo_sha256s"}
+    later |= {"subject_uris", "manifest_subject_uri", "manifest_subject_uris", "photo_sha256s", "num_steps_resumed"}
     assert [column for column in columns if column[0] not in later] == old
 
 
