@@ -42,7 +42,7 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Inside the block the first signal raises nothing. It does so at the end of the block."""
+    """A first signal inside the block raises KeyboardInterrupt only at the end of the block."""
     num_before = _State.num_received
     with held():
         yield

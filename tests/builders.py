@@ -252,15 +252,9 @@ def recorded_try(output: str, number: int, *, edition: int = 1, clip_id: str = "
     return judged
 
 
-def begin(
-    output: str,
-    run_id: str,
-    clips: list[ClipSpec],
-    rejections: list[Rejection] | None = None,
-    quality: QualityConfig | None = None,
-) -> RunRecorder:
-    """A run that has prepared these clips and rendered none."""
-    recorder = recorder_of(output, run_id, clips, rejections, quality)
+def begin(output: str, run_id: str, clips: list[ClipSpec], *others: Any, **named: Any) -> RunRecorder:
+    """A run that has prepared these clips and rendered none. The arguments are those of `recorder_of`."""
+    recorder = recorder_of(output, run_id, clips, *others, **named)
     recorder.settle_past()
     return recorder
 

@@ -52,9 +52,9 @@ class Comparison:
 
 
 def layered(*layers: Changes) -> dict[str, object]:
-    """Changes on top of each other, the later ones in force. Of several presets only the last counts, as its keys in its layer.
+    """Changes on top of each other. What a later layer says about a key or a section replaces what earlier layers said about it or in it.
 
-    What a later layer says about a key or a section replaces what earlier ones said about it, and about keys in it.
+    Of several presets only the last counts. Its keys are part of its layer.
     """
     last = max((number for number, layer in enumerate(layers) if KEY in layer), default=None)
     result: dict[str, object] = {}

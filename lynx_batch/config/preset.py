@@ -41,7 +41,7 @@ class Loss:
     num_steps: tuple[int, int] | None = None
 
     def at(self, steps: Sequence[int], exact_steps: Sequence[int]) -> "Loss":
-        """What it says of clips with these numbers of steps: it was not measured, unless the numbers are the measured ones."""
+        """The loss of clips with these numbers of steps. It is not measured, unless the measurement had the same numbers."""
         if self.num_steps is None or {*product(steps, exact_steps)} == {self.num_steps}:
             return self
         measured = "{} steps against {}".format(*self.num_steps)

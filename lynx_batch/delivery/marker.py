@@ -165,7 +165,7 @@ def _signed_facts(clip: ClipSpec, identity: RenderIdentity) -> "SignedFacts":
 
 
 def _hash(reference: str | None) -> str | None:
-    return None if reference is None else hashlib.sha256(reference.encode()).hexdigest()
+    return hashlib.sha256(reference.encode()).hexdigest() if reference and reference.strip() else None
 
 
 def _read_credentials(config: C2paConfig) -> "Credentials":

@@ -28,7 +28,7 @@ from lynx_batch.ledger.runs import RunRecord, claim_run_id, new_run_id, write_ru
 from lynx_batch.ledger.spending import SpentRecords
 from lynx_batch.ledger.tombstones import read_revoked
 from lynx_batch.notices.notice import Event, Notice
-from lynx_batch.notices.notifier import Notifier, open_targets
+from lynx_batch.notices.notifier import Notifier, Target, open_targets
 from lynx_batch.output import FOLDERS, LOG_OF_DRIVER, TRIES, report_index_uri
 from lynx_batch.planning.approval import Setting
 from lynx_batch.planning.budget import NOTHING, Budget
@@ -112,44 +112,58 @@ def render(
             settings=settings,
             approvals=approvals,
         )
-        owners = owners_of(run_id, prepared.clips)
-        write_owners(config.output, run_id, owners)
-        _announce_rivals(config.output, run_id, announce)
-        recorder = RunRecorder(config.output, run_id, prepared, config.quality)
-        budget, spending = _open_budget(config, run_id, now)
-        notifier = Notifier(targets, partial(_describe_state, config.output, run_id, record, recorder, budget))
+        return _render_recorded(config, run_id, record, prepared, targets, now, announce, watch)
 
-        def watch_all(progress: Progress) -> None:
-            recorder.write_due()
-            spending.update()
-            notifier.progress(recorder.counts.total() / record.num_rows)
-            watch(progress)
 
-        def render_open() -> None:
-            recorder.settle_past()
-            announce(describe_start(run_id, config.output, prepared, recorder))
-            notifier.start(recorder.counts.total() / max(1, record.num_rows))
-            if recorder.open_clips:
-                settings = _worker_settings(config, run_id, prepared.model, record)
-                dispatch(config, settings, prepared.model, recorder, announce, watch_all, budget)
+def _render_recorded(
+    config: RunConfig,
+    run_id: str,
+    record: RunRecord,
+    prepared: PreparedRun,
+    targets: list[Target],
+    now: datetime,
+    announce: Callable[[str], None],
+    watch: Watch,
+) -> RunSummary:
+    """Renders the open clips of a run that is checked and recorded, and closes its records however it ends."""
+    owners = owners_of(run_id, prepared.clips)
+    write_owners(config.output, run_id, owners)
+    _announce_rivals(config.output, run_id, announce)
+    recorder = RunRecorder(config.output, run_id, prepared, config.quality)
+    budget, spending = _open_budget(config, run_id, now)
+    notifier = Notifier(targets, partial(_describe_state, config.output, run_id, record, recorder, budget))
 
-        def close(stopped_by: str, refusal: StoreRefused | None) -> str:
-            reason = stopped_by or "its records could not be written"
-            try:
-                if refusal is None:
-                    spending.close()
-                withdraw_revoked(config.output, owners)
-                reason = recorder.close(stopped_by)
-                if refusal is not None:  # only now, because each record waits until the store is ready again
-                    spending.close()
-            finally:
-                notifier.end(reason)
-            return reason
+    def watch_all(progress: Progress) -> None:
+        recorder.write_due()
+        spending.update()
+        notifier.progress(recorder.counts.total() / record.num_rows)
+        watch(progress)
 
-        describe_process(run=run_id, node=socket.gethostname())
-        with uploading(config.output, run_id, LOG_OF_DRIVER):
-            log.info("run_started", num_rows=record.num_rows, num_clips=len(prepared.clips))
-            ending = carry_out(render_open, close, prepared.outage)
+    def render_open() -> None:
+        recorder.settle_past()
+        announce(describe_start(run_id, config.output, prepared, recorder))
+        notifier.start(recorder.counts.total() / max(1, record.num_rows))
+        if recorder.open_clips:
+            settings = _worker_settings(config, run_id, prepared.model, record)
+            dispatch(config, settings, prepared.model, recorder, announce, watch_all, budget)
+
+    def close(stopped_by: str, refusal: StoreRefused | None) -> str:
+        reason = stopped_by or "its records could not be written"
+        try:
+            if refusal is None:
+                spending.close()
+            withdraw_revoked(config.output, owners)
+            reason = recorder.close(stopped_by)
+            if refusal is not None:  # only now, because each record waits until the store is ready again
+                spending.close()
+        finally:
+            notifier.end(reason)
+        return reason
+
+    describe_process(run=run_id, node=socket.gethostname())
+    with uploading(config.output, run_id, LOG_OF_DRIVER):
+        log.info("run_started", num_rows=record.num_rows, num_clips=len(prepared.clips))
+        ending = carry_out(render_open, close, prepared.outage)
     return _summarize(run_id, recorder, ending)
 
 

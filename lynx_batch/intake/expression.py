@@ -68,9 +68,9 @@ def choose_rows(table: pa.Table, where: str, columns: Columns = COLUMNS) -> pa.T
 
 
 def _explain_syntax(where: str, error: SyntaxError) -> str:
-    """The rule that is broken. Python's parser does not take `tags.class`, whose key is a word of the language."""
+    """The rule that is broken. Python's parser does not take `tags.class`, whose key is a reserved word."""
     if word := next(filter(keyword.iskeyword, TAG.findall(where)), None):
-        return f"tags.{word}: must be written as tags[{word!r}], because {word!r} is a word of the language"
+        return f"tags.{word}: must be written as tags[{word!r}], because {word!r} is a reserved word"
     return f"{error.msg}; an example is: seed == 7 and width in [480, 832]"
 
 

@@ -101,7 +101,8 @@ def people_of_table(
         texts, unreadable = _read_texts({name: cell for name, cell in row.cells.items() if name not in left_out})
         tags = {name: texts[name] for name in kept if name in texts}
         cells |= {"tags": [*(cells.get("tags") or ()), *tags.items()]} if tags else {}
-        cells |= {"consent_ref": consent_ref} if consent_ref and "consent_ref" not in cells else {}
+        has_consent = bool((cells.get("consent_ref") or "").strip())
+        cells |= {"consent_ref": consent_ref} if consent_ref and not has_consent else {}
         people.append(
             Person(
                 where=f"line {row.line}",

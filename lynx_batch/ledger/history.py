@@ -80,8 +80,9 @@ def recent_events(output: str, run_id: str, excluded: Set[str] = frozenset()) ->
 
 
 def deaths_before(output: str, clip_ids: Set[str], editions: Editions) -> dict[str, int]:
-    """How many groups broke with the wanted edition of each clip alone on them, in runs that did not come to their end, since its last
-    retry request.
+    """How many groups broke with each clip alone on them, in runs that did not come to their end, since its last retry request.
+
+    Those of an edition before the wanted one do not count.
     """
     requested_at, deaths = read_retry_requests(output), dict[str, int]()
     for run in read_runs(output):

@@ -69,7 +69,7 @@ def key_of(kind: Kind, value: str) -> Key:
 
 
 def keys_of(subject_id: str | None, consent_ref: str | None, photo_sha256: str | None = None) -> list[Key]:
-    """The keys by which a row can be revoked. White space around a name in the row may be written or left out."""
+    """The keys by which a row can be revoked. A name with white space around it has two: as written, and without it."""
     values = {Kind.SUBJECT_ID: subject_id, Kind.CONSENT_REF: consent_ref, Kind.PHOTO_SHA256: photo_sha256}
     return [
         key_of(kind, name)
@@ -134,6 +134,7 @@ def _photos_of_revoked_rows(owners: Iterable[Owner], revoked: Set[Key], clips: C
 def _runs_with_other_consent(rows: Iterable[Owner], revoked: Set[Key]) -> set[str]:
     valid: defaultdict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        has_other = row.consent_ref is not None and revoked.isdisjoint(keys_of(None, row.consent_ref))
+        is_named = bool((row.consent_ref or "").strip())
+        has_other = is_named and revoked.isdisjoint(keys_of(None, row.consent_ref))
         valid[row.run_id].append(has_other)
     return {run_id for run_id, each in valid.items() if all(each)}

@@ -269,7 +269,7 @@ class Renderer:
         )
 
     def _refuse_revoked(self, clip: ClipSpec) -> None:
-        """Raises ConsentRevoked if the clip has a tombstone, and first takes back what was made of it without another consent.
+        """Raises ConsentRevoked if the clip has a tombstone, and first takes back what no other consent spares.
 
         It is called before and after the commit: either `revoke` finds the commit, or this call finds the tombstone, which was put
         first.

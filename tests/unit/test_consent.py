@@ -118,7 +118,7 @@ def test_a_broken_list_is_refused_and_revokes_nothing_silently(tmp_path: Path, c
         read_revoked_list(str(file))
 
 
-def owner(run_id: str, number: int, clip_id: str | None, **cells: str) -> Owner:
+def owner(run_id: str, number: int, clip_id: str | None, **cells: str | None) -> Owner:
     return Owner(run_id=run_id, row=number, clip_id=clip_id, **cells)
 
 
@@ -145,6 +145,12 @@ def test_a_revoked_consent_spares_what_was_made_on_another_one() -> None:
     assert [covered.holds("aa", run) for run in ("r1", "r2", "r3", None)] == [True, False, True, True]
     assert covered.holds("bb", "r1")
     assert rows_to_blank(OWNERS, revoked, covered) == {"r1": {0, 1}, "r3": {5}}
+
+
+@pytest.mark.parametrize("blank", [None, "", " "])
+def test_a_blank_consent_is_no_other_consent_that_spares_a_clip(blank: str | None) -> None:
+    covered = find_covered([*OWNERS, owner("r4", 0, "aa", consent_ref=blank)], {key_of(Kind.CONSENT_REF, "old")})
+    assert covered.holds("aa", "r4")
 
 
 def test_blank_rows_keep_their_numbers_and_nothing_else() -> None:

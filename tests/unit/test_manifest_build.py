@@ -531,3 +531,10 @@ def test_photos_of_sub_folders_are_named_by_the_shortest_path_that_is_unique(pho
         {"subject_id": "team/ada", "clip_name": "ada-p01"},
         {"subject_id": "艾达", "clip_name": "艾达-p01"},
     ]
+
+
+def test_a_blank_consent_of_a_line_is_none_so_it_gets_the_one_that_is_given(tmp_path: Path) -> None:
+    lines = [{"subject_uri": "a.jpg", "prompt": "Hi.", "consent_ref": ref} for ref in ("", " ", None, "own")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    table = build_from_table(read_source(str(tmp_path / "rows.jsonl")), consent_ref="CRM-17")
+    assert table["consent_ref"].to_pylist() == ["CRM-17"] * 3 + ["own"]

@@ -92,7 +92,10 @@ def test_the_rows_for_which_it_is_true_are_chosen(where: str, rows: list[int]) -
         ("(" * 300 + "seed == 1" + ")" * 300, "nested"),
         ("not " * 9000 + "seed == 1", "at most"),
         ("seed == 1; seed == 2", "invalid syntax"),
-        ("tags.class == 'gold'", r"tags\.class: must be written as tags\['class'\], because 'class' is a word of the"),
+        (
+            "tags.class == 'gold'",
+            r"tags\.class: must be written as tags\['class'\], because 'class' is a reserved word",
+        ),
         ("seed == 1 and tags.from is None", r"tags\.from: must be written as tags\['from'\]"),
     ],
 )
