@@ -1,6 +1,5 @@
 """Which rows have a consent that covers what a run makes of them. Reads no photos."""
 
-import csv
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from lynx_batch.errors import (
     ConsentTooNarrow,
     NoConsent,
 )
+from lynx_batch.intake.csv_text import read_lines
 from lynx_batch.planning.revocation import SHA256, Key, Kind, explain_revoked, key_of, keys_of, keys_of_photos
 from lynx_batch.storage import SizeLimit, redact
 
@@ -93,15 +93,15 @@ def read_revoked_list(uri: str) -> frozenset[Key]:
     """
     source = f"provenance.revoked {redact(uri)}"
     try:
-        lines = csv.reader(storage.read_bytes(uri, LIST_LIMIT).decode("utf-8-sig").splitlines(), strict=True)
-        names = next(lines, [])
-        rows = [cells for cells in lines if cells]
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = storage.read_bytes(uri, LIST_LIMIT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: must be a CSV file in UTF-8: {error}") from error
+    lines = [(number, cells) for number, cells in read_lines(text, ",", source) if cells]
+    (_, names), *rows = lines or [(1, [])]
     if not names or len(set(names)) < len(names) or not set(names) <= {*Kind}:
         raise ConfigError(f"{source}: its columns must be among {', '.join(Kind)}, each at most once (got {names})")
     keys = set[Key]()
-    for number, cells in enumerate(rows, 2):
+    for number, cells in rows:
         if len(cells) != len(names):
             raise ConfigError(f"{source}: row {number} must have {len(names)} cells, but has {len(cells)}")
         for name, value in zip(map(Kind, names), map(str.strip, cells), strict=True):

@@ -97,6 +97,8 @@ def test_a_list_of_revoked_consents_is_a_csv_file(tmp_path: Path) -> None:
     file = tmp_path / "revoked.csv"
     file.write_text("\ufeffconsent_ref,subject_id\nCRM-1,\n,ada\n\n", encoding="utf-8")
     assert read_revoked_list(str(file)) == {key_of(Kind.CONSENT_REF, "CRM-1"), key_of(Kind.SUBJECT_ID, "ada")}
+    file.write_text('consent_ref\r\n"CRM\u20281"\r\n\r\n"a ""b"""\r\n', encoding="utf-8", newline="")
+    assert read_revoked_list(str(file)) == {key_of(Kind.CONSENT_REF, ref) for ref in ("CRM\u20281", 'a "b"')}
     file.write_text("photo_sha256\n" + "AB" * 32, encoding="utf-8")
     assert read_revoked_list(str(file)) == {key_of(Kind.PHOTO_SHA256, "ab" * 32)}, "as Windows writes hashes"
 
@@ -108,6 +110,8 @@ def test_a_list_of_revoked_consents_is_a_csv_file(tmp_path: Path) -> None:
         (b"", "its columns must be among"),
         (b"consent_ref,subject_id\nCRM-1\n", "row 2 must have 2 cells, but has 1"),
         (b"consent_ref\n\xff\n", "must be a CSV file in UTF-8"),
+        (b'consent_ref\n"CRM-1\n', r"line 2: must be CSV \(unexpected end of data\)"),
+        (b"\n\nconsent_ref,subject_id\nCRM-1\n", "row 4 must have 2 cells, but has 1"),
         (b"photo_sha256\nada.jpg\n", "row 2: photo_sha256='ada.jpg': must be 64 hexadecimal digits"),
     ],
 )
